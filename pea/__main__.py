@@ -1,0 +1,102 @@
+"""`python -m pea`: train a small network to tell two moons apart, then draw what it learned in characters."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import random
+import sys
+import time
+from collections.abc import Sequence
+
+import pea
+from pea import Value
+from pea.nn import MLP
+from pea.optim import SGD
+
+Point = tuple[float, float]
+
+WIDTH, HEIGHT = 72, 24  # of the picture, in characters, which are about twice as high as wide
+LEFT, RIGHT, BOTTOM, TOP = -1.6, 2.6, -1.1, 1.6
+SHADES = ".:- "  # score below -1: surely the lower moon; below 0; above 0; above 1: surely the upper
+
+
+def moons(n: int, *, noise: float = 0.1, rng: random.Random) -> tuple[list[Point], list[int]]:
+    """Make `n` points on two interleaved half circles, labelled +1 (upper) and -1 (lower) in turns."""
+    points, labels = [], []
+    for i in range(n):
+        angle = math.pi * rng.random()
+        x, y = math.cos(angle), math.sin(angle)
+        if i % 2:
+            x, y = 1.0 - x, 0.5 - y
+        points.append((x + rng.gauss(0.0, noise), y + rng.gauss(0.0, noise)))
+        labels.append(-1 if i % 2 else 1)
+    return points, labels
+
+
+def hinge_loss(model: MLP, points: Sequence[Point], labels: Sequence[int]) -> tuple[Value, float]:
+    """Ask every score to be beyond 1 on its own side, and weights to be small; give also the accuracy."""
+    scores = [score for point in points for score in model(point)]
+    margins = [(1.0 - label * score).relu() for label, score in zip(labels, scores, strict=True)]
+    params = model.parameters()
+    loss = pea.sum(margins) / len(margins) + 1e-4 * pea.dot(params, params)
+    right = [(score.data > 0) == (label > 0) for label, score in zip(labels, scores, strict=True)]
+    return loss, sum(right) / len(right)
+
+
+def train(model: MLP, points: Sequence[Point], labels: Sequence[int], *, steps: int) -> None:
+    """Train with a falling rate, showing one line: rewritten on a terminal, ten times printed elsewhere."""
+    optimizer = SGD(model.parameters(), lr=1.0)
+    live = sys.stdout.isatty()
+    start = time.perf_counter()
+    for step in range(1, steps + 1):
+        optimizer.lr = 1.0 - 0.9 * (step - 1) / steps
+        loss, accuracy = hinge_loss(model, points, labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if live or step == steps or step % max(1, steps // 10) == 0:
+            bar = f"[{'#' * (20 * step // steps):20}]"
+            ms = (time.perf_counter() - start) / step * 1000
+            line = (
+                f"{bar} step {step}/{steps}  loss {loss.data:.4f}  accuracy {accuracy:4.0%}  {ms:.1f} ms/step"
+            )
+            print("\r" + line if live else line, end="" if live else "\n", flush=True)
+    if live:
+        print()
+
+
+def picture(model: MLP, points: Sequence[Point], labels: Sequence[int]) -> str:
+    """Draw the sign of the model's score over the plane, and the points on top: `o` upper, `x` lower."""
+    dx, dy = (RIGHT - LEFT) / WIDTH, (TOP - BOTTOM) / HEIGHT
+    rows = []
+    for row in range(HEIGHT):
+        y = TOP - (row + 0.5) * dy
+        scores = [model((LEFT + (col + 0.5) * dx, y))[0].data for col in range(WIDTH)]
+        rows.append([SHADES[max(0, min(3, math.floor(score) + 2))] for score in scores])
+    for (x, y), label in zip(points, labels, strict=True):
+        row, col = math.floor((TOP - y) / dy), math.floor((x - LEFT) / dx)
+        if 0 <= row < HEIGHT and 0 <= col < WIDTH:
+            rows[row][col] = "o" if label > 0 else "x"
+    return "\n".join("".join(row).rstrip() for row in rows)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m pea", description=__doc__)
+    parser.add_argument("--steps", type=int, default=100, help="training steps (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=7, help="of points and weights (default: %(default)s)")
+    args = parser.parse_args(argv)
+    if args.steps < 1:
+        parser.error(f"--steps {args.steps}: at least 1")
+    rng = random.Random(args.seed)
+    points, labels = moons(100, rng=rng)
+    model = MLP(2, [16, 16, 1], rng=rng)
+    print(
+        f"two moons, {len(points)} points; {model.nin}-16-16-1 network, {len(model.parameters())} parameters"
+    )
+    train(model, points, labels, steps=args.steps)
+    print(picture(model, points, labels))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""Is this derivative right? Compare `backward()` with what the function does when an input is nudged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pea.engine import Value
+
+
+@dataclass(frozen=True)
+class Row:
+    """One input's gradient, found in two ways."""
+
+    name: str
+    at: float
+    backward: float
+    difference: float
+
+    @property
+    def error(self) -> float:
+        """Their distance, relative to the larger of them where that is above 1."""
+        distance = abs(self.backward - self.difference) / max(1.0, abs(self.backward), abs(self.difference))
+        return distance if distance == distance else float("inf")  # a nan agrees with nothing
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `check` found: `ok`, every row, and the `worst` of them; printing it tells the story."""
+
+    rows: tuple[Row, ...]
+    tolerance: float
+
+    @property
+    def worst(self) -> Row:
+        return max(self.rows, key=lambda row: row.error)
+
+    @property
+    def ok(self) -> bool:
+        return self.worst.error <= self.tolerance
+
+    def __repr__(self) -> str:
+        wrong = [row for row in self.rows if row.error > self.tolerance]
+        verdict = (
+            f"{len(wrong)} of {len(self.rows)} gradients WRONG"
+            if wrong
+            else f"all {len(self.rows)} gradients agree"
+        )
+        w = self.worst
+        return (
+            f"{verdict}; worst is {w.name} at {w.at:g}: backward() says {w.backward:.10g}, "
+            f"central difference {w.difference:.10g} (error {w.error:.1e}, tolerance {self.tolerance:.0e})"
+        )
+
+
+def check(
+    f: Callable[..., Value], *inputs: Value | float, step: float = 1e-5, tolerance: float = 1e-6
+) -> Report:
+    """Compare every gradient of `f(*inputs)` with the central difference `(f(x + h) - f(x - h)) / 2h`.
+
+    `h` is `step`, times the input's size where that is above 1. The difference itself is only good to about
+    1e-9, and at a kink, such as `relu` at 0, it is the mean of the slopes on both sides. Inputs that are
+    `Value`s are nudged in place and put back, gradients too, so that a whole model can be checked:
+    `check(lambda *_: loss(model), *model.parameters())`.
+
+    >>> check(lambda a, b: a * b + b, 2.0, 3.0).ok
+    True
+    """
+    if not inputs:
+        raise ValueError("nothing to check: give the function's inputs, such as check(f, 2.0, 3.0)")
+    values = [v if isinstance(v, Value) else Value(v) for v in inputs]
+    before = [v.grad for v in values]
+    try:
+        for v in values:
+            v.grad = 0.0
+        out = f(*values)
+        if not isinstance(out, Value):
+            raise TypeError(f"the function must give a Value, not {out!r} ({type(out).__name__})")
+        out.backward()
+        rows = tuple(
+            Row(v.label or f"input {i}", v.data, v.grad, _central_difference(f, values, i, step))
+            for i, v in enumerate(values)
+        )
+    finally:
+        for v, grad in zip(values, before, strict=True):
+            v.grad = grad
+    return Report(rows, tolerance)
+
+
+def _central_difference(f: Callable[..., Value], values: list[Value], i: int, step: float) -> float:
+    x = values[i].data
+    h = step * max(1.0, abs(x))
+    try:
+        values[i].data = high = x + h
+        above = f(*values).data
+        values[i].data = low = x - h
+        below = f(*values).data
+    finally:
+        values[i].data = x
+    return (above - below) / (high - low)  # not 2h: x + h is rounded

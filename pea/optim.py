@@ -1,0 +1,72 @@
+"""How parameters move once their gradients are known. `lr` may be set between steps, for a schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from pea.engine import Value
+
+
+class Optimizer:
+    """The parameters to move and the step's size."""
+
+    def __init__(self, params: Iterable[Value], lr: float) -> None:
+        self.params = list(params)
+        self.lr = lr
+        if not self.params:
+            raise ValueError("no parameters to optimize")
+        if lr < 0:
+            raise ValueError(f"lr is {lr}; it cannot be negative")
+
+    def zero_grad(self) -> None:
+        """Forget the gradients of the last step."""
+        for p in self.params:
+            p.grad = 0.0
+
+
+class SGD(Optimizer):
+    """Gradient descent: downhill by `lr` times the gradient, or times a running sum of gradients.
+
+    With momentum `v = momentum * v + grad` and `p -= lr * v`, as torch has it (no dampening).
+    """
+
+    def __init__(self, params: Iterable[Value], lr: float, *, momentum: float = 0.0) -> None:
+        super().__init__(params, lr)
+        self.momentum = momentum
+        self.velocity = [0.0] * len(self.params)
+
+    def step(self) -> None:
+        """Move every parameter once."""
+        for i, p in enumerate(self.params):
+            self.velocity[i] = self.momentum * self.velocity[i] + p.grad
+            p.data -= self.lr * self.velocity[i]
+
+
+class Adam(Optimizer):
+    """Steps of about `lr` whatever the gradient's scale (Kingma & Ba 2014, arXiv:1412.6980, algorithm 1)."""
+
+    def __init__(
+        self,
+        params: Iterable[Value],
+        lr: float = 1e-3,
+        *,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+    ) -> None:
+        super().__init__(params, lr)
+        self.betas = betas
+        self.eps = eps
+        self.t = 0
+        self.m = [0.0] * len(self.params)  # running mean of the gradients
+        self.v = [0.0] * len(self.params)  # and of their squares
+
+    def step(self) -> None:
+        """Move every parameter once."""
+        beta1, beta2 = self.betas
+        self.t += 1
+        for i, p in enumerate(self.params):
+            self.m[i] = beta1 * self.m[i] + (1.0 - beta1) * p.grad
+            self.v[i] = beta2 * self.v[i] + (1.0 - beta2) * p.grad**2
+            mean = self.m[i] / (1.0 - beta1**self.t)  # both start at 0; this takes the bias out
+            square = self.v[i] / (1.0 - beta2**self.t)
+            p.data -= self.lr * mean / (square**0.5 + self.eps)

@@ -1,0 +1,91 @@
+"""Draw the graph behind a value: numbers in boxes, operations in circles, slopes on the arrows."""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from html import escape
+from typing import TYPE_CHECKING
+
+from pea.engine import Value
+
+if TYPE_CHECKING:
+    import graphviz  # type: ignore[import-untyped]
+
+MOST_NODES = 500  # beyond it graphviz takes minutes and nobody can read the picture
+
+
+def draw(value: Value, *, depth: int | None = None) -> graphviz.Source:
+    """Give the graph that made `value` as a graphviz object; `.render("g", format="svg")` saves a picture.
+
+    Notebooks show it by themselves. `depth` cuts it after so many operations. Needs the extra `pea[viz]`;
+    where the program `dot` is missing, a warning says how to get a picture out of the text in `.source`.
+    """
+    try:
+        import graphviz
+    except ImportError:
+        raise ImportError(
+            "drawing needs graphviz: pip install 'pea[viz]' (pea.viz.source needs nothing)"
+        ) from None
+    nodes = _nodes(value, depth)
+    if len(nodes) > MOST_NODES:
+        raise ValueError(
+            f"{len(nodes)} values are too many to draw (at most {MOST_NODES}); cut it with depth="
+        )
+    if shutil.which("dot") is None:
+        warnings.warn(
+            "the program `dot` is missing, so there is no picture yet: install Graphviz (apt or brew install "
+            "graphviz), or save .source as g.dot and run `dot -Tsvg g.dot -o g.svg` elsewhere",
+            stacklevel=2,
+        )
+    return graphviz.Source(source(value, depth=depth))
+
+
+def source(value: Value, *, depth: int | None = None) -> str:
+    """Write the graph that made `value` in the DOT language. Needs no package and no program."""
+    nodes = _nodes(value, depth)
+    lines = [
+        "digraph pea {",
+        '  graph [rankdir=LR, nodesep=0.2, ranksep=0.35, bgcolor="white"]',
+        '  node [fontname="Helvetica", fontsize=11, style="filled", color="#57606a", penwidth=0.8]',
+        '  edge [fontname="Helvetica", fontsize=9, fontcolor="#57606a", color="#8c959f", arrowsize=0.6]',
+    ]
+    for node, i in nodes.items():
+        lines.append(f"  v{i} [{_box(node, root=node is value)}]")
+        if not node.parents:
+            continue
+        lines.append(f'  o{i} [label="{_quoted(node.op)}", shape=circle, margin=0.02, fillcolor="white"]')
+        lines.append(f"  o{i} -> v{i}")
+        if any(parent not in nodes for parent in node.parents):
+            lines.append(f'  c{i} [label="…", shape=plain, style="", tooltip="cut at depth {depth}"]')
+            lines.append(f"  c{i} -> o{i} [style=dotted]")
+            continue
+        slopes = node.slopes or (0.0,) * len(node.parents)
+        for parent, slope in zip(node.parents, slopes, strict=True):
+            dead = "" if slope else ", style=dashed"
+            lines.append(f'  v{nodes[parent]} -> o{i} [label="{slope:.3g}"{dead}]')
+    return "\n".join([*lines, "}", ""])
+
+
+def _nodes(value: Value, depth: int | None) -> dict[Value, int]:
+    """Number the values at most `depth` operations behind `value`, nearest first."""
+    nodes = {value: 0}
+    level = [value]
+    while level and (depth is None or depth > 0):
+        parents = dict.fromkeys(p for node in level for p in node.parents if p not in nodes)
+        nodes |= {p: len(nodes) + k for k, p in enumerate(parents)}
+        level = list(parents)
+        depth = None if depth is None else depth - 1
+    return nodes
+
+
+def _box(node: Value, *, root: bool) -> str:
+    name = f"<b>{escape(node.label)}</b>  " if node.label else ""
+    colour = "#ffe8c7" if root else "#dff3e3" if not node.parents else "#f6f8fa"
+    text = f'{name}{node.data:.4g}<br/><font point-size="9" color="#57606a">grad {node.grad:.4g}</font>'
+    look = f'shape=box, style="rounded,filled", fillcolor="{colour}", height=0.3, margin="0.1,0.04"'
+    return f"label=<{text}>, {look}"
+
+
+def _quoted(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"')
