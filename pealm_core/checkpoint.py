@@ -1,0 +1,156 @@
+"""Checkpoints: folders of safetensors, TOML and JSON that are valid whole or not at all.
+
+    step-00000500/  model.safetensors  optimizer.safetensors  config.toml  tokenizer/  state.json
+    best/           the same without the optimizer: weights only
+
+A folder is written aside, synced and renamed. `state.json` is written last and holds size and SHA-256 of every
+other file; only a folder in which it agrees counts. Importing this room loads no torch.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import tomli_w
+
+from pealm_core.errors import InvalidCheckpointError, PealmError, UserError
+from pealm_core.protocols import Tokenizer, has
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+MODEL, OPTIMIZER, CONFIG, TOKENIZER, STATE = (
+    "model.safetensors",
+    "optimizer.safetensors",
+    "config.toml",
+    "tokenizer",
+    "state.json",
+)
+
+
+def save(
+    folder: Path,
+    *,
+    model: "Mapping[str, Tensor]",
+    config: Mapping[str, Any],
+    tokenizer: Tokenizer,
+    state: Mapping[str, Any],
+    optimizer: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a checkpoint folder; one that is there is replaced at once. Raises PealmError where the disk refuses.
+
+    model, optimizer: state dicts. state: facts such as the step, which `verify` gives back.
+    """
+    from pealm_core.tensors import write_optimizer, write_tensors
+
+    aside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    try:
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        write_tensors(aside / MODEL, model)
+        if optimizer is not None:
+            write_optimizer(aside / OPTIMIZER, optimizer)
+        (aside / CONFIG).write_text(tomli_w.dumps(dict(config)), encoding="utf-8")
+        (aside / TOKENIZER).mkdir()
+        if has(tokenizer, "save"):
+            tokenizer.save(aside / TOKENIZER)  # type: ignore[attr-defined]
+        files = {
+            path.relative_to(aside).as_posix(): _seal(path) for path in sorted(aside.rglob("*")) if path.is_file()
+        }
+        (aside / STATE).write_text(json.dumps({**state, "files": files}, indent=1), encoding="utf-8")
+        for path in (aside / STATE, aside / TOKENIZER, aside):
+            _sync(path)
+        old = folder.with_name(f"{folder.name}.old")
+        if folder.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            folder.rename(old)
+        aside.rename(folder)
+        _sync(folder.parent)
+        shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise PealmError(f"{folder}: the checkpoint could not be written: {error}") from error
+
+
+def verify(folder: Path) -> dict[str, Any]:
+    """What `state` held when the folder was saved. Raises InvalidCheckpointError where any file differs."""
+    try:
+        state: dict[str, Any] = json.loads((folder / STATE).read_text(encoding="utf-8"))
+        files = dict(state.pop("files"))
+    except FileNotFoundError:
+        raise InvalidCheckpointError(f"{folder} is no checkpoint: it has no {STATE}") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InvalidCheckpointError(f"{folder / STATE} can't be read: {error!r}") from None
+    for name, (size, digest) in files.items():
+        path = folder / name
+        if not path.is_file():
+            raise InvalidCheckpointError(f"{path} is missing from the checkpoint")
+        if path.stat().st_size != size:
+            raise InvalidCheckpointError(f"{path} has {path.stat().st_size:,} bytes, and {size:,} were saved")
+        if _digest(path) != digest:
+            raise InvalidCheckpointError(f"{path} is damaged: its content is not what was saved")
+    return state
+
+
+def find(path: Path) -> Path:
+    """The checkpoint folder that a path means: a run (its best, else its newest), a folder, or a file in one."""
+    if path.is_file() and path.name in (MODEL, STATE, CONFIG) and (path.parent / STATE).is_file():
+        path = path.parent
+    if (path / STATE).is_file():
+        return path
+    for name in ("best", "best.old"):
+        if (path / name / STATE).is_file():
+            return path / name
+    found = steps(path)
+    if found:
+        return found[-1]
+    if not path.exists():
+        raise UserError(f"{path}: no such file or folder; --ckpt takes a run or a checkpoint folder")
+    raise UserError(f"{path} is no checkpoint; --ckpt takes a run or a checkpoint folder (with a {STATE} in it)")
+
+
+def steps(run: Path) -> list[Path]:
+    """The step checkpoints of a run, oldest first, valid or not."""
+    return sorted((run / "checkpoints").glob("step-[0-9]*"))
+
+
+def load_model(model: "torch.nn.Module", folder: Path) -> None:
+    """Load the folder's weights into a model. Raises UserError that names what does not fit, with both shapes."""
+    from pealm_core.tensors import read_tensors
+
+    tensors, _ = read_tensors(folder / MODEL)
+    own = model.state_dict()
+    mistakes = [f"{name} is missing" for name in own if name not in tensors]
+    mistakes += [f"{name} is not the model's" for name in tensors if name not in own]
+    mistakes += [
+        f"{name} is {tuple(tensors[name].shape)} there and {tuple(own[name].shape)} in the model"
+        for name in own
+        if name in tensors and tensors[name].shape != own[name].shape
+    ]
+    if mistakes:
+        more = f" (and {len(mistakes) - 3} more)" if len(mistakes) > 3 else ""
+        raise UserError(f"{folder / MODEL} does not fit the model: {'; '.join(mistakes[:3])}{more}")
+    model.load_state_dict(tensors)
+
+
+def _seal(path: Path) -> tuple[int, str]:
+    _sync(path)
+    return path.stat().st_size, _digest(path)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

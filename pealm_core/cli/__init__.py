@@ -1,0 +1,111 @@
+"""The command line: `main()` is the entry of `pealm` and `python -m pealm`.
+
+Commands are imported when they run or show their help, never to list them.
+"""
+
+import os
+import sys
+from importlib import import_module
+from typing import NoReturn
+
+import click
+
+from pealm_core.errors import PealmError
+
+# name → (module:command, the line in `pealm --help`)
+COMMANDS = {
+    "train": ("pealm_core.cli.train:train", "Train a model."),
+    "sample": ("pealm_core.cli.sample:sample", "Let a model write."),
+    "eval": ("pealm_core.cli.eval:evaluate", "Evaluate a model."),
+    "prepare": ("pealm_core.cli.prepare:prepare", "Download what a dataset or evaluator needs."),
+    "plugins": ("pealm_core.cli.plugins:plugins", "List the installed plugins."),
+}
+
+
+class LazyGroup(click.Group):
+    """The core's commands and the plugins' ones, each imported on use."""
+
+    def _plugin_commands(self) -> dict[str, list]:  # type: ignore[type-arg]
+        from pealm_core.plugins import PluginHost
+        from pealm_core.specs import CommandSpec
+
+        return PluginHost.installed().entries(CommandSpec)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Every command's name, the core's first."""
+        return [*COMMANDS, *self._plugin_commands()]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a command. Raises UserError for an unknown one, PluginError for a broken one."""
+        if cmd_name in COMMANDS:
+            module, _, attribute = COMMANDS[cmd_name][0].partition(":")
+            command = getattr(import_module(module), attribute)
+        else:
+            from pealm_core.config import nearest
+            from pealm_core.errors import PluginError, UserError
+            from pealm_core.plugins import PluginHost
+            from pealm_core.specs import CommandSpec
+
+            host = PluginHost.installed()
+            close = nearest(cmd_name, [*COMMANDS, *host.entries(CommandSpec)])
+            if close in COMMANDS:
+                raise UserError(f"unknown command {cmd_name!r}; did you mean {close!r}?")
+            entry = host.find(CommandSpec, cmd_name)
+            command = entry.load("command")
+            if not isinstance(command, click.Command):
+                raise PluginError(f"{entry.plugin.dist}: command {cmd_name!r} is no click command but {command!r}")
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list of commands, from their records."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
+        plugins = self._plugin_commands()
+        if plugins:
+            with formatter.section("Commands from plugins"):
+                formatter.write_dl([(name, found[0].spec.summary) for name, found in plugins.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="pealm-core", prog_name="pealm")
+def pealm() -> None:
+    """Train, sample and evaluate small language models.
+
+    Models, tokenizers, datasets and evaluations are plugins: `pealm plugins` lists what is installed,
+    `pealm COMMAND --help` explains a command, and `pealm train MODEL --help` a model's settings.
+    """
+
+
+def main(args: list[str] | None = None) -> NoReturn:
+    """Run the command line and exit: 0 done, 1 failed, 2 the user's mistake, 3 a plugin's, 130 interrupted."""
+    try:
+        code = pealm.main(args=args, prog_name="pealm", standalone_mode=False)
+    except PealmError as error:
+        code = fail(str(error), error.exit_code)
+    except click.exceptions.Exit as error:
+        code = error.exit_code
+    except click.ClickException as error:
+        if isinstance(error, click.exceptions.NoArgsIsHelpError):
+            error.show()
+            code = 2
+        else:
+            hint = (
+                f" (see: {error.ctx.command_path} --help)"
+                if isinstance(error, click.UsageError) and error.ctx
+                else ""
+            )
+            code = fail(error.format_message().replace("\n", " ") + hint, error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        code = fail("interrupted", 130)
+    except BrokenPipeError:  # the reader left, as in `pealm sample ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def fail(message: str, code: int) -> int:
+    """Print an error's lines; returns the exit code."""
+    for line in message.splitlines():
+        click.echo(f"pealm: {line}", err=True)
+    return code

@@ -1,0 +1,249 @@
+"""Commands whose options depend on the components that they name.
+
+A first pass over the words finds model, dataset, tokenizer, optimizer, evaluator, checkpoint and config file;
+then the options of just these exist, in groups, and click parses the line as usual.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pealm_core.config import Layer, Resolved, Setting, did_you_mean, settings_of
+from pealm_core.errors import UserError
+from pealm_core.job import Request, choose, host_for, option_name, plan, settle
+from pealm_core.plugins import Entry, PluginHost
+from pealm_core.specs import DatasetSpec, EvaluatorSpec, ModelSpec, Spec
+
+HEADINGS = {
+    "model": "Model",
+    "tokenizer": "Tokenizer",
+    "optimizer": "Optimizer",
+    "input": "Input",
+    "eval": "Evaluation",
+}
+NAME_OPTIONS = {
+    "tokenizer": "tokenizer",
+    "optimizer": "optimizer",
+    "eval": "on",
+}  # table → option that names it
+HELP = {"--help", "-h"}
+
+
+@dataclass
+class FirstPass:
+    """What the words of a command line name, found without knowing the components' options."""
+
+    model: str | None = None
+    options: dict[str, str] = field(default_factory=dict)  # config, ckpt, out, preset, tokenizer, ...
+    input: dict[str, Any] = field(default_factory=dict)  # key → value, or True without one
+
+
+def first_pass(args: Sequence[str], flags: Iterable[str]) -> FirstPass:
+    """Walk the words once. flags: options that take no value.
+
+    >>> first_pass(["gpt2", "--ckpt", "run", "--input.text=a.txt"], [])
+    FirstPass(model='gpt2', options={'ckpt': 'run'}, input={'text': 'a.txt'})
+    """
+    found, flags, words = FirstPass(), {*flags, *HELP}, list(args)
+    while words:
+        word = words.pop(0)
+        if word == "--":
+            break
+        if not word.startswith("-") or word == "-":
+            found.model = found.model or word
+            continue
+        name, equals, value = word.partition("=")
+        given = bool(equals)
+        if not given and name not in flags and words and not words[0].startswith("-"):
+            value, given = words.pop(0), True
+        name = name.lstrip("-").replace("_", "-")
+        if name.startswith("input."):
+            found.input[name.removeprefix("input.")] = value if given else True
+        else:
+            found.options[name] = value
+    return found
+
+
+class SettingOption(click.Option):
+    """An option of a setting: `--model.n-layer INT`. Its word is converted later, with all other layers."""
+
+    def __init__(self, table: str, item: Setting, heading: str, note: str) -> None:
+        name, self.heading = option_name(table, item.key), heading
+        text = item.help + (f"  [{note}]" if note else "")
+        variable = f"{table}__{item.name}"
+        if item.type is bool:
+            off = name[: -len(item.key)] + f"no-{item.key}"
+            super().__init__([f"{name}/{off}", variable], default=None, help=text)
+        else:
+            names = [name, variable] + ([f"-{item.short}"] if item.short else [])
+            super().__init__(names, metavar=_metavar(item.type), default=None, help=text)
+
+
+class DatasetOption(click.Option):
+    """`--input.NAME [VALUE]`: names the dataset and fills the field that its record calls its value."""
+
+    def __init__(self, entry: Entry[DatasetSpec]) -> None:
+        self.heading, self.key = HEADINGS["input"], entry.name
+        item = next((s for s in settings_of(entry.config).values() if s.name == entry.spec.value), None)
+        shape: dict[str, Any] = {"is_flag": True}
+        if item is not None:
+            shape = {"metavar": _metavar(item.type)}
+            if item.default is not MISSING:  # the value may be left out
+                shape = {"metavar": f"[{_metavar(item.type)}]", "is_flag": False, "flag_value": ""}
+        super().__init__([f"--input.{entry.name}", "input__"], default=None, help=entry.spec.summary, **shape)
+
+
+def _metavar(type_: Any) -> str:
+    choices = getattr(type_, "__args__", ())
+    if choices and all(isinstance(choice, str) for choice in choices):
+        return "|".join(choices)
+    return {int: "INT", float: "NUMBER", str: "TEXT", Path: "PATH"}.get(type_, "A,B,...")
+
+
+class ComponentCommand(click.Command):
+    """A command over components; its callback gets the resolved `job` beside its own parameters.
+
+    flat: table → dataclass of the settings whose options have no dot. components: the tables that it uses.
+    given: what a config file, checkpoint or run adds, found from the first pass; None where there is none.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        flat: Mapping[str, type],
+        components: Sequence[str],
+        given: Callable[[FirstPass], Layer | None],
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.flat, self.components, self.given = flat, tuple(components), given
+        self._static = list(self.params)
+        self._overview: list[tuple[str, list[tuple[str, str]]]] = []
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Find the components, make their options, parse the line, plan the job."""
+        ctx.token_normalize_func = lambda word: word.replace("_", "-")
+        peek, helping = first_pass(args, self._flags()), bool(HELP & set(args))
+        try:
+            request, host, entries = self._look(peek)
+            options = self._options(host, request, entries)
+        except Exception:
+            if not helping:
+                raise
+            # Help is shown whatever else is wrong with the line.
+            request, entries = Request(), {}
+            host = host_for(None)
+            options = self._options(host, request, entries)
+        self.params = [*self._static, *options]
+        self._overview = [] if "model" in entries else overview(host, self.components)
+        if not helping and "input" in self.components:
+            _check_input_keys(host, peek.input, entries.get("input"))
+        rest = super().parse_args(ctx, args)
+        request = Request(request.names, request.file, request.preset, self._words(ctx.params))
+        ctx.params["job"] = plan(host, request, self.flat, self.components)
+        return rest
+
+    def _look(self, peek: FirstPass) -> tuple[Request, PluginHost, dict[str, Entry[Any]]]:
+        file = self.given(peek)
+        host = host_for(file)
+        names = {table: peek.options[option] for table, option in NAME_OPTIONS.items() if option in peek.options}
+        names |= {"model": peek.model} if peek.model else {}
+        request = Request(names, file, peek.options.get("preset"), {"input": peek.input} if peek.input else {})
+        return request, host, choose(host, request, self.components)
+
+    def _flags(self) -> list[str]:
+        own = [opt for p in self._static if getattr(p, "is_flag", False) for opt in (*p.opts, *p.secondary_opts)]
+        settings = [(t, s) for t, config in self.flat.items() for s in settings_of(config).values() if s.type is bool]
+        return own + [option_name(t, key) for t, s in settings for key in (s.key, f"no-{s.key}")]
+
+    def _options(
+        self, host: PluginHost, request: Request, entries: Mapping[str, Entry[Any]]
+    ) -> list[click.Parameter]:
+        resolved = settle(host, Request(request.names, request.file, request.preset), self.flat, entries)
+        options: list[click.Parameter] = []
+        for table, config in self.flat.items():
+            options += _table_options(table, config, f"{table.capitalize()} settings", resolved)
+        for table in self.components:
+            if table in entries:
+                entry = entries[table]
+                if table == "input":
+                    options.append(DatasetOption(entry))
+                heading = HEADINGS[table] if table == "input" else f"{HEADINGS[table]}: {entry.name}"
+                hidden = entry.spec.value if table == "input" else None
+                options += _table_options(table, entry.config, heading, resolved, hidden)
+        return options
+
+    def _words(self, params: dict[str, Any]) -> dict[str, dict[str, Any]]:
+        """Take the settings' words out of click's parameters: table → key → word."""
+        words: dict[str, dict[str, Any]] = {}
+        for param in self.params:
+            value = params.pop(param.name, None) if isinstance(param, (SettingOption, DatasetOption)) else None
+            if value is None:
+                continue
+            if isinstance(param, DatasetOption):
+                words.setdefault("input", {})[param.key] = True if value == "" else value
+            else:
+                table, _, name = str(param.name).partition("__")
+                words.setdefault(table, {})[name.replace("_", "-")] = value
+        return words
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The options under their headings, then what could be named instead."""
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx)
+            if record is not None:
+                groups.setdefault(getattr(param, "heading", "Options"), []).append(record)
+        for heading, rows in [*groups.items(), *self._overview]:
+            with formatter.section(heading):
+                formatter.write_dl(rows)
+
+
+def _table_options(
+    table: str, config: type | None, heading: str, resolved: Resolved, value: str | None = None
+) -> list[click.Parameter]:
+    options: list[click.Parameter] = []
+    for item in settings_of(config).values():
+        if item.hidden or item.name == value or (table == "model" and item.name == "vocab_size"):
+            continue
+        default, origin = resolved.values[table][item.name], resolved.origins[table][item.name]
+        note = "" if default is None or default is MISSING or default == "" else _show(default)
+        note += f", {origin}" if note and origin != "default" else ""
+        options.append(SettingOption(table, item, heading, note))
+    return options
+
+
+def _show(value: Any) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def overview(host: PluginHost, components: Iterable[str]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """What could be named: the installed models, datasets and evaluators."""
+    kinds: dict[str, tuple[str, type[Spec]]] = {
+        "model": ("Models", ModelSpec),
+        "input": ("Inputs", DatasetSpec),
+        "eval": ("Evaluators", EvaluatorSpec),
+    }
+    sections = []
+    for table in components:
+        if table in kinds:
+            heading, kind = kinds[table]
+            prefix = "--input." if table == "input" else ""
+            rows = [(prefix + name, found[0].spec.summary) for name, found in host.entries(kind).items()]
+            sections.append((heading, rows or [("none", "see: pealm plugins")]))
+    return sections
+
+
+def _check_input_keys(host: PluginHost, keys: Mapping[str, Any], entry: Entry[DatasetSpec] | None) -> None:
+    """Raise for an `--input.KEY` that neither names the dataset nor is one of its fields."""
+    if entry is None:
+        return
+    known = {entry.name, *settings_of(entry.config)}
+    for key in keys:
+        if key not in known:
+            raise UserError(f"unknown option --input.{key}{did_you_mean(key, [*known, *host.entries(DatasetSpec)])}")

@@ -1,0 +1,40 @@
+"""`pealm prepare`: download or build what a dataset or evaluator needs, once."""
+
+from typing import Any
+
+import click
+
+from pealm_core.config import settings_of
+from pealm_core.errors import UserError
+from pealm_core.plugins import Entry, PluginHost
+from pealm_core.specs import DatasetSpec, EvaluatorSpec
+
+
+@click.command()
+@click.argument("name")
+def prepare(name: str) -> None:
+    """Download or build what the dataset or evaluation NAME needs, once."""
+    host = PluginHost.installed()
+    found = find_preparable(host, name)
+    component = found.load("factory")(*([found.config()] if found.config else []))
+    if not callable(getattr(component, "prepare", None)):
+        raise UserError(f"{found.spec.kind} {name!r} needs no preparation")
+    component.prepare()
+
+
+def find_preparable(host: PluginHost, name: str) -> Entry[Any]:
+    """The dataset or evaluator of a name. Raises UserError where there is none, or it needs settings first."""
+    bare = name.rpartition("/")[2]
+    kind = (
+        EvaluatorSpec
+        if bare not in host.entries(DatasetSpec) and bare in host.entries(EvaluatorSpec)
+        else DatasetSpec
+    )
+    entry = host.find(kind, name)
+    try:
+        if entry.config is not None:
+            entry.config()
+    except TypeError:
+        needed = ", ".join(item.key for item in settings_of(entry.config).values())
+        raise UserError(f"{entry.spec.kind} {name!r} has nothing to prepare: it is used with {needed}") from None
+    return entry

@@ -1,0 +1,279 @@
+"""A job: the components that a command works with and all of its settings, resolved without torch.
+
+Names come from the command line, else from the config file, else from the model's record. Each component's table
+(`[model]`, `[tokenizer]`, `[optimizer]`) carries its `name`; in `[input]` one key names the dataset.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pealm_core.config import Layer, Resolved, did_you_mean, dump, resolve, settings_of
+from pealm_core.errors import UserError
+from pealm_core.plugins import Entry, PluginHost
+from pealm_core.specs import DatasetSpec, EvaluatorSpec, ModelSpec, OptimizerSpec, Spec, TokenizerSpec
+
+# table → the kind of component that it configures
+COMPONENTS: Mapping[str, type[Spec]] = {
+    "model": ModelSpec,
+    "tokenizer": TokenizerSpec,
+    "optimizer": OptimizerSpec,
+    "input": DatasetSpec,
+    "eval": EvaluatorSpec,
+}
+# tables that every config file may have and that no command's settings come from
+NOTES = ("plugins", "versions")
+FILE_TABLES = ("train", "sample", *COMPONENTS, *NOTES)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a command line asks for, before any component is known.
+
+    names: table → component name; file: the config file; words: table → key → word of the command line.
+    """
+
+    names: Mapping[str, str] = field(default_factory=dict)
+    file: Layer | None = None
+    preset: str | None = None
+    words: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Job:
+    """Components by table, and every setting with its origin."""
+
+    host: PluginHost
+    entries: Mapping[str, Entry[Any]]
+    resolved: Resolved
+    disabled: tuple[str, ...] = ()
+
+    @cached_property
+    def configs(self) -> dict[str, Any]:
+        """The dataclass of each table. Raises UserError with all of their mistakes at once."""
+        built, mistakes = {}, []
+        for table in self.resolved.schema:
+            try:
+                built[table] = self.resolved.build(table)
+            except UserError as error:
+                mistakes.append(str(error))
+        if mistakes:
+            raise UserError("\n".join(mistakes))
+        return built
+
+    def with_model_config(self, config: Any) -> "Job":
+        """The same job with the model's config as it was built (its vocab_size filled in)."""
+        values = {**self.resolved.values, "model": {name: getattr(config, name) for name in vars(config)}}
+        return replace(self, resolved=replace(self.resolved, values=values))
+
+    def tables(self) -> dict[str, dict[str, Any]]:
+        """The resolved config as TOML tables: what `--config` reads back."""
+        tables: dict[str, dict[str, Any]] = {}
+        for table in self.resolved.schema:
+            values = dump(self.configs[table])
+            entry = self.entries.get(table)
+            if table == "input" and entry is not None:
+                value = values.pop(entry.spec.value.replace("_", "-"), True) if entry.spec.value else True
+                values = {entry.name: value, **values}
+            elif entry is not None:
+                values = {"name": entry.name, **values}
+            tables[table] = values
+        if self.disabled:
+            tables["plugins"] = {"disable": list(self.disabled)}
+        tables["versions"] = dict(self.host.versions(self.entries.values()))
+        return tables
+
+    def explain(self) -> str:
+        """Every value and where it came from, as TOML with comments (`--print-config`)."""
+        lines = []
+        for table, config in self.resolved.schema.items():
+            lines.append(f"[{table}]")
+            entry = self.entries.get(table)
+            rows = []
+            skip = None
+            if entry is not None and table == "input":
+                skip = entry.spec.value
+                value = self.resolved.values[table].get(skip) if skip else True
+                origin = self.resolved.origins[table].get(skip, "") if skip else ""
+                rows.append((f"{_toml_key(entry.name)} = {_toml(True if value is None else value)}", origin))
+            elif entry is not None:
+                rows.append((f"name = {_toml(entry.name)}", f"{entry.plugin.dist} {entry.plugin.version}"))
+            for item in settings_of(config).values():
+                if item.name == skip or item.hidden:
+                    continue
+                value = self.resolved.values[table][item.name]
+                text = f"# {item.key} is not set" if value is None else f"{item.key} = {_toml(value)}"
+                rows.append((text, self.resolved.origins[table][item.name]))
+            width = max((len(text) for text, _ in rows), default=0)
+            lines += [f"{text:<{width}}  # {origin}".rstrip(" #") for text, origin in rows] + [""]
+        return "\n".join(lines).rstrip()
+
+
+def plan(host: PluginHost, request: Request, flat: Mapping[str, type], components: Sequence[str]) -> Job:
+    """Resolve a request into a job. flat: tables without a component. Raises UserError or PluginError."""
+    entries = choose(host, request, components)
+    return Job(host, entries, settle(host, request, flat, entries), _disabled(request.file))
+
+
+def choose(host: PluginHost, request: Request, components: Sequence[str]) -> dict[str, Entry[Any]]:
+    """The entry of each component that the request names, or that its model's record names for it."""
+    entries: dict[str, Entry[Any]] = {}
+    defaults = {"optimizer": "adamw"}
+    if "eval" in components:
+        claims = [name for name, found in host.entries(EvaluatorSpec).items() if found[0].spec.default]
+        defaults |= {"eval": claims[0]} if claims else {}
+    recipe: Mapping[str, Mapping[str, Any]] = {}
+    for table in components:
+        if table == "input":
+            name = _dataset_name(
+                host, [request.words.get("input", {}), _of(request.file, "input"), recipe.get("input", {})]
+            )
+        else:
+            name = request.names.get(table) or _of(request.file, table).get("name") or _of_recipe(recipe, table)
+            name = name or defaults.get(table)
+        if name is None:
+            continue
+        if not isinstance(name, str):
+            raise UserError(f"{_place(request.file, table, 'name')} must be text, not {name!r}")
+        entries[table] = host.find(COMPONENTS[table], name)
+        if table == "model":
+            recipe = entries["model"].spec.recipe
+            defaults["tokenizer"] = entries["model"].spec.tokenizer
+    return entries
+
+
+def settle(
+    host: PluginHost, request: Request, flat: Mapping[str, type], entries: Mapping[str, Entry[Any]]
+) -> Resolved:
+    """Lay recipe, preset, file and command line over the defaults."""
+    schema: dict[str, type | None] = {**flat, **{table: entry.config for table, entry in entries.items()}}
+    layers = []
+    model = entries.get("model")
+    if model is not None:
+        # A run's own config is whole: today's recipe must not seep into it.
+        if "versions" not in (request.file.tables if request.file else {}):
+            layers.append(Layer("recipe", model.spec.recipe))
+        if request.preset is not None:
+            if request.preset not in model.spec.presets:
+                raise UserError(
+                    f"model {model.name!r} has no preset {request.preset!r}"
+                    + (did_you_mean(request.preset, model.spec.presets) or "; it has none")
+                )
+            layers.append(Layer(f"preset {request.preset}", {"model": model.spec.presets[request.preset]}))
+    elif request.preset is not None:
+        raise UserError("--preset needs a model")
+    if request.file is not None:
+        check_tables(request.file)
+        layers.append(request.file)
+    layers.append(Layer("command line", request.words, text=True, line=option_name))
+    kept = []
+    for layer in layers:
+        tables = {table: _own(host, layer, table, entries.get(table)) for table in layer.tables if table in schema}
+        kept.append(replace(layer, tables=tables, line=layer.place))
+    return resolve(schema, kept)
+
+
+def option_name(table: str, key: str) -> str:
+    """How a setting is written on the command line."""
+    return f"--{key}" if table in ("train", "sample") else f"--{table}.{key}"
+
+
+def check_tables(file: Layer) -> None:
+    """Raise UserError for what is no table of pealm's."""
+    for table, values in file.tables.items():
+        if table not in FILE_TABLES:
+            raise UserError(f"{file.place(table, '').rstrip()}: unknown table{did_you_mean(table, FILE_TABLES)}")
+        if not isinstance(values, Mapping):
+            raise UserError(f"{file.place('', table)} must be a table, not {values!r}")
+
+
+def _own(host: PluginHost, layer: Layer, table: str, entry: Entry[Any] | None) -> Mapping[str, Any]:
+    """The values of a layer's table that are meant for the chosen component."""
+    values = dict(layer.tables[table])
+    if entry is None:
+        return values
+    if table == "input":
+        named = _named(host, values)
+        if named and named not in (entry.name, entry.spec.name):
+            return {}
+        if named:
+            value = values.pop(named)
+            if entry.spec.value is not None and value is not True:
+                values[entry.spec.value] = value
+            elif entry.spec.value is None and value is not True:
+                raise UserError(f"{layer.place(table, named)} takes no value")
+        return values
+    named = values.pop("name", entry.name)
+    return values if named in (entry.name, entry.spec.name) else {}
+
+
+def _named(host: PluginHost, values: Mapping[str, Any]) -> str | None:
+    """The key of an [input] table that names the dataset. Raises UserError for two."""
+    datasets = host.entries(DatasetSpec)
+    found = [key for key in values if key.rpartition("/")[2] in datasets]
+    if len(found) > 1:  # a field of one dataset may be another one's name
+        fields = {key: settings_of(host.find(DatasetSpec, key).config) for key in found}
+        found = [key for key in found if not any(key in fields[other] for other in found if other != key)]
+    if len(found) > 1:
+        raise UserError(f"one input at a time: {' and '.join('--input.' + key for key in found)} were given")
+    return found[0] if found else None
+
+
+def _dataset_name(host: PluginHost, tables: list[Mapping[str, Any]]) -> str | None:
+    """The dataset that the first table to name one names. Raises UserError for a key that can't be placed."""
+    for values in tables:
+        if named := _named(host, values):
+            return named
+    unknown = next((key for values in tables for key in values), None)
+    if unknown is not None:
+        host.find(DatasetSpec, unknown)  # raises: no dataset, and no dataset's field either
+    return None
+
+
+def _of(file: Layer | None, table: str) -> Mapping[str, Any]:
+    values = file.tables.get(table, {}) if file else {}
+    return values if isinstance(values, Mapping) else {}
+
+
+def _of_recipe(recipe: Mapping[str, Mapping[str, Any]], table: str) -> Any:
+    return recipe.get(table, {}).get("name")
+
+
+def _place(file: Layer | None, table: str, key: str) -> str:
+    return file.place(table, key) if file else f"[{table}] {key}"
+
+
+def _disabled(file: Layer | None) -> tuple[str, ...]:
+    """The plugins that a config file switches off: `[plugins] disable = ["name"]`."""
+    names = _of(file, "plugins").get("disable", [])
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise UserError(f"{_place(file, 'plugins', 'disable')} must be a list of names, not {names!r}")
+    return tuple(names)
+
+
+def host_for(file: Layer | None) -> PluginHost:
+    """The installed plugins, less those that the file switches off."""
+    return PluginHost.installed(_disabled(file))
+
+
+def file_layer(path: Path) -> Layer:
+    """A config file as a layer."""
+    from pealm_core.config import read_toml
+
+    tables, place = read_toml(path)
+    return Layer(str(path), tables, line=place)
+
+
+def _toml_key(key: str) -> str:
+    return key if key.replace("-", "").replace("_", "").isalnum() else json.dumps(key)
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, (tuple, list)):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    if isinstance(value, (bool, int, float)):
+        return str(value).lower()
+    return json.dumps(str(value), ensure_ascii=False)

@@ -1,0 +1,57 @@
+"""What a training run shows: a live line on a terminal, plain lines elsewhere."""
+
+import sys
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+class Display:
+    """The progress of a run. Plain lines come with each validation and otherwise every ten seconds."""
+
+    def __init__(self, *, floor: float | None = None, quiet: bool = False) -> None:
+        """floor: the entropy floor in nats per token, shown beside the validation loss."""
+        self.console = Console(file=sys.stdout, quiet=quiet, highlight=False, soft_wrap=True)
+        self.floor = floor
+        self._live: Progress | None = None
+        self._task: Any = None
+        self._shown = 0.0
+
+    def __enter__(self) -> "Display":
+        if self.console.is_terminal and not self.console.quiet:
+            self._live = Progress(
+                BarColumn(bar_width=24),
+                TextColumn("{task.percentage:>3.0f}%  {task.description}"),
+                TimeRemainingColumn(compact=True),
+                TextColumn("left"),
+                console=self.console,
+            )
+            self._task = self._live.add_task("starting", total=1.0)
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def say(self, line: str) -> None:
+        """A line that stays."""
+        self.console.print(line, markup=False)
+
+    def step(self, metrics: Mapping[str, Any], progress: float) -> None:
+        """Show a step: its metrics and how much of the run is done (0 to 1)."""
+        text = f"step {metrics['step']:,}  loss {metrics['loss']:.4f}  {metrics['tokens_per_second']:,.0f} tokens/s"
+        if self._live is not None:
+            self._live.update(self._task, completed=progress, description=text)
+        elif "val_loss" not in metrics and time.monotonic() - self._shown > 10:
+            self.say(f"{text}  {100 * progress:.0f}%")
+            self._shown = time.monotonic()
+        if "val_loss" in metrics:
+            floor = f" (floor {self.floor:.4f})" if self.floor else ""
+            self.say(f"step {metrics['step']:>6,}  train {metrics['loss']:.4f}  val {metrics['val_loss']:.4f}{floor}")
+            self._shown = time.monotonic()

@@ -1,0 +1,109 @@
+"""What the core asks of each component. Nothing has to be inherited: having the methods is enough.
+
+Methods marked optional may be missing; the core then does without.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class ModelConfig(Protocol):
+    """The two settings that every model's config has. The core fills vocab_size from the tokenizer."""
+
+    @property
+    def vocab_size(self) -> int: ...
+
+    @property
+    def block_size(self) -> int: ...
+
+
+class Model(Protocol):
+    """A language model; in fact a `torch.nn.Module`. Two methods are optional:
+
+    `make_cache(batch, length)` gives a cache for `batch` rows of up to `length` tokens. The core only passes it
+    back as `cache=` and calls its `repeat(n)` (every row becomes n rows). Attention uses `KVCache`; a recurrent
+    model brings its own state. Without `make_cache` the model is run over its whole window for each token.
+    """
+
+    config: ModelConfig
+
+    def __call__(
+        self, idx: "Tensor", targets: "Tensor | None" = None, *, cache: Any = None, at: Any = None
+    ) -> "tuple[Tensor | None, Tensor | None]":
+        """idx: (B, T) token ids, T <= block_size, continuing what the cache holds. Returns (logits, loss).
+
+        With targets (B, T), loss is the mean cross-entropy in nats and logits may be None.
+        Without, logits are (B, n, vocab_size) for the n positions of `at`, which indexes dimension 1 of idx
+        (`x = x[:, at]` is all it takes: a list, a slice, a 1-D tensor); None: for all T positions.
+        """
+        ...
+
+
+class Tokenizer(Protocol):
+    """Text to token ids and back. Optional:
+
+    `eot_id`: the end-of-text token, or None. `fit(texts)`: learn the vocabulary from training texts; called once,
+    before anything else, unless a saved one was loaded. `stream_decoder()`: a function from one id to the text
+    that it completes (never half a character), and "" while it can't tell yet. `save(dir)` and `load(dir)`: write
+    and read the vocabulary; a tokenizer with nothing to keep has neither.
+    """
+
+    @property
+    def vocab_size(self) -> int: ...
+
+    def encode(self, text: str) -> Sequence[int]:
+        """Token ids of a text. Raises ValueError for text that it can't express."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids."""
+        ...
+
+
+class Dataset(Protocol):
+    """Documents by split. Constructing one touches neither disk nor network. Optional:
+
+    `prepare()`: download what is needed, once. `entropy_floor`: nats per character that no model can beat.
+    """
+
+    def documents(self, split: str) -> Iterator[str]:
+        """The documents of "train" or "val", the same ones on every call."""
+        ...
+
+
+class Evaluator(Protocol):
+    """An evaluation. Constructing one touches neither disk nor network. Optional: `prepare()`."""
+
+    def evaluate(
+        self,
+        model: Model,
+        tokenizer: Tokenizer,
+        *,
+        config: Mapping[str, Any],
+        progress: Callable[[int, int], None],
+    ) -> "EvalResult":
+        """Score a model that is in eval mode on its device.
+
+        config: the checkpoint's tables (`config["input"]` tells what it was trained on), {} for a model without.
+        progress: called with (done, total) as it goes.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class EvalResult:
+    """metrics: name → (value, standard error); n: what was scored; notes: lines for people; details: per row."""
+
+    metrics: Mapping[str, tuple[float, float]]
+    n: int
+    notes: Sequence[str] = ()
+    details: Sequence[Mapping[str, Any]] = field(default=(), repr=False)
+
+
+def has(component: Any, method: str) -> bool:
+    """Whether a component offers an optional method."""
+    return callable(getattr(component, method, None))

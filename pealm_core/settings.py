@@ -1,0 +1,58 @@
+"""The settings of training and of sampling: flat tables, whose options have no dot."""
+
+from dataclasses import dataclass
+from math import cos, pi
+from typing import Literal
+
+from pealm_core.config import setting
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """How to train. Sizes are in sequences and tokens over all processes, unless they say otherwise."""
+
+    steps: int | None = setting(1000, "optimizer steps", at_least=1, excludes="max_seconds")
+    max_seconds: float | None = setting(
+        None, "train for this time instead, evaluation and saving included", above=0, excludes="steps"
+    )
+    batch_size: int = setting(32, "sequences per optimizer step, over all processes", at_least=1)
+    micro_batch_size: int | None = setting(
+        None, "sequences per process and pass; the rest is accumulated (default: no accumulation)", at_least=1
+    )
+    block_size: int | None = setting(None, "tokens per sequence (default: the model's block size)", at_least=1)
+    lr: float = setting(1e-3, "peak learning rate", above=0)
+    warmup_steps: int = setting(100, "steps of linear warm-up", at_least=0)
+    min_lr_ratio: float = setting(0.1, "the cosine ends at this share of the peak rate", at_least=0, at_most=1)
+    grad_clip: float = setting(1.0, "largest norm of the gradient; 0 leaves it alone", at_least=0)
+    eval_every: int = setting(250, "steps between validations; 0: only at the start and the end", at_least=0)
+    eval_tokens: int = setting(200_000, "validation tokens at most, the same ones each time", at_least=1)
+    save_every: int = setting(1000, "steps between checkpoints; 0: only at the end", at_least=0)
+    seed: int = setting(1337, "seed of weights, data order and dropout", at_least=0)
+    device: Literal["auto", "cpu", "cuda", "mps"] = setting("auto", "where to compute")
+    dtype: Literal["auto", "fp32", "bf16"] = setting("auto", "precision of the matrix products")
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is drawn. temperature 0 takes the most likely one."""
+
+    max_new_tokens: int = setting(500, "tokens to write", at_least=0, short="n")
+    temperature: float = setting(1.0, "below 1: safer, above: wilder, 0: always the likeliest", at_least=0)
+    top_k: int | None = setting(None, "only the k likeliest tokens", at_least=1)
+    top_p: float | None = setting(None, "only the likeliest tokens that make up this share", above=0, at_most=1)
+    seed: int | None = setting(None, "the same seed gives the same text", at_least=0)
+    num_samples: int = setting(1, "texts to write, in one batch", at_least=1)
+
+
+# What may differ when a run goes on: it does not change what is learned.
+RESUMABLE = frozenset({"steps", "max_seconds", "micro_batch_size", "save_every", "device"})
+
+
+def lr_scale(progress: float, step: int, *, warmup_steps: int, min_lr_ratio: float) -> float:
+    """The share of the peak rate: linear warm-up over steps, cosine over progress (0 to 1).
+
+    >>> [round(lr_scale(p, 50, warmup_steps=10, min_lr_ratio=0.1), 3) for p in (0.0, 0.5, 1.0)]
+    [1.0, 0.55, 0.1]
+    """
+    cosine = min_lr_ratio + (1 - min_lr_ratio) * 0.5 * (1 + cos(pi * min(max(progress, 0.0), 1.0)))
+    return cosine * min(1.0, (step + 1) / warmup_steps) if warmup_steps else cosine

@@ -1,0 +1,207 @@
+"""The training loop."""
+
+import math
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch.nn.parallel import DistributedDataParallel
+
+from pealm_core.data import Windows
+from pealm_core.data.order import combine
+from pealm_core.device import autocast
+from pealm_core.distributed import World
+from pealm_core.errors import PealmError
+from pealm_core.settings import TrainSettings, lr_scale
+
+EVAL_TOKENS = 8192  # in one pass of validation, which keeps no activations
+
+
+class Reporter(Protocol):
+    """What the loop tells of itself: to a run folder, a screen, plugins."""
+
+    def step(self, trainer: "Trainer", metrics: Mapping[str, Any]) -> None:
+        """A step is done; called on every rank."""
+
+    def save(self, trainer: "Trainer") -> None:
+        """Save a checkpoint now; called on every rank."""
+
+    def best(self, trainer: "Trainer") -> None:
+        """The validation loss is the lowest so far; called on every rank."""
+
+
+@dataclass
+class Trainer:
+    """What the loop works on, and how far it is. `step`, `seconds` and `best_loss` are all of its state."""
+
+    model: torch.nn.Module
+    optimizer: torch.optim.Optimizer
+    train: Windows
+    val: Windows
+    settings: TrainSettings
+    world: World
+    device: torch.device
+    dtype: torch.dtype
+    reporter: Reporter
+    step: int = 0
+    seconds: float = 0.0  # spent training, earlier parts of the run included
+    best_loss: float = math.inf
+    val_loss: float | None = None  # of the last validation
+    first_val_loss: float | None = None
+    interrupted: int = 0  # the signal that asked the run to end
+    _began: float = field(default_factory=time.perf_counter, init=False)  # the clock's zero
+    _evaluating: float = field(default=0.0, init=False)  # seconds that the last validation took
+
+    def fit(self) -> None:
+        """Train until the steps or the seconds are used up, or a signal comes; then validate and save."""
+        s = self.settings
+        self._began = time.perf_counter() - self.seconds
+        model = DistributedDataParallel(self.model) if self.world.size > 1 else self.model
+        with _signals(self):
+            if self.step == 0:
+                self.first_val_loss = self.validate()
+            while self.step == 0 or not self.finished():
+                metrics = self.update(model)
+                last = self.finished() or self.interrupted
+                if last or _due(self.step, s.eval_every):
+                    metrics["val_loss"] = self.validate()
+                self.reporter.step(self, metrics)
+                if metrics.get("val_loss", math.inf) < self.best_loss:
+                    self.best_loss = metrics["val_loss"]
+                    self.reporter.best(self)
+                if last or _due(self.step, s.save_every):
+                    self.reporter.save(self)
+                if last:
+                    break
+
+    def update(self, model: torch.nn.Module) -> dict[str, Any]:
+        """One optimizer step; gives its line of metrics.jsonl, with the loss (nats per token) before the update."""
+        s, began, scale = self.settings, time.perf_counter(), self.scale()
+        for group in self.optimizer.param_groups:
+            group["lr"] = group.setdefault("initial_lr", group["lr"]) * scale
+        loss = self.gradients(model)
+        norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), s.grad_clip or math.inf))
+        self.check_finite(loss, norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        tokens = s.batch_size * self.train.block_size
+        speed = tokens / (time.perf_counter() - began)
+        return {
+            "step": self.step,
+            "tokens": self.step * tokens,
+            "loss": loss,
+            "lr": scale * s.lr,
+            "grad_norm": norm,
+            "tokens_per_second": round(speed, 1),
+            "seconds": round(self.clock(), 3),
+        }
+
+    def gradients(self, model: torch.nn.Module) -> float:
+        """Forward and backward over this step's share of the global batch; gives the mean loss over all ranks."""
+        s = self.settings
+        share = s.batch_size // self.world.size
+        micro = s.micro_batch_size or share
+        idx, targets = self.train.batch(self.step, s.batch_size, rank=self.world.rank, world_size=self.world.size)
+        torch.manual_seed(combine(s.seed, self.step, self.world.rank) % 2**63)  # dropout
+        self.model.train()
+        total = torch.zeros((), device=self.device)
+        for start in range(0, share, micro):
+            last = start + micro >= share
+            with nullcontext() if last or self.world.size == 1 else model.no_sync():  # type: ignore[operator]
+                with autocast(self.device, self.dtype):
+                    _, loss = model(
+                        idx[start : start + micro].to(self.device, non_blocking=True),
+                        targets[start : start + micro].to(self.device, non_blocking=True),
+                    )
+                loss = loss * (micro / share)
+                loss.backward()
+            total += loss.detach()
+        return self.world.sum(float(total))[0] / self.world.size
+
+    @torch.no_grad()
+    def validate(self) -> float:
+        """The mean loss in nats per token over the same validation windows every time, on all ranks."""
+        began = time.perf_counter()
+        self.model.eval()
+        places = self.val.fixed(self.settings.eval_tokens)
+        rows = max(1, EVAL_TOKENS // self.val.block_size)
+        total, count = 0.0, 0
+        for start in range(self.world.rank * rows, len(places), self.world.size * rows):
+            idx, targets = self.val.rows(places[start : start + rows])
+            with autocast(self.device, self.dtype):
+                _, loss = self.model(idx.to(self.device), targets.to(self.device))
+            total += float(loss) * targets.numel()
+            count += targets.numel()
+        total, tokens = self.world.sum(total, count)
+        self.val_loss = total / tokens
+        self._evaluating = time.perf_counter() - began
+        return self.val_loss
+
+    def clock(self) -> float:
+        """Seconds of training so far, earlier parts of the run included; on every rank those of rank 0."""
+        self.seconds = time.perf_counter() - self._began
+        if self.settings.max_seconds and self.world.size > 1:
+            self.seconds = self.world.sum(self.seconds if self.world.main else 0.0)[0]
+        return self.seconds
+
+    def progress(self) -> float:
+        """How far the schedule is, 0 to 1. By time, the last validation's seconds are kept back for the last one."""
+        s = self.settings
+        if s.max_seconds:
+            return min(1.0, self.seconds / max(s.max_seconds - 1.5 * self._evaluating, 1e-9))
+        assert s.steps
+        return min(1.0, self.step / s.steps)
+
+    def scale(self) -> float:
+        """The share of the peak learning rate at this step; the cosine begins when the warm-up ends."""
+        s = self.settings
+        progress = self.progress()
+        if s.steps:
+            progress = (self.step - s.warmup_steps) / max(1, s.steps - s.warmup_steps)
+        return lr_scale(progress, self.step, warmup_steps=s.warmup_steps, min_lr_ratio=s.min_lr_ratio)
+
+    def finished(self) -> bool:
+        """Whether the steps or the seconds are used up."""
+        if self.settings.max_seconds:
+            self.clock()
+        return self.progress() >= 1.0
+
+    def check_finite(self, loss: float, norm: float) -> None:
+        """Stop before the optimizer step where the loss or the gradient is not finite."""
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            what = "loss" if not math.isfinite(loss) else "gradient norm"
+            raise PealmError(
+                f"the {what} is not finite at step {self.step + 1} (rank {self.world.rank}): loss {loss}, "
+                f"gradient norm {norm}; nothing was updated. A lower --lr or a longer --warmup-steps may help"
+            )
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
+
+
+@contextmanager
+def _signals(trainer: Trainer) -> Iterator[None]:
+    """SIGINT and SIGTERM ask the loop to end after this step; a second one ends at once."""
+
+    def ask(number: int, frame: Any) -> None:
+        if trainer.interrupted:
+            raise KeyboardInterrupt
+        trainer.interrupted = number
+
+    old: dict[signal.Signals, Any] = {}
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            old[number] = signal.signal(number, ask)
+    except ValueError:  # not the main thread: whoever runs us deals with signals
+        pass
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)

@@ -1,0 +1,1 @@
+"""A plain transformer over characters."""

@@ -1,0 +1,21 @@
+"""What pealm-char-transformer provides."""
+
+from collections.abc import Iterator
+
+from pealm_core import ModelSpec, hookimpl
+
+
+@hookimpl
+def pealm_models() -> Iterator[ModelSpec]:
+    """The model `char-transformer`."""
+    yield ModelSpec(
+        name="char-transformer",
+        summary="A plain transformer over characters",
+        config="pealm_char_transformer.config:TransformerConfig",
+        factory="pealm_char_transformer.model:Transformer",
+        tokenizer="char",
+        recipe={
+            "train": {"steps": 2000, "batch_size": 12, "lr": 1e-3, "warmup_steps": 100},
+            "optimizer": {"beta2": 0.99},
+        },
+    )

@@ -1,0 +1,13 @@
+"""The settings of the text dataset."""
+
+from dataclasses import dataclass
+
+from pealm_core import setting
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """Which files, and how much of their end is for validation."""
+
+    path: str
+    val_fraction: float = setting(0.1, "the share of the text, at its end, for validation", above=0, below=1)

@@ -1,0 +1,1 @@
+"""Karpathy's tinyshakespeare as a dataset."""
