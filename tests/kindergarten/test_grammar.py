@@ -1,0 +1,169 @@
+"""The engine on a small grammar whose stories can all be listed."""
+
+import math
+import random
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+import pytest
+
+from pealm_kindergarten import Exact, Grammar
+from pealm_kindergarten.grammar import sentences
+
+SMALL = Grammar(
+    tables={
+        "CHILD": """
+            name       he
+            Mia        she
+            Tom        he
+            Alexander  he
+        """,
+        "PET": """
+            pet
+            cat
+            dog
+        """,
+    },
+    variables={"child": "CHILD", "friend": "CHILD", "pet": "PET"},
+    rules={
+        "story": ["<start> <end>", "Hello, {child}."],
+        "start": ["{child} had a {pet}.", "{child} met {friend}."],
+        "end": ["{child.He} saw {friend}.", "The {pet} <did>.", "{child} <did>."],
+        "did": ["slept", "ate", "ran and ran"],
+    },
+)
+
+
+class Scripted(random.Random):
+    """Plays back the given fractions, then zeros: the first option of every further choice."""
+
+    def __init__(self, fractions: Sequence[float]) -> None:
+        super().__init__(0)
+        self._left = iter(fractions)
+
+    def random(self) -> float:
+        return next(self._left, 0.0)
+
+
+def every_story(grammar: Grammar) -> list[tuple[str, float]]:
+    """All tellings with their probabilities, by going through every sequence of choices; no parser involved."""
+    told = []
+    agenda: list[list[float]] = [[]]
+    while agenda:
+        script = agenda.pop()
+        telling = grammar.tell(Scripted(script))
+        told.append((telling.text, math.prod(1 / choice.among for choice in telling.choices)))
+        for i in range(len(script), len(telling.choices)):
+            among = telling.choices[i].among
+            before = script + [0.0] * (i - len(script))
+            agenda.extend([*before, (option + 0.5) / among] for option in range(1, among))
+    return told
+
+
+def test_the_probabilities_of_all_stories_sum_to_one():
+    told = every_story(SMALL)
+    assert math.isclose(sum(p for _, p in told), 1.0)
+    assert math.isclose(sum(math.exp(SMALL.log_prob(text)) for text in {text for text, _ in told}), 1.0)
+
+
+def test_each_story_has_one_derivation_with_the_probability_it_was_told_with():
+    told = every_story(SMALL)
+    assert len({text for text, _ in told}) == len(told)
+    for text, p in told:
+        assert SMALL.derivations(text) == 1
+        assert math.isclose(SMALL.log_prob(text), math.log(p))
+
+
+def test_exact_figures_agree_with_the_list_of_all_stories():
+    told, exact = every_story(SMALL), Exact(SMALL)
+    assert exact.stories == len(told)
+    assert math.isclose(exact.entropy, -sum(p * math.log(p) for _, p in told))
+    assert math.isclose(exact.mean_length, sum(p * (len(text) + 1) for text, p in told))
+    assert math.isclose(exact.floor, exact.entropy / exact.mean_length)
+    assert exact.max_length >= max(len(text) + 1 for text, _ in told)
+
+
+def test_telling_draws_each_story_with_its_probability():
+    rng, n = random.Random(3), 20_000
+    counts = Counter(SMALL.tell(rng).text for _ in range(n))
+    told = every_story(SMALL)
+    chi2 = sum((counts[text] - n * p) ** 2 / (n * p) for text, p in told)
+    freedom = len(told) - 1
+    assert chi2 < freedom + 5 * math.sqrt(2 * freedom)
+
+
+def test_a_telling_and_its_parse_are_the_same_derivation():
+    for seed in range(200):
+        telling = SMALL.tell(random.Random(seed))
+        assert SMALL.parse(telling.text) == telling
+
+
+def test_the_parser_finds_every_derivation_of_an_ambiguous_grammar():
+    twice = Grammar(
+        tables={"PET": "pet\ncat\ndog"},
+        variables={"pet": "PET"},
+        rules={"story": ["<a> slept.", "The cat slept.", "The <b> slept."], "a": ["The {pet}"], "b": ["{pet}"]},
+    )
+    assert twice.derivations("The cat slept.") == 3
+    assert twice.derivations("The dog slept.") == 2
+    assert twice.derivations("The cow slept.") == 0
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        " ",
+        "Mia had a cat. He saw Tom.",  # whose pronoun?
+        "Mia met Tom. She saw Alexander.",  # which friend?
+        "Mia met Mia. She saw Mia.",  # a friend is somebody else
+        "Mia had a cat. The dog slept.",
+        "Mia had a cat.",
+        "Mia had a cat. Mia slept. Mia slept.",
+        "Mia had a cat. Mia slept.\n",
+        "mia had a cat. Mia slept.",
+    ],
+)
+def test_what_no_derivation_tells_is_no_story(text: str):
+    assert SMALL.parse(text) is None
+    assert SMALL.derivations(text) == 0
+    assert SMALL.log_prob(text) == -math.inf
+
+
+def test_a_sentence_counts_by_itself_with_any_one_binding():
+    assert SMALL.accepts_sentence("The dog slept.")
+    assert SMALL.accepts_sentence("She saw Tom.")
+    assert SMALL.accepts_sentence("Tom met Mia.")
+    assert not SMALL.accepts_sentence("Mia met Mia.")
+    assert not SMALL.accepts_sentence("She saw the dog.")
+    assert not SMALL.accepts_sentence("The dog slept. Mia slept.")
+    assert not SMALL.accepts_sentence("")
+
+
+def test_sentences_are_split_behind_quotes_and_not_inside():
+    assert sentences("") == []
+    assert sentences('"Look!" said Mia. Tom said, "Where?" She laughed! Then') == [
+        '"Look!" said Mia.',
+        'Tom said, "Where?"',
+        "She laughed!",
+        "Then",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rules": {"begin": ["A."]}}, "needs the rule 'story'"),
+        ({"rules": {"story": ["<lost>"]}}, "<story> calls <lost>, which is no rule"),
+        ({"rules": {"story": ["<a>"], "a": ["x<story>"]}}, "<story> calls itself"),
+        ({"rules": {"story": ["{cat}"]}}, "{cat}, which is no variable"),
+        ({"rules": {"story": ["{pet.colour}"]}}, "its forms are pet"),
+        ({"tables": {"PET": "pet  many\ncat  cats\ndog"}}, "does not fit its columns"),
+        ({"tables": {"PET": "pet"}}, "has no rows"),
+    ],
+)
+def test_mistakes_in_the_data_are_named(change: dict[str, dict[str, object]], message: str):
+    good = {"tables": {"PET": "pet\ncat"}, "variables": {"pet": "PET"}, "rules": {"story": ["A {pet}."]}}
+    with pytest.raises(ValueError, match=re.escape(message)):
+        Grammar(**(good | change))  # type: ignore[arg-type]
