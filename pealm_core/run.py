@@ -38,6 +38,7 @@ class Run:
         except BlockingIOError:
             self._lock.seek(0)
             holder = self._lock.read().strip() or "another process"
+            self._lock.close()
             raise UserError(f"{folder} is in use by {holder}; wait for it or choose another --out") from None
         except OSError as error:
             raise UserError(f"{folder}: the run folder can't be written: {error.strerror}") from None

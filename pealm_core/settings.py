@@ -6,6 +6,8 @@ from typing import Literal
 
 from pealm_core.config import setting
 
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
 
 @dataclass(frozen=True)
 class TrainSettings:

@@ -64,19 +64,19 @@ class Trainer:
         with _signals(self):
             if self.step == 0:
                 self.first_val_loss = self.validate()
-            while self.step == 0 or not self.finished():
+            last = False
+            while not last:
                 metrics = self.update(model)
-                last = self.finished() or self.interrupted
+                last = self.finished()
                 if last or _due(self.step, s.eval_every):
                     metrics["val_loss"] = self.validate()
+                    last = self.finished()  # a validation may have used up the time
                 self.reporter.step(self, metrics)
                 if metrics.get("val_loss", math.inf) < self.best_loss:
                     self.best_loss = metrics["val_loss"]
                     self.reporter.best(self)
                 if last or _due(self.step, s.save_every):
                     self.reporter.save(self)
-                if last:
-                    break
 
     def update(self, model: torch.nn.Module) -> dict[str, Any]:
         """One optimizer step; gives its line of metrics.jsonl, with the loss (nats per token) before the update."""
@@ -166,10 +166,10 @@ class Trainer:
         return lr_scale(progress, self.step, warmup_steps=s.warmup_steps, min_lr_ratio=s.min_lr_ratio)
 
     def finished(self) -> bool:
-        """Whether the steps or the seconds are used up."""
+        """Whether the steps or the seconds are used up, or a signal asked to end."""
         if self.settings.max_seconds:
             self.clock()
-        return self.progress() >= 1.0
+        return bool(self.interrupted) or self.progress() >= 1.0
 
     def check_finite(self, loss: float, norm: float) -> None:
         """Stop before the optimizer step where the loss or the gradient is not finite."""

@@ -90,18 +90,24 @@ def main(args: list[str] | None = None) -> NoReturn:
             error.show()
             code = 2
         else:
-            hint = (
-                f" (see: {error.ctx.command_path} --help)"
-                if isinstance(error, click.UsageError) and error.ctx
-                else ""
-            )
-            code = fail(error.format_message().replace("\n", " ") + hint, error.exit_code)
+            code = fail(_words(error), error.exit_code)
     except (KeyboardInterrupt, click.Abort):
         code = fail("interrupted", 130)
     except BrokenPipeError:  # the reader left, as in `pealm sample ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _words(error: click.ClickException) -> str:
+    """click's message in one line, with the nearest option and the way to the help page."""
+    message = " ".join(error.format_message().split())
+    if isinstance(error, click.NoSuchOption):
+        from pealm_core.config import did_you_mean
+
+        message = f"unknown option {error.option_name}{did_you_mean(error.option_name, error.possibilities or [])}"
+    where = f" (see: {error.ctx.command_path} --help)" if isinstance(error, click.UsageError) and error.ctx else ""
+    return message + where
 
 
 def fail(message: str, code: int) -> int:

@@ -13,6 +13,7 @@ from pealm_core.cli.given import checkpoint_config
 from pealm_core.cli.sample import need_weights
 from pealm_core.errors import UserError
 from pealm_core.job import Job
+from pealm_core.settings import DEVICES
 
 
 @click.command(
@@ -22,7 +23,7 @@ from pealm_core.job import Job
 @click.option("--ckpt", metavar="PATH", help="A run (its best weights), a checkpoint folder or a file in one.")
 @click.option("--on", metavar="NAME", help="The evaluation.")
 @click.option("--output", type=click.Path(path_type=Path), metavar="FILE", help="Write the results as JSON, too.")
-@click.option("--device", metavar="auto|cpu|cuda|mps", default="auto", help="Where to compute.")
+@click.option("--device", type=click.Choice(DEVICES), default="auto", help="Where to compute.")
 def evaluate(job: Job, ckpt: str | None, on: str | None, output: Path | None, device: str, model: str | None) -> None:
     """Evaluate MODEL, or the model of a checkpoint.
 

@@ -9,7 +9,7 @@ from pealm_core.cli.components import ComponentCommand
 from pealm_core.cli.given import checkpoint_config
 from pealm_core.errors import UserError
 from pealm_core.job import Job
-from pealm_core.settings import Sampling
+from pealm_core.settings import DEVICES, Sampling
 
 
 @click.command(
@@ -23,7 +23,7 @@ from pealm_core.settings import Sampling
 @click.option("--tokenizer-dir", type=click.Path(path_type=Path), metavar="DIR", help="Another saved vocabulary.")
 @click.option("--prompt", default="", help="The text to go on from.")
 @click.option("--stream/--no-stream", default=True, help="Show the text as it comes (the default), or whole.")
-@click.option("--device", metavar="auto|cpu|cuda|mps", default="auto", help="Where to compute.")
+@click.option("--device", type=click.Choice(DEVICES), default="auto", help="Where to compute.")
 def sample(
     job: Job,
     ckpt: str | None,

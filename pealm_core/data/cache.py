@@ -1,0 +1,113 @@
+"""Text is tokenized once: token files in the user's cache, under a key of the text and the tokenizer.
+
+The key is a hash of every document and of the tokenizer's fingerprint, so that the same text is never tokenized
+twice and a changed one never mistaken for it.
+"""
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pealm_core.errors import UserError
+from pealm_core.paths import cache_root
+from pealm_core.protocols import Dataset, Tokenizer
+
+SPLITS = ("train", "val")
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Tokenized data: shards by split, memory-mapped, and the key that stands for its content."""
+
+    train: Sequence[NDArray[Any]]
+    val: Sequence[NDArray[Any]]
+    key: str
+    characters_per_token: float  # of val
+    cached: bool
+
+
+def fingerprint(name: str, config: dict[str, Any], tokenizer: Tokenizer) -> str:
+    """A hash of what the tokenizer would save: equal fingerprints give equal tokens."""
+    digest = hashlib.sha256(json.dumps([name, config], sort_keys=True).encode())
+    with tempfile.TemporaryDirectory() as folder:
+        save = getattr(tokenizer, "save", None)
+        if save is not None:
+            save(Path(folder))
+        for path in sorted(Path(folder).rglob("*")):
+            if path.is_file():
+                digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+def tokenize(
+    dataset: Dataset, tokenizer: Tokenizer, mark: str, *, say: Callable[[str], None] = lambda line: None
+) -> Corpus:
+    """The dataset's documents as tokens, from the cache where they are there. mark: the tokenizer's fingerprint.
+
+    Where the tokenizer has an end-of-text token, it stands before every document. Raises UserError.
+    """
+    digest, characters = hashlib.sha256(mark.encode()), {}
+    for split in SPLITS:
+        characters[split] = 0
+        for text in dataset.documents(split):
+            data = text.encode("utf-8", "surrogatepass")
+            digest.update(len(data).to_bytes(8, "little") + data)
+            characters[split] += len(text)
+        digest.update(split.encode())
+    key = digest.hexdigest()
+    folder = cache_root() / "tokens" / key[:32]
+    cached = (folder / "meta.json").is_file()
+    if not cached:
+        say(f"tokenizing {sum(characters.values()):,} characters")
+        _write(folder, dataset, tokenizer)
+    meta = json.loads((folder / "meta.json").read_text())
+    shards = {
+        split: [np.memmap(folder / f"{split}.bin", dtype=meta["dtype"], mode="r")] if meta[split] else []
+        for split in SPLITS
+    }
+    ratio = characters["val"] / meta["val"] if meta["val"] else 0.0
+    return Corpus(shards["train"], shards["val"], key, ratio, cached)
+
+
+def _write(folder: Path, dataset: Dataset, tokenizer: Tokenizer) -> None:
+    """Tokenize into a folder beside the final one, then rename: a killed run leaves no half cache."""
+    dtype = "uint16" if tokenizer.vocab_size <= 2**16 else "uint32"
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix="tokenizing-", dir=folder.parent))
+    except OSError as error:
+        raise UserError(f"{folder.parent}: the token cache can't be written: {error}; set PEALM_CACHE") from error
+    try:
+        meta: dict[str, Any] = {"dtype": dtype, "vocab_size": tokenizer.vocab_size}
+        for split in SPLITS:
+            with (aside / f"{split}.bin").open("wb") as file:
+                meta[split] = sum(_append(file, ids, dtype) for ids in _encoded(dataset.documents(split), tokenizer))
+        (aside / "meta.json").write_text(json.dumps(meta))
+        try:
+            aside.rename(folder)
+        except OSError:  # another run was faster
+            if not (folder / "meta.json").is_file():
+                raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _encoded(texts: Iterable[str], tokenizer: Tokenizer) -> Iterable[NDArray[Any]]:
+    eot = getattr(tokenizer, "eot_id", None)
+    for text in texts:
+        if eot is not None:
+            yield np.array([eot])
+        yield np.asarray(tokenizer.encode(text))
+
+
+def _append(file: Any, ids: NDArray[Any], dtype: str) -> int:
+    ids.astype(dtype).tofile(file)
+    return len(ids)

@@ -1,0 +1,53 @@
+"""A pseudorandom permutation of 0..n-1 that needs no memory, whatever n is.
+
+A Feistel network permutes the next power of four; an index that lands outside 0..n-1 walks on until it is inside
+(cycle walking, Black and Rogaway 2002, "Ciphers with Arbitrary Finite Domains").
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+ROUNDS = 6
+
+
+def mix(values: NDArray[np.uint64], key: int) -> NDArray[np.uint64]:
+    """A hash of 64-bit values, elementwise (the finalizer of SplitMix64, Steele et al. 2014)."""
+    x = values + np.uint64((key * 0x9E3779B97F4A7C15 + 0x9E3779B97F4A7C15) % 2**64)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def combine(*parts: int) -> int:
+    """One 64-bit key from several numbers; their order matters.
+
+    >>> combine(1, 2) != combine(2, 1)
+    True
+    """
+    key = 0
+    for part in parts:
+        x = ((key ^ part) * 0x9E3779B97F4A7C15 + 0x9E3779B97F4A7C15) % 2**64
+        x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) % 2**64
+        x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) % 2**64
+        key = x ^ (x >> 31)
+    return key
+
+
+def permute(index: NDArray[np.integer], n: int, key: int) -> NDArray[np.uint64]:
+    """Where each index of 0..n-1 goes under the permutation that `key` chooses.
+
+    >>> sorted(permute(np.arange(10), 10, key=7).tolist()) == list(range(10))
+    True
+    """
+    half = max(1, ((n - 1).bit_length() + 1) // 2)
+    bits, mask = np.uint64(half), np.uint64(2**half - 1)
+    out = np.asarray(index).astype(np.uint64)
+    keys = [combine(key, turn) for turn in range(ROUNDS)]
+    todo = np.ones(out.shape, bool)
+    while todo.any():
+        left, right = out[todo] >> bits, out[todo] & mask
+        for turn in keys:
+            left, right = right, left ^ (mix(right, turn) & mask)
+        out[todo] = (left << bits) | right
+        todo = out >= n
+    return out

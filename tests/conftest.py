@@ -1,0 +1,88 @@
+"""What all tests share: no test touches the user's cache, and the command line runs in this process."""
+
+import os
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = ROOT.parent / "shared" / "data"
+
+
+@pytest.fixture(autouse=True)
+def _private_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PEALM_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+    monkeypatch.delenv("PEALM_DISABLE_PLUGINS", raising=False)
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command printed and how it ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def pealm(capfd: pytest.CaptureFixture[str]) -> Callable[..., Result]:
+    """Run a command line in this process: `pealm("train", "--help").out`."""
+    from pealm_core.cli import main
+
+    def run(*args: object) -> Result:
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ending:
+            main([str(arg) for arg in args])
+        out, err = capfd.readouterr()
+        assert "Traceback" not in err
+        return Result(int(ending.value.code or 0), out, err)
+
+    return run
+
+
+@pytest.fixture
+def stranger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Install a plugin as a distribution of its own: `stranger("pealm-x", "source of its module")`."""
+
+    def install(dist: str, source: str, *, version: str = "1.0", requires: str = "", name: str = "") -> None:
+        site, module = tmp_path / f"site-{dist}", dist.replace("-", "_") + "_plugin"
+        info = site / f"{dist.replace('-', '_')}-{version}.dist-info"
+        info.mkdir(parents=True)
+        lines = ["Metadata-Version: 2.1", f"Name: {dist}", f"Version: {version}"]
+        lines += [f"Requires-Dist: {requires}"] if requires else []
+        (info / "METADATA").write_text("\n".join(lines) + "\n")
+        (info / "entry_points.txt").write_text(f"[pealm]\n{name or dist.removeprefix('pealm-')} = {module}\n")
+        (site / f"{module}.py").write_text(textwrap.dedent(source))
+        monkeypatch.syspath_prepend(str(site))
+        modules.append(module)
+
+    modules: list[str] = []
+    yield install
+    for module in modules:
+        sys.modules.pop(module, None)
+
+
+@pytest.fixture(scope="session")
+def shakespeare() -> Path:
+    """tinyshakespeare from the shared data."""
+    path = SHARED / "tinyshakespeare.txt"
+    if not path.exists():
+        pytest.skip("needs ../shared/data/tinyshakespeare.txt")
+    return path
+
+
+@pytest.fixture
+def book(tmp_path: Path) -> Path:
+    """A small text with something to learn."""
+    path = tmp_path / "book.txt"
+    path.write_text("the quick brown fox jumps over the lazy dog. " * 200)
+    return path
+
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -1,0 +1,229 @@
+"""Training from the command line: what is learned, what is on disk, and how a run goes on."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pealm_core.run import Run
+from pealm_core.tensors import read_optimizer, read_tensors
+
+SMALL = ("--model.block-size", 16, "--model.n-layer", 1, "--model.n-embd", 16, "--model.n-head", 2, "--batch-size", 8)
+TIMES = ("tokens_per_second", "seconds")
+
+
+def lines(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def timeless(run: Path) -> list[dict[str, Any]]:
+    return [{key: value for key, value in line.items() if key not in TIMES} for line in lines(run)]
+
+
+def newest(run: Path) -> Path:
+    return sorted((run / "checkpoints").iterdir())[-1]
+
+
+def same_tensors(a: Path, b: Path) -> bool:
+    one, two = read_tensors(a)[0], read_tensors(b)[0]
+    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+
+
+@pytest.fixture
+def train(pealm: Callable[..., Any], book: Path) -> Callable[..., Any]:
+    def run(out: Path, *args: object, model: str = "char-transformer") -> Any:
+        return pealm("train", model, "--input.text", book, "--out", out, *SMALL, "--eval-every", 5, *args)
+
+    return run
+
+
+def test_a_run_learns_and_leaves_what_it_promises(train: Callable[..., Any], tmp_path: Path) -> None:
+    result = train(tmp_path / "r", "--steps", 60, "--lr", 0.01, "--warmup-steps", 5)
+    assert result.code == 0, result.err
+    rows = lines(tmp_path / "r")
+    assert [row["step"] for row in rows] == list(range(1, 61))
+    assert set(rows[0]) == {"step", "tokens", "loss", "lr", "grad_norm", "tokens_per_second", "seconds"}
+    assert "val_loss" in rows[4] and rows[-1]["val_loss"] < 1.0 < rows[0]["loss"]
+    assert rows[-1]["tokens"] == 60 * 8 * 16
+    assert (tmp_path / "r" / "best" / "model.safetensors").exists()
+    assert not (tmp_path / "r" / "best" / "optimizer.safetensors").exists()
+    assert "validation loss" in result.out and f"pealm sample --ckpt {tmp_path / 'r'}" in result.out
+
+
+def test_the_rate_warms_up_and_follows_the_cosine(train: Callable[..., Any], tmp_path: Path) -> None:
+    train(tmp_path / "r", "--steps", 21, "--lr", 0.01, "--warmup-steps", 4, "--min-lr-ratio", 0.1)
+    rates = [row["lr"] for row in lines(tmp_path / "r")]
+    assert rates[:4] == pytest.approx([0.0025, 0.005, 0.0075, 0.01])
+    for step in range(4, 21):
+        share = (step - 4) / 17
+        assert rates[step] == pytest.approx(0.01 * (0.1 + 0.45 * (1 + math.cos(math.pi * share))))
+
+
+def test_the_first_loss_is_that_of_knowing_nothing(train: Callable[..., Any], tmp_path: Path, book: Path) -> None:
+    train(tmp_path / "r", "--steps", 1)
+    assert lines(tmp_path / "r")[0]["loss"] == pytest.approx(math.log(len(set(book.read_text()))), abs=0.1)
+
+
+def test_accumulation_changes_nothing(train: Callable[..., Any], tmp_path: Path) -> None:
+    train(tmp_path / "a", "--steps", 6)
+    train(tmp_path / "b", "--steps", 6, "--micro-batch-size", 2)
+    for one, two in zip(lines(tmp_path / "a"), lines(tmp_path / "b"), strict=True):
+        assert one["loss"] == pytest.approx(two["loss"], rel=1e-5)
+        assert one["grad_norm"] == pytest.approx(two["grad_norm"], rel=1e-4)
+
+
+@pytest.mark.parametrize("extra", [(), ("--model.dropout", "0.2", "--micro-batch-size", "4")])
+def test_a_run_that_stops_and_goes_on_equals_one_that_never_stopped(
+    train: Callable[..., Any], pealm: Callable[..., Any], tmp_path: Path, extra: tuple[str, ...]
+) -> None:
+    args = ("--warmup-steps", 0, "--min-lr-ratio", 1.0, *extra)  # a constant rate: the length does not matter
+    train(tmp_path / "straight", "--steps", 12, *args)
+    train(tmp_path / "parts", "--steps", 5, *args)
+    assert pealm("train", "--out", tmp_path / "parts", "--steps", 7).code == 0
+    assert "going on from" in pealm("train", "--out", tmp_path / "parts", "--steps", 12).out
+    a, b = newest(tmp_path / "straight"), newest(tmp_path / "parts")
+    assert same_tensors(a / "model.safetensors", b / "model.safetensors")
+    assert same_tensors(a / "optimizer.safetensors", b / "optimizer.safetensors")
+    groups = [read_optimizer(c / "optimizer.safetensors")["param_groups"] for c in (a, b)]
+    assert groups[0] == groups[1]
+    # The parts also validated where they ended.
+    for one, two in zip(timeless(tmp_path / "straight"), timeless(tmp_path / "parts"), strict=True):
+        two = two if "val_loss" in one else {k: v for k, v in two.items() if k != "val_loss"}
+        assert one == two
+
+
+def test_a_saved_config_repeats_the_run(train: Callable[..., Any], pealm: Callable[..., Any], tmp_path: Path) -> None:
+    train(tmp_path / "a", "--steps", 6, "--seed", 5)
+    result = pealm("train", "--config", tmp_path / "a" / "config.toml", "--out", tmp_path / "b")
+    assert result.code == 0 and "tokens from the cache" in result.out
+    assert timeless(tmp_path / "a") == timeless(tmp_path / "b")
+    assert (tmp_path / "a" / "config.toml").read_text() == (tmp_path / "b" / "config.toml").read_text()
+
+
+def test_a_finished_run_is_a_no_op_with_a_word(
+    train: Callable[..., Any], pealm: Callable[..., Any], tmp_path: Path
+) -> None:
+    train(tmp_path / "r", "--steps", 3)
+    before = (tmp_path / "r" / "metrics.jsonl").read_text()
+    result = pealm("train", "--out", tmp_path / "r")
+    assert result.code == 0 and "is finished: 3 steps" in result.out
+    assert (tmp_path / "r" / "metrics.jsonl").read_text() == before
+
+
+def test_going_on_with_another_setting_is_an_error_that_names_it(
+    train: Callable[..., Any], pealm: Callable[..., Any], tmp_path: Path, book: Path
+) -> None:
+    train(tmp_path / "r", "--steps", 3)
+    result = pealm("train", "--out", tmp_path / "r", "--lr", 0.5, "--steps", 5)
+    assert result.code == 2 and "was begun with [train] lr = 0.001, not 0.5" in result.err
+    book.write_text(book.read_text() + "more")
+    result = pealm("train", "--out", tmp_path / "r", "--steps", 5)
+    assert result.code == 2 and "has changed since the run began" in result.err
+
+
+def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_is_used(
+    train: Callable[..., Any], pealm: Callable[..., Any], tmp_path: Path
+) -> None:
+    train(tmp_path / "r", "--steps", 6, "--save-every", 3)
+    broken = newest(tmp_path / "r") / "model.safetensors"
+    broken.write_bytes(broken.read_bytes()[:-1])
+    result = pealm("train", "--out", tmp_path / "r", "--steps", 8)
+    assert result.code == 0 and f"skipped: {broken}" in result.out and "step-00000003" in result.out
+    assert [row["step"] for row in lines(tmp_path / "r")] == list(range(1, 9))
+    broken = tmp_path / "r" / "best" / "model.safetensors"
+    broken.write_bytes(broken.read_bytes()[:-1])
+    result = pealm("sample", "--ckpt", tmp_path / "r")
+    assert result.code == 2 and str(broken) in result.err
+
+
+def test_a_run_in_use_is_left_alone(train: Callable[..., Any], tmp_path: Path) -> None:
+    run = Run(tmp_path / "r", {"model": {"name": "x"}})
+    result = train(tmp_path / "r", "--steps", 3)
+    assert result.code == 2
+    run.close()
+    (tmp_path / "r" / "config.toml").unlink()
+    holder = Run(tmp_path / "r", {})
+    (tmp_path / "r" / "config.toml").unlink()
+    result = train(tmp_path / "r", "--steps", 3)
+    assert result.code == 2 and f"in use by process {os.getpid()}" in result.err
+    holder.close()
+
+
+def test_training_by_time_ends_with_a_validation_and_a_checkpoint(train: Callable[..., Any], tmp_path: Path) -> None:
+    result = train(tmp_path / "r", "--max-seconds", 1.5)
+    assert result.code == 0, result.err
+    rows = lines(tmp_path / "r")
+    assert "val_loss" in rows[-1] and rows[-1]["lr"] < rows[len(rows) // 2]["lr"]
+    assert newest(tmp_path / "r").name == f"step-{rows[-1]['step']:08d}"
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_update(train: Callable[..., Any], tmp_path: Path) -> None:
+    result = train(tmp_path / "r", "--steps", 60, "--lr", 1e30, "--warmup-steps", 0, "--grad-clip", 0)
+    assert result.code == 1
+    assert "is not finite at step" in result.err and "(rank 0)" in result.err
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_and_the_run_goes_on(
+    tmp_path: Path, book: Path, pealm: Callable[..., Any], number: signal.Signals, code: int
+) -> None:
+    command = [sys.executable, "-m", "pealm", "train", "char-transformer", "--input.text", str(book)]
+    command += ["--out", str(tmp_path / "r"), "--steps", "1000000", *map(str, SMALL)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    metrics = tmp_path / "r" / "metrics.jsonl"
+    for _ in range(600):
+        if metrics.exists() and metrics.stat().st_size > 500:
+            break
+        time.sleep(0.1)
+    process.send_signal(number)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == code, out
+    assert "interrupted; go on with: pealm train --out" in out and "Traceback" not in out
+    step = lines(tmp_path / "r")[-1]["step"]
+    assert newest(tmp_path / "r").name == f"step-{step:08d}"
+    assert pealm("train", "--out", tmp_path / "r", "--steps", step + 2).code == 0
+    assert lines(tmp_path / "r")[-1]["step"] == step + 2
+
+
+def test_lifecycle_hooks_get_the_run(
+    train: Callable[..., Any], stranger: Callable[..., None], tmp_path: Path
+) -> None:
+    stranger(
+        "pealm-log",
+        """
+        from pealm_core import hookimpl
+        def note(run, text):
+            with (run.dir / "hooks.txt").open("a") as file:
+                file.write(text + "\\n")
+        @hookimpl
+        def pealm_run_start(run):
+            note(run, f"start {run.rank} {run.config['model']['name']}")
+        @hookimpl
+        def pealm_step_end(run, step, metrics):
+            note(run, f"step {step} {metrics['tokens']}")
+        @hookimpl
+        def pealm_checkpoint_saved(run, path):
+            note(run, f"saved {path.name} {path.exists()}")
+        @hookimpl
+        def pealm_run_end(run, status):
+            note(run, f"end {status}")
+        """,
+    )
+    assert train(tmp_path / "r", "--steps", 2).code == 0
+    assert (tmp_path / "r" / "hooks.txt").read_text().splitlines() == [
+        "start 0 char-transformer",
+        "step 1 128",
+        "step 2 256",
+        "saved best True",
+        "saved step-00000002 True",
+        "end done",
+    ]
