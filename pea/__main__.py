@@ -58,9 +58,7 @@ def train(model: MLP, points: Sequence[Point], labels: Sequence[int], *, steps: 
         if live or step == steps or step % max(1, steps // 10) == 0:
             bar = f"[{'#' * (20 * step // steps):20}]"
             ms = (time.perf_counter() - start) / step * 1000
-            line = (
-                f"{bar} step {step}/{steps}  loss {loss.data:.4f}  accuracy {accuracy:4.0%}  {ms:.1f} ms/step"
-            )
+            line = f"{bar} step {step}/{steps}  loss {loss.data:.4f}  accuracy {accuracy:4.0%}  {ms:.1f} ms/step"
             print("\r" + line if live else line, end="" if live else "\n", flush=True)
     if live:
         print()
@@ -91,9 +89,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     rng = random.Random(args.seed)
     points, labels = moons(100, rng=rng)
     model = MLP(2, [16, 16, 1], rng=rng)
-    print(
-        f"two moons, {len(points)} points; {model.nin}-16-16-1 network, {len(model.parameters())} parameters"
-    )
+    print(f"two moons, {len(points)} points; {model.nin}-16-16-1 network, {len(model.parameters())} parameters")
     train(model, points, labels, steps=args.steps)
     print(picture(model, points, labels))
 

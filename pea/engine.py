@@ -129,9 +129,7 @@ class Value:
         try:
             out = math.exp(self.data)
         except OverflowError:
-            raise OverflowError(
-                f"exp({self.data}): too large for a float, whose limit is exp(709.78)"
-            ) from None
+            raise OverflowError(f"exp({self.data}): too large for a float, whose limit is exp(709.78)") from None
         return _node(out, "exp", (self,), (out,))  # the one function that is its own slope
 
     def log(self) -> Value:
@@ -204,9 +202,7 @@ class Value:
     def __reduce__(self) -> tuple[object, ...]:
         """Let leaves, and so whole models, be copied and pickled; a result, tied to its graph, refuses."""
         if self.parents:
-            raise TypeError(
-                f"only leaves can be copied or pickled, not a result of {self.op!r}: use Value(v.data)"
-            )
+            raise TypeError(f"only leaves can be copied or pickled, not a result of {self.op!r}: use Value(v.data)")
         return Value, (self.data, self.label), (None, {"grad": self.grad})
 
 
@@ -238,9 +234,7 @@ def sum(terms: Iterable[Value | float]) -> Value:
     return _node(builtins.sum([v.data for v in values]), "sum", values, (1.0,) * len(values))
 
 
-def dot(
-    weights: Iterable[Value | float], inputs: Iterable[Value | float], bias: Value | float = 0.0
-) -> Value:
+def dot(weights: Iterable[Value | float], inputs: Iterable[Value | float], bias: Value | float = 0.0) -> Value:
     """Compute `w₁x₁ + w₂x₂ + … + bias` as one node; `ValueError` unless both sequences are of one length.
 
     >>> dot([Value(2.0), Value(3.0)], [10.0, 1.0], bias=0.5)

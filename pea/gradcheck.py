@@ -42,9 +42,7 @@ class Report:
     def __repr__(self) -> str:
         wrong = [row for row in self.rows if row.error > self.tolerance]
         verdict = (
-            f"{len(wrong)} of {len(self.rows)} gradients WRONG"
-            if wrong
-            else f"all {len(self.rows)} gradients agree"
+            f"{len(wrong)} of {len(self.rows)} gradients WRONG" if wrong else f"all {len(self.rows)} gradients agree"
         )
         w = self.worst
         return (
@@ -53,9 +51,7 @@ class Report:
         )
 
 
-def check(
-    f: Callable[..., Value], *inputs: Value | float, step: float = 1e-5, tolerance: float = 1e-6
-) -> Report:
+def check(f: Callable[..., Value], *inputs: Value | float, step: float = 1e-5, tolerance: float = 1e-6) -> Report:
     """Compare every gradient of `f(*inputs)` with the central difference `(f(x + h) - f(x - h)) / 2h`.
 
     `h` is `step`, times the input's size where that is above 1. The difference itself is only good to about

@@ -70,9 +70,7 @@ class Neuron(Module):
 class Layer(Module):
     """`nout` neurons that see the same `nin` inputs; gives a list of `nout` values, also when `nout` is 1."""
 
-    def __init__(
-        self, nin: int, nout: int, *, activation: str = "relu", rng: random.Random | None = None
-    ) -> None:
+    def __init__(self, nin: int, nout: int, *, activation: str = "relu", rng: random.Random | None = None) -> None:
         if nout < 1:
             raise ValueError(f"a layer needs at least one neuron, got nout={nout}")
         self.nin = nin

@@ -24,14 +24,10 @@ def draw(value: Value, *, depth: int | None = None) -> graphviz.Source:
     try:
         import graphviz
     except ImportError:
-        raise ImportError(
-            "drawing needs graphviz: pip install 'pea[viz]' (pea.viz.source needs nothing)"
-        ) from None
+        raise ImportError("drawing needs graphviz: pip install 'pea[viz]' (pea.viz.source needs nothing)") from None
     nodes = _nodes(value, depth)
     if len(nodes) > MOST_NODES:
-        raise ValueError(
-            f"{len(nodes)} values are too many to draw (at most {MOST_NODES}); cut it with depth="
-        )
+        raise ValueError(f"{len(nodes)} values are too many to draw (at most {MOST_NODES}); cut it with depth=")
     if shutil.which("dot") is None:
         warnings.warn(
             "the program `dot` is missing, so there is no picture yet: install Graphviz (apt or brew install "
@@ -54,16 +50,16 @@ def source(value: Value, *, depth: int | None = None) -> str:
         lines.append(f"  v{i} [{_box(node, root=node is value)}]")
         if not node.parents:
             continue
-        lines.append(f'  o{i} [label="{_quoted(node.op)}", shape=circle, margin=0.02, fillcolor="white"]')
+        lines.append(f'  o{i} [label="{_quoted(node.op)}", shape=circle, width=0.4, margin=0, fillcolor="white"]')
         lines.append(f"  o{i} -> v{i}")
-        if any(parent not in nodes for parent in node.parents):
+        if not all(parent in nodes for parent in node.parents):
             lines.append(f'  c{i} [label="…", shape=plain, style="", tooltip="cut at depth {depth}"]')
             lines.append(f"  c{i} -> o{i} [style=dotted]")
-            continue
         slopes = node.slopes or (0.0,) * len(node.parents)
         for parent, slope in zip(node.parents, slopes, strict=True):
-            dead = "" if slope else ", style=dashed"
-            lines.append(f'  v{nodes[parent]} -> o{i} [label="{slope:.3g}"{dead}]')
+            if parent in nodes:
+                dead = "" if slope else ", style=dashed"
+                lines.append(f'  v{nodes[parent]} -> o{i} [label="{slope:.3g}"{dead}]')
     return "\n".join([*lines, "}", ""])
 
 

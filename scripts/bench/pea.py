@@ -58,9 +58,7 @@ def pea_loss(model: pea.nn.MLP, points: Vectors, labels: Sequence[int]) -> pea.V
     return pea.sum(losses) * (1.0 / len(losses)) + ALPHA * pea.dot(params, params)
 
 
-def by_hand(
-    layers: list[tuple[list[list[float]], list[float]]], points: Vectors, labels: Sequence[int]
-) -> Any:
+def by_hand(layers: list[tuple[list[list[float]], list[float]]], points: Vectors, labels: Sequence[int]) -> Any:
     """The same gradients without a graph: weights in, gradients in the same shape out."""
     *hidden, (last_w, last_b) = layers
     grads = [([[2 * ALPHA * w for w in row] for row in ws], [2 * ALPHA * b for b in bs]) for ws, bs in layers]
@@ -86,8 +84,7 @@ def by_hand(
 def plain(model: pea.nn.MLP) -> list[tuple[list[list[float]], list[float]]]:
     """The model's weights as lists of floats."""
     return [
-        ([[w.data for w in n.w] for n in layer.neurons], [n.b.data for n in layer.neurons])
-        for layer in model.layers
+        ([[w.data for w in n.w] for n in layer.neurons], [n.b.data for n in layer.neurons]) for layer in model.layers
     ]
 
 
@@ -167,9 +164,7 @@ def bench_step(steps: int) -> None:
     ratios = f"{median(slow) / median(fast):.0f} times faster (first step: {slow[0] / fast[0]:.0f})"
     print(f"  pea       {ms(fast)}   {ratios}")
     print(f"    forward {ms(forward)}   without the cycle collector {ms(uncollected)}")
-    print(
-        f"    backward{ms(backward)}   first step {backward[0] * 1000:.2f} ms, when every margin is violated"
-    )
+    print(f"    backward{ms(backward)}   first step {backward[0] * 1000:.2f} ms, when every margin is violated")
     print(f"    freeing {ms(free)}")
     print(f"  by hand   {ms(floor)}   the floor; pea takes {median(fast) / median(floor):.1f} times as long")
 
@@ -231,9 +226,7 @@ def bench_chain(n: int, repeats: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer steps and a shorter chain")
     quick = parser.parse_args().quick
     bench_step(2 if quick else 15)
