@@ -12,10 +12,8 @@ Tiny(n_layer=6)
 """
 
 import dataclasses
-import difflib
 import math
 import re
-import tomllib
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -266,6 +264,8 @@ def resolve(schema: Mapping[str, type | None], layers: Iterable[Layer]) -> Resol
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
     """The known word that a misspelt one most likely meant."""
+    import difflib  # here and below: imported where a `--help` does not come by
+
     return next(iter(difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)), None)
 
 
@@ -299,6 +299,8 @@ def _plain(value: Any) -> Any:
 
 def read_toml(path: Path) -> tuple[dict[str, Any], Callable[[str, str], str]]:
     """A TOML file and a function that tells on which of its lines a key stands. Raises UserError."""
+    import tomllib
+
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:

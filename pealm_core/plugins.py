@@ -8,7 +8,6 @@ import importlib.metadata
 import os
 import re
 import time
-import traceback
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, is_dataclass
 from functools import cached_property
@@ -152,6 +151,8 @@ class PluginHost:
                 plugin.records = list(self._records(module))
             plugin.status = "ok"
         except Exception as error:
+            import traceback
+
             plain = isinstance(error, (HeavyImportError, _DefectError))
             plugin.reason = " ".join((str(error) if plain else f"{type(error).__name__}: {error}").split())
             plugin.traceback = traceback.format_exc()
@@ -160,14 +161,10 @@ class PluginHost:
         plugin.load_ms = 1000 * (time.perf_counter() - start)
 
     def _check_core_version(self, plugin: Plugin) -> None:
-        needs = [text for text in plugin.requires if re.match(r"pealm[-_.]core\b", text, re.IGNORECASE)]
-        if not needs or not self._core_version:
-            return
-        from packaging.requirements import Requirement
-
-        for need in map(Requirement, needs):
-            if not need.specifier.contains(self._core_version, prereleases=True):
-                raise _DefectError(f"needs pealm-core {need.specifier}, and {self._core_version} is installed")
+        for need in plugin.requires:
+            match = re.match(r"pealm[-_.]core\b(?!.*extra)\s*\(?([^;)]*)", need, re.IGNORECASE)
+            if match and self._core_version and not meets(self._core_version, match[1].strip()):
+                raise _DefectError(f"needs pealm-core {match[1].strip()}, and {self._core_version} is installed")
 
     def _check_hooks(self, module: Any) -> None:
         known = [name for name in vars(hookspecs) if name.startswith("pealm_")]
@@ -261,6 +258,26 @@ class PluginHost:
         """Distribution → version of the core and of the plugins behind these entries."""
         used = {entry.plugin.dist: entry.plugin.version for entry in entries}
         return dict(sorted({"pealm-core": self._core_version, **used}.items()))
+
+
+def meets(version: str, specifier: str) -> bool:
+    """Whether a version satisfies a specifier such as ">=0.1,<0.2".
+
+    Plain bounds on plain versions are compared here; anything else is for `packaging`, whose import costs as much
+    time as all of `pealm --help`.
+    """
+    number = r"\d+(?:\.\d+)*"
+    bounds = [re.fullmatch(rf"(>=|<)\s*({number})", part.strip()) for part in specifier.split(",") if part.strip()]
+    if not re.fullmatch(number, version) or not all(bounds):
+        from packaging.specifiers import SpecifierSet
+
+        return SpecifierSet(specifier).contains(version, prereleases=True)
+
+    def release(text: str) -> list[int]:
+        parts = [int(part) for part in text.split(".")]
+        return parts + [0] * (8 - len(parts))
+
+    return all((release(version) >= release(bound[2])) == (bound[1] == ">=") for bound in bounds if bound is not None)
 
 
 class _DefectError(Exception):

@@ -88,7 +88,7 @@ def test_any_flipped_bit_and_any_missing_end_is_found(tmp_path: Path, name: str)
 def test_a_damaged_state_is_found(tmp_path: Path, content: str) -> None:
     folder = save(tmp_path / "c")
     (folder / "state.json").write_text(content)
-    with pytest.raises(InvalidCheckpointError, match="state.json"):
+    with pytest.raises(InvalidCheckpointError, match=r"state\.json"):
         checkpoint.verify(folder)
 
 

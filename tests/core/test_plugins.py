@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from pealm_core.errors import PluginError, UserError
-from pealm_core.plugins import PluginHost, discover
+from pealm_core.plugins import PluginHost, discover, meets
 from pealm_core.specs import DatasetSpec, ModelSpec
 
 GOOD = """
@@ -98,6 +98,17 @@ def test_an_unmet_core_version_makes_a_plugin_incompatible(stranger: Callable[..
     assert "incompatible: needs pealm-core >=99, and 0." in reason(host, "pealm-new")
     with pytest.raises(PluginError, match=r"model 'new' comes from pealm-new 1\.0, .*needs pealm-core >=99"):
         host.find(ModelSpec, "new")
+
+
+@pytest.mark.parametrize(
+    "specifier",
+    ["", ">=0.1", ">=0.1,<0.2", "<0.2,>=0.1", ">=0.1.5", "<0.1", "<0.1.1", ">=1", "~=0.1", "==0.1.*", "!=0.1.3"],
+)
+@pytest.mark.parametrize("version", ["0.1", "0.1.0", "0.1.3", "0.2.0", "1.0", "0.1.dev3", "0.2rc1"])
+def test_the_quick_comparison_of_versions_agrees_with_packaging(version: str, specifier: str) -> None:
+    from packaging.specifiers import SpecifierSet
+
+    assert meets(version, specifier) == SpecifierSet(specifier).contains(version, prereleases=True)
 
 
 def test_a_broken_plugin_is_named_also_where_only_its_source_tells(stranger: Callable[..., None]) -> None:

@@ -1,7 +1,7 @@
 """tinyshakespeare: from a local copy, from the cache, or from its canonical address once."""
 
 import hashlib
-import urllib.error
+import http.client
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -63,7 +63,7 @@ class Tinyshakespeare:
                 raise UserError(f"{self.url} gave {len(data):,} bytes that are not tinyshakespeare; try again")
             aside.write_bytes(data)
             aside.replace(path)
-        except (urllib.error.URLError, OSError) as error:
+        except (OSError, http.client.HTTPException) as error:  # URLError is an OSError
             reason = getattr(error, "reason", error)
             raise UserError(
                 f"tinyshakespeare can't be downloaded ({reason}); give a local copy: --input.tinyshakespeare FILE"

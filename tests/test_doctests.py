@@ -1,0 +1,26 @@
+"""Every worked example in a docstring of ours is right."""
+
+import doctest
+import importlib
+import pkgutil
+
+import pytest
+
+PACKAGES = (
+    "pea",
+    "pealm_core",
+    "pealm_char",
+    "pealm_char_bigram",
+    "pealm_char_transformer",
+    "pealm_kindergarten",
+    "pealm_text",
+    "pealm_tinyshakespeare",
+)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_docstrings(package: str) -> None:
+    root = importlib.import_module(package)
+    names = [info.name for info in pkgutil.walk_packages(root.__path__, package + ".")]
+    for name in [package, *(name for name in names if not name.endswith("__main__"))]:
+        assert doctest.testmod(importlib.import_module(name)).failed == 0, name
