@@ -5,7 +5,7 @@ import sys
 import textwrap
 
 DEEP = """
-    import copy, pickle, threading
+    import copy, pickle, sys, threading
     import pea
     from pea import Value
 
@@ -49,7 +49,8 @@ DEEP = """
         del total
         print("additions freed")
 
-    threading.stack_size(128 * 1024)
+    # From 3.13 on CPython lets nested frees go thousands deep, where bare tuples need over 256 KiB as well.
+    threading.stack_size((1024 if sys.version_info >= (3, 13) else 128) * 1024)
     failed = []
     threading.excepthook = lambda args: failed.append(args.exc_value)
     for job in (chain, wide, long):
