@@ -1,5 +1,6 @@
 """The bigram model learns the bigram statistics, no more and no less."""
 
+import itertools
 import json
 import math
 from collections import Counter
@@ -32,7 +33,7 @@ def test_the_loss_is_the_mean_cross_entropy() -> None:
 def test_training_reaches_the_bigram_entropy_of_the_text(pealm: Callable[..., Any], tmp_path: Path) -> None:
     text = ("abacabad" * 50 + "\n") * 20
     (tmp_path / "t.txt").write_text(text)
-    pairs, firsts = Counter(zip(text, text[1:], strict=False)), Counter(text[:-1])
+    pairs, firsts = Counter(itertools.pairwise(text)), Counter(text[:-1])
     entropy = -sum(n * math.log(n / firsts[a]) for (a, _), n in pairs.items()) / (len(text) - 1)
     result = pealm(
         "train", "char-bigram", "--input.text", tmp_path / "t.txt", "--steps", 300, "--out", tmp_path / "r"
