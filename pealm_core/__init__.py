@@ -11,10 +11,12 @@ from pealm_core.errors import PealmError, PluginError, UserError
 if TYPE_CHECKING:
     from pealm_core.cache import KVCache, causal_attention
     from pealm_core.config import setting
+    from pealm_core.generate import generate_ids, start_token
     from pealm_core.hookspecs import hookimpl
     from pealm_core.lm import LM, load
     from pealm_core.paths import cache_root
-    from pealm_core.protocols import EvalResult
+    from pealm_core.protocols import Dataset, EvalResult, Evaluator, Model, Tokenizer
+    from pealm_core.scoring import Score, cover, score
     from pealm_core.settings import Sampling
     from pealm_core.specs import (
         CommandSpec,
@@ -33,9 +35,18 @@ _HOME = {
     "setting": "config",
     "Sampling": "settings",
     "hookimpl": "hookspecs",
+    "generate_ids": "generate",
+    "start_token": "generate",
     "LM": "lm",
     "load": "lm",
+    "Dataset": "protocols",
     "EvalResult": "protocols",
+    "Evaluator": "protocols",
+    "Model": "protocols",
+    "Tokenizer": "protocols",
+    "Score": "scoring",
+    "cover": "scoring",
+    "score": "scoring",
     "CommandSpec": "specs",
     "DatasetSpec": "specs",
     "EvaluatorSpec": "specs",
@@ -48,27 +59,40 @@ _HOME = {
 __all__ = [
     "LM",
     "CommandSpec",
+    "Dataset",
     "DatasetSpec",
     "EvalResult",
+    "Evaluator",
     "EvaluatorSpec",
     "FormatSpec",
     "KVCache",
+    "Model",
     "ModelSpec",
     "OptimizerSpec",
     "PealmError",
     "PluginError",
     "Sampling",
+    "Score",
+    "Tokenizer",
     "TokenizerSpec",
     "UserError",
     "cache_root",
     "causal_attention",
+    "cover",
+    "generate_ids",
     "hookimpl",
     "load",
+    "score",
     "setting",
+    "start_token",
 ]
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'pealm_core' has no attribute {name!r}")
+    if _HOME[name] in ("cache", "generate", "lm", "scoring"):
+        from pealm_core.guard import refuse_heavy
+
+        refuse_heavy("torch")
     return getattr(import_module(f"pealm_core.{_HOME[name]}"), name)

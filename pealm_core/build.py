@@ -21,7 +21,7 @@ def make(entry: Entry[Any], *args: Any, **kwargs: Any) -> Any:
         raise
     except ValueError as error:
         raise UserError(f"{entry.spec.kind} {entry.name}: {error}") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise PluginError(
             f"{entry.plugin.dist}: making {entry.spec.kind} {entry.name!r} failed: {type(error).__name__}: {error}"
         ) from error
@@ -36,7 +36,9 @@ def make_component(job: Job, table: str) -> Any:
 def make_tokenizer(job: Job, saved: Path | None = None, dataset: Dataset | None = None) -> Tokenizer:
     """The job's tokenizer, with the vocabulary of a saved folder or fitted on the dataset's training text."""
     tokenizer: Tokenizer = make_component(job, "tokenizer")
-    name = job.entries["tokenizer"].name
+    name, dist = job.entries["tokenizer"].name, job.entries["tokenizer"].plugin.dist
+    if has(tokenizer, "fit") and not (has(tokenizer, "save") and has(tokenizer, "load")):
+        raise PluginError(f"{dist}: tokenizer {name!r} can fit but not save and load: its checkpoints would be lost")
     try:
         if saved is not None:
             if has(tokenizer, "load"):
@@ -64,4 +66,33 @@ def make_model(job: Job, vocab_size: int) -> tuple[torch.nn.Module, Job]:
         raise PluginError(f"{entry.plugin.dist}: the factory of model {entry.name!r} gave {model!r}, no nn.Module")
     if weights is not None:
         model.load_state_dict(weights)
+    try:
+        check_model(model, config.vocab_size)
+    except Exception as error:
+        raise PluginError(f"{entry.plugin.dist}: model {entry.name!r}: {type(error).__name__}: {error}") from error
     return model, job
+
+
+@torch.no_grad()
+def check_model(model: Any, vocab_size: int) -> None:
+    """Try what the contract asks of a model on two tokens. Raises what the model raises, or TypeError."""
+    for name in ("vocab_size", "block_size"):
+        if not isinstance(getattr(getattr(model, "config", None), name, None), int):
+            raise TypeError(f"needs .config.{name}, a whole number")
+    training, random = model.training, torch.get_rng_state()
+    model.eval()
+    idx = torch.zeros(1, min(2, model.config.block_size), dtype=torch.long, device=next(model.parameters()).device)
+    _, loss = model(idx, idx)
+    if not isinstance(loss, torch.Tensor) or loss.shape != () or not loss.is_floating_point():
+        raise TypeError("forward with targets must give (logits or None, loss), the loss a scalar tensor")
+    cache = model.make_cache(1, model.config.block_size) if has(model, "make_cache") else None
+    logits, _ = model(idx, cache=cache, at=[-1])
+    if not isinstance(logits, torch.Tensor) or logits.shape != (1, 1, vocab_size):
+        shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else logits
+        raise TypeError(f"forward with at=[-1] must give logits of shape (1, 1, {vocab_size}), not {shape}")
+    if cache is not None:
+        two = cache.repeat(2)
+        if idx.shape[1] < model.config.block_size:
+            model(idx[:, :1].expand(2, -1), cache=two, at=[-1])
+    model.train(training)
+    torch.set_rng_state(random)

@@ -156,9 +156,18 @@ def _convert(type_: Any, raw: Any, text: bool) -> Any:
     raise TypeError(f"{type_!r} can't be a setting: use int, float, bool, str, Path, Literal or tuple[T, ...]")
 
 
+def _supported(type_: Any) -> bool:
+    origin, args = typing.get_origin(type_), typing.get_args(type_)
+    if origin is Literal:
+        return True
+    if origin in (tuple, list):
+        return all(arg is Ellipsis or arg in _NOUNS for arg in args)
+    return type_ in _NOUNS
+
+
 @cache
 def settings_of(config: type | None) -> dict[str, Setting]:
-    """The settings of a dataclass by key (`n-layer`), in its order; none for None."""
+    """The settings of a dataclass by key (`n-layer`), in its order; none for None. Raises TypeError."""
     if config is None:
         return {}
     hints = typing.get_type_hints(config)
@@ -169,16 +178,22 @@ def settings_of(config: type | None) -> dict[str, Setting]:
             rest = [arg for arg in typing.get_args(type_) if arg is not types.NoneType]
             optional = len(rest) < len(typing.get_args(type_))
             if len(rest) > 1:
-                raise TypeError(f"{config.__name__}.{field.name}: a setting has one type, not {type_}")
+                raise TypeError(f"has a field {field.name!r} of several types: a setting has one, not {type_}")
             type_ = rest[0]
-        default = field.default
+        default: Any = field.default
         if field.default_factory is not dataclasses.MISSING:
             default = field.default_factory()
+        if field.name == "vocab_size" and default is dataclasses.MISSING:
+            default = 0  # the core fills it
         known = {
             key: field.metadata[key]
             for key in ("help", "bounds", "excludes", "hidden", "short")
             if key in field.metadata
         }
+        if not _supported(type_):
+            raise TypeError(
+                f"has a field {field.name!r} of type {type_}: use int, float, bool, str, Path, Literal or tuple"
+            )
         item = Setting(name=field.name, type=type_, optional=optional, default=default, **known)
         found[item.key] = item
     return found
@@ -216,9 +231,6 @@ class Resolved:
         config = self.schema[table]
         if config is None:
             return None
-        missing = [s.key for s in settings_of(config).values() if self.values[table][s.name] is dataclasses.MISSING]
-        if missing:
-            raise UserError("; ".join(f"[{table}] {key} is needed" for key in missing))
         try:
             return config(**self.values[table])
         except ValueError as error:
@@ -241,7 +253,9 @@ def resolve(schema: Mapping[str, type | None], layers: Iterable[Layer]) -> Resol
                 key = raw_key.replace("_", "-")
                 place = layer.place(table, raw_key)
                 if key not in known:
-                    mistakes.append(f"{place}: unknown key{did_you_mean(key, known)}")
+                    mistakes.append(
+                        f"{place}: unknown key{did_you_mean(key, [k for k in known if not known[k].hidden])}"
+                    )
                     continue
                 item = known[key]
                 try:

@@ -36,7 +36,9 @@ def next_token(logits: Tensor, sampling: Sampling, generator: torch.Generator | 
 
 
 @torch.inference_mode()
-def generate(model: Any, prompt: Sequence[int], sampling: Sampling, *, use_cache: bool = True) -> Iterator[Tensor]:
+def generate_ids(
+    model: Any, prompt: Sequence[int], sampling: Sampling, *, use_cache: bool = True
+) -> Iterator[Tensor]:
     """Yield the next token ids, (num_samples,) at a time, max_new_tokens times. prompt: at least one id.
 
     When the window of block_size tokens is full, it starts again from its last block_size / 2 tokens, so that the

@@ -5,9 +5,11 @@ and in a notebook where torch has been around for hours.
 """
 
 import builtins
+import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 # Roots that no plugin may import at its top: each costs a `--help` more than all of pealm does.
@@ -20,14 +22,37 @@ HEAVY = frozenset(
 )
 
 
+_guarded = threading.local()  # .up: whether this thread loads a plugin
+
+
 class HeavyImportError(ImportError):
     """A heavy package was imported where only light ones may be."""
+
+
+def _statement() -> str:
+    """Where the import stands: the first frame that is neither ours nor the import system's."""
+    frame: Any = sys._getframe(1)
+    here = str(Path(__file__).parent)
+    while frame is not None and (
+        frame.f_code.co_filename.startswith(here) or "importlib" in frame.f_code.co_filename
+    ):
+        frame = frame.f_back
+    return f" ({Path(frame.f_code.co_filename).name}, line {frame.f_lineno})" if frame else ""
+
+
+def refuse_heavy(root: str) -> None:
+    """Raise HeavyImportError where only light imports may be: for names of ours that bring a heavy package."""
+    if getattr(_guarded, "up", False):
+        raise HeavyImportError(
+            f"imports {root} at its top{_statement()}, which would slow down every command; "
+            f"do it in the module that the factory names, away from the record and the config"
+        )
 
 
 @contextmanager
 def light_imports() -> Iterator[None]:
     """Refuse heavy imports on this thread. Raises HeavyImportError at the statement that tries one."""
-    real, here = builtins.__import__, threading.get_ident()
+    real, before = builtins.__import__, getattr(_guarded, "up", False)
 
     def guarded(
         name: str,
@@ -37,15 +62,12 @@ def light_imports() -> Iterator[None]:
         level: int = 0,
     ) -> Any:
         root = name.partition(".")[0]
-        if level == 0 and root in HEAVY and threading.get_ident() == here:
-            raise HeavyImportError(
-                f"imports {root} at its top, which would slow down every command; "
-                f"import {root} in the module that its factory names instead"
-            )
+        if level == 0 and root in HEAVY:
+            refuse_heavy(root)
         return real(name, globals, locals, fromlist, level)
 
-    builtins.__import__ = guarded
+    builtins.__import__, _guarded.up = guarded, True
     try:
         yield
     finally:
-        builtins.__import__ = real
+        builtins.__import__, _guarded.up = real, before

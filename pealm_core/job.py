@@ -6,13 +6,13 @@ Names come from the command line, else from the config file, else from the model
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import MISSING, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from pealm_core.config import Layer, Resolved, did_you_mean, dump, resolve, settings_of
-from pealm_core.errors import UserError
+from pealm_core.errors import PealmError, PluginError, UserError
 from pealm_core.plugins import Entry, PluginHost
 from pealm_core.specs import DatasetSpec, EvaluatorSpec, ModelSpec, OptimizerSpec, Spec, TokenizerSpec
 
@@ -26,6 +26,7 @@ COMPONENTS: Mapping[str, type[Spec]] = {
 }
 # tables that every config file may have and that no command's settings come from
 NOTES = ("plugins", "versions")
+DEFAULT_OPTIMIZER = "adamw"
 FILE_TABLES = ("train", "sample", *COMPONENTS, *NOTES)
 
 
@@ -55,7 +56,14 @@ class Job:
     def configs(self) -> dict[str, Any]:
         """The dataclass of each table. Raises UserError with all of their mistakes at once."""
         built, mistakes = {}, []
-        for table in self.resolved.schema:
+        for table, config in self.resolved.schema.items():
+            missing = [s for s in settings_of(config).values() if self.resolved.values[table][s.name] is MISSING]
+            for item in missing:
+                bare = table == "input" and item.name == self.entries[table].spec.value
+                name = option_name(table, self.entries[table].name if bare else item.key)
+                mistakes.append(f"{name} needs a value" if bare else f"{name} is needed")
+            if missing:
+                continue
             try:
                 built[table] = self.resolved.build(table)
             except UserError as error:
@@ -105,7 +113,10 @@ class Job:
                 if item.name == skip or item.hidden:
                     continue
                 value = self.resolved.values[table][item.name]
-                text = f"# {item.key} is not set" if value is None else f"{item.key} = {_toml(value)}"
+                if value is None or value is MISSING:
+                    text = f"# {item.key} is {'not set' if value is None else 'needed'}"
+                else:
+                    text = f"{item.key} = {_toml(value)}"
                 rows.append((text, self.resolved.origins[table][item.name]))
             width = max((len(text) for text, _ in rows), default=0)
             lines += [f"{text:<{width}}  # {origin}".rstrip(" #") for text, origin in rows] + [""]
@@ -121,7 +132,7 @@ def plan(host: PluginHost, request: Request, flat: Mapping[str, type], component
 def choose(host: PluginHost, request: Request, components: Sequence[str]) -> dict[str, Entry[Any]]:
     """The entry of each component that the request names, or that its model's record names for it."""
     entries: dict[str, Entry[Any]] = {}
-    defaults = {"optimizer": "adamw"}
+    defaults = {"optimizer": DEFAULT_OPTIMIZER}
     if "eval" in components:
         claims = [name for name, found in host.entries(EvaluatorSpec).items() if found[0].spec.default]
         defaults |= {"eval": claims[0]} if claims else {}
@@ -138,11 +149,25 @@ def choose(host: PluginHost, request: Request, components: Sequence[str]) -> dic
             continue
         if not isinstance(name, str):
             raise UserError(f"{_place(request.file, table, 'name')} must be text, not {name!r}")
-        entries[table] = host.find(COMPONENTS[table], name)
+        entries[table] = _find(host, request.file, table, name)
         if table == "model":
             recipe = entries["model"].spec.recipe
             defaults["tokenizer"] = entries["model"].spec.tokenizer
     return entries
+
+
+def _find(host: PluginHost, file: Layer | None, table: str, name: str) -> Entry[Any]:
+    """Resolve a component; a saved config's own plugins win, and one that is gone is named."""
+    made_with = _of(file, "versions")
+    try:
+        return host.find(COMPONENTS[table], name, prefer=made_with)
+    except UserError as error:
+        here = {plugin.dist for plugin in host.plugins}
+        gone = [f"{dist} {version}" for dist, version in made_with.items() if dist not in here]
+        if not gone or host.entries(COMPONENTS[table]).get(name.rpartition("/")[2]):
+            raise
+        assert file is not None
+        raise UserError(f"{error}; {file.origin} was made with {', '.join(gone)}, not installed here") from None
 
 
 def settle(
@@ -150,30 +175,57 @@ def settle(
 ) -> Resolved:
     """Lay recipe, preset, file and command line over the defaults."""
     schema: dict[str, type | None] = {**flat, **{table: entry.config for table, entry in entries.items()}}
-    layers = []
-    model = entries.get("model")
-    if model is not None:
-        # A run's own config is whole: today's recipe must not seep into it.
-        if "versions" not in (request.file.tables if request.file else {}):
-            layers.append(Layer("recipe", model.spec.recipe))
-        if request.preset is not None:
-            if request.preset not in model.spec.presets:
-                raise UserError(
-                    f"model {model.name!r} has no preset {request.preset!r}"
-                    + (did_you_mean(request.preset, model.spec.presets) or "; it has none")
-                )
-            layers.append(Layer(f"preset {request.preset}", {"model": model.spec.presets[request.preset]}))
-    elif request.preset is not None:
-        raise UserError("--preset needs a model")
+    layers = _model_layers(request, entries.get("model"))
+    _check_model_layers(host, schema, entries, layers)
     if request.file is not None:
         check_tables(request.file)
         layers.append(request.file)
     layers.append(Layer("command line", request.words, text=True, line=option_name))
-    kept = []
-    for layer in layers:
-        tables = {table: _own(host, layer, table, entries.get(table)) for table in layer.tables if table in schema}
-        kept.append(replace(layer, tables=tables, line=layer.place))
-    return resolve(schema, kept)
+    return resolve(schema, [_fit(host, schema, entries, layer) for layer in layers])
+
+
+def _model_layers(request: Request, model: Entry[Any] | None) -> list[Layer]:
+    """What the model's record sets: its recipe and the preset. A run's own config is whole and takes neither."""
+    whole = request.file is not None and "versions" in request.file.tables
+    layers = [] if model is None or whole else [Layer("recipe", model.spec.recipe)]
+    if request.preset is not None:
+        if model is None:
+            raise UserError("--preset needs a model")
+        if whole:
+            assert request.file is not None
+            raise UserError(f"--preset {request.preset}: {request.file.origin} is a whole config and sets every size")
+        if request.preset not in model.spec.presets:
+            raise UserError(
+                f"model {model.name!r} has no preset {request.preset!r}"
+                + (did_you_mean(request.preset, model.spec.presets) or "; it has none")
+            )
+        layers.append(Layer(f"preset {request.preset}", {"model": model.spec.presets[request.preset]}))
+    return layers
+
+
+def _check_model_layers(
+    host: PluginHost, schema: Mapping[str, type | None], entries: Mapping[str, Entry[Any]], layers: list[Layer]
+) -> None:
+    """Raise PluginError where a recipe or preset is wrong in itself: no user can mend it."""
+    try:
+        resolve(schema, [_fit(host, schema, entries, layer) for layer in layers])
+    except UserError as error:
+        raise PluginError(f"{entries['model'].plugin.dist}: {error}") from error
+
+
+def _fit(
+    host: PluginHost, schema: Mapping[str, type | None], entries: Mapping[str, Entry[Any]], layer: Layer
+) -> Layer:
+    """The layer's values for the chosen components, and places that name the dataset's option, not its field."""
+    tables = {table: _own(host, layer, table, entries.get(table)) for table in layer.tables if table in schema}
+    dataset = entries.get("input")
+
+    def place(table: str, key: str) -> str:
+        if table == "input" and dataset is not None and key == dataset.spec.value:
+            key = dataset.name
+        return layer.place(table, key)
+
+    return replace(layer, tables=tables, line=place)
 
 
 def option_name(table: str, key: str) -> str:
@@ -206,7 +258,9 @@ def _own(host: PluginHost, layer: Layer, table: str, entry: Entry[Any] | None) -
             elif entry.spec.value is None and value is not True:
                 raise UserError(f"{layer.place(table, named)} takes no value")
         return values
-    named = values.pop("name", entry.name)
+    # A recipe that names no optimizer was written for the default one.
+    unnamed = DEFAULT_OPTIMIZER if table == "optimizer" and layer.origin == "recipe" else entry.name
+    named = values.pop("name", unnamed)
     return values if named in (entry.name, entry.spec.name) else {}
 
 
@@ -215,11 +269,18 @@ def _named(host: PluginHost, values: Mapping[str, Any]) -> str | None:
     datasets = host.entries(DatasetSpec)
     found = [key for key in values if key.rpartition("/")[2] in datasets]
     if len(found) > 1:  # a field of one dataset may be another one's name
-        fields = {key: settings_of(host.find(DatasetSpec, key).config) for key in found}
+        fields = {key: _fields(host, key) for key in found}
         found = [key for key in found if not any(key in fields[other] for other in found if other != key)]
     if len(found) > 1:
         raise UserError(f"one input at a time: {' and '.join('--input.' + key for key in found)} were given")
     return found[0] if found else None
+
+
+def _fields(host: PluginHost, dataset: str) -> Mapping[str, Any]:
+    try:
+        return settings_of(host.find(DatasetSpec, dataset).config)
+    except PealmError:  # another one's defect is not this command's business
+        return {}
 
 
 def _dataset_name(host: PluginHost, tables: list[Mapping[str, Any]]) -> str | None:

@@ -12,7 +12,7 @@ from pealm_core import checkpoint
 from pealm_core.build import make_model, make_tokenizer
 from pealm_core.device import pick_device
 from pealm_core.errors import UserError
-from pealm_core.generate import generate, start_token, stream_decoder
+from pealm_core.generate import generate_ids, start_token, stream_decoder
 from pealm_core.job import Job, Request, file_layer, host_for, plan
 from pealm_core.protocols import Tokenizer
 from pealm_core.settings import Sampling
@@ -23,6 +23,7 @@ class LM:
 
     def __init__(self, model: torch.nn.Module, tokenizer: Tokenizer, config: Mapping[str, Any]) -> None:
         self.model, self.tokenizer, self.config = model.eval(), tokenizer, config
+        self.eot_id: int | None = getattr(tokenizer, "eot_id", None)  # ends a text, and is not shown
 
     def encode(self, prompt: str) -> list[int]:
         """A prompt's ids; for an empty one the token that texts start from. Raises UserError."""
@@ -33,13 +34,15 @@ class LM:
 
     def tokens(self, prompt: str, sampling: Sampling) -> Iterator[Tensor]:
         """Token ids as they are drawn, (num_samples,) at a time."""
-        return generate(self.model, self.encode(prompt), sampling)
+        return generate_ids(self.model, self.encode(prompt), sampling)
 
     def stream(self, prompt: str = "", sampling: Sampling | None = None, **changes: Any) -> Iterator[str]:
         """The continuation of a prompt, piece by piece, never half a character. changes: fields of Sampling."""
         decode = stream_decoder(self.tokenizer)
         chosen = dataclasses.replace(sampling or Sampling(), num_samples=1, **changes)
         for ids in self.tokens(prompt, chosen):
+            if int(ids[0]) == self.eot_id:
+                return
             yield decode(int(ids[0]))
 
     def generate(self, prompt: str = "", sampling: Sampling | None = None, **changes: Any) -> str:
@@ -51,7 +54,8 @@ class LM:
         chosen = dataclasses.replace(sampling or Sampling(), **changes)
         drawn = list(self.tokens(prompt, chosen))
         rows = torch.stack(drawn, dim=1).tolist() if drawn else [[] for _ in range(chosen.num_samples)]
-        return [prompt + self.tokenizer.decode(row) for row in rows]
+        ends = [row.index(self.eot_id) if self.eot_id in row else len(row) for row in rows]
+        return [prompt + self.tokenizer.decode(row[:end]) for row, end in zip(rows, ends, strict=True)]
 
 
 def open_job(job: Job, ckpt: str | Path | None, *, device: str = "auto", tokenizer_dir: Path | None = None) -> LM:

@@ -8,7 +8,7 @@ import importlib.metadata
 import os
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, is_dataclass
 from functools import cached_property
 from importlib import import_module
@@ -78,7 +78,7 @@ class Entry(Generic[S]):
             value: Any = import_module(module)
             for name in attribute.split("."):
                 value = getattr(value, name)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise PluginError(
                 f"{self.plugin.dist}: {part} {ref!r} of {self.spec.kind} {self.spec.name!r} can't be loaded: "
                 f"{type(error).__name__}: {error}"
@@ -150,7 +150,7 @@ class PluginHost:
                 self._check_hooks(module)
                 plugin.records = list(self._records(module))
             plugin.status = "ok"
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             import traceback
 
             plain = isinstance(error, (HeavyImportError, _DefectError))
@@ -207,11 +207,16 @@ class PluginHost:
                     found.append(f"{record.kind} {record.name!r} is also in {entry.plugin.dist}")
         return found
 
-    def find(self, kind: type[S], name: str) -> Entry[S]:
-        """Resolve `name` or `dist/name`. Raises UserError or PluginError with the way out."""
+    def find(self, kind: type[S], name: str, prefer: Collection[str] = ()) -> Entry[S]:
+        """Resolve `name` or `dist/name`. Raises UserError or PluginError with the way out.
+
+        prefer: distributions that win where several provide the name: those that a checkpoint was made with.
+        """
         dist, _, bare = name.rpartition("/")
         entries = self.entries(kind)
         found = [e for e in entries.get(bare, []) if not dist or e.plugin.dist == dist]
+        if len(found) > 1 and sum(e.plugin.dist in prefer for e in found) == 1:
+            found = [e for e in found if e.plugin.dist in prefer]
         if len(found) == 1:
             return Entry(found[0].spec, found[0].plugin, name)
         label = f"{kind.kind} {name!r}"
@@ -232,7 +237,9 @@ class PluginHost:
         close = nearest(bare, [*entries, *packaged])
         if close and close not in entries:
             raise UserError(f"unknown {label}; did you mean {close!r} (pip install {PACKAGES[kind.kind, close]})?")
-        raise UserError(f"unknown {label}{did_you_mean(bare, entries)}")
+        failed = sum(plugin.status not in ("ok", "disabled") for plugin in self.plugins)
+        more = f" ({failed} installed plugins failed to load: pealm plugins)" if failed else ""
+        raise UserError(f"unknown {label}{did_you_mean(bare, entries)}{more}")
 
     def _would_have(self, name: str, dist: str) -> Plugin | None:
         """The quarantined plugin that most likely provides a name: by its own names, else by its source."""
@@ -253,6 +260,19 @@ class PluginHost:
                 raise PluginError(
                     f"{impl.plugin_name}: {hook} failed{step}: {type(error).__name__}: {error}"
                 ) from error
+
+    def blame(self, error: BaseException) -> str | None:
+        """`DIST (model.py, line 12, forward)` where an exception came out of a plugin's own code, else None."""
+        roots = {str(root): p.dist for p in self.plugins if p.dist != "pealm-core" for root in _roots(p)}
+        blamed, trace = None, error.__traceback__
+        while trace is not None:
+            file = Path(trace.tb_frame.f_code.co_filename)
+            for place in (file, *file.parents):
+                if str(place) in roots:
+                    where = f"{file.name}, line {trace.tb_lineno}, {trace.tb_frame.f_code.co_name}"
+                    blamed = f"{roots[str(place)]} ({where})"
+            trace = trace.tb_next
+        return blamed
 
     def versions(self, entries: Iterable[Entry[Any]] = ()) -> dict[str, str]:
         """Distribution → version of the core and of the plugins behind these entries."""
@@ -289,8 +309,8 @@ def check_record(record: Any, hook: str, kind: str) -> None:
     if not isinstance(record, KINDS[kind]):
         raise _DefectError(f"{hook} must give {KINDS[kind].__name__} records, not {record!r}")
     label = f"{type(record).__name__} {record.name!r}"
-    if not isinstance(record.name, str) or not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", record.name):
-        raise _DefectError(f"{label}: a name is made of a-z, 0-9, '-', '_' and '.'")
+    if not isinstance(record.name, str) or not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", record.name):
+        raise _DefectError(f"{label}: a name is made of a-z, 0-9, '-' and '.'")
     if not isinstance(record.summary, str) or not record.summary.strip() or "\n" in record.summary:
         raise _DefectError(f"{label}: summary must be one line of text")
     for part in record.parts:
@@ -326,10 +346,28 @@ def discover() -> list[Plugin]:
     return sorted((p for group in found.values() for p in group), key=lambda p: (p.dist, p.name))
 
 
-def _source(plugin: Plugin) -> str:
-    """The text of the plugin's module, or nothing where it can't be found."""
+def _origin(module: str) -> Path | None:
+    """The file of a module, where it can be found."""
     try:
-        spec = find_spec(plugin.module.partition(":")[0])
-        return Path(spec.origin).read_text(encoding="utf-8") if spec and spec.origin else ""
-    except Exception:
+        spec = find_spec(module.partition(":")[0])
+    except Exception:  # importing the parent package may raise anything
+        return None
+    return Path(spec.origin) if spec and spec.origin else None
+
+
+def _roots(plugin: Plugin) -> Iterable[Path]:
+    """The folders and files of a plugin's code: those of its own module and of its records' parts."""
+    refs = [getattr(record, part) for record in plugin.records for part in record.parts]
+    for root in {ref.partition(":")[0].partition(".")[0] for ref in [plugin.module, *refs] if ref}:
+        origin = _origin(root)
+        if origin is not None:
+            yield origin.parent if origin.name == "__init__.py" else origin
+
+
+def _source(plugin: Plugin) -> str:
+    """The text of the plugin's module, or nothing where it can't be read."""
+    origin = _origin(plugin.module)
+    try:
+        return origin.read_text(encoding="utf-8") if origin else ""
+    except (OSError, UnicodeDecodeError):
         return ""

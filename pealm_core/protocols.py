@@ -36,6 +36,8 @@ class Model(Protocol):
     ) -> "tuple[Tensor | None, Tensor | None]":
         """idx: (B, T) token ids, T <= block_size, continuing what the cache holds. Returns (logits, loss).
 
+        The call changes the cache: afterwards it holds these T tokens, too.
+
         With targets (B, T), loss is the mean cross-entropy in nats and logits may be None.
         Without, logits are (B, n, vocab_size) for the n positions of `at`, which indexes dimension 1 of idx
         (`x = x[:, at]` is all it takes: a list, a slice, a 1-D tensor); None: for all T positions.
@@ -48,8 +50,12 @@ class Tokenizer(Protocol):
 
     `eot_id`: the end-of-text token, or None. `fit(texts)`: learn the vocabulary from training texts; called once,
     before anything else, unless a saved one was loaded. `stream_decoder()`: a function from one id to the text
-    that it completes (never half a character), and "" while it can't tell yet. `save(dir)` and `load(dir)`: write
-    and read the vocabulary; a tokenizer with nothing to keep has neither.
+    that it completes (never half a character), and "" while it can't tell yet. `save(dir)`: write the vocabulary
+    into a folder that is there and empty; `load(dir)`: put it back into this tokenizer, which was made from the same
+    config. A tokenizer with nothing to keep has neither; one that can fit needs both.
+
+    Where there is an `eot_id`, the core puts it before every document of the training text, starts an empty prompt
+    from it, and ends a sampled text where it comes up.
     """
 
     @property
@@ -67,7 +73,8 @@ class Tokenizer(Protocol):
 class Dataset(Protocol):
     """Documents by split. Constructing one touches neither disk nor network. Optional:
 
-    `prepare()`: download what is needed, once. `entropy_floor`: nats per character that no model can beat.
+    `prepare()`: download what is needed, once. `entropy_floor` (a number, no method): nats per character that no
+    model can beat.
     """
 
     def documents(self, split: str) -> Iterator[str]:
@@ -88,7 +95,8 @@ class Evaluator(Protocol):
     ) -> "EvalResult":
         """Score a model that is in eval mode on its device.
 
-        config: the checkpoint's tables (`config["input"]` tells what it was trained on), {} for a model without.
+        config: the checkpoint's tables, as its config.toml has them, {} for a model without. `config["input"]`
+        tells what it was trained on: {"kindergarten": 1, "stories": 20000}, the dataset's name holding its value.
         progress: called with (done, total) as it goes.
         """
         ...

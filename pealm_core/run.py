@@ -22,7 +22,11 @@ METRICS = "metrics.jsonl"
 
 
 class Run:
-    """A training run on disk. Only rank 0 writes; every rank has one, with the same `dir` and `config`."""
+    """A training run on disk. Only rank 0 writes.
+
+    For plugins, in lifecycle hooks: `dir` (its folder), `config` (its tables, as in config.toml) and `rank`, on
+    every rank; the methods are the trainer's.
+    """
 
     def __init__(self, folder: Path, config: Mapping[str, Any], *, rank: int = 0) -> None:
         """Take hold of a run folder, new or not. Raises UserError where it can't be written or is in use."""
@@ -45,8 +49,10 @@ class Run:
         self._lock.truncate(0)
         self._lock.write(f"process {os.getpid()} on {socket.gethostname()}")
         self._lock.flush()
-        if not (folder / CONFIG).exists():
-            (folder / CONFIG).write_text(tomli_w.dumps(dict(config)), encoding="utf-8")
+        # Also where the run goes on: its config is that of the run as a whole, longer than it was.
+        aside = folder / f".{CONFIG}.tmp"
+        aside.write_text(tomli_w.dumps(dict(config)), encoding="utf-8")
+        aside.replace(folder / CONFIG)
 
     def newest(self) -> tuple[Path, dict[str, Any], list[str]] | None:
         """The newest valid checkpoint, its state, and what was wrong with newer ones; None where there is none."""

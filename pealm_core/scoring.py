@@ -61,6 +61,22 @@ def score(
     return [scores[i] for i in range(len(rows))]
 
 
+def cover(ids: Sequence[int], block_size: int) -> list[Request]:
+    """Requests that score each of ids[1:] once; where they are too many for a block, each with half a block before.
+
+    >>> cover([0, 1, 2, 3, 4, 5, 6], block_size=4)
+    [([0], [1, 2, 3, 4]), ([2, 3, 4], [5, 6])]
+    """
+    end = min(len(ids), block_size + 1)
+    requests: list[Request] = [(ids[:1], ids[1:end])] if end > 1 else []
+    stride = max(1, block_size // 2)
+    while end < len(ids):
+        stop = min(len(ids), end + stride)
+        requests.append((ids[max(0, stop - block_size - 1) : end], ids[end:stop]))
+        end = stop
+    return requests
+
+
 def _batches(rows: Sequence[tuple[Sequence[int], int]], batch_tokens: int) -> Iterator[list[int]]:
     """Rows of about one length together, so that little is padded; batch_tokens at most in a batch."""
     batch: list[int] = []

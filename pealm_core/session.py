@@ -1,6 +1,7 @@
 """A training run from a resolved job to the last line on the screen: data, model, run folder, loop, summary."""
 
 import math
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,8 @@ def _run(job: Job, out: Path | None, world: World) -> int:
     resuming = out is not None and (out / CONFIG).exists()
     dataset: Dataset = make_component(job, "input")
     floor_per_character = getattr(dataset, "entropy_floor", None)
+    if resuming and out:
+        _check_same(out / CONFIG, job)
     with Display(quiet=not world.main) as display:
         saved = _saved_tokenizer(out) if resuming and out else None
         tokenizer = make_tokenizer(job, saved, dataset)
@@ -48,8 +51,6 @@ def _run(job: Job, out: Path | None, world: World) -> int:
         model, job = make_model(job, tokenizer.vocab_size)
         train, val = _windows(job, s, corpus)
         display.floor = floor_per_character and floor_per_character * corpus.characters_per_token
-        if resuming and out:
-            _check_same(out / CONFIG, job)
         model = model.to(device)
         lr: dict[str, Any] = {"lr": s.lr}
         config = job.configs["optimizer"]
@@ -61,7 +62,8 @@ def _run(job: Job, out: Path | None, world: World) -> int:
             if resuming:
                 _resume(run, trainer, corpus, display)
             if trainer.progress() >= 1.0:
-                display.say(f"{run.dir} is finished: {trainer.step:,} steps. A larger --steps goes on from there.")
+                more = "--max-seconds" if s.max_seconds else "--steps"
+                display.say(f"{run.dir} is finished: {trainer.step:,} steps. A larger {more} goes on from there.")
                 return 0
             _introduce(job, run, model, train, tokenizer, corpus, device, display)
             return _fit(job, run, trainer, display)
@@ -176,11 +178,13 @@ def _check_same(path: Path, job: Job) -> None:
 
     there, _ = read_toml(path)
     here = job.tables()
-    for table in sorted((there.keys() | here.keys()) - {"versions", "plugins"}):
-        old, new = there.get(table, {}), here.get(table, {})
-        for key in sorted(old.keys() | new.keys()):
-            if table == "train" and key.replace("-", "_") in RESUMABLE:
+    for table in (table for table in ("model", "tokenizer", "optimizer", "input", "train") if table in here):
+        old, new = there.get(table, {}), here[table]
+        for key in sorted(old.keys() | new.keys(), key=lambda key: (key != "name", key)):
+            if (table == "train" and key.replace("-", "_") in RESUMABLE) or (table, key) == ("model", "vocab-size"):
                 continue
+            if key == "name" and job.entries[table].plugin.dist in there.get("versions", {}):
+                old, new = ({**values, key: values.get(key, "").rpartition("/")[2]} for values in (old, new))
             if old.get(key) != new.get(key):
                 raise UserError(
                     f"{path.parent} was begun with [{table}] {key} = {old.get(key)!r}, not {new.get(key)!r}; "
@@ -240,6 +244,6 @@ def _summarize(run: Run, trainer: Trainer, display: Display) -> None:
         ratio = trainer.best_loss / display.floor
         display.say(f"entropy floor   {display.floor:.4f}: no model can do better; the best is {ratio:.3f} times it")
     if trainer.interrupted:
-        display.say(f"interrupted; go on with: pealm train --out {run.dir}")
+        display.say(f"interrupted; go on with: pealm train --out {shlex.quote(str(run.dir))}")
     else:
-        display.say(f"sample from it: pealm sample --ckpt {run.dir}")
+        display.say(f"sample from it: pealm sample --ckpt {shlex.quote(str(run.dir))}")

@@ -11,7 +11,13 @@ from typing import Any, ClassVar
 
 @dataclass(frozen=True, kw_only=True)
 class Spec:
-    """What every record has: the name that users type, and one line about it."""
+    """What every record has: the name that users type, and one line about it.
+
+    name: of a-z, 0-9, "-" and "."; two plugins with one name are told apart as `dist/name`.
+    config, where there is one: a dataclass of settings (`pealm_core.setting` adds help and bounds) of the types int,
+    float, bool, str, Path, Literal, tuple[T, ...], each also `| None`. It has no field called `name`, and its module
+    must be light: it is imported for help pages, so no torch there, nor anything of pealm_core that needs it.
+    """
 
     kind: ClassVar[str]
     parts: ClassVar[tuple[str, ...]] = ("config", "factory")

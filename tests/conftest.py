@@ -63,6 +63,7 @@ def stranger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callab
         modules.append(module)
 
     modules: list[str] = []
+    install.also = lambda *names: modules.extend(names)  # type: ignore[attr-defined]
     yield install
     for module in modules:
         sys.modules.pop(module, None)

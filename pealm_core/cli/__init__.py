@@ -82,6 +82,10 @@ def main(args: list[str] | None = None) -> NoReturn:
     try:
         code = pealm.main(args=args, prog_name="pealm", standalone_mode=False)
     except PealmError as error:
+        if os.environ.get("PEALM_DEBUG"):
+            import traceback
+
+            traceback.print_exception(error)
         code = fail(str(error), error.exit_code)
     except click.exceptions.Exit as error:
         code = error.exit_code
@@ -96,7 +100,24 @@ def main(args: list[str] | None = None) -> NoReturn:
     except BrokenPipeError:  # the reader left, as in `pealm sample ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
+    except Exception as error:
+        code = _defect(error)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _defect(error: Exception) -> int:
+    """An exception that nobody expected: one line where it came out of a plugin, else a traceback."""
+    import traceback
+
+    from pealm_core.plugins import PluginHost
+
+    debug = bool(os.environ.get("PEALM_DEBUG"))
+    blamed = PluginHost.installed().blame(error)
+    if debug or blamed is None:
+        traceback.print_exception(error)
+    if blamed is None:
+        return fail("this is a bug in pealm; please report it with the lines above", 1)
+    return fail(f"{blamed}: {type(error).__name__}: {error} (PEALM_DEBUG=1 shows the traceback)", 3)
 
 
 def _words(error: click.ClickException) -> str:

@@ -4,6 +4,7 @@ A first pass over the words finds model, dataset, tokenizer, optimizer, evaluato
 then the options of just these exist, in groups, and click parses the line as usual.
 """
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field
 from pathlib import Path
@@ -15,7 +16,7 @@ from pealm_core.config import Layer, Resolved, Setting, did_you_mean, settings_o
 from pealm_core.errors import UserError
 from pealm_core.job import Request, choose, host_for, option_name, plan, settle
 from pealm_core.plugins import Entry, PluginHost
-from pealm_core.specs import DatasetSpec, EvaluatorSpec, ModelSpec, Spec
+from pealm_core.specs import DatasetSpec, EvaluatorSpec, ModelSpec, OptimizerSpec, Spec, TokenizerSpec
 
 HEADINGS = {
     "model": "Model",
@@ -39,29 +40,32 @@ class FirstPass:
     model: str | None = None
     options: dict[str, str] = field(default_factory=dict)  # config, ckpt, out, preset, tokenizer, ...
     input: dict[str, Any] = field(default_factory=dict)  # key → value, or True without one
+    spans: dict[str, tuple[int, int]] = field(default_factory=dict)  # key of input → its words in the line
 
 
 def first_pass(args: Sequence[str], flags: Iterable[str]) -> FirstPass:
     """Walk the words once. flags: options that take no value.
 
-    >>> first_pass(["gpt2", "--ckpt", "run", "--input.text=a.txt"], [])
-    FirstPass(model='gpt2', options={'ckpt': 'run'}, input={'text': 'a.txt'})
+    >>> peek = first_pass(["gpt2", "--ckpt", "run", "--input.text=a.txt"], [])
+    >>> peek.model, peek.options, peek.input
+    ('gpt2', {'ckpt': 'run'}, {'text': 'a.txt'})
     """
-    found, flags, words = FirstPass(), {*flags, *HELP}, list(args)
-    while words:
-        word = words.pop(0)
-        if word == "--":
-            break
+    found, flags, at = FirstPass(), {*flags, *HELP}, 0
+    while at < len(args) and args[at] != "--":
+        start, word = at, args[at]
+        at += 1
         if not word.startswith("-") or word == "-":
             found.model = found.model or word
             continue
         name, equals, value = word.partition("=")
         given = bool(equals)
-        if not given and name not in flags and words and not words[0].startswith("-"):
-            value, given = words.pop(0), True
+        if not given and name not in flags and at < len(args) and not re.match(r"-(?!\d|\.\d)", args[at]):
+            value, given = args[at], True
+            at += 1
         name = name.lstrip("-").replace("_", "-")
         if name.startswith("input."):
-            found.input[name.removeprefix("input.")] = value if given else True
+            key = name.removeprefix("input.")
+            found.input[key], found.spans[key] = value if given else True, (start, at)
         else:
             found.options[name] = value
     return found
@@ -83,9 +87,9 @@ class SettingOption(click.Option):
 
 
 class DatasetOption(click.Option):
-    """`--input.NAME [VALUE]`: names the dataset and fills the field that its record calls its value."""
+    """`--input.NAME [VALUE]` on the help page; the first pass reads it."""
 
-    def __init__(self, entry: Entry[DatasetSpec]) -> None:
+    def __init__(self, entry: Entry[DatasetSpec], note: str) -> None:
         self.heading, self.key = HEADINGS["input"], entry.name
         item = next((s for s in settings_of(entry.config).values() if s.name == entry.spec.value), None)
         shape: dict[str, Any] = {"is_flag": True}
@@ -93,7 +97,10 @@ class DatasetOption(click.Option):
             shape = {"metavar": _metavar(item.type)}
             if item.default is not MISSING:  # the value may be left out
                 shape = {"metavar": f"[{_metavar(item.type)}]", "is_flag": False, "flag_value": ""}
-        super().__init__([f"--input.{entry.name}", "input__"], default=None, help=entry.spec.summary, **shape)
+        super().__init__(
+            [f"--input.{entry.spec.name}", "input__"], default=None, help=entry.spec.summary + note, **shape
+        )
+        self.opts = [f"--input.{entry.name}"]  # click would split `dist/name` at the slash
 
 
 def _metavar(type_: Any) -> str:
@@ -138,11 +145,20 @@ class ComponentCommand(click.Command):
             host = host_for(None)
             options = self._options(host, request, entries)
         self.params = [*self._static, *options]
-        self._overview = [] if "model" in entries else overview(host, self.components)
+        self._overview = overview(host, entries, self.components)
         if not helping and "input" in self.components:
             _check_input_keys(host, peek.input, entries.get("input"))
+        words: dict[str, dict[str, Any]] = {}
+        if "input" in entries and entries["input"].name in peek.input:
+            # Its value was found in the first pass; click has no option whose value may be left out or negative.
+            key = entries["input"].name
+            words["input"] = {key: peek.input[key]}
+            start, end = peek.spans[key]
+            args = [*args[:start], *args[end:]]
         rest = super().parse_args(ctx, args)
-        request = Request(request.names, request.file, request.preset, self._words(ctx.params))
+        for table, values in self._words(ctx.params).items():
+            words[table] = {**words.get(table, {}), **values}
+        request = Request(request.names, request.file, request.preset, words)
         ctx.params["job"] = plan(host, request, self.flat, self.components)
         return rest
 
@@ -170,7 +186,8 @@ class ComponentCommand(click.Command):
             if table in entries:
                 entry = entries[table]
                 if table == "input":
-                    options.append(DatasetOption(entry))
+                    value = resolved.values[table].get(entry.spec.value, MISSING)
+                    options.append(DatasetOption(entry, "" if value in (None, MISSING) else f"  [{_show(value)}]"))
                 heading = HEADINGS[table] if table == "input" else f"{HEADINGS[table]}: {entry.name}"
                 hidden = entry.spec.value if table == "input" else None
                 options += _table_options(table, entry.config, heading, resolved, hidden)
@@ -180,12 +197,9 @@ class ComponentCommand(click.Command):
         """Take the settings' words out of click's parameters: table → key → word."""
         words: dict[str, dict[str, Any]] = {}
         for param in self.params:
-            value = params.pop(param.name, None) if isinstance(param, (SettingOption, DatasetOption)) else None
-            if value is None:
-                continue
             if isinstance(param, DatasetOption):
-                words.setdefault("input", {})[param.key] = True if value == "" else value
-            else:
+                params.pop("input__", None)
+            elif isinstance(param, SettingOption) and (value := params.pop(param.name, None)) is not None:
                 table, _, name = str(param.name).partition("__")
                 words.setdefault(table, {})[name.replace("_", "-")] = value
         return words
@@ -219,23 +233,35 @@ def _table_options(
 def _show(value: Any) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def overview(host: PluginHost, components: Iterable[str]) -> list[tuple[str, list[tuple[str, str]]]]:
-    """What could be named: the installed models, datasets and evaluators."""
+def overview(
+    host: PluginHost, entries: Mapping[str, Entry[Any]], components: Iterable[str]
+) -> list[tuple[str, list[tuple[str, str]]]]:
+    """What could be named: installed components of each kind that the line does not name, and the model's presets."""
     kinds: dict[str, tuple[str, type[Spec]]] = {
         "model": ("Models", ModelSpec),
         "input": ("Inputs", DatasetSpec),
-        "eval": ("Evaluators", EvaluatorSpec),
+        "eval": ("Evaluations (--on)", EvaluatorSpec),
+        "tokenizer": ("Tokenizers (--tokenizer)", TokenizerSpec),
+        "optimizer": ("Optimizers (--optimizer)", OptimizerSpec),
     }
     sections = []
+    presets = entries["model"].spec.presets if "model" in entries else {}
+    if presets:
+        rows = [(name, ", ".join(f"{k} {v}" for k, v in values.items())) for name, values in presets.items()]
+        sections.append(("Presets (--preset)", rows))
     for table in components:
-        if table in kinds:
+        if table in kinds and (
+            table not in entries or (table in ("tokenizer", "optimizer") and "model" not in entries)
+        ):
             heading, kind = kinds[table]
             prefix = "--input." if table == "input" else ""
             rows = [(prefix + name, found[0].spec.summary) for name, found in host.entries(kind).items()]
-            sections.append((heading, rows or [("none", "see: pealm plugins")]))
+            sections.append((heading, rows or [("none", "none is installed")]))
     return sections
 
 

@@ -11,7 +11,7 @@ import click
 from pealm_core.cli.components import ComponentCommand
 from pealm_core.cli.given import checkpoint_config
 from pealm_core.cli.sample import need_weights
-from pealm_core.errors import UserError
+from pealm_core.errors import PluginError, UserError
 from pealm_core.job import Job
 from pealm_core.settings import DEVICES
 
@@ -38,11 +38,17 @@ def evaluate(job: Job, ckpt: str | None, on: str | None, output: Path | None, de
         raise UserError(f"--output {output}: there is no folder {output.parent}")
     from pealm_core.build import make_component
     from pealm_core.lm import open_job
+    from pealm_core.protocols import EvalResult
 
     evaluator = make_component(job, "eval")
     lm = open_job(job, ckpt, device=device)
     began = time.perf_counter()
-    result = evaluator.evaluate(lm.model, lm.tokenizer, config=lm.config, progress=_progress)
+    try:
+        result = evaluator.evaluate(lm.model, lm.tokenizer, config=lm.config, progress=_progress)
+    except ValueError as error:
+        raise UserError(f"--on {job.entries['eval'].name}: {error}") from error
+    if not isinstance(result, EvalResult):
+        raise PluginError(f"{job.entries['eval'].plugin.dist}: evaluate must give an EvalResult, not {result!r:.60}")
     seconds = time.perf_counter() - began
     name = job.entries["eval"].name
     width = max(map(len, result.metrics), default=0)

@@ -16,10 +16,13 @@ def prepare(name: str) -> None:
     """Download or build what the dataset or evaluation NAME needs, once."""
     host = PluginHost.installed()
     found = find_preparable(host, name)
-    component = found.load("factory")(*([found.config()] if found.config else []))
+    from pealm_core.build import make
+
+    component = make(found, *([found.config()] if found.config else []))
     if not callable(getattr(component, "prepare", None)):
         raise UserError(f"{found.spec.kind} {name!r} needs no preparation")
     component.prepare()
+    click.echo(f"{name} is ready")
 
 
 def find_preparable(host: PluginHost, name: str) -> Entry[Any]:

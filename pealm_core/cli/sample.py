@@ -48,6 +48,7 @@ def sample(
     lm = open_job(job, ckpt, device=device, tokenizer_dir=tokenizer_dir)
     began, drawn = time.perf_counter(), sampling.num_samples * sampling.max_new_tokens
     if sampling.num_samples == 1 and stream:
+        lm.encode(prompt)  # a prompt that can't be encoded is an error before anything is shown
         click.echo(prompt, nl=False)
         for piece in lm.stream(prompt, sampling):
             click.echo(piece, nl=False)

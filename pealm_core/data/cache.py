@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pealm_core.errors import UserError
+from pealm_core.errors import PluginError, UserError
 from pealm_core.paths import cache_root
 from pealm_core.protocols import Dataset, Tokenizer
 
@@ -57,11 +57,16 @@ def tokenize(
     digest, characters = hashlib.sha256(mark.encode()), {}
     for split in SPLITS:
         characters[split] = 0
-        for text in dataset.documents(split):
+        documents = dataset.documents(split)
+        if isinstance(documents, str):
+            raise PluginError(f"{type(dataset).__name__}.documents must give documents, not one text: [text]")
+        for text in documents:
             data = text.encode("utf-8", "surrogatepass")
             digest.update(len(data).to_bytes(8, "little") + data)
             characters[split] += len(text)
         digest.update(split.encode())
+    first = next(iter(dataset.documents("train")), "")
+    digest.update(repr(list(_encoded([first[:1000]], tokenizer))).encode())  # notices a tokenizer whose code changed
     key = digest.hexdigest()
     folder = cache_root() / "tokens" / key[:32]
     cached = (folder / "meta.json").is_file()
@@ -105,7 +110,15 @@ def _encoded(texts: Iterable[str], tokenizer: Tokenizer) -> Iterable[NDArray[Any
     for text in texts:
         if eot is not None:
             yield np.array([eot])
-        yield np.asarray(tokenizer.encode(text))
+        ids = np.asarray(tokenizer.encode(text))
+        if ids.ndim != 1 or (ids.size and not np.issubdtype(ids.dtype, np.integer)):
+            raise PluginError(f"{type(tokenizer).__name__}.encode must give a list of token ids, not {ids!r:.60}")
+        if ids.size and not 0 <= ids.min() <= ids.max() < tokenizer.vocab_size:
+            raise PluginError(
+                f"{type(tokenizer).__name__}.encode gave ids from {ids.min()} to {ids.max()}, "
+                f"and vocab_size is {tokenizer.vocab_size}"
+            )
+        yield ids
 
 
 def _append(file: Any, ids: NDArray[Any], dtype: str) -> int:

@@ -116,7 +116,7 @@ MISTAKES = {
     "missing text": (("train", "char-bigram", "--input.text", "none.txt"), "--input.text none.txt: no such file"),
     "not divisible": (train("--batch-size", 12, "--micro-batch-size", 5), "does not divide --batch-size 12; try 4"),
     "heads": (train("--model.n-head", 3), "n-head 3 does not divide n-embd 128; try n-head 2"),
-    "block": (train("--block-size", 65), "--block-size 65 is beyond the model's 64"),
+    "block": (train("--block-size", 129), "--block-size 129 is beyond the model's 128"),
     "negative": (train("--model.n-layer", -1), "--model.n-layer must be at least 1, not -1"),
     "zero": (train("--steps", 0), "--steps must be at least 1, not 0"),
     "nan": (train("--lr", "nan"), "--lr must be finite, not nan"),

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pealm_core.generate import generate, next_token, probabilities, start_token, stream_decoder
+from pealm_core.generate import generate_ids, next_token, probabilities, start_token, stream_decoder
 from pealm_core.settings import Sampling
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -57,7 +57,7 @@ def test_a_full_window_starts_again_from_its_last_half() -> None:
     for i in range(7):
         successor[i, (i + 1) % 7] = 50.0
     model = Table(successor, block_size=4)
-    ids = [int(t[0]) for t in generate(model, [0], Sampling(max_new_tokens=8, temperature=0))]
+    ids = [int(t[0]) for t in generate_ids(model, [0], Sampling(max_new_tokens=8, temperature=0))]
     assert ids == [1, 2, 3, 4, 5, 6, 0, 1]
     assert model.windows == [
         [0],
@@ -73,7 +73,7 @@ def test_a_full_window_starts_again_from_its_last_half() -> None:
 
 def test_a_long_prompt_keeps_its_last_block() -> None:
     model = Table(torch.zeros(7, 7), block_size=3)
-    list(generate(model, [1, 2, 3, 4, 5], Sampling(max_new_tokens=1)))
+    list(generate_ids(model, [1, 2, 3, 4, 5], Sampling(max_new_tokens=1)))
     assert model.windows == [[3, 4, 5]]
 
 
@@ -81,7 +81,7 @@ def test_the_seed_decides() -> None:
     model = Table(torch.zeros(7, 7))
 
     def draw(seed: int) -> list[list[int]]:
-        return [t.tolist() for t in generate(model, [0], Sampling(max_new_tokens=20, seed=seed, num_samples=3))]
+        return [t.tolist() for t in generate_ids(model, [0], Sampling(max_new_tokens=20, seed=seed, num_samples=3))]
 
     assert draw(1) == draw(1) != draw(2)
     rows = list(zip(*draw(1), strict=True))

@@ -124,7 +124,7 @@ def test_going_on_with_another_setting_is_an_error_that_names_it(
 ) -> None:
     train(tmp_path / "r", "--steps", 3)
     result = pealm("train", "--out", tmp_path / "r", "--lr", 0.5, "--steps", 5)
-    assert result.code == 2 and "was begun with [train] lr = 0.001, not 0.5" in result.err
+    assert result.code == 2 and "was begun with [train] lr = 0.003, not 0.5" in result.err
     book.write_text(book.read_text() + "more")
     result = pealm("train", "--out", tmp_path / "r", "--steps", 5)
     assert result.code == 2 and "has changed since the run began" in result.err

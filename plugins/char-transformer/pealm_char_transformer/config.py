@@ -10,7 +10,7 @@ class TransformerConfig:
     """Sizes of the transformer; vocab_size comes from the tokenizer."""
 
     vocab_size: int = setting(0, hidden=True)
-    block_size: int = setting(64, "tokens that it sees at once", at_least=1)
+    block_size: int = setting(128, "tokens that it sees at once", at_least=1)
     n_layer: int = setting(4, "transformer blocks", at_least=1)
     n_head: int = setting(4, "attention heads in a block", at_least=1)
     n_embd: int = setting(128, "width", at_least=1)
@@ -21,3 +21,8 @@ class TransformerConfig:
             fits = [n for n in range(1, self.n_embd + 1) if self.n_embd % n == 0]
             near = min(fits, key=lambda n: abs(n - self.n_head))
             raise ValueError(f"n-head {self.n_head} does not divide n-embd {self.n_embd}; try n-head {near}")
+        if self.n_embd // self.n_head % 2:
+            raise ValueError(
+                f"n-embd {self.n_embd} over n-head {self.n_head} gives heads of {self.n_embd // self.n_head}; "
+                f"rotary positions need an even number"
+            )

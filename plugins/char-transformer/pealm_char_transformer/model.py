@@ -1,4 +1,4 @@
-"""A decoder-only transformer: learned positions, pre-LayerNorm, causal attention, GELU."""
+"""A decoder-only transformer: rotary positions, pre-LayerNorm, causal attention, GELU."""
 
 import math
 from typing import Any
@@ -10,6 +10,18 @@ from torch import Tensor, nn
 from pealm_char_transformer.config import TransformerConfig
 from pealm_core import KVCache, causal_attention
 
+ROTARY_BASE = 1000.0  # the slowest pair of features turns once in about 6,000 positions
+
+
+def rotate(x: Tensor, turns: Tensor) -> Tensor:
+    """Rotary positions (Su et al. 2021): turn each pair of features of x (B, H, T, D) by its position's angles.
+
+    turns: the angles' cosines and sines, (2, T, D / 2).
+    """
+    a, b = x.chunk(2, dim=-1)  # (B, H, T, D / 2) each
+    cos, sin = turns
+    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1).type_as(x)
+
 
 class Attention(nn.Module):
     """Multi-head causal self-attention."""
@@ -20,13 +32,14 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(config.n_embd, 3 * config.n_embd, bias=False)
         self.proj = nn.Linear(config.n_embd, config.n_embd, bias=False)
 
-    def forward(self, x: Tensor, cache: KVCache | None) -> Tensor:
+    def forward(self, x: Tensor, turns: Tensor, cache: KVCache | None) -> Tensor:
         """(B, T, C) to (B, T, C)."""
         b, t, c = x.shape
-        q, k, v = self.qkv(x).view(b, t, 3, self.n_head, c // self.n_head).permute(2, 0, 3, 1, 4)  # (B, H, T, C/H)
+        q, k, v = self.qkv(x).view(b, t, 3, self.n_head, c // self.n_head).permute(2, 0, 3, 1, 4)  # (B, H, T, D)
+        q, k = rotate(q, turns), rotate(k, turns)
         if cache is not None:
             k, v = cache.append(self.layer, k, v)
-        y = causal_attention(q, k, v, dropout=self.dropout if self.training else 0.0)
+        y = causal_attention(q, k, v, dropout=self.dropout if self.training else 0.0)  # (B, H, T, D)
         y = self.proj(y.transpose(1, 2).reshape(b, t, c))  # (B, T, C)
         return F.dropout(y, self.dropout, self.training)
 
@@ -43,24 +56,29 @@ class Block(nn.Module):
         self.down = nn.Linear(4 * config.n_embd, config.n_embd, bias=False)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, cache: KVCache | None) -> Tensor:
+    def forward(self, x: Tensor, turns: Tensor, cache: KVCache | None) -> Tensor:
         """(B, T, C) to (B, T, C)."""
-        x = x + self.attention(self.norm1(x), cache)
+        x = x + self.attention(self.norm1(x), turns, cache)
         x = x + self.dropout(self.down(F.gelu(self.up(self.norm2(x)))))
         return x
 
 
 class Transformer(nn.Module):
-    """Token and position embeddings, blocks, a last norm, and a head that gives logits."""
+    """Token embeddings, blocks, a last norm, and a head that gives logits."""
+
+    turns: Tensor
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.config = config
         self.tokens = nn.Embedding(config.vocab_size, config.n_embd)
-        self.positions = nn.Embedding(config.block_size, config.n_embd)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
         self.norm = nn.LayerNorm(config.n_embd)
         self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        half = config.n_embd // config.n_head // 2
+        speeds = ROTARY_BASE ** (-torch.arange(half) / half)  # radians a position, (D / 2,)
+        angles = torch.outer(torch.arange(config.block_size), speeds)
+        self.register_buffer("turns", torch.stack([angles.cos(), angles.sin()]), persistent=False)
         for name, parameter in self.named_parameters():
             if parameter.dim() == 2:
                 # Residual projections are scaled so that the sum over 2 n_layer of them keeps its variance (GPT-2).
@@ -69,15 +87,13 @@ class Transformer(nn.Module):
 
     def make_cache(self, batch: int, length: int) -> KVCache:
         """Room for `length` tokens in `batch` rows."""
-        c = self.config
         weight = self.tokens.weight
-        head_dim = c.n_embd // c.n_head
         return KVCache(
-            n_layer=c.n_layer,
+            n_layer=self.config.n_layer,
             batch=batch,
-            n_head=c.n_head,
+            n_head=self.config.n_head,
             length=length,
-            head_dim=head_dim,
+            head_dim=self.config.n_embd // self.config.n_head,
             device=weight.device,
             dtype=weight.dtype,
         )
@@ -86,16 +102,15 @@ class Transformer(nn.Module):
         self, idx: Tensor, targets: Tensor | None = None, *, cache: KVCache | None = None, at: Any = None
     ) -> tuple[Tensor | None, Tensor | None]:
         """(B, T) ids to (B, n, V) logits at the positions `at`; with targets, the mean cross-entropy instead."""
-        start = cache.length if cache is not None else 0
-        positions = torch.arange(start, start + idx.shape[1], device=idx.device)
-        x = self.tokens(idx) + self.positions(positions)  # (B, T, C)
-        x = F.dropout(x, self.config.dropout, self.training)
+        start, t = cache.length if cache is not None else 0, idx.shape[1]
+        turns = self.turns[:, start : start + t]
+        x = F.dropout(self.tokens(idx), self.config.dropout, self.training)  # (B, T, C)
         for block in self.blocks:
-            x = block(x, cache)
+            x = block(x, turns, cache)
         if cache is not None:
-            cache.advance(idx.shape[1])
-        x = self.norm(x if at is None else x[:, at])
-        logits = self.head(x)
+            cache.advance(t)
+        x = self.norm(x if at is None else x[:, at])  # (B, n, C)
+        logits = self.head(x)  # (B, n, V)
         if targets is None:
             return logits, None
         return None, F.cross_entropy(logits.flatten(0, 1), targets.flatten())

@@ -1,0 +1,22 @@
+"""The settings of the dataset and of the evaluation."""
+
+from dataclasses import dataclass
+
+from pealm_core import setting
+
+
+@dataclass(frozen=True)
+class StoriesConfig:
+    """Which stories, and how many."""
+
+    seed: int = setting(1, "which stories", at_least=0)
+    stories: int = setting(20_000, "training stories; a tenth as many are for validation", at_least=10)
+
+
+@dataclass(frozen=True)
+class TellingConfig:
+    """How much to evaluate."""
+
+    stories: int = setting(200, "stories that the model tells, and as many that it is scored on", at_least=2)
+    temperature: float = setting(1.0, "how the stories are drawn", above=0)
+    seed: int = setting(0, "seed of the telling", at_least=0)
