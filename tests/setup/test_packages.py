@@ -1,0 +1,79 @@
+"""What the pyproject.toml files list is what the tree holds: an editable install would hide that it is not."""
+
+import subprocess
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PROJECTS = sorted(
+    path.parent for pattern in ("pea", "pealm_core", "plugins/*") for path in ROOT.glob(f"{pattern}/pyproject.toml")
+)
+
+
+def read(project: Path) -> dict[str, Any]:
+    return tomllib.loads((project / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def folder_of(package: str, package_dir: dict[str, str]) -> Path:
+    """Where setuptools looks for a package: below the nearest parent that `package-dir` names."""
+    parts = package.split(".")
+    for n in range(len(parts), 0, -1):
+        if (parent := ".".join(parts[:n])) in package_dir:
+            return Path(package_dir[parent], *parts[n:])
+    return Path(package_dir.get("", "."), *parts)
+
+
+def code_folders(project: Path) -> set[Path]:
+    """Every folder with Python files in it, without what building leaves behind."""
+    folders = {file.parent.relative_to(project) for file in project.rglob("*.py")}
+    return {f for f in folders if not {"build", "dist", "__pycache__"} & set(f.parts)}
+
+
+@pytest.mark.parametrize("project", PROJECTS, ids=lambda project: project.name)
+def test_every_package_is_listed_and_there(project: Path) -> None:
+    settings = read(project)["tool"]["setuptools"]
+    folders = [folder_of(name, settings.get("package-dir", {})) for name in settings["packages"]]
+    assert len(set(folders)) == len(folders)
+    assert set(folders) == code_folders(project)
+
+
+@pytest.mark.parametrize("project", PROJECTS, ids=lambda project: project.name)
+def test_every_listed_file_is_there(project: Path) -> None:
+    """`package-data` without a file is dropped from the wheel without a word; so is a README that is empty."""
+    table = read(project)
+    settings = table["tool"]["setuptools"]
+    for package, patterns in settings.get("package-data", {}).items():
+        for pattern in patterns:
+            assert list((project / folder_of(package, settings.get("package-dir", {}))).glob(pattern)), pattern
+    assert (project / table["project"]["readme"]).stat().st_size > 0
+
+
+def test_git_ignores_no_code() -> None:
+    """A folder such as `data` is easily swept up by .gitignore, and then it is missing from every clone."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    files = [str(file) for project in PROJECTS for file in project.rglob("*.py") if "build" not in file.parts]
+    done = subprocess.run(
+        ["git", "check-ignore", "--no-index", "--stdin"],
+        cwd=ROOT,
+        input="\n".join(files),
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == ""
+
+
+def test_the_umbrella_brings_every_distribution() -> None:
+    root = read(ROOT)
+    names = sorted(read(project)["project"]["name"] for project in PROJECTS)
+    assert sorted(root["project"]["dependencies"]) == names
+    assert sorted(root["tool"]["uv"]["sources"]) == names
+
+
+def test_pip_and_uv_pin_the_same() -> None:
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = [line for line in lines if line and not line.startswith("#")]
+    assert pins == read(ROOT)["tool"]["uv"]["constraint-dependencies"]

@@ -1,0 +1,94 @@
+"""`scripts/test`, `scripts/quickstart` and `.ci/run` call what they say, from any directory, spaces or not."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs a POSIX shell")
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """The scripts, and commands which only write down that they were called."""
+    root = tmp_path / "a folder"
+    for script in ("scripts/test", "scripts/quickstart", ".ci/run"):
+        (root / script).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / script, root / script)
+    (root / "plugins" / "one" / "pealm_one").mkdir(parents=True)
+    for command in ("scripts/setup", *(f".venv/bin/{name}" for name in ("ruff", "mypy", "pytest", "pealm"))):
+        path = root / command
+        path.parent.mkdir(parents=True, exist_ok=True)
+        name = path.name
+        path.write_text(
+            f'#!/bin/sh\necho "{name}${{*:+ $*}}" >>"{root}/called"\nif [ "$FAILS" = {name} ]; then exit 7; fi\n'
+        )
+        path.chmod(0o755)
+    return root
+
+
+def run(script: Path, *args: str, **environment: str) -> tuple[int, str, list[str]]:
+    """How it ended, what it printed and what it called."""
+    called = script.parents[1] / "called"
+    called.unlink(missing_ok=True)
+    done = subprocess.run([script, *args], cwd="/", env=os.environ | environment, stdout=subprocess.PIPE, text=True)
+    return done.returncode, done.stdout, called.read_text().splitlines()
+
+
+STAGES = [
+    "setup",
+    "ruff check .",
+    "ruff format --check .",
+    "mypy --explicit-package-bases pea pealm_core plugins/one/pealm_one scripts",
+]
+
+
+def test_the_test_script(tree: Path) -> None:
+    code, out, called = run(tree / "scripts" / "test", "-k", "one thing")
+    assert code == 0
+    assert called == [*STAGES, "pytest -k one thing"]
+    assert [line[2:] for line in out.splitlines() if line] == called[1:]
+
+
+@pytest.mark.parametrize(("fails", "stages"), [("setup", 1), ("ruff", 2), ("mypy", 4), ("pytest", 5)])
+def test_it_stops_at_the_first_failure(tree: Path, fails: str, stages: int) -> None:
+    code, _, called = run(tree / "scripts" / "test", FAILS=fails)
+    assert code == 7
+    assert len(called) == stages
+
+
+def test_ci_calls_just_the_test_script(tree: Path) -> None:
+    script = (ROOT / ".ci" / "run").read_text()
+    assert len(script.splitlines()) == 2
+    assert run(tree / ".ci" / "run")[2] == run(tree / "scripts" / "test")[2]
+
+
+def test_quickstart(tree: Path) -> None:
+    script = tree / "scripts" / "quickstart"
+    runs = []
+    for _ in range(2):
+        code, out, called = run(script, "--max-seconds", "5")
+        assert code == 0
+        _, train, sample, evaluate = called
+        folder = train.split("--out ")[1].split()[0]
+        assert (
+            train
+            == f"pealm train char-transformer --input.kindergarten --max-seconds 60 --out {folder} --max-seconds 5"
+        )
+        assert sample.startswith(f"pealm sample --ckpt {folder} ")
+        assert evaluate == f"pealm eval --ckpt {folder} --on kindergarten"
+        assert [line[2:] for line in out.splitlines() if line.startswith("$ ")] == called[1:]
+        assert f"The run lies in {tree}/{folder}\n" in out
+        (tree / folder).mkdir(parents=True)
+        runs.append(folder)
+    assert runs[0] != runs[1]
+    assert all(folder.startswith("runs/quickstart/") for folder in runs)
+
+
+def test_quickstart_stops_where_training_does(tree: Path) -> None:
+    code, out, called = run(tree / "scripts" / "quickstart", FAILS="pealm")
+    assert (code, len(called)) == (7, 2)
+    assert "The run lies in" not in out
