@@ -229,7 +229,7 @@ def test_no_python_is_one_line(tmp_path: Path) -> None:
     tree = Tree(tmp_path / "tree")
     code, _, err = tree.set_up(PYTHON="/no/such/python")
     assert code == 2
-    assert err.startswith("set-up: pealm needs Python 3.11 or newer; PYTHON=")
+    assert err.startswith("set-up: pealm needs Python 3.11 or newer, and PYTHON=/no/such/python does not run; ")
     assert err.count("\n") == 1
 
 
