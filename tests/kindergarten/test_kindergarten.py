@@ -107,10 +107,10 @@ def test_every_sentence_of_a_story_is_accepted_by_itself_and_a_shuffled_word_is_
         told = kg.check_sentences(story)
         assert [sentence for sentence, _ in told] == sentences(story)
         assert all(accepted for _, accepted in told)
-    assert kg.check_sentences("Mia gave Mia a big hug. Hello there. She played with it all day.") == [
+    assert kg.check_sentences("Mia gave Mia a big hug. Hello there. She watered them every day.") == [
         ("Mia gave Mia a big hug.", False),
         ("Hello there.", False),
-        ("She played with it all day.", True),
+        ("She watered them every day.", True),
     ]
 
 
