@@ -55,6 +55,7 @@ class Trainer:
     interrupted: int = 0  # the signal that asked the run to end
     _began: float = field(default_factory=time.perf_counter, init=False)  # the clock's zero
     _evaluating: float = field(default=0.0, init=False)  # seconds that the last validation took
+    _evaluated: float = field(default=0.0, init=False)  # the clock at its end
 
     def fit(self) -> None:
         """Train until the steps or the seconds are used up, or a signal comes; then validate and save."""
@@ -68,7 +69,7 @@ class Trainer:
             while not last:
                 metrics = self.update(model)
                 last = self.finished()
-                if last or _due(self.step, s.eval_every):
+                if last or (_due(self.step, s.eval_every) and self.affordable()):
                     metrics["val_loss"] = self.validate()
                     last = self.finished()  # a validation may have used up the time
                 self.reporter.step(self, metrics)
@@ -140,6 +141,7 @@ class Trainer:
         total, tokens = self.world.sum(total, count)
         self.val_loss = total / tokens
         self._evaluating = time.perf_counter() - began
+        self._evaluated = self.clock()
         return self.val_loss
 
     def clock(self) -> float:
@@ -164,6 +166,10 @@ class Trainer:
         if s.steps:
             progress = (self.step - s.warmup_steps) / max(1, s.steps - s.warmup_steps)
         return lr_scale(progress, self.step, warmup_steps=s.warmup_steps, min_lr_ratio=s.min_lr_ratio)
+
+    def affordable(self) -> bool:
+        """Whether a validation is worth its time: where time is limited, they take a tenth of it at most."""
+        return not self.settings.max_seconds or self.seconds - self._evaluated > 10 * self._evaluating
 
     def finished(self) -> bool:
         """Whether the steps or the seconds are used up, or a signal asked to end."""

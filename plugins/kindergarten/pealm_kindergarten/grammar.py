@@ -6,7 +6,7 @@ choice between equally likely options; a later mention repeats the row. So a sto
 1 / (number of options) over its derivation:
 
 >>> tiny = Grammar(
-...     tables={"PET": "pet sound\\ncat purred\\ndog barked"},
+...     tables={"PET": "pet  sound\\ncat  purred\\ndog  barked"},
 ...     variables={"pet": "PET"},
 ...     rules={"story": ["<home> The {pet} {pet.sound}."], "home": ["A {pet} came home.", "I saw a {pet}."]},
 ... )

@@ -3,239 +3,287 @@
 `<rule>` is replaced by one of that rule's alternatives. `{variable.form}` is drawn from its table (see words.py)
 where a story mentions it first, and stays the same row from then on; a capital letter in front of the form
 makes one in the text: `{child.He}`. `{variable}` alone is the first column.
+
+A story has one child, one colour, one count, and so on: what comes back is always the nearest earlier word of its
+class, which even a model of a minute's training can learn. All the rest is free, and there is plenty of it.
 """
 
 RULES = {
     "story": [
         "<lost>",
         "<runaway>",
-        "<sharing>",
+        "<picking>",
         "<puddles>",
         "<bedtime>",
         "<baking>",
         "<birthday>",
         "<garden>",
         "<painting>",
+        "<snowman>",
     ],
     # Phrases that several plots share.
     "when": [
         "One day",
-        "One fine morning",
+        "One morning",
         "After lunch",
         "After school",
         "On Monday",
+        "On Tuesday",
         "On Friday",
         "On Sunday",
-        "Last week",
+        "In spring",
+        "In autumn",
+        "This week",
     ],
+    "adult": ["Mum", "Dad", "Granny", "Grandpa", "Uncle Ben", "Aunt May", "the baker", "the farmer"],
+    "Adult": ["Mum", "Dad", "Granny", "Grandpa", "Uncle Ben", "Aunt May", "The baker", "The farmer"],
     "outside": [
         "in the park",
-        "by the pond",
         "in the garden",
+        "in the street",
+        "by the pond",
+        "by the river",
         "behind the barn",
         "on the hill",
         "near the school",
+        "near the station",
         "under a tree",
-        "by the river",
-        "in the street",
+        "under the bridge",
         "at the market",
+        "at the beach",
+        "at the zoo",
     ],
     "inside": [
         "under the bed",
         "under the table",
+        "under the carpet",
         "behind the door",
         "behind the sofa",
         "behind the piano",
         "in the bath",
         "in the cupboard",
         "in the laundry",
+        "in the oven",
         "on the shelf",
         "on the stairs",
     ],
-    # Lost and found: colour and toy stay what they were.
-    "lost": ["<find> <admire> <lose> <return> <thanks>"],
+    "long": ["all day", "all week", "all afternoon", "until dark", "until supper", "for hours"],
+    "number": ["two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"],
+    # Lost and found: the colour and the toy stay what they were.
+    "lost": ["<find> <enjoy> <lose> <return> <glad>"],
     "find": [
-        "<when> {child} found {colour.a} {toy} <outside>.",
-        "<when> {child} went for a walk and found {colour.a} {toy}.",
+        "<when> {child} found {colour.a} {toy}.",
+        "{child} found {colour.a} {toy} <outside>.",
     ],
-    "admire": [
-        "{child.He} played with it all day.",
-        "{child.He} took it home and showed it to {adult}.",
+    "enjoy": [
+        "{child.He} loved the {colour} {toy}.",
+        "{child.He} played with the {colour} {toy} <long>.",
     ],
     "lose": [
+        "But then the {colour} {toy} was gone.",
         "But then {child.he} lost the {colour} {toy}.",
-        "But the next day the {colour} {toy} was gone.",
     ],
     "return": [
-        "At last {friend} found the {colour} {toy} <inside>.",
-        "Then {friend} saw the {colour} {toy} <inside>.",
+        "<Adult> found the {colour} {toy} <inside>.",
+        "A <small> dog brought the {colour} {toy} back.",
     ],
-    "thanks": [
-        '"Thank you, {friend}!" said {child}.',
-        "{child} gave {friend} a big hug.",
+    "glad": [
+        "{child} was <happy>.",
+        "{child} danced <joy>.",
     ],
-    # A pet runs away and comes back: it keeps its name, its voice and its favourite food.
-    "runaway": ["<pet> <escape> <lure> <comeback> <cuddle>"],
+    "happy": ["happy again", "very glad", "so proud", "merry once more"],
+    "joy": ["with joy", "around the house", "in the rain", "like a bear"],
+    "small": ["little", "clever", "playful", "shy", "sweet", "curious", "fluffy", "funny", "noisy", "lazy"],
+    # A pet runs away and comes back: it keeps its name and its voice.
+    "runaway": ["<pet> <escape> <search> <comeback> <comfort>"],
     "pet": ["{child} had a <small> {pet} named {petname}."],
-    "small": ["little", "clever", "playful", "shy", "sweet", "curious"],
     "escape": [
-        "<when> {petname} slipped out of the gate.",
-        "<when> the gate was open and {petname} was gone.",
+        "<when> {petname} ran away.",
+        "<when> {petname} was gone.",
     ],
-    "lure": [
-        "{child} looked <outside>, but saw no {pet}.",
-        "{child} put {pet.treat} by the gate and waited.",
+    "search": [
+        "{child} looked for {petname} <outside>.",
+        "{child} called {petname} <loudly>.",
     ],
+    "loudly": ["again and again", "from the window", "until bedtime", "as loud as thunder"],
     "comeback": [
-        "Soon {petname} came home and {pet.sang} for joy.",
-        "In the morning {petname} was back and {pet.sang} for joy.",
+        "At last {petname} the {pet} came home and {pet.sang}.",
+        "At night {petname} the {pet} came back and {pet.sang}.",
     ],
-    "cuddle": [
-        "{petname} slept in {child.his} bed that night.",
-        "{child} never left the gate open again.",
+    "comfort": [
+        "{child} gave {petname} a <warm> hug.",
+        "{child} gave {petname} <treat>.",
     ],
-    # Sharing: the sums are right.
-    "sharing": ["<plenty> <hungry> <give> <eat>"],
-    "plenty": [
-        "{child} had {count} <tasty> {food.many}.",
-        "{adult} gave {child} {count} <tasty> {food.many}.",
+    "warm": ["big", "long", "warm", "tight"],
+    "treat": ["some milk", "some cheese", "some bread", "a biscuit", "a new basket", "a soft blanket"],
+    # Picking fruit: the count stays the same.
+    "picking": ["<pick> <pack> <admire> <eat>"],
+    "pick": [
+        "<when> {child} picked {count} {fruit.many}.",
+        "{child} picked {count} {fruit.many} <outside>.",
     ],
-    "tasty": ["sweet", "tasty", "fresh", "big", "small", "round"],
-    "hungry": [
-        "{friend} had none and was very hungry.",
-        "{friend} looked at them and sighed.",
+    "pack": [
+        "{child.He} put the {count} {fruit.many} in a <box>.",
+        "{child.He} washed the {count} {fruit.many} <washed>.",
     ],
-    "give": [
-        "{child} gave {friend} one {food} and had {count.less} left.",
-        "{child} gave {friend} two {food.many} and had {count.fewer} left.",
+    "box": ["box", "bag", "basket", "bucket", "bowl", "jar"],
+    "washed": ["in the river", "in the sink", "with cold water", "one by one"],
+    "admire": [
+        '"What <fine> {fruit.many}!" said <adult>.',
+        '"I love {fruit.many}," said <adult>.',
     ],
+    "fine": ["fine", "big", "lovely", "bright", "little", "round", "ripe", "juicy"],
     "eat": [
-        "They sat <outside> and ate them all.",
-        '"{food.Many} are best with a friend," said {child}.',
+        "{child} ate the {count} {fruit.many} <outside>.",
+        "{child} made a <pie> of the {count} {fruit.many}.",
     ],
+    "pie": ["pie", "cake", "soup", "jam", "salad"],
     # Rain and puddles.
-    "puddles": ["<rain> <dress> <splash> <mud> <more>"],
-    "rain": [
-        "It rained all morning.",
-        "<when> it rained and rained.",
-    ],
+    "puddles": ["<rain> <dress> <splash> <mud> <dry>"],
+    "rain": ["<when> it rained and rained.", "<when> rain fell on the <roof>."],
+    "roof": ["roof", "trees", "town", "hills", "fields"],
     "dress": [
-        "{child} put on {child.his} {colour} {wear} and ran out.",
-        "{child} went out in {child.his} new {colour} {wear}.",
+        "{child} put on {child.his} {colour} {wear}.",
+        "{child} found {child.his} {colour} {wear} <inside>.",
     ],
-    "splash": ["{child.He} jumped into {count} <wide> puddles."],
-    "wide": ["wide", "deep", "cold", "brown", "lovely"],
+    "splash": [
+        "{child.He} jumped into <number> <wide> puddles.",
+        "{child.He} ran through <number> <wide> puddles.",
+    ],
+    "wide": ["wide", "deep", "cold", "brown", "muddy", "dirty"],
     "mud": [
-        "Soon the {colour} {wear} {wear.was} full of mud.",
-        "The {colour} {wear} {wear.was} not {colour} any more.",
+        "Soon the {colour} {wear} {wear.was} full of <mess>.",
+        "Soon the {colour} {wear} {wear.was} <wet>.",
     ],
-    "more": [
-        '"More rain, please!" said {child}.',
-        "Back home {adult} made <drink>.",
+    "mess": ["mud", "water", "leaves", "frogs", "sand", "worms"],
+    "wet": ["wet", "very dirty", "not clean any more", "heavy and cold"],
+    "dry": [
+        "{child} only <laughed>.",
+        "{child} wanted to stay <long>.",
     ],
-    "drink": ["hot soup", "hot cocoa", "warm milk", "apple tea", "mint tea"],
+    "laughed": ["laughed", "smiled", "sang", "splashed some more", "asked for more rain"],
     # Bedtime: the hero of the story comes back in the dream.
     "bedtime": ["<awake> <tale> <lair> <dream>"],
     "awake": [
-        "It was late, but {child} could not sleep.",
-        "It was dark, and {child} was a little afraid.",
+        "{child} could not sleep.",
+        "{child} was afraid of the <dark>.",
     ],
+    "dark": ["dark", "thunder", "wind", "storm", "moon"],
     "tale": [
-        "{adult} told {child.him} about a {trait} {hero}.",
-        "{adult} read a story about a {trait} {hero}.",
+        "<Adult> told {child.him} about a <trait> {hero}.",
+        "<Adult> read {child.him} a story about a <trait> {hero}.",
     ],
-    "lair": ["The {hero} lived <far> and had {count} <things>."],
+    "trait": ["brave", "grumpy", "kind", "silly", "sleepy", "tiny", "wise", "hungry", "polite"],
+    "lair": [
+        "The {hero} lived <far>.",
+        "The {hero} had <number> <things>.",
+    ],
     "far": [
         "in a cave",
         "in a castle",
         "in a teapot",
+        "in a forest",
         "on the moon",
         "on a cloud",
+        "on an island",
         "under the sea",
     ],
-    "things": ["cats", "clocks", "crowns", "hats", "ships", "spoons"],
+    "things": ["beds", "cats", "clocks", "crowns", "hats", "ships", "spoons", "swords", "shoes"],
     "dream": [
-        "That night {child.he} dreamed of the {trait} {hero}.",
-        "In {child.his} dream the {trait} {hero} came to tea.",
+        "That night {child} dreamed of the {hero}.",
+        "In a dream the {hero} asked {child} to <visit>.",
     ],
+    "visit": ["tea", "play", "dance", "sing", "a picnic", "a party"],
     # Baking.
-    "baking": ["<bake> <stir> <smell> <praise> <crumb>"],
-    "bake": ["<when> {adult} and {child} baked {flavour.a} {bake}."],
+    "baking": ["<bake> <stir> <smell> <praise>"],
+    "bake": [
+        "<when> {child} baked {flavour.a} {bake}.",
+        "{child} and <adult> baked {flavour.a} {bake}.",
+    ],
     "stir": [
-        "{child} mixed the butter, the eggs and the flour.",
+        "{child.He} mixed the eggs and the <flour>.",
         "There was flour <dusty>.",
     ],
-    "dusty": ["on the floor", "on the cat", "in {child.his} hair", "on {child.his} nose"],
-    "smell": ["Soon the house smelled of {flavour}."],
+    "flour": ["butter", "sugar", "milk", "cream", "salt"],
+    "dusty": ["on the floor", "on the cat", "in {child.his} hair", "on {child.his} nose", "in every corner"],
+    "smell": ["Soon the <whole> smelled of {flavour} {bake}."],
+    "whole": ["house", "kitchen", "street", "town", "school", "village"],
     "praise": [
-        '"What a good {flavour} {bake}!" said {friend}.',
-        '"I love {flavour} {bake}," said {friend}.',
-    ],
-    "crumb": [
-        "Only one crumb was left for the mouse.",
-        "Next time they will bake two.",
+        "{child} gave the {flavour} {bake} to <adult>.",
+        "{child} ate <number> slices of {flavour} {bake}.",
     ],
     # Birthday: as many candles as years.
-    "birthday": ["<age> <gift> <candles> <wish> <treasured>"],
+    "birthday": ["<age> <candles> <gift> <treasured>"],
     "age": ["Today {child} was {count} years old."],
+    "candles": [
+        "{child.He} blew out {count} candles and wished for <wished>.",
+        "There were {count} candles on the <cake>.",
+    ],
+    "cake": ["cake", "table", "pudding"],
+    "wished": ["a pony", "a boat", "a brother", "a sister", "snow", "more cake", "a rocket"],
     "gift": [
-        "{friend} gave {child.him} {colour.a} {toy}.",
-        "{friend} came with {colour.a} {toy} in a box.",
+        "<Adult> gave {child.him} {colour.a} {toy}.",
+        "<Adult> came with {colour.a} {toy} in a <box>.",
     ],
-    "candles": ["There were {count} candles on the cake."],
-    "wish": [
-        "{child} blew hard and made a secret wish.",
-        "{child} blew hard and wished for <wished>.",
-    ],
-    "wished": ["a pony", "a brother", "a sister", "snow", "more cake"],
     "treasured": [
         "{child} took the {colour} {toy} to bed.",
-        "They danced and played with the {colour} {toy}.",
+        "{child} played with the {colour} {toy} <long>.",
     ],
-    # The garden: what was planted comes up, and the sums are right again.
-    "garden": ["<sow> <care> <grow> <raid> <forgive>"],
+    # The garden: what was planted comes up.
+    "garden": ["<sow> <care> <grow> <harvest>"],
     "sow": [
-        "{child} planted {count} {plant} seeds by the wall.",
-        "In spring {child} planted {count} {plant} seeds.",
+        "<when> {child} planted {count} {plant} seeds.",
+        "{child} planted {count} {plant} seeds <bed>.",
     ],
+    "bed": ["by the wall", "by the fence", "in a pot", "in a row", "in the sun"],
     "care": [
         "{child.He} watered them every <often>.",
         "{child.He} sang to them every <often>.",
     ],
-    "often": ["day", "morning", "evening", "Monday", "Sunday"],
+    "often": ["day", "morning", "evening", "Monday", "Tuesday", "Sunday"],
     "grow": ["Up came {count} <fine> {plant.many}."],
-    "fine": ["fine", "big", "lovely", "bright", "little"],
-    "raid": [
-        "But {thief.a} ate one and left {count.less}.",
-        "But {thief.a} ate two and left {count.fewer}.",
+    "harvest": [
+        "{child} gave the {count} {plant.many} to <adult>.",
+        "{child} was proud of the {count} {plant.many}.",
     ],
-    "forgive": [
-        '"{thief.Many} must eat too," said {child}.',
-        "{child} only laughed and fed the {thief}.",
+    # A painting that not everyone believes in.
+    "painting": ["<paint> <feature> <opinion> <hang>"],
+    "paint": [
+        "<when> {child} painted {colour.a} {animal}.",
+        "{child} painted {colour.a} {animal} <outside>.",
     ],
-    # A painting.
-    "painting": ["<paint> <feature> <doubt> <reply> <follow>"],
-    "paint": ["<when> {child} painted {colour.a} {animal}."],
-    "feature": ["It had <oddity>."],
+    "feature": ["The {colour} {animal} had <oddity>."],
     "oddity": [
         "a long tail",
-        "six legs",
-        "three ears",
         "a tall hat",
-        "two wings",
         "a big smile",
         "one tooth",
+        "two wings",
+        "three ears",
+        "six legs",
+        "big feet",
+        "a tiny umbrella",
     ],
-    "doubt": [
-        '"{animal.Many} are not {colour}," said {friend}.',
-        '"Who ever saw {colour.a} {animal}?" asked {friend}.',
+    "opinion": [
+        '"I like {colour} {animal.many}," said <adult>.',
+        '"Who ever saw {colour} {animal.many}?" asked <adult>.',
     ],
-    "reply": [
-        '"Mine is special," said {child}.',
-        "{child} only smiled and painted one more.",
+    "hang": [
+        "{child} put the {colour} {animal} <wall>.",
+        "{child} gave the {colour} {animal} to <adult>.",
     ],
-    "follow": [
-        "Now {friend} paints {colour} {animal.many} too.",
-        "That night {friend} dreamed of {colour} {animal.many}.",
+    "wall": ["on the wall", "above the bed", "on the fridge", "in a golden frame"],
+    # A snowman, as long as it lasts.
+    "snowman": ["<snow> <build> <dressed> <thaw>"],
+    "snow": ["<when> it snowed <long>.", "<when> snow fell on the <roof>."],
+    "build": ["{child} built a <trait> snowman <outside>."],
+    "dressed": [
+        "{child.He} gave the snowman {child.his} {colour} {wear}.",
+        "The snowman wore {child.his} {colour} {wear}.",
     ],
+    "thaw": [
+        "In the morning only the {colour} {wear} {wear.was} left.",
+        "{child} took the {colour} {wear} back <later>.",
+    ],
+    "later": ["the next day", "in the evening", "when the sun came out", "after a week"],
 }

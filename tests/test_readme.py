@@ -1,0 +1,80 @@
+"""Every command and every Python example of the README runs. Long commands are shortened here, for all to see."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+# Run elsewhere: the set-up by tests/setup, and by whoever runs this test.
+ELSEWHERE = ("scripts/quickstart", "scripts/test", "source ", "pip install", "uv ")
+# What makes a long command short: (pattern, replacement) on the command.
+SHORTER = [
+    (r"^pealm train char-bigram .*", r"\g<0> --steps 20 --eval-tokens 2000"),
+    (r"^pealm train char-transformer (?!.*--print-config).*--input.tinyshakespeare.*", r"\g<0> --steps 12 --eval-tokens 2000"),
+    (r"^pealm train .*--input.kindergarten.*", r"\g<0> --max-seconds 3 --input.stories 200 --eval-tokens 2000"),
+    (r"--steps 3100", "--steps 14"),
+    (r"^pealm eval .*", r"\g<0> --eval.stories 4"),
+    (r"-n 300", "-n 20"),
+]  # fmt: skip
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def commands() -> list[str]:
+    lines = [line.split("  # ")[0].strip() for block in blocks("sh") for line in block.splitlines()]
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def shorter(command: str) -> str:
+    for pattern, replacement in SHORTER:
+        command = re.sub(pattern, replacement, command)
+    return command
+
+
+def test_every_command_in_order(tmp_path: Path, shakespeare: Path) -> None:
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    shutil.copy(shakespeare, cache / "tinyshakespeare.txt")  # what the first run would have downloaded
+    shutil.copy(ROOT / "README.md", tmp_path)
+    for folder in ("scripts", "pea"):
+        (tmp_path / folder).symlink_to(ROOT / folder)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    env = {**os.environ, "PEALM_CACHE": str(cache), "PATH": path}
+    run = 0
+    for command in commands():
+        if command.startswith(ELSEWHERE):
+            assert (ROOT / command.split()[0]).exists() or not command.startswith("scripts/")
+            continue
+        done = subprocess.run(
+            shorter(command), shell=True, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+        run += 1
+    assert run >= 10
+    code = "\n".join(block for block in blocks("python") if "hookimpl" not in block).replace("100", "5")
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "ROMEO:" in done.stdout and "3.0 3.0" in done.stdout
+
+
+def test_the_plugin_example_is_a_plugin(stranger) -> None:  # type: ignore[no-untyped-def]
+    from pealm_core.plugins import PluginHost
+
+    (source,) = (block for block in blocks("python") if "hookimpl" in block)
+    stranger("pealm-mine", source)
+    plugin = next(p for p in PluginHost.installed().plugins if p.dist == "pealm-mine")
+    assert (plugin.status, [r.name for r in plugin.records]) == ("ok", ["mine"]), plugin.reason
+
+
+@pytest.mark.parametrize("link", re.findall(r"\]\((?!http)([^)#]+)", README))
+def test_links_lead_somewhere(link: str) -> None:
+    assert (ROOT / link).exists()
