@@ -37,9 +37,9 @@ class Telling:
         """Let the model tell stories, judge them, and score it on the grammar's own."""
         n = self.config.stories
         told = self.tell(model, tokenizer, lambda done: progress(done, 2 * n))
-        whole = [text is not None and parse(text) is not None for text in told]
-        accepted = [text for text, good in zip(told, whole, strict=True) if good and text is not None]
-        judged = [[good for _, good in check_sentences(text or "")] for text in told]
+        whole = [parse(text) is not None for text in told]
+        accepted = [text for text, good in zip(told, whole, strict=True) if good]
+        judged = [[good for _, good in check_sentences(text)] for text in told]
         metrics = {
             "stories accepted": _share(whole),
             "sentences accepted": _ratio([sum(row) for row in judged], [len(row) for row in judged]),
@@ -51,7 +51,7 @@ class Telling:
         elif accepted:
             metrics["accepted ones that are new"] = _share([text not in training for text in accepted])
         # Both are samples of one size, the grammar's being fresh ones.
-        own = diversity([text or "" for text in told])
+        own = diversity(told)
         grammars = diversity(list(stories("val", SCORED + 1, n)))
         notes += [
             f"distinct stories {own.distinct:.3f} (the grammar's own {grammars.distinct:.3f}), "
@@ -71,9 +71,9 @@ class Telling:
         details = [{"story": text, "accepted": good} for text, good in zip(told, whole, strict=True)]
         return EvalResult(metrics=metrics, n=n, notes=notes, details=details)
 
-    def tell(self, model: Any, tokenizer: Tokenizer, progress: Callable[[int], None]) -> list[str | None]:
-        """Stories without their end mark; None for one that does not end in time."""
-        told: list[str | None] = []
+    def tell(self, model: Any, tokenizer: Tokenizer, progress: Callable[[int], None]) -> list[str]:
+        """Stories without their end mark; one that does not end in time is longer than any story of the grammar."""
+        told: list[str] = []
         while len(told) < self.config.stories:
             rows = min(BATCH, self.config.stories - len(told))
             sampling = Sampling(
@@ -91,7 +91,7 @@ class Telling:
                         texts[row] = tokenizer.decode(ids[row])
                 if all(END in text for text in texts):
                     break
-            told += [text[: text.index(END)] if END in text else None for text in texts]
+            told += [text.partition(END)[0] for text in texts]
             progress(len(told))
         return told
 

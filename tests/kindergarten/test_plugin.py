@@ -1,0 +1,115 @@
+"""The plugin: stories as a dataset, and the evaluation against models whose figures are known."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+import pealm_kindergarten as kg
+from pealm_char.tokenizer import CharTokenizer
+from pealm_core import EvalResult
+from pealm_kindergarten.config import StoriesConfig, TellingConfig
+from pealm_kindergarten.dataset import Kindergarten
+from pealm_kindergarten.evaluator import Telling
+
+CONFIG = {"input": {"kindergarten": 1, "stories": 200}}
+
+
+def tokenizer() -> CharTokenizer:
+    made = CharTokenizer()
+    made.fit(Kindergarten(StoriesConfig(stories=3000)).documents("train"))
+    return made
+
+
+class Teller(torch.nn.Module):
+    """Tells given stories, whatever it is asked, and finds every next character equally likely."""
+
+    def __init__(self, stories: list[str], made: CharTokenizer) -> None:
+        super().__init__()
+        self.config = SimpleNamespace(vocab_size=made.vocab_size, block_size=256)
+        self.zero = torch.nn.Parameter(torch.zeros(()))
+        self.texts = [made.encode(story + "\n") for story in stories]
+        self.at, self.round = 0, 0
+
+    def forward(self, idx: Any, targets: Any = None, *, cache: Any = None, at: Any = None) -> Any:
+        logits = self.zero.detach().expand(*idx.shape, self.config.vocab_size)
+        if at != [-1]:
+            return logits[:, at], None
+        t = idx.shape[1] - 1  # how many characters were told so far
+        out = torch.full((len(idx), 1, self.config.vocab_size), -1e9)
+        for row in range(len(idx)):
+            text = self.texts[row % len(self.texts)]
+            out[row, 0, int(text[t]) if t < len(text) else 0] = 0.0
+        return (out if len(idx) > 1 else out.clone()), None
+
+
+def evaluate(stories: list[str], n: int = 4, config: dict[str, Any] = CONFIG) -> EvalResult:
+    made = tokenizer()
+    return Telling(TellingConfig(stories=n)).evaluate(
+        Teller(stories, made), made, config=config, progress=lambda done, total: None
+    )
+
+
+def test_the_dataset_tells_lines_that_never_mix_splits() -> None:
+    data = Kindergarten(StoriesConfig(seed=3, stories=500))
+    train, val = list(data.documents("train")), list(data.documents("val"))
+    assert (len(train), len(val)) == (500, 50)
+    assert not set(train) & set(val)
+    assert all(text.endswith("\n") and kg.derivations(text[:-1]) == 1 for text in train[:50] + val)
+    assert list(data.documents("train")) == train != list(Kindergarten(StoriesConfig(4, 500)).documents("train"))
+    assert data.entropy_floor == kg.entropy_floor()
+
+
+def test_a_uniform_model_is_scored_as_such() -> None:
+    result = evaluate([kg.story(9, 0)])
+    value, _ = result.metrics["loss (nats per character)"]
+    assert value == pytest.approx(math.log(tokenizer().vocab_size), abs=1e-4)
+    assert result.metrics["loss / floor"][0] == pytest.approx(value / kg.entropy_floor(), abs=1e-4)
+
+
+def test_the_grammars_own_stories_are_accepted_and_new_ones_are_told_from_known_ones() -> None:
+    known = next(kg.stories("train", 1, 1))
+    result = evaluate([known])
+    assert result.metrics["stories accepted"] == (1.0, 0.0)
+    assert result.metrics["sentences accepted"][0] == 1.0
+    assert result.metrics["accepted ones that are new"] == (0.0, 0.0)
+    fresh = next(kg.stories("val", 77, 1))
+    assert evaluate([fresh]).metrics["accepted ones that are new"][0] == 1.0
+    assert "accepted ones that are new" not in evaluate([fresh], config={}).metrics
+
+
+def test_a_spoilt_story_counts_by_its_sentences_and_is_shown() -> None:
+    whole = kg.story(9, 1)
+    spoilt = whole.replace(". ", ". Hello there. ", 1)
+    sentences = len(kg.check_sentences(spoilt))
+    result = evaluate([spoilt])
+    assert result.metrics["stories accepted"][0] == 0.0
+    assert result.metrics["sentences accepted"][0] == pytest.approx((sentences - 1) / sentences)
+    assert any("Hello there." in line for line in result.notes)
+
+
+def test_a_run_shows_the_floor_and_its_evaluation(pealm: Callable[..., Any], tmp_path: Path) -> None:
+    run = tmp_path / "r"
+    args = ("--input.kindergarten", 7, "--input.stories", 2000, "--steps", 3, "--eval-tokens", 500, "--out", run)
+    result = pealm("train", "char-bigram", *args)
+    assert result.code == 0, result.err
+    assert f"(floor {kg.entropy_floor():.4f})" in result.out and "no model can do better" in result.out
+    output = tmp_path / "e.json"
+    result = pealm("eval", "--ckpt", run, "--on", "kindergarten", "--eval.stories", 3, "--output", output)
+    assert result.code == 0, result.err
+    metrics = json.loads(output.read_text())["metrics"]
+    assert metrics["entropy floor"]["value"] == pytest.approx(kg.entropy_floor())
+    assert metrics["loss / floor"]["value"] > 10
+
+
+def test_a_model_that_never_saw_the_letters_gets_one_line(
+    pealm: Callable[..., Any], book: Path, tmp_path: Path
+) -> None:
+    assert pealm("train", "char-bigram", "--input.text", book, "--steps", 2, "--out", tmp_path / "r").code == 0
+    result = pealm("eval", "--ckpt", tmp_path / "r", "--on", "kindergarten", "--eval.stories", 2)
+    assert result.code == 2 and "--on kindergarten: character" in result.err
