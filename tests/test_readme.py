@@ -30,7 +30,8 @@ def blocks(language: str) -> list[str]:
 
 
 def commands() -> list[str]:
-    lines = [line.split("  # ")[0].strip() for block in blocks("sh") for line in block.splitlines()]
+    text = "\n".join(blocks("sh")).replace("\\\n", " ")
+    lines = [" ".join(line.split("  # ")[0].split()) for line in text.splitlines()]
     return [line for line in lines if line and not line.startswith("#")]
 
 
