@@ -19,7 +19,6 @@ from typing import Any, Generic, TypeVar
 import pluggy
 
 from pealm_core import hookspecs
-from pealm_core.config import did_you_mean, nearest, settings_of
 from pealm_core.errors import PluginError, UserError
 from pealm_core.guard import HeavyImportError, light_imports
 from pealm_core.specs import KINDS, DatasetSpec, ModelSpec, Spec
@@ -57,9 +56,16 @@ class Plugin:
     location: str = ""
     status: str = "ok"
     reason: str = ""
-    traceback: str = ""
+    error: BaseException | None = None
     load_ms: float = 0.0
     records: list[Spec] = field(default_factory=list)
+
+    @property
+    def traceback(self) -> str:
+        """Where loading it failed, nothing where it did not."""
+        import traceback
+
+        return "".join(traceback.format_exception(self.error)) if self.error else ""
 
 
 @dataclass(frozen=True)
@@ -90,6 +96,8 @@ class Entry(Generic[S]):
         """The dataclass of its settings, None where it has none. Raises PluginError, also where it loads torch."""
         if not getattr(self.spec, "config", None):
             return None
+        from pealm_core.config import settings_of  # not at the top: `pealm --help` needs no settings
+
         with light_imports():
             config = self.load("config")
         try:
@@ -151,11 +159,9 @@ class PluginHost:
                 plugin.records = list(self._records(module))
             plugin.status = "ok"
         except (Exception, SystemExit) as error:
-            import traceback
-
             plain = isinstance(error, (HeavyImportError, _DefectError))
             plugin.reason = " ".join((str(error) if plain else f"{type(error).__name__}: {error}").split())
-            plugin.traceback = traceback.format_exc()
+            plugin.error = error
             if module is not None and self._manager.is_registered(module):
                 self._manager.unregister(module)
         plugin.load_ms = 1000 * (time.perf_counter() - start)
@@ -171,6 +177,8 @@ class PluginHost:
         for name in dir(module):
             marked = self._manager.parse_hookimpl_opts(module, name) is not None
             if marked and name not in known:
+                from pealm_core.config import did_you_mean
+
                 raise _DefectError(f"has a hook {name!r} that pealm does not know{did_you_mean(name, known)}")
             if name in known and not marked and callable(getattr(module, name)):
                 raise _DefectError(f"has a function {name!r} that is not marked @hookimpl")
@@ -212,6 +220,8 @@ class PluginHost:
 
         prefer: distributions that win where several provide the name: those that a checkpoint was made with.
         """
+        from pealm_core.config import did_you_mean, nearest
+
         dist, _, bare = name.rpartition("/")
         entries = self.entries(kind)
         found = [e for e in entries.get(bare, []) if not dist or e.plugin.dist == dist]
@@ -334,16 +344,27 @@ def discover() -> list[Plugin]:
     for dist in importlib.metadata.distributions():
         if f"[{GROUP}]" not in (dist.read_text("entry_points.txt") or ""):
             continue
-        meta = dist.metadata
-        name = re.sub(r"[-_.]+", "-", meta["Name"]).lower()
+        head = _headers(dist)
+        name = re.sub(r"[-_.]+", "-", head["Name"][0]).lower()
         if name not in found:
-            requires = tuple(meta.get_all("Requires-Dist") or ())
             location = str(dist.locate_file(""))
+            requires = tuple(head.get("Requires-Dist", ()))
             found[name] = [
-                Plugin(point.name, point.value, name, meta["Version"], requires, location)
+                Plugin(point.name, point.value, name, head["Version"][0], requires, location)
                 for point in dist.entry_points.select(group=GROUP)
             ]
     return sorted((p for group in found.values() for p in group), key=lambda p: (p.dist, p.name))
+
+
+def _headers(dist: importlib.metadata.Distribution) -> dict[str, list[str]]:
+    """The metadata's headers; `dist.metadata` would load the email parser, a sixth of the time of a `--help`."""
+    text = dist.read_text("METADATA") or dist.read_text("PKG-INFO") or ""
+    found: dict[str, list[str]] = {"Name": ["?"], "Version": ["?"]}
+    for line in reversed(text.partition("\n\n")[0].splitlines()):
+        key, colon, value = line.partition(": ")
+        if colon:
+            found.setdefault(key, []).insert(0, value.strip())
+    return found
 
 
 def _origin(module: str) -> Path | None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Spec:
     """What every record has: the name that users type, and one line about it.
 
@@ -26,7 +26,7 @@ class Spec:
     summary: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class ModelSpec(Spec):
     """A model family.
 
@@ -51,7 +51,7 @@ class ModelSpec(Spec):
     recipe: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class TokenizerSpec(Spec):
     """A tokenizer: `factory` is called with an instance of `config` and gives a `protocols.Tokenizer`."""
 
@@ -61,7 +61,7 @@ class TokenizerSpec(Spec):
     factory: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class DatasetSpec(Spec):
     """A dataset: `factory` is called with an instance of `config` and gives a `protocols.Dataset`.
 
@@ -76,7 +76,7 @@ class DatasetSpec(Spec):
     value: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class EvaluatorSpec(Spec):
     """An evaluation: `factory` is called with an instance of `config` and gives a `protocols.Evaluator`.
 
@@ -90,7 +90,7 @@ class EvaluatorSpec(Spec):
     default: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class OptimizerSpec(Spec):
     """An optimizer: `factory(config, model, lr=...)` gives a `torch.optim.Optimizer` over the model's parameters.
 
@@ -103,7 +103,7 @@ class OptimizerSpec(Spec):
     factory: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class FormatSpec(Spec):
     """A foreign checkpoint format.
 
@@ -118,7 +118,7 @@ class FormatSpec(Spec):
     importer: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class CommandSpec(Spec):
     """A command of its own: `command` is a `click.Command`, imported when it is called or its help is asked."""
 

@@ -17,12 +17,13 @@ from pathlib import Path
 
 PLUGINS = {"broken": "import no_such_module\n", "heavy": "import torch\n"}
 BARE = "import click, pluggy"
+PEALM = str(Path(sys.executable).with_name("pealm"))  # the command itself, as users type it
 COMMANDS = {
     f'python -c "{BARE}"': ["-c", BARE],
-    "pealm --help": ["-m", "pealm", "--help"],
-    "pealm train --help": ["-m", "pealm", "train", "--help"],
-    "pealm train char-transformer --help": ["-m", "pealm", "train", "char-transformer", "--help"],
-    "pealm plugins": ["-m", "pealm", "plugins"],
+    "pealm --help": [PEALM, "--help"],
+    "pealm train --help": [PEALM, "train", "--help"],
+    "pealm train char-transformer --help": [PEALM, "train", "char-transformer", "--help"],
+    "pealm plugins": [PEALM, "plugins"],
     'python -c "import torch"': ["-c", "import torch"],
 }
 
