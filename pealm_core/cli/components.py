@@ -145,7 +145,8 @@ class ComponentCommand(click.Command):
             host = host_for(None)
             options = self._options(host, request, entries)
         self.params = [*self._static, *options]
-        self._overview = overview(host, entries, self.components)
+        nameable = [t for t in self.components if t in ("model", "input") or self._has(NAME_OPTIONS[t])]
+        self._overview = overview(host, entries, nameable)
         if not helping and "input" in self.components:
             _check_input_keys(host, peek.input, entries.get("input"))
         words: dict[str, dict[str, Any]] = {}
@@ -170,6 +171,9 @@ class ComponentCommand(click.Command):
         request = Request(names, file, peek.options.get("preset"), {"input": peek.input} if peek.input else {})
         return request, host, choose(host, request, self.components)
 
+    def _has(self, option: str) -> bool:
+        return any(f"--{option}" in param.opts for param in self._static)
+
     def _flags(self) -> list[str]:
         own = [opt for p in self._static if getattr(p, "is_flag", False) for opt in (*p.opts, *p.secondary_opts)]
         settings = [(t, s) for t, config in self.flat.items() for s in settings_of(config).values() if s.type is bool]
@@ -188,7 +192,7 @@ class ComponentCommand(click.Command):
                 if table == "input":
                     value = resolved.values[table].get(entry.spec.value, MISSING)
                     options.append(DatasetOption(entry, "" if value in (None, MISSING) else f"  [{_show(value)}]"))
-                heading = HEADINGS[table] if table == "input" else f"{HEADINGS[table]}: {entry.name}"
+                heading = HEADINGS[table] if table == "input" else f"{HEADINGS[table]} ({entry.name})"
                 hidden = entry.spec.value if table == "input" else None
                 options += _table_options(table, entry.config, heading, resolved, hidden)
         return options
@@ -209,7 +213,7 @@ class ComponentCommand(click.Command):
         groups: dict[str, list[tuple[str, str]]] = {}
         for param in self.get_params(ctx):
             record = param.get_help_record(ctx)
-            if record is not None:
+            if record is not None and isinstance(param, click.Option):
                 groups.setdefault(getattr(param, "heading", "Options"), []).append(record)
         for heading, rows in [*groups.items(), *self._overview]:
             with formatter.section(heading):
