@@ -22,8 +22,8 @@ def pick_device(name: str, local_rank: int = 0) -> torch.device:
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     """The dtype of a name; "auto": bf16 on a GPU that multiplies it fast, else fp32.
 
-    On CPUs "auto" is fp32: without AMX or AVX512-BF16 bf16 products are hundreds of times slower, and with them
-    the casts of autocast still cost small models more than the products save.
+    On CPUs "auto" is fp32: without AMX or AVX512-BF16 bf16 products are hundreds of times slower, and fp32 gives
+    the same losses on every CPU. `--dtype bf16` is there for those that multiply it fast.
     """
     if name == "auto":
         fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
