@@ -33,6 +33,7 @@ CORE_COMMANDS = ("train", "sample", "eval", "prepare", "plugins")
 PACKAGES: Mapping[tuple[str, str], str] = {
     ("model", "char-bigram"): "pealm-char-bigram",
     ("model", "char-transformer"): "pealm-char-transformer",
+    ("tokenizer", "bpe"): "pealm-bpe",
     ("tokenizer", "char"): "pealm-char",
     ("dataset", "kindergarten"): "pealm-kindergarten",
     ("dataset", "text"): "pealm-text",

@@ -9,6 +9,7 @@ import pytest
 PACKAGES = (
     "pea",
     "pealm_core",
+    "pealm_bpe",
     "pealm_char",
     "pealm_char_bigram",
     "pealm_char_transformer",

@@ -10,7 +10,7 @@ class StoriesConfig:
     """Which stories, and how many."""
 
     seed: int = setting(1, "which stories", at_least=0)
-    stories: int = setting(20_000, "training stories; a tenth as many are for validation", at_least=10)
+    stories: int = setting(60_000, "training stories; a tenth as many are for validation", at_least=10)
 
 
 @dataclass(frozen=True)
