@@ -11,6 +11,7 @@ from pealm_core.errors import PealmError, PluginError, UserError
 if TYPE_CHECKING:
     from pealm_core.cache import KVCache, causal_attention
     from pealm_core.config import setting
+    from pealm_core.data import TokenFile
     from pealm_core.generate import generate_ids, start_token
     from pealm_core.hookspecs import hookimpl
     from pealm_core.lm import LM, load
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 _HOME = {
     "KVCache": "cache",
     "causal_attention": "cache",
+    "TokenFile": "data",
     "cache_root": "paths",
     "setting": "config",
     "Sampling": "settings",
@@ -73,6 +75,7 @@ __all__ = [
     "PluginError",
     "Sampling",
     "Score",
+    "TokenFile",
     "Tokenizer",
     "TokenizerSpec",
     "UserError",

@@ -10,8 +10,10 @@ other file; only a folder in which it agrees counts. Importing this room loads n
 import hashlib
 import json
 import os
+import re
 import shutil
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,16 +79,74 @@ def save(
         raise PealmError(f"{folder}: the checkpoint could not be written: {error}") from error
 
 
+class Writer:
+    """Writes beside the training: one job at a time, in a thread that nobody waits for at the end of the process."""
+
+    def __init__(self) -> None:
+        self._thread: threading.Thread | None = None
+        self._error: PealmError | None = None
+
+    def start(self, job: Callable[[], None]) -> None:
+        """Run a job, after the one before."""
+        self.join()
+
+        def work() -> None:
+            try:
+                job()
+            except PealmError as error:
+                self._error = error
+
+        self._error = None
+        self._thread = threading.Thread(target=work, name="checkpoint", daemon=True)
+        self._thread.start()
+
+    @property
+    def busy(self) -> bool:
+        """Whether the job is still at work."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def join(self) -> PealmError | None:
+        """Wait for the job; gives what went wrong with it."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        return self._error
+
+
+def prune(run: Path, keep: int) -> None:
+    """Remove the oldest step checkpoints, so that `keep` remain; 0: keep all."""
+    for folder in steps(run)[: -keep or len(steps(run))] if keep else []:
+        aside = folder.with_name(f".{folder.name}.tmp")
+        folder.rename(aside)  # whatever a kill leaves of it is no checkpoint
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def tidy(run: Path) -> None:
+    """Remove what interrupted saves left behind in a run that nobody else holds."""
+    for folder in (run, run / "checkpoints"):
+        for path in folder.glob(".*.tmp"):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+        for old in folder.glob("*.old"):
+            if (new := old.with_name(old.name.removesuffix(".old"))).exists():
+                shutil.rmtree(old, ignore_errors=True)
+            else:  # killed between two renames
+                old.rename(new)
+
+
+def set_aside(run: Path, newest: Path | None) -> None:
+    """Rename the damaged checkpoints behind the newest valid one, so that none counts as newer than those to come."""
+    for folder in steps(run):
+        if newest is None or folder.name > newest.name:
+            aside = folder.with_name(f"{folder.name}.damaged")
+            shutil.rmtree(aside, ignore_errors=True)
+            folder.rename(aside)
+
+
 def verify(folder: Path) -> dict[str, Any]:
     """What `state` held when the folder was saved. Raises InvalidCheckpointError where any file differs."""
-    try:
-        state: dict[str, Any] = json.loads((folder / STATE).read_text(encoding="utf-8"))
-        files = dict(state.pop("files"))
-    except FileNotFoundError:
-        raise InvalidCheckpointError(f"{folder} is no checkpoint: it has no {STATE}") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InvalidCheckpointError(f"{folder / STATE} can't be read: {error!r}") from None
-    for name, (size, digest) in files.items():
+    state = state_of(folder)
+    for name, (size, digest) in state.pop("files").items():
         path = folder / name
         if not path.is_file():
             raise InvalidCheckpointError(f"{path} is missing from the checkpoint")
@@ -94,6 +154,18 @@ def verify(folder: Path) -> dict[str, Any]:
             raise InvalidCheckpointError(f"{path} has {path.stat().st_size:,} bytes, and {size:,} were saved")
         if _digest(path) != digest:
             raise InvalidCheckpointError(f"{path} is damaged: its content is not what was saved")
+    return state
+
+
+def state_of(folder: Path) -> dict[str, Any]:
+    """What `state.json` says, nothing checked against the files. Raises InvalidCheckpointError."""
+    try:
+        state: dict[str, Any] = json.loads((folder / STATE).read_text(encoding="utf-8"))
+        state["files"] = {str(name): (int(size), str(digest)) for name, (size, digest) in state["files"].items()}
+    except FileNotFoundError:
+        raise InvalidCheckpointError(f"{folder} is no checkpoint: it has no {STATE}") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InvalidCheckpointError(f"{folder / STATE} can't be read: {error!r}") from None
     return state
 
 
@@ -116,7 +188,19 @@ def find(path: Path) -> Path:
 
 def steps(run: Path) -> list[Path]:
     """The step checkpoints of a run, oldest first, valid or not."""
-    return sorted((run / "checkpoints").glob("step-[0-9]*"))
+    return sorted(path for path in (run / "checkpoints").glob("step-*") if re.fullmatch(r"step-\d+", path.name))
+
+
+def newest(run: Path) -> tuple[Path | None, list[str]]:
+    """The newest valid checkpoint of a run, and what is wrong with newer ones."""
+    wrong: list[str] = []
+    for folder in reversed(steps(run)):
+        try:
+            verify(folder)
+            return folder, wrong
+        except InvalidCheckpointError as error:
+            wrong.append(str(error))
+    return None, wrong
 
 
 def load_model(model: "torch.nn.Module", folder: Path) -> None:

@@ -1,6 +1,7 @@
 """What can go wrong, and which exit code says so.
 
 PealmError                1  the work failed
+├── ElsewhereError            another process of the run failed, and says why itself
 ├── UserError             2  the user's mistake: the message says what, where and the fix
 │   └── InvalidCheckpointError  a folder that is no whole checkpoint
 └── PluginError           3  a plugin's defect: the message names the plugin and the reason
@@ -21,6 +22,10 @@ class UserError(PealmError):
 
 class InvalidCheckpointError(UserError):
     """A folder that is no whole checkpoint; the message names the file and what is wrong with it."""
+
+
+class ElsewhereError(PealmError):
+    """Another process of the run failed and says why; this one only ends, without a word."""
 
 
 class PluginError(PealmError):

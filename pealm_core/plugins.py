@@ -27,18 +27,26 @@ S = TypeVar("S", bound=Spec)
 
 GROUP = "pealm"
 REGISTRATION = {f"pealm_{kind}s": kind for kind in KINDS}
-CORE_COMMANDS = ("train", "sample", "eval", "prepare", "plugins")
+CORE_COMMANDS = ("train", "sample", "eval", "prepare", "clean", "convert", "plugins")
 
 # What `pip install` brings, for a name that is asked for and not installed.
 PACKAGES: Mapping[tuple[str, str], str] = {
     ("model", "char-bigram"): "pealm-char-bigram",
     ("model", "char-transformer"): "pealm-char-transformer",
+    ("model", "gpt2"): "pealm-gpt2",
+    ("model", "gpt2-pretrained"): "pealm-gpt2",
+    ("model", "sprout"): "pealm-sprout",
     ("tokenizer", "bpe"): "pealm-bpe",
     ("tokenizer", "char"): "pealm-char",
+    ("tokenizer", "tiktoken"): "pealm-tiktoken",
+    ("optimizer", "muon"): "pealm-muon",
+    ("dataset", "fineweb"): "pealm-fineweb",
     ("dataset", "kindergarten"): "pealm-kindergarten",
+    ("dataset", "npy-shards"): "pealm-npy-shards",
     ("dataset", "text"): "pealm-text",
     ("dataset", "tinyshakespeare"): "pealm-tinyshakespeare",
     ("evaluator", "kindergarten"): "pealm-kindergarten",
+    ("format", "hf"): "pealm-gpt2",
 }
 
 

@@ -9,13 +9,15 @@ import os
 import socket
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import tomli_w
 
 from pealm_core import checkpoint
-from pealm_core.errors import InvalidCheckpointError, UserError
+from pealm_core.errors import PealmError, UserError
+from pealm_core.paths import mark
 
 CONFIG = "config.toml"
 METRICS = "metrics.jsonl"
@@ -33,10 +35,14 @@ class Run:
         self.dir, self.config, self.rank = folder, config, rank
         self._lock: Any = None
         self._metrics: Any = None
+        self._unwritten = b""
         if rank != 0:
             return
         try:
+            new = not folder.exists() or not any(folder.iterdir())  # a folder with other things in it stays theirs
             folder.mkdir(parents=True, exist_ok=True)
+            if new:
+                mark(folder)
             self._lock = (folder / ".lock").open("a+")
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -47,22 +53,11 @@ class Run:
         except OSError as error:
             raise UserError(f"{folder}: the run folder can't be written: {error.strerror}") from None
         self._lock.truncate(0)
-        self._lock.write(f"process {os.getpid()} on {socket.gethostname()}")
+        self._lock.write(f"process {os.getpid()} on {socket.gethostname()}{_launcher()}")
         self._lock.flush()
+        checkpoint.tidy(folder)
         # Also where the run goes on: its config is that of the run as a whole, longer than it was.
-        aside = folder / f".{CONFIG}.tmp"
-        aside.write_text(tomli_w.dumps(dict(config)), encoding="utf-8")
-        aside.replace(folder / CONFIG)
-
-    def newest(self) -> tuple[Path, dict[str, Any], list[str]] | None:
-        """The newest valid checkpoint, its state, and what was wrong with newer ones; None where there is none."""
-        wrong: list[str] = []
-        for folder in reversed(checkpoint.steps(self.dir)):
-            try:
-                return folder, checkpoint.verify(folder), wrong
-            except InvalidCheckpointError as error:
-                wrong.append(str(error))
-        return None
+        self._replace(CONFIG, tomli_w.dumps(dict(config)))
 
     def rewind(self, step: int) -> None:
         """Drop the metrics after a step, so that a run that goes on writes each line once."""
@@ -75,17 +70,25 @@ class Run:
                     kept.append(line)
             except (ValueError, KeyError, TypeError):  # the line that a kill cut short
                 break
-        aside = self.dir / f".{METRICS}.tmp"
-        aside.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-        aside.replace(self.dir / METRICS)
+        self._replace(METRICS, "".join(line + "\n" for line in kept))
 
     def log(self, metrics: Mapping[str, Any]) -> None:
-        """Append a line to metrics.jsonl."""
+        """Append a line to metrics.jsonl. While the disk is full, lines wait for the next call."""
         if self.rank != 0:
             return
-        if self._metrics is None:
-            self._metrics = (self.dir / METRICS).open("a", encoding="utf-8", buffering=1)
-        self._metrics.write(json.dumps(metrics) + "\n")
+        self._unwritten += json.dumps(metrics).encode() + b"\n"
+        try:
+            if self._metrics is None:
+                self._metrics = (self.dir / METRICS).open("ab", buffering=0)
+            while self._unwritten:
+                self._unwritten = self._unwritten[self._metrics.write(self._unwritten) :]
+        except OSError:
+            pass
+
+    def check(self) -> None:
+        """Raise PealmError where the run's folder is gone."""
+        if self.rank == 0 and not (self.dir / CONFIG).is_file():
+            raise PealmError(f"{self.dir} has vanished while the run was training; its checkpoints went with it")
 
     def close(self) -> None:
         """Let go of the folder."""
@@ -93,12 +96,37 @@ class Run:
             if handle is not None:
                 handle.close()
 
+    def _replace(self, name: str, text: str) -> None:
+        """Write a file at once or not at all."""
+        aside = self.dir / f".{name}.tmp"
+        try:
+            aside.write_text(text, encoding="utf-8")
+            aside.replace(self.dir / name)
+        except OSError as error:
+            with suppress(OSError):
+                aside.unlink()
+            raise PealmError(f"{self.dir / name} can't be written: {error.strerror}") from error
+
 
 def new_folder(model: str) -> Path:
-    """`runs/MODEL/DATE_TIME`, with a number behind it where two runs start in one second."""
-    base = Path("runs") / model.replace("/", "-") / time.strftime("%Y-%m-%d_%H-%M-%S")
+    """`runs/MODEL/DATE_TIME`, with a number behind it where two runs start in one second.
+
+    Where torchrun starts its processes again, it is the folder that they had before.
+    """
+    home = Path("runs") / model.replace("/", "-")
+    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")):
+        for lock in sorted(home.glob("[!.]*/.lock"), reverse=True):
+            if lock.read_text(errors="replace").endswith(_launcher()):
+                return lock.parent
+    base = home / time.strftime("%Y-%m-%d_%H-%M-%S")
     folder, count = base, 1
     while folder.exists():
         count += 1
         folder = base.with_name(f"{base.name}-{count}")
     return folder
+
+
+def _launcher() -> str:
+    """Which torchrun started this process, the same after every restart."""
+    run = os.environ.get("TORCHELASTIC_RUN_ID")
+    return f", started by torchrun {run}/{os.getppid()}" if run else ""

@@ -1,9 +1,9 @@
 """A training run from a resolved job to the last line on the screen: data, model, run folder, loop, summary."""
 
+import json
 import math
 import shlex
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,73 +12,86 @@ import torch
 from pealm_core import checkpoint
 from pealm_core.build import make, make_component, make_model, make_tokenizer
 from pealm_core.config import dump
-from pealm_core.data import Corpus, Windows, fingerprint, tokenize
+from pealm_core.data import Corpus, Windows, fingerprint, open_shards, tokenize
 from pealm_core.device import pick_device, pick_dtype
-from pealm_core.distributed import World, start, stop
-from pealm_core.errors import InvalidCheckpointError, UserError
+from pealm_core.distributed import World, join, leave, one_by_one, peers, this_process
+from pealm_core.errors import PealmError, UserError
 from pealm_core.job import Job
 from pealm_core.progress import Display
-from pealm_core.protocols import Dataset, Tokenizer
+from pealm_core.protocols import Dataset, Tokenizer, has
 from pealm_core.run import CONFIG, Run, new_folder
 from pealm_core.settings import RESUMABLE, TrainSettings
-from pealm_core.tensors import read_optimizer
+from pealm_core.tensors import Snapshot, read_optimizer
 from pealm_core.trainer import Trainer
 
 
 def run_training(job: Job, out: Path | None) -> int:
     """Train, in a new folder or on from what `out` holds; gives the exit code. Raises PealmError."""
-    world = start()
-    try:
-        return _run(job, out, world)
-    finally:
-        stop()
-
-
-def _run(job: Job, out: Path | None, world: World) -> int:
+    world = this_process()
     s: TrainSettings = job.configs["train"]
     device = pick_device(s.device, world.local_rank)
+    join(world, device)
+    with peers(world):
+        code = _run(job, out, world, device)
+    leave()
+    return code
+
+
+def _run(job: Job, out: Path | None, world: World, device: torch.device) -> int:
+    s: TrainSettings = job.configs["train"]
     dtype = pick_dtype(s.dtype, device)
-    resuming = out is not None and (out / CONFIG).exists()
-    dataset: Dataset = make_component(job, "input")
-    floor_per_character = getattr(dataset, "entropy_floor", None)
-    if resuming and out:
-        _check_same(out / CONFIG, job)
+    name = job.entries["model"].name
+    folder = out or Path(world.texts(str(new_folder(name)) if world.main else "")[0])
     with Display(quiet=not world.main) as display:
-        saved = _saved_tokenizer(out) if resuming and out else None
-        tokenizer = make_tokenizer(job, saved, dataset)
-        corpus = _corpus(job, dataset, tokenizer, display)
-        torch.manual_seed(s.seed)
-        model, job = make_model(job, tokenizer.vocab_size)
-        train, val = _windows(job, s, corpus)
-        display.floor = floor_per_character and floor_per_character * corpus.characters_per_token
-        model = model.to(device)
-        lr: dict[str, Any] = {"lr": s.lr}
-        config = job.configs["optimizer"]
-        optimizer = make(job.entries["optimizer"], *([] if config is None else [config]), model, **lr)
-        run = Run(out or new_folder(job.entries["model"].name), job.tables(), rank=world.rank)
-        reporter = Reporter(run, job, tokenizer, corpus, display)
-        trainer = Trainer(model, optimizer, train, val, s, world, device, dtype, reporter)
-        try:
+        with world.together():
+            resuming = (folder / CONFIG).exists()
             if resuming:
-                _resume(run, trainer, corpus, display)
+                _check_same(folder / CONFIG, job)
+            dataset: Dataset = make_component(job, "input")
+        newest, wrong = _newest(folder, world) if resuming else (None, [])
+        with one_by_one(world):  # the first process of a machine fills the caches for its others
+            tokenizer = make_tokenizer(job, newest / checkpoint.TOKENIZER if newest else None, dataset)
+            corpus = _corpus(job, dataset, tokenizer, display)
+            torch.manual_seed(s.seed)
+            model, job = make_model(job, tokenizer.vocab_size)
+        world.agree({**_flat(job.tables()), "torch": torch.__version__, "the tokens": corpus.key})
+        with world.together():
+            train, val = _windows(job, s, corpus)
+            lr: dict[str, Any] = {"lr": s.lr}
+            config = job.configs["optimizer"]
+            model = model.to(device)
+            optimizer = make(job.entries["optimizer"], *([] if config is None else [config]), model, **lr)
+            run = Run(folder, job.tables(), rank=world.rank)
+            reporter = Reporter(run, job, tokenizer, corpus, display)
+            trainer = Trainer(model, optimizer, train, val, s, world, device, dtype, reporter)
+        floor = getattr(dataset, "entropy_floor", None)
+        display.floor = floor * corpus.characters_per_token if floor and corpus.characters_per_token else None
+        try:
+            with world.together():
+                if resuming:
+                    _resume(run, trainer, corpus, display, newest, wrong)
             if trainer.progress() >= 1.0:
                 more = "--max-seconds" if s.max_seconds else "--steps"
                 display.say(f"{run.dir} is finished: {trainer.step:,} steps. A larger {more} goes on from there.")
                 return 0
-            _introduce(job, run, model, train, tokenizer, corpus, device, display)
-            return _fit(job, run, trainer, display)
+            _introduce(job, trainer, run, tokenizer, corpus, display)
+            return _fit(job, run, trainer, reporter, display)
         finally:
             run.close()
 
 
-def _fit(job: Job, run: Run, trainer: Trainer, display: Display) -> int:
+def _fit(job: Job, run: Run, trainer: Trainer, reporter: "Reporter", display: Display) -> int:
     status = "failed"
     job.host.notify("pealm_run_start", run=run)
     try:
         trainer.fit()
+        reporter.finish(trainer)
         status = "interrupted" if trainer.interrupted else "done"
     except KeyboardInterrupt:
         status = "interrupted"
+        raise
+    except PealmError:
+        reporter.writer.join()  # what was being saved is saved
         raise
     finally:
         job.host.notify("pealm_run_end", run=run, status=status)
@@ -86,67 +99,98 @@ def _fit(job: Job, run: Run, trainer: Trainer, display: Display) -> int:
     return 128 + trainer.interrupted if trainer.interrupted else 0
 
 
-@dataclass
 class Reporter:
     """Carries what the loop tells to metrics.jsonl, the screen, the plugins and the disk."""
 
-    run: Run
-    job: Job
-    tokenizer: Tokenizer
-    corpus: Corpus
-    display: Display
+    def __init__(self, run: Run, job: Job, tokenizer: Tokenizer, corpus: Corpus, display: Display) -> None:
+        self.run, self.job, self.tokenizer, self.corpus, self.display = run, job, tokenizer, corpus, display
+        self.writer = checkpoint.Writer()
+        self._memory = Snapshot()
+        self._written: list[Path] = []  # what the writer is at
 
     def step(self, trainer: Trainer, metrics: Mapping[str, Any]) -> None:
         """Write the step's line and show it."""
         self.run.log(metrics)
         self.display.step(metrics, trainer.progress())
         self.job.host.notify("pealm_step_end", run=self.run, step=trainer.step, metrics=metrics)
+        if self._written and not trainer.world.gather(self.writer.busy)[0][0]:
+            self._settle(trainer)
 
-    def save(self, trainer: Trainer) -> None:
-        """A full checkpoint, `checkpoints/step-00000500`."""
-        folder = self.run.dir / "checkpoints" / f"step-{trainer.step:08d}"
-        self._write(folder, trainer, optimizer=trainer.optimizer.state_dict())
+    def save(self, trainer: Trainer, *, full: bool, best: bool) -> None:
+        """`checkpoints/step-00000500` and `best`: only the copying is waited for; the steps go on meanwhile."""
+        self._settle(trainer)
+        self.run.check()
+        step = self.run.dir / "checkpoints" / f"step-{trainer.step:08d}"
+        self._written = [self.run.dir / "best"] * best + [step] * full
+        if not trainer.world.main:
+            return
+        model = self._memory.take(trainer.model.state_dict(), "model")
+        optimizer = self._memory.take(trainer.optimizer.state_dict(), "optimizer") if full else None
+        state = {
+            "step": trainer.step,
+            "seconds": trainer.seconds,
+            "val_loss": trainer.val_loss,
+            "best_loss": trainer.best_loss if math.isfinite(trainer.best_loss) else None,
+            "first_val_loss": trainer.first_val_loss,
+            "world_size": trainer.world.size,
+            "data": self.corpus.key,
+        }
 
-    def best(self, trainer: Trainer) -> None:
-        """The weights of the lowest validation loss, `best`."""
-        self._write(self.run.dir / "best", trainer)
+        def write() -> None:
+            for folder in (self.run.dir / "best",) * best + (step,) * full:
+                checkpoint.save(
+                    folder,
+                    model=model,
+                    optimizer=optimizer if folder == step else None,
+                    config=self.run.config,
+                    tokenizer=self.tokenizer,
+                    state=state,
+                )
+            checkpoint.prune(self.run.dir, trainer.settings.keep)
 
-    def _write(self, folder: Path, trainer: Trainer, optimizer: Mapping[str, Any] | None = None) -> None:
-        if trainer.world.main:
-            checkpoint.save(
-                folder,
-                model=trainer.model.state_dict(),
-                optimizer=optimizer,
-                config=self.run.config,
-                tokenizer=self.tokenizer,
-                state={
-                    "step": trainer.step,
-                    "seconds": trainer.seconds,
-                    "val_loss": trainer.val_loss,
-                    "best_loss": trainer.best_loss if math.isfinite(trainer.best_loss) else None,
-                    "first_val_loss": trainer.first_val_loss,
-                    "world_size": trainer.world.size,
-                    "data": self.corpus.key,
-                },
-            )
-        self.job.host.notify("pealm_checkpoint_saved", run=self.run, path=folder)
+        self.writer.start(write)
+
+    def finish(self, trainer: Trainer) -> None:
+        """Wait for the last save. Raises PealmError where it failed."""
+        with trainer.world.together():
+            if error := self._settle(trainer):
+                raise error
+
+    def _settle(self, trainer: Trainer) -> PealmError | None:
+        """Wait for the writer and tell the plugins what is on disk; says what went wrong, and gives it."""
+        if not self._written:
+            return None
+        error, written = self.writer.join(), self._written
+        self._written = []
+        if error is not None:
+            self.display.say(f"{error}; training goes on, and the next save tries again")
+        if not trainer.world.gather(error is not None)[0][0]:
+            for folder in written:
+                self.job.host.notify("pealm_checkpoint_saved", run=self.run, path=folder)
+        return error
 
 
-def _saved_tokenizer(run: Path) -> Path | None:
-    """The tokenizer of the run's newest valid checkpoint: a run that goes on never learns another vocabulary."""
-    for folder in reversed(checkpoint.steps(run)):
-        try:
-            checkpoint.verify(folder)
-        except InvalidCheckpointError:
-            continue
-        return folder / checkpoint.TOKENIZER
-    return None
+def _newest(run: Path, world: World) -> tuple[Path | None, list[str]]:
+    """The newest valid checkpoint of a run as rank 0 finds it, and what is wrong with newer ones."""
+    newest, wrong = checkpoint.newest(run) if world.main else (None, [])
+    name, *wrong = json.loads(world.texts(json.dumps([newest and newest.name, *wrong]))[0])
+    if name is None:
+        return None, wrong
+    folder = run / "checkpoints" / name
+    if not (folder / checkpoint.STATE).is_file():
+        raise UserError(
+            f"{folder} is there on rank 0 and not on rank {world.rank}; to go on, all nodes must share the folder"
+        )
+    return folder, wrong
 
 
 def _corpus(job: Job, dataset: Dataset, tokenizer: Tokenizer, display: Display) -> Corpus:
-    entry = job.entries["tokenizer"]
-    mark = fingerprint(entry.spec.name, dump(job.configs["tokenizer"]), tokenizer)
-    corpus = tokenize(dataset, tokenizer, mark, say=display.say)
+    if has(dataset, "shards"):
+        corpus = open_shards(dataset, tokenizer.vocab_size)
+    else:
+        entry = job.entries["tokenizer"]
+        mark = fingerprint(entry.spec.name, dump(job.configs["tokenizer"]), tokenizer)
+        corpus = tokenize(dataset, tokenizer, mark, say=display.say)
     name = job.entries["input"].name
     for split, shards in (("training", corpus.train), ("validation", corpus.val)):
         if not shards:
@@ -192,41 +236,40 @@ def _check_same(path: Path, job: Job) -> None:
                 )
 
 
-def _resume(run: Run, trainer: Trainer, corpus: Corpus, display: Display) -> None:
+def _resume(
+    run: Run, trainer: Trainer, corpus: Corpus, display: Display, newest: Path | None, wrong: Sequence[str]
+) -> None:
     """Put the newest valid checkpoint into the trainer; from the start where there is none."""
-    newest = run.newest()
-    run.rewind(newest[1]["step"] if newest else 0)
-    if newest is None:
-        display.say(f"{run.dir} has no valid checkpoint yet: starting from step 0")
-        return
-    folder, state, wrong = newest
     for line in wrong:
         display.say(f"skipped: {line}")
-    if state["data"] != corpus.key:
+    state = checkpoint.state_of(newest) if newest else None
+    if state is not None and state["data"] != corpus.key:
         raise UserError(f"{run.dir}: the input's text or tokenizer has changed since the run began")
-    checkpoint.load_model(trainer.model, folder)
-    trainer.optimizer.load_state_dict(read_optimizer(folder / checkpoint.OPTIMIZER))
+    run.rewind(state["step"] if state else 0)
+    if trainer.world.main:
+        checkpoint.set_aside(run.dir, newest)
+    if newest is None or state is None:
+        display.say(f"{run.dir} has no valid checkpoint yet: starting from step 0")
+        return
+    checkpoint.load_model(trainer.model, newest)
+    trainer.optimizer.load_state_dict(read_optimizer(newest / checkpoint.OPTIMIZER))
     trainer.step, trainer.seconds = state["step"], state["seconds"]
     trainer.best_loss = math.inf if state["best_loss"] is None else state["best_loss"]
     trainer.val_loss, trainer.first_val_loss = state["val_loss"], state["first_val_loss"]
-    display.say(f"going on from {folder}")
+    display.say(f"going on from {newest}")
 
 
-def _introduce(
-    job: Job,
-    run: Run,
-    model: torch.nn.Module,
-    train: Windows,
-    tokenizer: Tokenizer,
-    corpus: Corpus,
-    device: torch.device,
-    display: Display,
-) -> None:
-    size = sum(p.numel() for p in model.parameters())
-    display.say(f"model   {job.entries['model'].name}: {size:,} parameters on {device}")
+def _flat(tables: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    return {f"[{table}] {key}": value for table, values in tables.items() for key, value in values.items()}
+
+
+def _introduce(job: Job, trainer: Trainer, run: Run, tokenizer: Tokenizer, corpus: Corpus, display: Display) -> None:
+    size, world = sum(p.numel() for p in trainer.model.parameters()), trainer.world
+    processes = f", {world.size} processes" if world.size > 1 else ""
+    display.say(f"model   {job.entries['model'].name}: {size:,} parameters on {trainer.device}{processes}")
     known = ", tokens from the cache" if corpus.cached else ""
     display.say(
-        f"input   {job.entries['input'].name}: {train.tokens:,} training tokens, "
+        f"input   {job.entries['input'].name}: {trainer.train.tokens:,} training tokens, "
         f"vocabulary of {tokenizer.vocab_size:,}{known}"
     )
     display.say(f"run     {run.dir}")

@@ -29,6 +29,7 @@ class TrainSettings:
     eval_every: int = setting(250, "steps between validations; 0: only at the start and the end", at_least=0)
     eval_tokens: int = setting(200_000, "validation tokens at most, the same ones each time", at_least=1)
     save_every: int = setting(1000, "steps between checkpoints; 0: only at the end", at_least=0)
+    keep: int = setting(3, "newest checkpoints to keep; 0: all", at_least=0)
     seed: int = setting(1337, "seed of weights, data order and dropout", at_least=0)
     device: Literal["auto", "cpu", "cuda", "mps"] = setting("auto", "where to compute")
     dtype: Literal["auto", "fp32", "bf16"] = setting("auto", "precision of the matrix products")
@@ -47,7 +48,7 @@ class Sampling:
 
 
 # What may differ when a run goes on: it does not change what is learned.
-RESUMABLE = frozenset({"steps", "max_seconds", "micro_batch_size", "save_every", "device"})
+RESUMABLE = frozenset({"steps", "max_seconds", "micro_batch_size", "save_every", "keep", "device"})
 
 
 def lr_scale(progress: float, step: int, *, warmup_steps: int, min_lr_ratio: float) -> float:

@@ -3,7 +3,7 @@
 import math
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -18,6 +18,7 @@ from pealm_core.distributed import World
 from pealm_core.errors import PealmError
 from pealm_core.settings import TrainSettings, lr_scale
 
+ECHO_SECONDS = 2.0
 EVAL_TOKENS = 8192  # in one pass of validation, which keeps no activations
 
 
@@ -27,16 +28,13 @@ class Reporter(Protocol):
     def step(self, trainer: "Trainer", metrics: Mapping[str, Any]) -> None:
         """A step is done; called on every rank."""
 
-    def save(self, trainer: "Trainer") -> None:
-        """Save a checkpoint now; called on every rank."""
-
-    def best(self, trainer: "Trainer") -> None:
-        """The validation loss is the lowest so far; called on every rank."""
+    def save(self, trainer: "Trainer", *, full: bool, best: bool) -> None:
+        """Save a checkpoint to go on from (full), the weights of the lowest loss so far (best); on every rank."""
 
 
 @dataclass
 class Trainer:
-    """What the loop works on, and how far it is. `step`, `seconds` and `best_loss` are all of its state."""
+    """What the loop works on, and how far it is. `step`, `seconds` and the losses are all of its state."""
 
     model: torch.nn.Module
     optimizer: torch.optim.Optimizer
@@ -52,10 +50,11 @@ class Trainer:
     best_loss: float = math.inf
     val_loss: float | None = None  # of the last validation
     first_val_loss: float | None = None
-    interrupted: int = 0  # the signal that asked the run to end
+    interrupted: int = 0  # the signal that asked the run to end, once every rank knows of it
     _began: float = field(default_factory=time.perf_counter, init=False)  # the clock's zero
     _evaluating: float = field(default=0.0, init=False)  # seconds that the last validation took
     _evaluated: float = field(default=0.0, init=False)  # the clock at its end
+    _signal: int = field(default=0, init=False)  # the signal that this process got
 
     def fit(self) -> None:
         """Train until the steps or the seconds are used up, or a signal comes; then validate and save."""
@@ -73,20 +72,24 @@ class Trainer:
                     metrics["val_loss"] = self.validate()
                     last = self.finished()  # a validation may have used up the time
                 self.reporter.step(self, metrics)
-                if metrics.get("val_loss", math.inf) < self.best_loss:
+                full, best = last or _due(self.step, s.save_every), metrics.get("val_loss", math.inf) < self.best_loss
+                if best:
                     self.best_loss = metrics["val_loss"]
-                    self.reporter.best(self)
-                if last or _due(self.step, s.save_every):
-                    self.reporter.save(self)
+                if full or best:
+                    self.reporter.save(self, full=full, best=best)
 
     def update(self, model: torch.nn.Module) -> dict[str, Any]:
         """One optimizer step; gives its line of metrics.jsonl, with the loss (nats per token) before the update."""
         s, began, scale = self.settings, time.perf_counter(), self.scale()
         for group in self.optimizer.param_groups:
             group["lr"] = group.setdefault("initial_lr", group["lr"]) * scale
-        loss = self.gradients(model)
+        with _memory(self):
+            loss = self.gradients(model)
         norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), s.grad_clip or math.inf))
-        self.check_finite(loss, norm)
+        everyone = self.world.gather(loss, norm, self._signal)
+        check_finite(self.step + 1, [row[:2] for row in everyone])
+        self.interrupted = int(max(row[2] for row in everyone))  # all ranks end at one step
+        loss = sum(row[0] for row in everyone) / len(everyone)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
@@ -103,7 +106,7 @@ class Trainer:
         }
 
     def gradients(self, model: torch.nn.Module) -> float:
-        """Forward and backward over this step's share of the global batch; gives the mean loss over all ranks."""
+        """Forward and backward over this rank's share of the step's batch; gives its mean loss."""
         s = self.settings
         share = s.batch_size // self.world.size
         micro = s.micro_batch_size or share
@@ -122,7 +125,7 @@ class Trainer:
                 loss = loss * (micro / share)
                 loss.backward()
             total += loss.detach()
-        return self.world.sum(float(total))[0] / self.world.size
+        return float(total)
 
     @torch.no_grad()
     def validate(self) -> float:
@@ -132,23 +135,26 @@ class Trainer:
         places = self.val.fixed(self.settings.eval_tokens)
         rows = max(1, EVAL_TOKENS // self.val.block_size)
         total, count = 0.0, 0
-        for start in range(self.world.rank * rows, len(places), self.world.size * rows):
-            idx, targets = self.val.rows(places[start : start + rows])
-            with autocast(self.device, self.dtype):
+        # Every rank takes part in every round; one for which nothing is left looks at a row that does not count.
+        for start in range(0, len(places), self.world.size * rows):
+            round_ = places[start : start + self.world.size * rows]
+            mine = round_[self.world.rank :: self.world.size]
+            idx, targets = self.val.rows(mine or round_[:1])
+            with autocast(self.device, self.dtype), _memory(self):
                 _, loss = self.model(idx.to(self.device), targets.to(self.device))
-            total += float(loss) * targets.numel()
-            count += targets.numel()
-        total, tokens = self.world.sum(total, count)
-        self.val_loss = total / tokens
-        self._evaluating = time.perf_counter() - began
+            total += float(loss) * len(mine)
+            count += len(mine)
+        everyone = self.world.gather(total, count, time.perf_counter() - began)
+        self.val_loss = sum(row[0] for row in everyone) / sum(row[1] for row in everyone)
+        self._evaluating = everyone[0][2]
         self._evaluated = self.clock()
         return self.val_loss
 
     def clock(self) -> float:
-        """Seconds of training so far, earlier parts of the run included; on every rank those of rank 0."""
+        """Seconds of training so far, earlier parts of the run included; where they decide, those of rank 0."""
         self.seconds = time.perf_counter() - self._began
-        if self.settings.max_seconds and self.world.size > 1:
-            self.seconds = self.world.sum(self.seconds if self.world.main else 0.0)[0]
+        if self.settings.max_seconds:
+            self.seconds = self.world.gather(self.seconds)[0][0]
         return self.seconds
 
     def progress(self) -> float:
@@ -177,14 +183,16 @@ class Trainer:
             self.clock()
         return bool(self.interrupted) or self.progress() >= 1.0
 
-    def check_finite(self, loss: float, norm: float) -> None:
-        """Stop before the optimizer step where the loss or the gradient is not finite."""
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            what = "loss" if not math.isfinite(loss) else "gradient norm"
-            raise PealmError(
-                f"the {what} is not finite at step {self.step + 1} (rank {self.world.rank}): loss {loss}, "
-                f"gradient norm {norm}; nothing was updated. A lower --lr or a longer --warmup-steps may help"
-            )
+
+def check_finite(step: int, everyone: Sequence[Sequence[float]]) -> None:
+    """Raise PealmError where a rank's loss, or else its gradient norm, is not finite. everyone: both, by rank."""
+    for place, what in enumerate(("loss", "gradient norm")):
+        for rank, values in enumerate(everyone):
+            if not math.isfinite(values[place]):
+                raise PealmError(
+                    f"the {what} is not finite at step {step} (rank {rank}): loss {values[0]}, "
+                    f"gradient norm {values[1]}; nothing was updated. A lower --lr or more --warmup-steps may help"
+                )
 
 
 def _due(step: int, every: int) -> bool:
@@ -192,13 +200,34 @@ def _due(step: int, every: int) -> bool:
 
 
 @contextmanager
+def _memory(trainer: Trainer) -> Iterator[None]:
+    """Running out of memory becomes a PealmError that says what to make smaller."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise
+        s, world = trainer.settings, trainer.world
+        micro = s.micro_batch_size or s.batch_size // world.size
+        smaller = f"--micro-batch-size {micro // 2}" if micro > 1 else f"--block-size {trainer.train.block_size // 2}"
+        raise PealmError(
+            f"out of memory on {trainer.device} at step {trainer.step + 1} (rank {world.rank}): {micro} sequences of "
+            f"{trainer.train.block_size} tokens in a pass; try {smaller} or a smaller model (--model.n-layer, ...)"
+        ) from error
+
+
+@contextmanager
 def _signals(trainer: Trainer) -> Iterator[None]:
-    """SIGINT and SIGTERM ask the loop to end after this step; a second one ends at once."""
+    """SIGINT and SIGTERM ask the loop to end after this step; a second Ctrl-C ends at once."""
+    asked = 0.0
 
     def ask(number: int, frame: Any) -> None:
-        if trainer.interrupted:
+        nonlocal asked
+        # torchrun repeats a signal that its processes got from the terminal already.
+        repeated = trainer.world.size > 1 and time.monotonic() - asked < ECHO_SECONDS
+        if trainer._signal and not repeated:
             raise KeyboardInterrupt
-        trainer.interrupted = number
+        trainer._signal, asked = number, time.monotonic()
 
     old: dict[signal.Signals, Any] = {}
     try:

@@ -10,7 +10,7 @@ from typing import NoReturn
 
 import click
 
-from pealm_core.errors import PealmError
+from pealm_core.errors import ElsewhereError, PealmError
 
 # name → (module:command, the line in `pealm --help`)
 COMMANDS = {
@@ -18,6 +18,7 @@ COMMANDS = {
     "sample": ("pealm_core.cli.sample:sample", "Let a model write."),
     "eval": ("pealm_core.cli.eval:evaluate", "Evaluate a model."),
     "prepare": ("pealm_core.cli.prepare:prepare", "Download what a dataset or evaluator needs."),
+    "clean": ("pealm_core.cli.clean:clean", "Remove runs, cached tokens and leftovers."),
     "plugins": ("pealm_core.cli.plugins:plugins", "List the installed plugins."),
 }
 
@@ -84,6 +85,8 @@ def main(args: list[str] | None = None) -> NoReturn:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     try:
         code = pealm.main(args=args, prog_name="pealm", standalone_mode=False)
+    except ElsewhereError as error:
+        code = error.exit_code
     except PealmError as error:
         if os.environ.get("PEALM_DEBUG"):
             import traceback
@@ -136,6 +139,7 @@ def _words(error: click.ClickException) -> str:
 
 def fail(message: str, code: int) -> int:
     """Print an error's lines; returns the exit code."""
+    rank = os.environ.get("RANK", "0") if os.environ.get("WORLD_SIZE", "1") != "1" else "0"
     for line in message.splitlines():
-        click.echo(f"pealm: {line}", err=True)
+        click.echo(f"pealm: {line}" if rank == "0" else f"pealm: rank {rank}: {line}", err=True)
     return code

@@ -11,26 +11,35 @@ import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pealm_core.data.tokens import TokenFile
 from pealm_core.errors import PluginError, UserError
-from pealm_core.paths import cache_root
-from pealm_core.protocols import Dataset, Tokenizer
+from pealm_core.paths import cache_root, mark
+from pealm_core.protocols import Dataset, Tokenizer, has
 
 SPLITS = ("train", "val")
 
 
+class Shard(Protocol):
+    """Token ids in a row: a 1-D array, or what reads one piece by piece, as `TokenFile` does."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, window: slice) -> NDArray[Any]: ...
+
+
 @dataclass(frozen=True)
 class Corpus:
-    """Tokenized data: shards by split, memory-mapped, and the key that stands for its content."""
+    """Tokenized data: shards by split, read as needed, and the key that stands for their content."""
 
-    train: Sequence[NDArray[Any]]
-    val: Sequence[NDArray[Any]]
+    train: Sequence[Shard]
+    val: Sequence[Shard]
     key: str
-    characters_per_token: float  # of val
+    characters_per_token: float | None  # of val, where it is known
     cached: bool
 
 
@@ -75,11 +84,27 @@ def tokenize(
         _write(folder, dataset, tokenizer)
     meta = json.loads((folder / "meta.json").read_text())
     shards = {
-        split: [np.memmap(folder / f"{split}.bin", dtype=meta["dtype"], mode="r")] if meta[split] else []
+        split: [TokenFile(folder / f"{split}.bin", meta["dtype"], count=meta[split])] if meta[split] else []
         for split in SPLITS
     }
     ratio = characters["val"] / meta["val"] if meta["val"] else 0.0
     return Corpus(shards["train"], shards["val"], key, ratio, cached)
+
+
+def open_shards(dataset: Any, vocab_size: int) -> Corpus:
+    """A dataset that is tokenized already. Raises UserError where its ids are beyond the vocabulary.
+
+    Its key is a hash of every shard's length and both of its ends: a corpus of billions is not read through for it.
+    """
+    digest, shards = hashlib.sha256(), {}
+    if has(dataset, "check"):
+        dataset.check(vocab_size)
+    for split in SPLITS:
+        shards[split] = list(dataset.shards(split))
+        for shard in shards[split]:
+            ends = (np.asarray(part).astype("<u4").tobytes() for part in (shard[:4096], shard[-4096:]))
+            digest.update(f"{split} {len(shard)} ".encode() + b"".join(ends))
+    return Corpus(shards["train"], shards["val"], digest.hexdigest(), None, cached=False)
 
 
 def _write(folder: Path, dataset: Dataset, tokenizer: Tokenizer) -> None:
@@ -87,9 +112,10 @@ def _write(folder: Path, dataset: Dataset, tokenizer: Tokenizer) -> None:
     dtype = "uint16" if tokenizer.vocab_size <= 2**16 else "uint32"
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
+        mark(folder.parent)
         aside = Path(tempfile.mkdtemp(prefix="tokenizing-", dir=folder.parent))
     except OSError as error:
-        raise UserError(f"{folder.parent}: the token cache can't be written: {error}; set PEALM_CACHE") from error
+        raise _unwritable(folder, error) from error
     try:
         meta: dict[str, Any] = {"dtype": dtype, "vocab_size": tokenizer.vocab_size}
         for split in SPLITS:
@@ -101,8 +127,14 @@ def _write(folder: Path, dataset: Dataset, tokenizer: Tokenizer) -> None:
         except OSError:  # another run was faster
             if not (folder / "meta.json").is_file():
                 raise
+    except OSError as error:
+        raise _unwritable(folder, error) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _unwritable(folder: Path, error: OSError) -> UserError:
+    return UserError(f"{folder.parent}: the token cache can't be written: {error.strerror or error}; set PEALM_CACHE")
 
 
 def _encoded(texts: Iterable[str], tokenizer: Tokenizer) -> Iterable[NDArray[Any]]:

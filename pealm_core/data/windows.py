@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pealm_core.data.cache import Shard
 from pealm_core.data.order import combine, permute
 
 Batch = tuple[torch.Tensor, torch.Tensor]
@@ -19,7 +20,7 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 class Windows:
     """Windows of `block_size` inputs and their targets over 1-D arrays of token ids."""
 
-    def __init__(self, shards: Sequence[NDArray[Any]], block_size: int, *, seed: int = 0) -> None:
+    def __init__(self, shards: Sequence[Shard], block_size: int, *, seed: int = 0) -> None:
         """Raises ValueError where no shard holds block_size + 1 tokens."""
         self.shards = [shard for shard in shards if len(shard) > block_size]
         self.block_size, self.seed = block_size, seed

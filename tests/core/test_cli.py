@@ -27,7 +27,7 @@ def ckpt(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_help_of_every_command(pealm: Pealm) -> None:
     top = pealm("--help").out
-    for command in ("train", "sample", "eval", "prepare", "plugins"):
+    for command in ("train", "sample", "eval", "prepare", "clean", "plugins"):
         assert command in top
         assert pealm(command, "--help").code == 0
     general = pealm("train", "--help").out
@@ -51,6 +51,7 @@ def test_help_is_shown_although_the_rest_of_the_line_is_wrong(pealm: Pealm) -> N
         ("sample", "--help"),
         ("eval", "--help"),
         ("plugins",),
+        ("clean", "--help"),
         ("train", "char-transformer", "--input.text", "x", "--model.n-head", "3"),
         ("train", "char-transformer", "--input.text", "x", "--batch-size", "8", "--micro-batch-size", "3"),
         ("sample", "--ckpt", "no-such-folder"),
