@@ -6,10 +6,12 @@ from typing import Any
 
 import torch
 
+from pealm_core.checkpoint import load_tensors
 from pealm_core.errors import PealmError, PluginError, UserError
 from pealm_core.job import Job
 from pealm_core.plugins import Entry
 from pealm_core.protocols import Dataset, Tokenizer, has
+from pealm_core.weights import Start
 
 
 def make(entry: Entry[Any], *args: Any, **kwargs: Any) -> Any:
@@ -44,17 +46,30 @@ def make_tokenizer(job: Job, saved: Path | None = None, dataset: Dataset | None 
             if has(tokenizer, "load"):
                 tokenizer.load(saved)  # type: ignore[attr-defined]
         elif dataset is not None and has(tokenizer, "fit"):
+            if not has(dataset, "documents"):
+                raise UserError(
+                    f"--input.{job.entries['input'].name} is tokenized already, and {name!r} learns from text: "
+                    f"name the --tokenizer that its tokens are of"
+                )
             tokenizer.fit(dataset.documents("train"))  # type: ignore[attr-defined]
     except (FileNotFoundError, ValueError) as error:
         raise UserError(f"tokenizer {name}: {saved or 'training text'}: {error}") from error
     return tokenizer
 
 
-def make_model(job: Job, vocab_size: int) -> tuple[torch.nn.Module, Job]:
-    """The job's model for a vocabulary, with its weights where its record fetches some, and the job as built."""
+def make_model(job: Job, vocab_size: int, start: Start | None = None) -> tuple[torch.nn.Module, Job]:
+    """The job's model for a vocabulary, and the job as built. `start`: the weights of `--init`."""
     entry = job.entries["model"]
     config, weights = job.configs["model"], None
-    if entry.spec.pretrained is not None:
+    if start is not None:
+        config, weights = start.config, start.tensors
+        if config.vocab_size not in (0, vocab_size):
+            raise UserError(
+                f"the tokenizer has {vocab_size:,} tokens and the weights of --init {config.vocab_size:,}"
+            )
+        config = dataclasses.replace(config, vocab_size=vocab_size)
+        job = job.with_model_config(config)
+    elif entry.spec.pretrained is not None:
         config, weights = entry.load("pretrained")(config)
         if vocab_size > config.vocab_size:
             raise UserError(f"the tokenizer has {vocab_size:,} tokens and {entry.name} only {config.vocab_size:,}")
@@ -65,7 +80,7 @@ def make_model(job: Job, vocab_size: int) -> tuple[torch.nn.Module, Job]:
     if not isinstance(model, torch.nn.Module):
         raise PluginError(f"{entry.plugin.dist}: the factory of model {entry.name!r} gave {model!r}, no nn.Module")
     if weights is not None:
-        model.load_state_dict(weights)
+        load_tensors(model, weights, f"--init {job.configs['train'].init}" if start else entry.name)
     try:
         check_model(model, config.vocab_size)
     except Exception as error:

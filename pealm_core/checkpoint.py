@@ -64,7 +64,8 @@ def save(
         files = {
             path.relative_to(aside).as_posix(): _seal(path) for path in sorted(aside.rglob("*")) if path.is_file()
         }
-        (aside / STATE).write_text(json.dumps({**state, "files": files}, indent=1), encoding="utf-8")
+        facts = {**state, "files": files}
+        (aside / STATE).write_text(json.dumps({**facts, "sha256": _facts(facts)}, indent=1), encoding="utf-8")
         for path in (aside / STATE, aside / TOKENIZER, aside):
             _sync(path)
         old = folder.with_name(f"{folder.name}.old")
@@ -143,10 +144,15 @@ def set_aside(run: Path, newest: Path | None) -> None:
             folder.rename(aside)
 
 
-def verify(folder: Path) -> dict[str, Any]:
-    """What `state` held when the folder was saved. Raises InvalidCheckpointError where any file differs."""
+def verify(folder: Path, *names: str) -> dict[str, Any]:
+    """What `state` held when the folder was saved. Raises InvalidCheckpointError where a file differs.
+
+    names: the files to look at; all of them where none is named.
+    """
     state = state_of(folder)
     for name, (size, digest) in state.pop("files").items():
+        if names and name not in names:
+            continue
         path = folder / name
         if not path.is_file():
             raise InvalidCheckpointError(f"{path} is missing from the checkpoint")
@@ -161,11 +167,14 @@ def state_of(folder: Path) -> dict[str, Any]:
     """What `state.json` says, nothing checked against the files. Raises InvalidCheckpointError."""
     try:
         state: dict[str, Any] = json.loads((folder / STATE).read_text(encoding="utf-8"))
+        whole = state.pop("sha256") == _facts(state)
         state["files"] = {str(name): (int(size), str(digest)) for name, (size, digest) in state["files"].items()}
     except FileNotFoundError:
         raise InvalidCheckpointError(f"{folder} is no checkpoint: it has no {STATE}") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InvalidCheckpointError(f"{folder / STATE} can't be read: {error!r}") from None
+    if not whole:
+        raise InvalidCheckpointError(f"{folder / STATE} is damaged: its content is not what was saved")
     return state
 
 
@@ -182,8 +191,8 @@ def find(path: Path) -> Path:
     if found:
         return found[-1]
     if not path.exists():
-        raise UserError(f"{path}: no such file or folder; --ckpt takes a run or a checkpoint folder")
-    raise UserError(f"{path} is no checkpoint; --ckpt takes a run or a checkpoint folder (with a {STATE} in it)")
+        raise UserError(f"{path}: no such file or folder; give a run or a checkpoint folder")
+    raise UserError(f"{path} is no checkpoint; give a run or a checkpoint folder (with a {STATE} in it)")
 
 
 def steps(run: Path) -> list[Path]:
@@ -208,6 +217,11 @@ def load_model(model: "torch.nn.Module", folder: Path) -> None:
     from pealm_core.tensors import read_tensors
 
     tensors, _ = read_tensors(folder / MODEL)
+    load_tensors(model, tensors, str(folder / MODEL))
+
+
+def load_tensors(model: "torch.nn.Module", tensors: "Mapping[str, Tensor]", where: str) -> None:
+    """Load a state dict into a model. Raises UserError that names what does not fit, with both shapes."""
     own = model.state_dict()
     mistakes = [f"{name} is missing" for name in own if name not in tensors]
     mistakes += [f"{name} is not the model's" for name in tensors if name not in own]
@@ -218,13 +232,18 @@ def load_model(model: "torch.nn.Module", folder: Path) -> None:
     ]
     if mistakes:
         more = f" (and {len(mistakes) - 3} more)" if len(mistakes) > 3 else ""
-        raise UserError(f"{folder / MODEL} does not fit the model: {'; '.join(mistakes[:3])}{more}")
+        raise UserError(f"{where} does not fit the model: {'; '.join(mistakes[:3])}{more}")
     model.load_state_dict(tensors)
 
 
 def _seal(path: Path) -> tuple[int, str]:
     _sync(path)
     return path.stat().st_size, _digest(path)
+
+
+def _facts(facts: Mapping[str, Any]) -> str:
+    """A hash of what state.json says beside it."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def _digest(path: Path) -> str:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -113,7 +114,7 @@ def join(world: World, device: torch.device) -> None:
         dist.init_process_group(backend, store=_fresh(store, rank, size), rank=rank, world_size=size)
 
 
-def _fresh(store: dist.Store, rank: int, size: int) -> dist.Store:
+def _fresh(store: Any, rank: int, size: int) -> Any:
     """A part of the store that no earlier attempt has written to.
 
     torchrun keeps its store when it starts the processes again, and with it the addresses of those that are gone. So
@@ -136,7 +137,7 @@ def _fresh(store: dist.Store, rank: int, size: int) -> dist.Store:
         if agreed:
             if rank == 0:
                 store.set(f"pealm/{names}/0", "")
-            return dist.PrefixStore(f"pealm/{names}", store)
+            return dist.PrefixStore(f"pealm/{names}", store)  # type: ignore[attr-defined]
 
 
 def leave() -> None:

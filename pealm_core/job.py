@@ -249,6 +249,8 @@ def _own(host: PluginHost, layer: Layer, table: str, entry: Entry[Any] | None) -
         return values
     if table == "input":
         named = _named(host, values)
+        if layer.origin == "recipe" and not named:
+            return {}  # its dataset is not installed, and another one was chosen
         if named and named not in (entry.name, entry.spec.name):
             return {}
         if named:

@@ -73,8 +73,12 @@ class Tokenizer(Protocol):
 class Dataset(Protocol):
     """Documents by split. Constructing one touches neither disk nor network. Optional:
 
-    `prepare()`: download what is needed, once. `entropy_floor` (a number, no method): nats per character that no
-    model can beat.
+    `prepare()`: download what is needed, once; `prepare_command`, a click command instead, where that takes options.
+    `entropy_floor` (a number, no method): nats per character that no model can beat.
+
+    A dataset that is tokenized already has, in place of `documents`, `shards(split)`: 1-D arrays of token ids, or
+    whatever gives its length and a slice of itself as one (`TokenFile`). With them may come `vocab_size` (a number),
+    where it is recorded, and `check(vocab_size)`, which raises UserError where an id is beyond the vocabulary.
     """
 
     def documents(self, split: str) -> Iterator[str]:

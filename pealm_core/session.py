@@ -23,6 +23,7 @@ from pealm_core.run import CONFIG, Run, new_folder
 from pealm_core.settings import RESUMABLE, TrainSettings
 from pealm_core.tensors import Snapshot, read_optimizer
 from pealm_core.trainer import Trainer
+from pealm_core.weights import read_start
 
 
 def run_training(job: Job, out: Path | None) -> int:
@@ -50,13 +51,15 @@ def _run(job: Job, out: Path | None, world: World, device: torch.device) -> int:
             dataset: Dataset = make_component(job, "input")
         newest, wrong = _newest(folder, world) if resuming else (None, [])
         with one_by_one(world):  # the first process of a machine fills the caches for its others
-            tokenizer = make_tokenizer(job, newest / checkpoint.TOKENIZER if newest else None, dataset)
+            start = read_start(job, s.init) if s.init and newest is None else None
+            saved = newest / checkpoint.TOKENIZER if newest else start.tokenizer if start else None
+            tokenizer = make_tokenizer(job, saved, dataset)
             corpus = _corpus(job, dataset, tokenizer, display)
             torch.manual_seed(s.seed)
-            model, job = make_model(job, tokenizer.vocab_size)
+            model, job = make_model(job, tokenizer.vocab_size, start)
         world.agree({**_flat(job.tables()), "torch": torch.__version__, "the tokens": corpus.key})
         with world.together():
-            train, val = _windows(job, s, corpus)
+            train, val = _windows(job, s, corpus, model)
             lr: dict[str, Any] = {"lr": s.lr}
             config = job.configs["optimizer"]
             model = model.to(device)
@@ -198,8 +201,8 @@ def _corpus(job: Job, dataset: Dataset, tokenizer: Tokenizer, display: Display) 
     return corpus
 
 
-def _windows(job: Job, s: TrainSettings, corpus: Corpus) -> tuple[Windows, Windows]:
-    largest = job.configs["model"].block_size
+def _windows(job: Job, s: TrainSettings, corpus: Corpus, model: Any) -> tuple[Windows, Windows]:
+    largest = model.config.block_size
     if s.block_size is not None and s.block_size > largest:
         raise UserError(
             f"--block-size {s.block_size} is beyond the model's {largest}; raise --model.block-size or lower it"

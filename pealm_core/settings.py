@@ -30,6 +30,9 @@ class TrainSettings:
     eval_tokens: int = setting(200_000, "validation tokens at most, the same ones each time", at_least=1)
     save_every: int = setting(1000, "steps between checkpoints; 0: only at the end", at_least=0)
     keep: int = setting(3, "newest checkpoints to keep; 0: all", at_least=0)
+    init: str | None = setting(
+        None, "weights to start from: a pretrained model's name, a run or checkpoint, a file (.safetensors, .pt)"
+    )
     seed: int = setting(1337, "seed of weights, data order and dropout", at_least=0)
     device: Literal["auto", "cpu", "cuda", "mps"] = setting("auto", "where to compute")
     dtype: Literal["auto", "fp32", "bf16"] = setting("auto", "precision of the matrix products")

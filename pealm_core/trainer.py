@@ -60,7 +60,7 @@ class Trainer:
         """Train until the steps or the seconds are used up, or a signal comes; then validate and save."""
         s = self.settings
         self._began = time.perf_counter() - self.seconds
-        model = DistributedDataParallel(self.model) if self.world.size > 1 else self.model
+        model = DistributedDataParallel(self.model, broadcast_buffers=False) if self.world.size > 1 else self.model
         with _signals(self):
             if self.step == 0:
                 self.first_val_loss = self.validate()
@@ -109,7 +109,7 @@ class Trainer:
         """Forward and backward over this rank's share of the step's batch; gives its mean loss."""
         s = self.settings
         share = s.batch_size // self.world.size
-        micro = s.micro_batch_size or share
+        micro = min(s.micro_batch_size or share, share)
         idx, targets = self.train.batch(self.step, s.batch_size, rank=self.world.rank, world_size=self.world.size)
         torch.manual_seed(combine(s.seed, self.step, self.world.rank) % 2**63)  # dropout
         self.model.train()

@@ -8,13 +8,19 @@ import pytest
 
 PACKAGES = (
     "pea",
-    "pealm_core",
     "pealm_bpe",
     "pealm_char",
     "pealm_char_bigram",
     "pealm_char_transformer",
+    "pealm_core",
+    "pealm_fineweb",
+    "pealm_gpt2",
     "pealm_kindergarten",
+    "pealm_muon",
+    "pealm_npy_shards",
+    "pealm_sprout",
     "pealm_text",
+    "pealm_tiktoken",
     "pealm_tinyshakespeare",
 )
 

@@ -18,6 +18,7 @@ COMMANDS = {
     "sample": ("pealm_core.cli.sample:sample", "Let a model write."),
     "eval": ("pealm_core.cli.eval:evaluate", "Evaluate a model."),
     "prepare": ("pealm_core.cli.prepare:prepare", "Download what a dataset or evaluator needs."),
+    "convert": ("pealm_core.cli.convert:convert", "Convert a checkpoint: weights only, another precision or format."),
     "clean": ("pealm_core.cli.clean:clean", "Remove runs, cached tokens and leftovers."),
     "plugins": ("pealm_core.cli.plugins:plugins", "List the installed plugins."),
 }

@@ -22,6 +22,7 @@ def checkpoint_config(peek: FirstPass) -> Layer | None:
     if not peek.options.get("ckpt"):
         return None
     folder = checkpoint.find(Path(peek.options["ckpt"]))
+    checkpoint.verify(folder, checkpoint.CONFIG)
     file = file_layer(folder / checkpoint.CONFIG)
     name = file.tables.get("model", {}).get("name")
     if peek.model and name != peek.model and str(name).rpartition("/")[2] != peek.model.rpartition("/")[2]:

@@ -10,17 +10,28 @@ from pealm_core.plugins import Entry, PluginHost
 from pealm_core.specs import DatasetSpec, EvaluatorSpec
 
 
-@click.command()
+@click.command(context_settings={"allow_interspersed_args": False, "ignore_unknown_options": True})
 @click.argument("name")
-def prepare(name: str) -> None:
-    """Download or build what the dataset or evaluation NAME needs, once."""
+@click.argument("options", nargs=-1, type=click.UNPROCESSED)
+def prepare(name: str, options: tuple[str, ...]) -> None:
+    """Download or build what the dataset or evaluation NAME needs, once.
+
+    `pealm prepare NAME --help` shows the options that it takes.
+    """
     host = PluginHost.installed()
     found = find_preparable(host, name)
     from pealm_core.build import make
 
     component = make(found, *([found.config()] if found.config else []))
+    command = getattr(component, "prepare_command", None)
+    if isinstance(command, click.Command):
+        with command.make_context(f"pealm prepare {name}", list(options)) as context:
+            command.invoke(context)
+        return
     if not callable(getattr(component, "prepare", None)):
         raise UserError(f"{found.spec.kind} {name!r} needs no preparation")
+    if options:
+        raise UserError(f"pealm prepare {name} takes no options, not {options[0]}")
     component.prepare()
     click.echo(f"{name} is ready")
 

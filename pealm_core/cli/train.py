@@ -58,6 +58,10 @@ def train(
     ):
         if table not in job.entries:
             raise UserError(f"train needs {what}")
+    model_entry = job.entries["model"]
+    if model_entry.spec.pretrained is not None:
+        family = model_entry.spec.family or "its family"
+        raise UserError(f"{model_entry.name} is trained as {family}: pealm train {family} --init {model_entry.name}")
     job.configs  # noqa: B018 (every mistake in the settings shows before torch is loaded)
     check_sizes(job.configs["train"], int(os.environ.get("WORLD_SIZE", "1")))
     from pealm_core.session import run_training
@@ -71,7 +75,7 @@ def check_sizes(s: TrainSettings, world_size: int) -> None:
         below = max(s.batch_size // world_size, 1) * world_size
         raise UserError(f"--batch-size {s.batch_size} is not divisible by {world_size} processes; try {below}")
     share = s.batch_size // world_size
-    if s.micro_batch_size is not None and share % s.micro_batch_size:
+    if s.micro_batch_size is not None and s.micro_batch_size < share and share % s.micro_batch_size:
         fits = [n for n in range(1, share + 1) if share % n == 0]
         near = min(fits, key=lambda n: abs(n - s.micro_batch_size))  # type: ignore[operator]
         each = f" ({share} for each of {world_size} processes)" if world_size > 1 else ""

@@ -97,6 +97,9 @@ def open_shards(dataset: Any, vocab_size: int) -> Corpus:
     Its key is a hash of every shard's length and both of its ends: a corpus of billions is not read through for it.
     """
     digest, shards = hashlib.sha256(), {}
+    recorded = getattr(dataset, "vocab_size", None)
+    if recorded not in (None, vocab_size):
+        raise UserError(f"the tokens are of a vocabulary of {recorded:,} and the tokenizer has {vocab_size:,}")
     if has(dataset, "check"):
         dataset.check(vocab_size)
     for split in SPLITS:
@@ -142,7 +145,10 @@ def _encoded(texts: Iterable[str], tokenizer: Tokenizer) -> Iterable[NDArray[Any
     for text in texts:
         if eot is not None:
             yield np.array([eot])
-        ids = np.asarray(tokenizer.encode(text))
+        try:
+            ids = np.asarray(tokenizer.encode(text))
+        except ValueError as error:
+            raise UserError(f"the text can't be tokenized: {error}") from error
         if ids.ndim != 1 or (ids.size and not np.issubdtype(ids.dtype, np.integer)):
             raise PluginError(f"{type(tokenizer).__name__}.encode must give a list of token ids, not {ids!r:.60}")
         if ids.size and not 0 <= ids.min() <= ids.max() < tokenizer.vocab_size:

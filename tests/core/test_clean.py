@@ -54,7 +54,9 @@ def make_checkpoint(folder: Path, step: int, size: int = 1000) -> Path:
     folder.mkdir(parents=True)
     (folder / "model.safetensors").write_bytes(b"m" * size)
     files = {"model.safetensors": [size, hashlib.sha256(b"m" * size).hexdigest()]}
-    (folder / "state.json").write_text(json.dumps({"step": step, "seconds": 9.0, "files": files}))
+    facts = {"step": step, "seconds": 9.0, "files": files}
+    mark = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    (folder / "state.json").write_text(json.dumps({**facts, "sha256": mark}))
     return folder
 
 
@@ -434,7 +436,7 @@ def test_leftovers_go_also_where_the_run_stays(clean: Clean, here: Path) -> None
         make_checkpoint(run / name, 30)
     (run / ".config.toml.tmp").write_text("")
     code, out, _ = clean("--yes", "--only", "leftovers")
-    assert code == 0 and "removed: 6 leftovers (5.7 kB)" in out and tree(run) == stays
+    assert code == 0 and "removed: 6 leftovers (6.1 kB)" in out and tree(run) == stays
     assert all(name in out for name in debris)
 
 

@@ -1,0 +1,53 @@
+"""`pealm convert`: checkpoints to weights-only ones, and to and from other programs' formats."""
+
+from pathlib import Path
+
+import click
+
+from pealm_core.errors import PluginError, UserError
+from pealm_core.plugins import PluginHost
+from pealm_core.specs import FormatSpec
+
+
+@click.command(short_help="Convert a checkpoint.")
+@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("target", type=click.Path(path_type=Path))
+@click.option(
+    "--dtype", type=click.Choice(("fp32", "bf16", "fp16")), help="Precision of the weights (default: kept)."
+)
+@click.option("--to", "to_", metavar="FORMAT", help="Write another program's format, for instance hf.")
+@click.option("--from", "from_", metavar="FORMAT", help="Read another program's format.")
+def convert(source: Path, target: Path, dtype: str | None, to_: str | None, from_: str | None) -> None:
+    """Write SOURCE, a run or checkpoint, as TARGET: only the weights, for sampling and sharing.
+
+    \b
+    pealm convert runs/gpt2/2026-11-22_10-15-30 weights/mine --dtype bf16
+    pealm convert weights/mine folder --to hf
+    pealm convert folder weights/theirs --from hf
+    """
+    if to_ and from_:
+        raise UserError("--to and --from are two ways; give one of them")
+    if to_ or from_:
+        if dtype:
+            raise UserError("--dtype belongs to weights-only checkpoints; leave it out, or convert twice")
+        _foreign(source, target, to_ or from_ or "", "exporter" if to_ else "importer")
+        click.echo(f"wrote {target}")
+        return
+    from pealm_core.convert import to_weights
+
+    click.echo(to_weights(source, target, dtype))
+
+
+def _foreign(source: Path, target: Path, name: str, part: str) -> None:
+    entry = PluginHost.installed().find(FormatSpec, name)
+    if getattr(entry.spec, part) is None:
+        raise UserError(f"format {name!r} can't be {'written' if part == 'exporter' else 'read'}")
+    if not source.exists():
+        raise UserError(f"{source}: no such file or folder")
+    function = entry.load(part)
+    try:
+        function(source, target)
+    except ValueError as error:
+        raise UserError(f"format {name}: {error}") from error
+    except TypeError as error:
+        raise PluginError(f"{entry.plugin.dist}: {part} of format {name!r}: {error}") from error

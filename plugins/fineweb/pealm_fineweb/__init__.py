@@ -1,0 +1,1 @@
+"""FineWeb-Edu, downloaded and tokenized."""

@@ -1,0 +1,44 @@
+"""The settings of GPT-2, and of OpenAI's weights."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pealm_core import setting
+
+# Radford et al. (2019), table 2; the paper's smallest is the default.
+SIZES: dict[str, dict[str, Any]] = {
+    "medium": {"n_layer": 24, "n_head": 16, "n_embd": 1024},
+    "large": {"n_layer": 36, "n_head": 20, "n_embd": 1280},
+    "xl": {"n_layer": 48, "n_head": 25, "n_embd": 1600},
+}
+
+
+@dataclass(frozen=True)
+class GPT2Config:
+    """Sizes of GPT-2; vocab_size comes from the tokenizer."""
+
+    vocab_size: int = setting(0, hidden=True)
+    block_size: int = setting(1024, "tokens that it sees at once", at_least=1)
+    n_layer: int = setting(12, "transformer blocks", at_least=1)
+    n_head: int = setting(12, "attention heads in a block", at_least=1)
+    n_embd: int = setting(768, "width", at_least=1)
+    dropout: float = setting(0.0, "share of activations dropped in training", at_least=0, below=1)
+    bias: bool = setting(True, "biases in linear layers and norms, as OpenAI's weights have them")
+
+    def __post_init__(self) -> None:
+        if self.n_embd % self.n_head:
+            fits = [n for n in range(1, self.n_embd + 1) if self.n_embd % n == 0]
+            near = min(fits, key=lambda n: abs(n - self.n_head))
+            raise ValueError(f"n-head {self.n_head} does not divide n-embd {self.n_embd}; try n-head {near}")
+
+
+@dataclass(frozen=True)
+class PretrainedConfig:
+    """Which weights to take; their sizes come with them."""
+
+    vocab_size: int = setting(0, hidden=True)
+    block_size: int = setting(1024, "tokens that it sees at once, the weights' own number at most", at_least=1)
+    size: Literal["small", "medium", "large", "xl"] = setting("small", "which of OpenAI's four")
+    path: Path | None = setting(None, "a local folder (config.json, model.safetensors) instead of a download")
+    dropout: float = setting(0.0, "share of activations dropped in training", at_least=0, below=1)

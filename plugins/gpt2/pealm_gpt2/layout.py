@@ -1,0 +1,146 @@
+"""Hugging Face's layout of GPT-2: config.json and model.safetensors, to ours and back."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pealm_core import UserError
+from pealm_gpt2.config import GPT2Config
+from pealm_gpt2.model import GPT2, padded
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+PREFIX = "transformer."  # transformers writes it, OpenAI's own files have none
+TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")  # Conv1D keeps (in, out)
+MASKS = (".attn.bias", ".attn.masked_bias")  # causal masks that older files hold: no weights
+# What GPT2Config has no setting for: the values that mean what our model computes.
+FIXED: Mapping[str, tuple[Any, ...]] = {
+    "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
+    "layer_norm_epsilon": (1e-5,),
+    "scale_attn_weights": (True,),
+    "scale_attn_by_inverse_layer_idx": (False,),
+    "add_cross_attention": (False,),
+    "tie_word_embeddings": (True,),
+}
+
+
+def read_folder(folder: Path) -> tuple[GPT2Config, dict[str, Tensor]]:
+    """Config and state dict from a folder in Hugging Face's layout. Raises UserError."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    config = read_config(read_json(folder / CONFIG), where=folder / CONFIG)
+    path = folder / WEIGHTS
+    try:
+        tensors = load_file(path)
+    except FileNotFoundError:
+        raise UserError(f"{folder} has no {WEIGHTS}") from None
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path} can't be read, it is truncated or damaged: {error}") from None
+    return config, read_state(tensors, config, where=path)
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds. Raises UserError."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"{path.parent} has no {path.name}") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} can't be read: {error}") from None
+
+
+def read_config(values: Any, *, where: Path) -> GPT2Config:
+    """The config of a config.json. Dropout is left at 0: it belongs to a training. Raises UserError."""
+    if not isinstance(values, dict) or values.get("model_type") != "gpt2":
+        kind = values.get("model_type") if isinstance(values, dict) else None
+        raise UserError(f"{where}: model_type is {kind!r}, not 'gpt2'")
+    names = {key: key for key in ("vocab_size", "n_layer", "n_head", "n_embd")} | {"block_size": "n_positions"}
+    sizes = {ours: values.get(theirs) for ours, theirs in names.items()}
+    wrong = [f"{names[key]} is {size!r}" for key, size in sizes.items() if type(size) is not int or size < 1]
+    wrong += [f"{key} is {values[key]!r}" for key, known in FIXED.items() if values.get(key, known[0]) not in known]
+    if not wrong and values.get("n_inner") not in (None, 4 * values["n_embd"]):
+        wrong.append(f"n_inner is {values['n_inner']}, not 4 n_embd")
+    if wrong:
+        raise UserError(f"{where} is no GPT-2 that pealm has: {'; '.join(wrong)}")
+    try:
+        return GPT2Config(**sizes)  # type: ignore[arg-type]
+    except ValueError as error:
+        raise UserError(f"{where}: {error}") from None
+
+
+def read_state(tensors: Mapping[str, Tensor], config: GPT2Config, *, where: Path) -> dict[str, Tensor]:
+    """Their tensors as our state dict, in fp32. Raises UserError that names what is missing or does not fit."""
+    state = {}
+    for key, tensor in tensors.items():
+        name = key.removeprefix(PREFIX)
+        if not name.endswith(MASKS):
+            state[name] = (tensor.t() if name.endswith(TRANSPOSED) and tensor.dim() == 2 else tensor).float()
+    with torch.device("meta"):
+        shapes = {name: tuple(tensor.shape) for name, tensor in GPT2(config).state_dict().items()}
+    shapes["wte.weight"] = (config.vocab_size, config.n_embd)
+    head = state.pop("lm_head.weight", None)
+    wrong = [f"{name} is missing" for name in shapes if name not in state]
+    wrong += [f"{name} is not GPT-2's" for name in state if name not in shapes]
+    wrong += [
+        f"{name} is {tuple(tensor.shape)} there and {shapes[name]} by {CONFIG}"
+        for name, tensor in state.items()
+        if name in shapes and tuple(tensor.shape) != shapes[name]
+    ]
+    if not wrong and head is not None and not torch.equal(head, state["wte.weight"]):
+        wrong.append("lm_head.weight is not wte.weight, and pealm's GPT-2 ties them")
+    if wrong:
+        more = f" (and {len(wrong) - 3} more)" if len(wrong) > 3 else ""
+        raise UserError(f"{where} does not fit: {'; '.join(wrong[:3])}{more}")
+    return resize(state, vocab_size=config.vocab_size, block_size=config.block_size)
+
+
+def resize(state: Mapping[str, Tensor], *, vocab_size: int, block_size: int) -> dict[str, Tensor]:
+    """A state dict for a smaller vocabulary or block size: what is beyond is cut, the padding zero."""
+    tokens = state["wte.weight"][:vocab_size]
+    tokens = F.pad(tokens, (0, 0, 0, padded(vocab_size) - len(tokens)))
+    return {**state, "wte.weight": tokens, "wpe.weight": state["wpe.weight"][:block_size]}
+
+
+def write_folder(folder: Path, model: GPT2, *, eot_id: int | None) -> None:
+    """Write config.json, generation_config.json and model.safetensors. Raises OSError."""
+    from safetensors.torch import save_file
+
+    config, state = model.config, model.state_dict()
+    ends = {"bos_token_id": eot_id, "eos_token_id": eot_id}
+    values = {
+        "architectures": ["GPT2LMHeadModel"],
+        "model_type": "gpt2",
+        "vocab_size": config.vocab_size,
+        "n_positions": config.block_size,
+        "n_layer": config.n_layer,
+        "n_head": config.n_head,
+        "n_embd": config.n_embd,
+        "n_inner": None,
+        "embd_pdrop": config.dropout,
+        "attn_pdrop": config.dropout,
+        "resid_pdrop": config.dropout,
+        "initializer_range": 0.02,
+        "dtype": "float32",
+        **{key: known[0] for key, known in FIXED.items()},
+        **ends,
+    }
+    write_json(folder / CONFIG, values)
+    write_json(folder / "generation_config.json", {key: value for key, value in ends.items() if value is not None})
+    state["wte.weight"] = state["wte.weight"][: config.vocab_size]
+    if not config.bias:  # theirs always has them
+        weights = [name for name in state if name.endswith(".weight") and not name.startswith("w")]
+        state |= {f"{name.removesuffix('weight')}bias": torch.zeros(len(state[name])) for name in weights}
+    tensors = {
+        PREFIX + name: (tensor.t() if name.endswith(TRANSPOSED) else tensor).float().contiguous()
+        for name, tensor in state.items()
+    }
+    save_file(tensors, folder / WEIGHTS, {"format": "pt"})
+
+
+def write_json(path: Path, values: Any) -> None:
+    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,139 @@
+"""GPT-2 (Radford et al. 2019): learned positions, pre-LayerNorm, causal attention, tanh-GELU, tied head.
+
+Parameters have GPT-2's own names. All weights are (out, in), as `nn.Linear` has them.
+"""
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pealm_core import KVCache, causal_attention
+from pealm_gpt2.config import GPT2Config
+
+ROWS = 128  # the embedding's rows are a multiple of it: matrix products of such widths are faster on GPUs
+
+
+def padded(vocab_size: int) -> int:
+    """Rows of the embedding for a vocabulary.
+
+    >>> padded(50257)
+    50304
+    """
+    return math.ceil(vocab_size / ROWS) * ROWS
+
+
+class Attention(nn.Module):
+    """Multi-head causal self-attention."""
+
+    def __init__(self, config: GPT2Config, layer: int) -> None:
+        super().__init__()
+        self.n_head, self.layer, self.dropout = config.n_head, layer, config.dropout
+        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, bias=config.bias)
+        self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
+
+    def forward(self, x: Tensor, cache: KVCache | None) -> Tensor:
+        """(B, T, C) to (B, T, C)."""
+        b, t, c = x.shape
+        q, k, v = self.c_attn(x).view(b, t, 3, self.n_head, c // self.n_head).permute(2, 0, 3, 1, 4)  # (B, H, T, D)
+        if cache is not None:
+            k, v = cache.append(self.layer, k, v)
+        y = causal_attention(q, k, v, dropout=self.dropout if self.training else 0.0)  # (B, H, T, D)
+        y = self.c_proj(y.transpose(1, 2).reshape(b, t, c))  # (B, T, C)
+        return F.dropout(y, self.dropout, self.training)
+
+
+class MLP(nn.Module):
+    """A feed-forward layer, four times as wide inside."""
+
+    def __init__(self, config: GPT2Config) -> None:
+        super().__init__()
+        self.dropout = config.dropout
+        self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd, bias=config.bias)
+        self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd, bias=config.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, C) to (B, T, C)."""
+        x = self.c_proj(F.gelu(self.c_fc(x), approximate="tanh"))
+        return F.dropout(x, self.dropout, self.training)
+
+
+class Block(nn.Module):
+    """Attention, then a feed-forward layer, each on a residual path."""
+
+    def __init__(self, config: GPT2Config, layer: int) -> None:
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(config.n_embd, bias=config.bias)
+        self.attn = Attention(config, layer)
+        self.ln_2 = nn.LayerNorm(config.n_embd, bias=config.bias)
+        self.mlp = MLP(config)
+
+    def forward(self, x: Tensor, cache: KVCache | None) -> Tensor:
+        """(B, T, C) to (B, T, C)."""
+        x = x + self.attn(self.ln_1(x), cache)
+        x = x + self.mlp(self.ln_2(x))
+        return x
+
+
+class GPT2(nn.Module):
+    """Token and position embeddings, blocks, a last norm; the token embedding is the head, too.
+
+    The embedding has rows beyond the vocabulary. They are zero and stay so: their logits are -inf in the loss, so
+    that no gradient reaches them, and are cut off elsewhere. Checkpoints keep them; other formats don't get them.
+    """
+
+    padding: Tensor
+
+    def __init__(self, config: GPT2Config) -> None:
+        super().__init__()
+        self.config = config
+        self.wte = nn.Embedding(padded(config.vocab_size), config.n_embd)
+        self.wpe = nn.Embedding(config.block_size, config.n_embd)
+        self.h = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
+        self.ln_f = nn.LayerNorm(config.n_embd, bias=config.bias)
+        # The head's bias: 0 for the vocabulary's tokens, -inf for the rows beyond. As a bias it costs no pass of its
+        # own over the logits, which a slice before the softmax would copy.
+        padding = torch.zeros(padded(config.vocab_size))
+        padding[config.vocab_size :] = -torch.inf
+        self.register_buffer("padding", padding, persistent=False)
+        for name, parameter in self.named_parameters():
+            if parameter.dim() == 2:
+                # Residual projections are scaled so that the sum over 2 n_layer of them keeps its variance.
+                residual = name.endswith("c_proj.weight")
+                nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * config.n_layer) if residual else 0.02)
+            elif name.endswith("bias"):
+                nn.init.zeros_(parameter)
+        with torch.no_grad():
+            self.wte.weight[config.vocab_size :] = 0
+
+    def make_cache(self, batch: int, length: int) -> KVCache:
+        """Room for `length` tokens in `batch` rows."""
+        weight = self.wte.weight
+        return KVCache(
+            n_layer=self.config.n_layer,
+            batch=batch,
+            n_head=self.config.n_head,
+            length=length,
+            head_dim=self.config.n_embd // self.config.n_head,
+            device=weight.device,
+            dtype=weight.dtype,
+        )
+
+    def forward(
+        self, idx: Tensor, targets: Tensor | None = None, *, cache: KVCache | None = None, at: Any = None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """(B, T) ids to (B, n, V) logits at the positions `at`; with targets, the mean cross-entropy instead."""
+        start, t = cache.length if cache is not None else 0, idx.shape[1]
+        x = self.wte(idx) + self.wpe.weight[start : start + t]  # (B, T, C)
+        x = F.dropout(x, self.config.dropout, self.training)
+        for block in self.h:
+            x = block(x, cache)
+        if cache is not None:
+            cache.advance(t)
+        x = self.ln_f(x if at is None else x[:, at])  # (B, n, C)
+        logits = F.linear(x, self.wte.weight, self.padding)  # (B, n, padded V)
+        if targets is None:
+            return logits[..., : self.config.vocab_size], None
+        return None, F.cross_entropy(logits.flatten(0, 1), targets.flatten())

@@ -1,0 +1,54 @@
+"""What pealm-gpt2 provides."""
+
+from collections.abc import Iterator
+
+from pealm_core import FormatSpec, ModelSpec, hookimpl
+from pealm_gpt2.config import SIZES
+
+
+@hookimpl
+def pealm_models() -> Iterator[ModelSpec]:
+    """The models `gpt2`, to train, and `gpt2-pretrained`, to start from OpenAI's weights."""
+    yield ModelSpec(
+        name="gpt2",
+        summary="GPT-2, 124M to 1.5B",
+        config="pealm_gpt2.config:GPT2Config",
+        factory="pealm_gpt2.model:GPT2",
+        tokenizer="tiktoken",
+        presets=SIZES,
+        # 524,288 tokens a step; 19,073 steps are one epoch of 10 billion tokens.
+        recipe={
+            "train": {
+                "steps": 19_073,
+                "batch_size": 512,
+                "micro_batch_size": 16,  # 512 at once would fit no GPU; what is learned is the same
+                "lr": 6e-4,
+                "min_lr_ratio": 0.1,
+                "warmup_steps": 715,
+                "grad_clip": 1.0,
+            },
+            "optimizer": {"beta1": 0.9, "beta2": 0.95, "weight_decay": 0.1},
+            "input": {"npy-shards": "data/fineweb_edu10B"},
+        },
+    )
+    yield ModelSpec(
+        name="gpt2-pretrained",
+        summary="GPT-2 with OpenAI's weights",
+        config="pealm_gpt2.config:PretrainedConfig",
+        factory="pealm_gpt2.model:GPT2",
+        pretrained="pealm_gpt2.pretrained:pretrained",
+        family="gpt2",
+        tokenizer="tiktoken",
+        presets={size: {"size": size} for size in SIZES},
+    )
+
+
+@hookimpl
+def pealm_formats() -> Iterator[FormatSpec]:
+    """The format `hf`: the folders that transformers loads and saves."""
+    yield FormatSpec(
+        name="hf",
+        summary="GPT-2 as transformers loads and saves it",
+        exporter="pealm_gpt2.convert:export_folder",
+        importer="pealm_gpt2.convert:import_folder",
+    )

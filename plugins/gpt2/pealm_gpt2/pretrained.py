@@ -1,0 +1,60 @@
+"""OpenAI's weights: from the Hugging Face hub through its client and its cache, or from a local folder."""
+
+import dataclasses
+from pathlib import Path
+
+from torch import Tensor
+
+from pealm_core import UserError
+from pealm_gpt2.config import GPT2Config, PretrainedConfig
+from pealm_gpt2.layout import CONFIG, WEIGHTS, read_folder, resize
+
+# size → repository and commit. A commit that is in the cache needs no network.
+HUB = {
+    "small": ("openai-community/gpt2", "607a30d783dfa663caf39e06633721c8d4cfcd7e"),
+    "medium": ("openai-community/gpt2-medium", "6dcaa7a952f72f9298047fd5137cd6e4f05f41da"),
+    "large": ("openai-community/gpt2-large", "32b71b12589c2f8d625668d2335a01cac3249519"),
+    "xl": ("openai-community/gpt2-xl", "15ea56dee5df4983c59b2538573817e1667135e2"),
+}
+
+
+def pretrained(config: PretrainedConfig) -> tuple[GPT2Config, dict[str, Tensor]]:
+    """Config and state dict of the weights that the settings name. Raises UserError."""
+    folder = download(config.size) if config.path is None else config.path
+    found, state = read_folder(folder)
+    block_size = min(config.block_size, found.block_size)
+    state = resize(state, vocab_size=found.vocab_size, block_size=block_size)
+    return dataclasses.replace(found, block_size=block_size, dropout=config.dropout), state
+
+
+def download(size: str) -> Path:
+    """The folder of the hub's cache that holds a size's files, fetched where they are not there. Raises UserError."""
+    from huggingface_hub import constants, hf_hub_download
+    from huggingface_hub.errors import (  # type: ignore[attr-defined]
+        HTTPError,  # of the client's HTTP library, whichever that is
+        LocalEntryNotFoundError,
+        RemoteEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    repo, revision = HUB[size]
+    name = CONFIG
+    try:
+        hf_hub_download(repo, name, revision=revision)
+        name = WEIGHTS
+        return Path(hf_hub_download(repo, name, revision=revision)).parent
+    except RepositoryNotFoundError:
+        reason = "the hub has no such repository"
+    except RevisionNotFoundError:
+        reason = f"the hub has no revision {revision}"
+    except RemoteEntryNotFoundError:
+        reason = "the hub has no such file"
+    except LocalEntryNotFoundError:
+        offline = constants.HF_HUB_OFFLINE
+        reason = f"{'HF_HUB_OFFLINE is set' if offline else 'no connection'}, and it is not in the hub's cache"
+    except (HTTPError, OSError, RuntimeError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+    raise UserError(
+        f"{repo}/{name} can't be downloaded: {reason}; try again, or give a local folder: --model.path DIR"
+    )

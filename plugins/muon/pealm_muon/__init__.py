@@ -1,0 +1,1 @@
+"""Muon: orthogonalised momentum for matrices, AdamW for the rest."""

@@ -1,0 +1,1 @@
+"""Folders of token shards as a dataset."""

@@ -1,0 +1,90 @@
+"""A folder of token shards: which files, in which order, and whether they fit a vocabulary."""
+
+import json
+import re
+from functools import cached_property
+from pathlib import Path
+
+from pealm_core import TokenFile, UserError
+from pealm_npy_shards.config import FINEWEB, NpyShardsConfig
+from pealm_npy_shards.shard import open_shard
+
+SUFFIXES = (".npy", ".bin")
+META = "meta.json"
+SCAN_TOKENS, SCAN_BLOCKS = 2**22, 64  # of each shard, at most
+
+
+class NpyShards:
+    """The shards with "train" or "val" as a word of their names, sorted by name."""
+
+    def __init__(self, config: NpyShardsConfig | None = None) -> None:
+        self.path = (config or NpyShardsConfig()).path
+        self._opened: dict[str, list[TokenFile]] = {}
+
+    def shards(self, split: str) -> list[TokenFile]:
+        """The shards of "train" or "val", opened and checked once. Raises UserError naming the file that is wrong."""
+        if split not in self._opened:
+            self._opened[split] = [open_shard(path) for path in self._files(split)]
+        return self._opened[split]
+
+    @cached_property
+    def vocab_size(self) -> int | None:
+        """The vocabulary's size where `meta.json` beside the shards records it. Raises UserError for a broken one."""
+        path = self.path / META
+        try:
+            meta = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path} can't be read: {error}") from error
+        size = meta.get("vocab_size") if isinstance(meta, dict) else None
+        if size is not None and (type(size) is not int or size < 1):
+            raise UserError(f'{path}: "vocab_size" is {size!r}, no positive whole number')
+        return size
+
+    def check(self, vocab_size: int) -> None:
+        """Look for ids beyond a vocabulary: in all of a small shard, in evenly spaced blocks of a large one.
+
+        Raises UserError naming the file and the id.
+        """
+        for split in ("train", "val"):
+            for shard in self.shards(split):
+                _check(shard, vocab_size)
+
+    def _files(self, split: str) -> list[Path]:
+        try:
+            names = sorted(path for path in self.path.iterdir() if path.suffix in SUFFIXES)
+        except FileNotFoundError:
+            hint = "; `python scripts/fineweb.py` makes it" if self.path == FINEWEB else ""
+            raise UserError(f"--input.npy-shards {self.path}: no such folder{hint}") from None
+        except OSError as error:
+            raise UserError(f"--input.npy-shards {self.path}: {error.strerror}; give a folder of shards") from error
+        found = [path for path in names if split in _words(path)]
+        for path in found:
+            if {"train", "val"} <= _words(path):
+                raise UserError(f"{path} has both `train` and `val` in its name")
+        if not found:
+            raise UserError(
+                f"--input.npy-shards {self.path} has no {split} shard: no {' or '.join(SUFFIXES)} file "
+                f"with the word `{split}` in its name, as in part_{split}_000001.npy"
+            )
+        return found
+
+
+def _words(path: Path) -> set[str]:
+    """The runs of letters in a file's name: {"edufineweb", "train"}."""
+    return set(re.findall(r"[a-z]+", path.stem.lower()))
+
+
+def _check(shard: TokenFile, vocab_size: int) -> None:
+    blocks = 1 if len(shard) <= SCAN_TOKENS else SCAN_BLOCKS
+    size = min(len(shard), SCAN_TOKENS) // blocks
+    for number in range(blocks):
+        start = number * (len(shard) - size) // max(1, blocks - 1)
+        ids = shard[start : start + size]
+        if ids.max() >= vocab_size:
+            place = int((ids >= vocab_size).argmax())
+            raise UserError(
+                f"{shard.path} has token {ids[place]:,} (position {start + place:,}), beyond the vocabulary "
+                f"of {vocab_size:,}; it was written with another tokenizer"
+            )

@@ -1,0 +1,17 @@
+"""What pealm-npy-shards provides."""
+
+from collections.abc import Iterator
+
+from pealm_core import DatasetSpec, hookimpl
+
+
+@hookimpl
+def pealm_datasets() -> Iterator[DatasetSpec]:
+    """The dataset `npy-shards`."""
+    yield DatasetSpec(
+        name="npy-shards",
+        summary="A folder of token shards: .npy as build-nanogpt writes them, .bin as llm.c does",
+        config="pealm_npy_shards.config:NpyShardsConfig",
+        factory="pealm_npy_shards.dataset:NpyShards",
+        value="path",
+    )

@@ -1,0 +1,67 @@
+"""The two formats of token shards: what their headers say, and whether the rest of the file agrees."""
+
+import os
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from pealm_core import TokenFile, UserError
+
+# llm.c's data files: a header of 256 int32 that begins with magic, version and the number of uint16 tokens.
+BIN_MAGIC, BIN_VERSION, BIN_HEADER = 20240520, 1, 1024
+
+
+def open_shard(path: Path) -> TokenFile:
+    """The ids of an `.npy` or llm.c `.bin` file. Raises UserError naming the file."""
+    try:
+        with path.open("rb") as file:
+            header = _bin_header if path.suffix == ".bin" else _npy_header
+            offset, count, dtype = header(file)
+            size = os.fstat(file.fileno()).st_size
+    except ValueError as error:
+        raise UserError(f"{path} {error}") from error
+    except OSError as error:
+        raise UserError(f"{path} can't be read: {error.strerror}") from error
+    if count == 0:
+        raise UserError(f"{path} is empty: it holds no tokens")
+    wanted = offset + count * dtype.itemsize
+    if size != wanted:
+        what = "truncated" if size < wanted else "too long"
+        raise UserError(
+            f"{path} is {what}: {size:,} bytes, and its header announces {count:,} tokens, {wanted:,} bytes"
+        )
+    return TokenFile(path, dtype, offset=offset, count=count)
+
+
+def _npy_header(file: IO[bytes]) -> tuple[int, int, np.dtype[Any]]:
+    """Where the ids begin, how many there are, their dtype. Raises ValueError."""
+    if os.fstat(file.fileno()).st_size == 0:
+        raise ValueError("is empty: no bytes at all")
+    try:
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(file)
+    except ValueError as error:
+        raise ValueError(f"is no .npy file: {error}") from error
+    if dtype.newbyteorder("=") not in (np.dtype("uint16"), np.dtype("uint32")):
+        raise ValueError(f"holds {dtype}; token shards are uint16 or uint32")
+    if len(shape) != 1:
+        raise ValueError(f"has shape {shape}; token shards have one dimension")
+    return file.tell(), shape[0], dtype
+
+
+def _bin_header(file: IO[bytes]) -> tuple[int, int, np.dtype[Any]]:
+    """The same of an llm.c file. Raises ValueError."""
+    data = file.read(BIN_HEADER)
+    if len(data) < BIN_HEADER:
+        raise ValueError(f"is truncated: {len(data)} bytes, and llm.c's header alone has {BIN_HEADER:,}")
+    magic, version, tokens = np.frombuffer(data, "<i4")[:3].tolist()
+    if (magic, version) != (BIN_MAGIC, BIN_VERSION):
+        raise ValueError(
+            f"is no llm.c data file of GPT-2 tokens: magic {magic} and version {version}, "
+            f"not {BIN_MAGIC} and {BIN_VERSION}"
+        )
+    if tokens < 0:
+        raise ValueError(f"announces {tokens} tokens")
+    return BIN_HEADER, tokens, np.dtype("<u2")

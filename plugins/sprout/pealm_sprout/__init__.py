@@ -1,0 +1,1 @@
+"""A modern small transformer that learns fast."""

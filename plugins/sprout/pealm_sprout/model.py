@@ -1,0 +1,162 @@
+"""A decoder-only transformer with what has proved itself in small models since GPT-2.
+
+Rotary positions (Su et al. 2021), RMS norm without weights (Zhang and Sennrich 2019), QK-norm (Henry et al. 2020),
+squared ReLU (So et al. 2021), zero-initialised projections, an untied head, a soft cap on the logits (Gemma 2, 2024),
+value residual (Zhou et al. 2024) and a skip from the embedding (as in the modded-nanoGPT speed runs).
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pealm_core import KVCache, causal_attention
+from pealm_sprout.config import SproutConfig
+
+ROTARY_BASE = 1000.0  # the slowest pair of features turns once in about 6,000 positions
+
+
+def norm(x: Tensor) -> Tensor:
+    """x over its root mean square, along the last dimension."""
+    return F.rms_norm(x, (x.shape[-1],))
+
+
+def rotate(x: Tensor, turns: Tensor) -> Tensor:
+    """Turn each pair of features of x (B, T, H, D) by its position's angle; turns (2, T, 1, D / 2): cos, sin."""
+    a, b = x.chunk(2, dim=-1)  # (..., T, H, D / 2) each
+    cos, sin = turns
+    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1).type_as(x)
+
+
+class Attention(nn.Module):
+    """Multi-head causal self-attention."""
+
+    def __init__(self, config: SproutConfig, layer: int) -> None:
+        super().__init__()
+        self.config, self.layer = config, layer
+        c = config.n_embd
+        self.qkv = nn.Parameter(torch.empty(3, c, c))
+        self.proj = nn.Linear(c, c, bias=False)
+        if config.qk_norm:
+            self.temperature = nn.Parameter(torch.full((config.n_head, 1), (c // config.n_head) ** 0.5 / 2))
+        if config.value_residual and layer:
+            self.share = nn.Parameter(torch.tensor([0.5]))
+
+    def forward(
+        self, x: Tensor, turns: Tensor | None, first: Tensor | None, cache: KVCache | None
+    ) -> tuple[Tensor, Tensor]:
+        """(B, T, C) to (B, T, C), and the values (B, T, H, D), of which `first` are those of the first layer."""
+        config, (b, t, c) = self.config, x.shape
+        q, k, v = F.linear(x, self.qkv.flatten(0, 1)).view(b, t, 3, config.n_head, c // config.n_head).unbind(2)
+        if config.qk_norm:
+            q, k = norm(q) * self.temperature, norm(k)
+        if turns is not None:
+            q, k = rotate(q, turns), rotate(k, turns)
+        if first is not None and config.value_residual:
+            v = torch.lerp(v, first, self.share)
+        own = v
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, H, T, D)
+        if cache is not None:
+            k, v = cache.append(self.layer, k, v)
+        y = causal_attention(q, k, v)
+        return self.proj(y.transpose(1, 2).reshape(b, t, c)), own
+
+
+class Block(nn.Module):
+    """Attention, then a feed-forward layer, each on a residual path."""
+
+    def __init__(self, config: SproutConfig, layer: int) -> None:
+        super().__init__()
+        self.config = config
+        self.attention = Attention(config, layer)
+        self.up = nn.Linear(config.n_embd, 4 * config.n_embd, bias=False)
+        self.down = nn.Linear(4 * config.n_embd, config.n_embd, bias=False)
+        if config.embedding_skip:
+            self.skip = nn.Parameter(torch.tensor([1.0, 0.0]))
+
+    def forward(
+        self, x: Tensor, start: Tensor, turns: Tensor | None, first: Tensor | None, cache: KVCache | None
+    ) -> tuple[Tensor, Tensor]:
+        """(B, T, C) to (B, T, C), and the layer's values; start: the embeddings that the first layer got."""
+        if self.config.embedding_skip:
+            x = self.skip[0] * x + self.skip[1] * start
+        y, values = self.attention(norm(x), turns, first, cache)
+        x = x + self._drop(y)
+        hidden = self.up(norm(x))
+        hidden = F.relu(hidden).square() if self.config.squared_relu else F.gelu(hidden)
+        return x + self._drop(self.down(hidden)), values
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.config.dropout, self.training)
+
+
+class Sprout(nn.Module):
+    """Token embeddings, blocks, a last norm, and a head that gives capped logits."""
+
+    turns: Tensor
+
+    def __init__(self, config: SproutConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.tokens = nn.Embedding(config.vocab_size, config.n_embd)
+        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
+        self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        if config.rotary:
+            half = config.n_embd // config.n_head // 2
+            speeds = ROTARY_BASE ** (-torch.arange(half) / half)  # radians a position, (D / 2,)
+            angles = torch.outer(torch.arange(config.block_size), speeds)[:, None]
+            self.register_buffer("turns", torch.stack([angles.cos(), angles.sin()]), persistent=False)
+        else:
+            self.positions = nn.Embedding(config.block_size, config.n_embd)
+        for name, parameter in self.named_parameters():
+            if parameter.dim() >= 2 and not name.endswith("temperature"):
+                nn.init.normal_(parameter, std=config.n_embd**-0.5)
+                if name.endswith(("proj.weight", "down.weight")) and config.zero_init:
+                    nn.init.zeros_(parameter)
+        if config.untied:
+            nn.init.zeros_(self.head.weight)
+        else:
+            nn.init.normal_(self.tokens.weight, std=0.02)
+            self.head.weight = self.tokens.weight
+
+    def muon_parameters(self) -> Iterator[nn.Parameter]:
+        """Every matrix of the blocks."""
+        return (p for name, p in self.blocks.named_parameters() if p.dim() >= 2 and not name.endswith("temperature"))
+
+    def make_cache(self, batch: int, length: int) -> KVCache:
+        """Room for `length` tokens in `batch` rows."""
+        weight = self.tokens.weight
+        return KVCache(
+            n_layer=self.config.n_layer,
+            batch=batch,
+            n_head=self.config.n_head,
+            length=length,
+            head_dim=self.config.n_embd // self.config.n_head,
+            device=weight.device,
+            dtype=weight.dtype,
+        )
+
+    def forward(
+        self, idx: Tensor, targets: Tensor | None = None, *, cache: KVCache | None = None, at: Any = None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """(B, T) ids to (B, n, V) logits at the positions `at`; with targets, the mean cross-entropy instead."""
+        start, t = cache.length if cache is not None else 0, idx.shape[1]
+        x = self.tokens(idx)  # (B, T, C)
+        turns = self.turns[:, start : start + t] if self.config.rotary else None
+        if turns is None:
+            x = x + self.positions.weight[start : start + t]
+        x = F.dropout(norm(x), self.config.dropout, self.training)
+        embedded, first = x, None
+        for block in self.blocks:
+            x, values = block(x, embedded, turns, first, cache)
+            first = values if first is None else first
+        if cache is not None:
+            cache.advance(t)
+        logits = self.head(norm(x if at is None else x[:, at]))  # (B, n, V)
+        if self.config.softcap:
+            logits = self.config.softcap * torch.tanh(logits / self.config.softcap)
+        if targets is None:
+            return logits, None
+        return None, F.cross_entropy(logits.flatten(0, 1), targets.flatten())

@@ -1,0 +1,1 @@
+"""OpenAI's byte-pair encodings as a tokenizer."""

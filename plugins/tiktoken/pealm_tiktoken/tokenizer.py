@@ -1,0 +1,133 @@
+"""tiktoken's encodings: byte pairs merged in the order of their ranks (Sennrich et al. 2016; GPT-2's, on bytes).
+
+tokenizer = TiktokenTokenizer()
+tokenizer.encode("hello world").tolist()  # [31373, 995]
+tokenizer.decode([31373, 995])            # "hello world"
+"""
+
+import codecs
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tiktoken
+from numpy.typing import NDArray
+
+from pealm_core import UserError
+from pealm_tiktoken.config import TiktokenConfig
+from pealm_tiktoken.files import Vocabulary, read, write
+
+END_OF_TEXT = "<|endoftext|>"
+UNUSED = "\ufffd".encode()  # cl100k_base and others leave some ids without a token; a model may still sample one
+
+
+class TiktokenTokenizer:
+    """An encoding by its name, taken from tiktoken's cache at the first use, or from a folder that `save` wrote."""
+
+    def __init__(self, config: TiktokenConfig | None = None) -> None:
+        self.config = config or TiktokenConfig()
+
+    @cached_property
+    def encoding(self) -> tiktoken.Encoding:
+        """tiktoken's object. Raises UserError for an unknown name, and where the files can't be had."""
+        name = self.config.encoding
+        known = tiktoken.list_encoding_names()
+        if name not in known:
+            raise UserError(f"--tokenizer.encoding {name}: tiktoken has no such encoding; known: {', '.join(known)}")
+        try:
+            return tiktoken.get_encoding(name)
+        except (OSError, ValueError) as error:  # requests' errors are OSErrors
+            reason = f"{type(error).__name__}: " + " ".join(str(error).split())[:200]
+            raise UserError(
+                f"tiktoken has no files for encoding {name!r} here and can't download them ({reason}); where there "
+                f"is internet, run TIKTOKEN_CACHE_DIR=DIR python -c 'import tiktoken; "
+                f'tiktoken.get_encoding("{name}")\', bring DIR here and set TIKTOKEN_CACHE_DIR to it'
+            ) from error
+
+    @cached_property
+    def _bytes(self) -> list[bytes]:
+        """The bytes of every id."""
+        vocabulary = _vocabulary(self.encoding)
+        table = [UNUSED] * self.vocab_size
+        for token, rank in vocabulary.ranks.items():
+            table[rank] = token
+        for text, rank in vocabulary.special_tokens.items():
+            table[rank] = text.encode()
+        return table
+
+    @property
+    def vocab_size(self) -> int:
+        """Ids run from 0 to vocab_size - 1."""
+        return self.encoding.max_token_value + 1
+
+    @property
+    def eot_id(self) -> int | None:
+        """The id of <|endoftext|>, where the encoding has one."""
+        return _vocabulary(self.encoding).special_tokens.get(END_OF_TEXT)
+
+    def encode(self, text: str) -> NDArray[np.int64]:
+        """Ids of a text. Raises ValueError for a lone surrogate, which no UTF-8 text has."""
+        special = self.encoding.special_tokens_set if self.config.allow_special else set()
+        try:
+            ids = self.encoding.encode_to_numpy(text, allowed_special=special, disallowed_special=())
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"character {text[error.start]!r} (position {error.start:,}) is half of a surrogate pair, "
+                f"which no text has"
+            ) from error
+        return ids.astype(np.int64)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids; bytes that are no UTF-8 become U+FFFD. Raises ValueError for an unknown id."""
+        return b"".join(map(self._token, ids)).decode("utf-8", "replace")
+
+    def stream_decoder(self) -> Callable[[int], str]:
+        """A function from the next id to the text that it completes, together what `decode` gives.
+
+        Bytes that begin a character wait for the rest of it; where it never comes, nothing is shown for them.
+        """
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        return lambda token: decoder.decode(self._token(token))
+
+    def save(self, folder: Path) -> None:
+        """Write the vocabulary to `ranks.tiktoken` and `tokenizer.json`."""
+        write(folder, self.config.encoding, _vocabulary(self.encoding))
+
+    def load(self, folder: Path) -> None:
+        """Read what `save` wrote; tiktoken's cache and the network stay untouched. Raises ValueError."""
+        vocabulary = read(folder, self.config.encoding)
+        try:
+            self._set(vocabulary)
+        except ValueError as error:
+            raise ValueError(f"{folder}: tiktoken can't use this vocabulary's pat_str: {error}") from error
+        self.__dict__.pop("_bytes", None)
+
+    def _set(self, vocabulary: Vocabulary) -> None:
+        self.__dict__["encoding"] = tiktoken.Encoding(
+            self.config.encoding,
+            pat_str=vocabulary.pat_str,
+            mergeable_ranks=vocabulary.ranks,
+            special_tokens=vocabulary.special_tokens,
+        )
+
+    def _token(self, token: int) -> bytes:
+        if not 0 <= token < len(self._bytes):
+            raise ValueError(f"token {token} is not among the {len(self._bytes):,} of {self.config.encoding}")
+        return self._bytes[token]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """By value: a worker process needs neither tiktoken's cache nor the checkpoint."""
+        known = "encoding" in self.__dict__
+        return {"config": self.config, "vocabulary": _vocabulary(self.encoding) if known else None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.config = state["config"]
+        if state["vocabulary"] is not None:
+            self._set(state["vocabulary"])
+
+
+def _vocabulary(encoding: tiktoken.Encoding) -> Vocabulary:
+    """What an encoding is made of. tiktoken has no public names for it; its README extends encodings by these."""
+    return Vocabulary(encoding._pat_str, encoding._mergeable_ranks, encoding._special_tokens)

@@ -1,0 +1,93 @@
+"""How fast FineWeb's preparation turns parquet into shards, beside tiktoken alone on one thread.
+
+    TIKTOKEN_CACHE_DIR=... python scripts/bench/prepare.py [TEXT]
+
+Makes parquet files of documents as long as FineWeb's from a text that is repeated with changes, and prepares them
+with a worker on every core, start-up and disk included. tiktoken is timed before and after, on the same documents,
+in this process. Prints tokens/s, and how many such threads the preparation is worth; the goal is 0.9 for each core.
+Where others use the machine, too, tokens for a second of CPU time tell more.
+"""
+
+import argparse
+import os
+import resource
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
+import tiktoken
+
+from pealm_fineweb.prepare import Plan, cores, prepare
+
+TEXT = Path(__file__).resolve().parents[3] / "shared" / "data" / "tinyshakespeare.txt"
+DOCUMENT, GROUP, FILES = 4500, 1000, 2  # characters, rows, parquet files
+
+
+def documents(text: str) -> Iterator[str]:
+    """The text over and over in pieces, each time with other numbers in it, so that no two documents are the same."""
+    turn = 0
+    while True:
+        changed = text.replace(" the ", f" the {turn} ")
+        for start in range(0, len(changed), DOCUMENT):
+            yield changed[start : start + DOCUMENT]
+        turn += 1
+
+
+def write(folder: Path, texts: Iterator[str], rows: int) -> None:
+    """Parquet files with this many rows in all."""
+    schema = pa.schema([("text", pa.string())])
+    for number in range(FILES):
+        with pq.ParquetWriter(folder / f"{number:03d}.parquet", schema) as file:
+            for _ in range(max(1, rows // FILES // GROUP)):
+                file.write_table(pa.table({"text": [next(texts) for _ in range(GROUP)]}, schema))
+
+
+def alone(texts: list[str]) -> tuple[float, float]:
+    """tiktoken on one thread: tokens a second, and tokens a second of CPU time."""
+    encoding = tiktoken.get_encoding("gpt2")
+    begin, cpu = time.perf_counter(), time.process_time()
+    tokens = sum(1 + len(encoding.encode_ordinary(text)) for text in texts)
+    return tokens / (time.perf_counter() - begin), tokens / (time.process_time() - cpu)
+
+
+def cpu_seconds() -> float:
+    """CPU time of this process and of all that it has ended."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(use.ru_utime + use.ru_stime for use in used)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("text", type=Path, nargs="?", default=TEXT, help="the text [../shared's tinyshakespeare]")
+    parser.add_argument("--rows", type=int, default=80_000, help="documents of 4,500 characters a worker [80,000]")
+    parser.add_argument("--workers", type=int, default=cores(), help="worker processes [a core each]")
+    args = parser.parse_args()
+    text = args.text.read_text(encoding="utf-8")
+    some = documents(text)
+    sample = [next(some) for _ in range(min(5000, args.rows))]
+    with tempfile.TemporaryDirectory() as folder:
+        source, out = Path(folder, "source"), Path(folder, "out")
+        source.mkdir()
+        write(source, documents(text), args.rows * args.workers)
+        before = alone(sample)
+        begin, cpu = time.perf_counter(), cpu_seconds()
+        prepare(Plan(out, source, shard_size=140 * args.rows * args.workers, workers=args.workers))
+        seconds, cpu = time.perf_counter() - begin, cpu_seconds() - cpu
+        after = alone(sample)
+        tokens = sum(path.stat().st_size for path in out.glob("*.npy")) // 2
+    wall, work = ((before[i] + after[i]) / 2 for i in (0, 1))
+    goal = 0.9 * min(args.workers, cores())
+    print(f"\n{'tiktoken alone, one thread':<40}{wall:>12,.0f} tokens/s")
+    print(f"{f'preparation, {args.workers} workers on {cores()} cores':<40}{tokens / seconds:>12,.0f} tokens/s")
+    print(f"{'ratio':<40}{tokens / seconds / wall:>12.2f} (goal {goal:.2f})")
+    print(f"{'of a second of CPU time, alone':<40}{work:>12,.0f} tokens")
+    print(f"{'of one of the preparation':<40}{tokens / cpu:>12,.0f} tokens, {tokens / cpu / work:.2f} times")
+    print(f"load of the machine before: {os.getloadavg()[2]:.1f}, now {os.getloadavg()[0]:.1f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""Muon: what a step is, which parameters it takes, and that a run goes on from its state."""
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from pealm_core.tensors import read_optimizer, read_tensors
+from pealm_muon.config import MuonConfig
+from pealm_muon.optimizer import build, matrices, orthogonalize, orthogonalize_all
+
+
+class Config:
+    vocab_size = 7
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.config = Config()
+        self.table = nn.Embedding(7, 4)
+        self.up = nn.Linear(4, 6)
+        self.down = nn.Linear(6, 4, bias=False)
+        self.norm = nn.LayerNorm(4)
+        self.head = nn.Linear(4, 7, bias=False)
+
+    def forward(self, idx: torch.Tensor) -> torch.Tensor:
+        x = self.table(idx)
+        return self.head(self.norm(x + self.down(self.up(x).relu())))
+
+
+def step(net: Net, optimizer: torch.optim.Optimizer) -> float:
+    idx = torch.arange(7)
+    loss = nn.functional.cross_entropy(net(idx), (idx + 1) % 7)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return loss.item()
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 8), (1, 5, 5), (2, 16, 64)])
+def test_singular_values_go_to_about_one_and_the_singular_vectors_stay(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    batch = torch.randn(shape)
+    u, _, vh = torch.linalg.svd(batch, full_matrices=False)
+    result = orthogonalize(batch)
+    s = torch.linalg.svdvals(result)
+    assert float(s.min()) > 0.6 and float(s.max()) < 1.3
+    inside = u.mT @ result @ vh.mT  # diagonal, where the vectors are the same
+    assert float((inside - torch.diag_embed(inside.diagonal(dim1=1, dim2=2))).abs().max()) < 1e-3
+
+
+def test_a_batch_gives_what_each_matrix_alone_gives_whichever_way_round() -> None:
+    torch.manual_seed(0)
+    tensors = [torch.randn(s) for s in ((4, 8), (8, 4), (3, 4, 8), (5, 5))]
+    for tensor, result in zip(tensors, orthogonalize_all(tensors), strict=True):
+        assert result.shape == tensor.shape
+        for one, got in zip(
+            tensor.reshape(-1, *tensor.shape[-2:]), result.reshape(-1, *tensor.shape[-2:]), strict=True
+        ):
+            wide = one if one.shape[0] <= one.shape[1] else one.mT
+            alone = orthogonalize(wide[None])[0]
+            torch.testing.assert_close(got if one.shape[0] <= one.shape[1] else got.mT, alone, rtol=1e-4, atol=1e-4)
+
+
+def test_it_takes_the_matrices_and_leaves_tables_head_and_vectors_to_adamw() -> None:
+    net = Net()
+    assert [id(p) for p in matrices(net)] == [id(net.up.weight), id(net.down.weight)]
+    net.muon_parameters = lambda: [net.down.weight]  # type: ignore[assignment]
+    assert [id(p) for p in matrices(net)] == [id(net.down.weight)]
+    tied = Net()
+    tied.head.weight = tied.table.weight
+    assert id(tied.head.weight) not in [id(p) for p in matrices(tied)]
+
+
+def test_the_first_step_is_the_orthogonalised_gradient_at_the_rate_of_its_shape() -> None:
+    net = Net()
+    optimizer = build(MuonConfig(weight_decay=0.0), net, lr=0.1)
+    before, table = net.up.weight.detach().clone(), net.table.weight.detach().clone()
+    step(net, optimizer)
+    gradient = net.up.weight.grad
+    assert gradient is not None  # kept, as with any optimizer
+    expected = orthogonalize(gradient.mT[None])[0].mT
+    torch.testing.assert_close(before - net.up.weight, 0.1 * (6 / 4) ** 0.5 * expected, rtol=1e-4, atol=1e-5)
+    assert (table - net.table.weight).abs().max().item() == pytest.approx(0.02, rel=1e-3)  # AdamW's first step
+
+
+@pytest.mark.parametrize("cautious", [True, False])
+def test_weights_decay(cautious: bool) -> None:
+    net, free = Net(), Net()
+    step(net, build(MuonConfig(weight_decay=1.0, cautious=cautious), net, lr=0.1))
+    step(free, build(MuonConfig(weight_decay=0.0), free, lr=0.1))
+    decayed = (net.up.weight - free.up.weight).abs() > 1e-7
+    assert bool(decayed.all()) is not cautious and bool(decayed.any())
+    with pytest.raises(ValueError, match="no matrices"):
+        build(MuonConfig(), nn.LayerNorm(3), lr=0.1)
+
+
+def test_it_learns_and_goes_on_from_its_state_bit_for_bit() -> None:
+    net = Net()
+    optimizer = build(MuonConfig(adam_lr=0.05), net, lr=0.05)
+    losses = [step(net, optimizer) for _ in range(30)]
+    assert losses[-1] < 0.2 * losses[0]
+    other = Net()
+    other.load_state_dict(net.state_dict())
+    again = build(MuonConfig(adam_lr=0.05), other, lr=0.05)
+    again.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    for _ in range(3):
+        assert step(net, optimizer) == step(other, again)
+    assert all(torch.equal(a, b) for a, b in zip(net.parameters(), other.parameters(), strict=True))
+
+
+def test_a_run_that_stops_and_goes_on_equals_one_that_never_stopped(
+    pealm: Callable[..., Any], book: Path, tmp_path: Path
+) -> None:
+    base = (
+        "--model.n-layer",
+        1,
+        "--model.n-embd",
+        16,
+        "--model.block-size",
+        16,
+        "--batch-size",
+        4,
+        "--min-lr-ratio",
+        1.0,
+        "--warmup-steps",
+        0,
+    )
+    args = ("train", "sprout", "--input.text", book, *base)
+    assert pealm(*args, "--steps", 6, "--out", tmp_path / "a").code == 0
+    assert pealm(*args, "--steps", 3, "--out", tmp_path / "b").code == 0
+    assert pealm("train", "--out", tmp_path / "b", "--steps", 6).code == 0
+    a, b = (sorted((tmp_path / n / "checkpoints").glob("step-*"))[-1] for n in "ab")
+    for name in ("model", "optimizer"):
+        one, two = (read_tensors(c / f"{name}.safetensors")[0] for c in (a, b))
+        assert one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one)
+    assert (
+        read_optimizer(a / "optimizer.safetensors")["param_groups"]
+        == read_optimizer(b / "optimizer.safetensors")["param_groups"]
+    )

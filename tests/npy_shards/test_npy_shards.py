@@ -1,0 +1,200 @@
+"""Token shards: both formats, every way in which a file can be wrong, and files that change during a run."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pealm_core import UserError
+from pealm_npy_shards.config import NpyShardsConfig
+from pealm_npy_shards.dataset import NpyShards
+from pealm_npy_shards.shard import open_shard
+
+
+def dataset(folder: Path) -> NpyShards:
+    return NpyShards(NpyShardsConfig(folder))
+
+
+def write_bin(
+    path: Path, ids: list[int], magic: int = 20240520, version: int = 1, announced: int | None = None
+) -> None:
+    header = np.zeros(256, "<i4")
+    header[:3] = magic, version, len(ids) if announced is None else announced
+    path.write_bytes(header.tobytes() + np.array(ids, "<u2").tobytes())
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three good shards and two files that are none."""
+    np.save(tmp_path / "edufineweb_val_000000.npy", np.arange(50, dtype=np.uint16))
+    np.save(tmp_path / "edufineweb_train_000002.npy", np.arange(200, 300, dtype=np.uint32))
+    np.save(tmp_path / "edufineweb_train_000001.npy", np.arange(100, dtype=np.uint16))
+    np.save(tmp_path / "interval_0.npy", np.zeros((2, 2)))
+    (tmp_path / "train.log").write_text("x")
+    return tmp_path
+
+
+def test_npy_shards_in_the_order_of_their_names(folder: Path) -> None:
+    data = dataset(folder)
+    first, second = data.shards("train")
+    assert (first.path.name, len(first), first.dtype) == ("edufineweb_train_000001.npy", 100, np.uint16)
+    assert (len(second), second.dtype) == (100, np.uint32)
+    assert first[3:7].tolist() == [3, 4, 5, 6]
+    assert second[95:200].tolist() == [295, 296, 297, 298, 299]
+    assert [first[:].tolist(), first[-2:].tolist(), first[9:9].tolist()] == [[*range(100)], [98, 99], []]
+    assert [len(shard) for shard in data.shards("val")] == [50]
+
+
+def test_the_byte_order_is_the_files(folder: Path) -> None:
+    np.save(folder / "edufineweb_val_000001.npy", np.array([1, 2, 50256], ">u2"))
+    assert dataset(folder).shards("val")[1][:].tolist() == [1, 2, 50256]
+
+
+def test_llm_c_shards(tmp_path: Path) -> None:
+    write_bin(tmp_path / "tiny_shakespeare_train.bin", [50256, 1, 2, 65535])
+    write_bin(tmp_path / "tiny_shakespeare_val.bin", [7])
+    (shard,) = dataset(tmp_path).shards("train")
+    assert (len(shard), shard[:].tolist()) == (4, [50256, 1, 2, 65535])
+    assert dataset(tmp_path).shards("val")[0][0:1].tolist() == [7]
+
+
+def test_a_slice_is_what_numpy_reads(tmp_path: Path) -> None:
+    ids = np.random.default_rng(0).integers(0, 50257, 10_000).astype(np.uint16)
+    np.save(tmp_path / "train.npy", ids)
+    shard = open_shard(tmp_path / "train.npy")
+    for start, stop in [(0, 1025), (8975, 10_000), (5, None), (None, None)]:
+        assert np.array_equal(shard[start:stop], ids[start:stop])
+
+
+def test_the_vocabulary_is_what_meta_json_says(folder: Path) -> None:
+    assert dataset(folder).vocab_size is None
+    (folder / "meta.json").write_text(json.dumps({"tokenizer": "tiktoken", "vocab_size": 50257}))
+    assert dataset(folder).vocab_size == 50257
+    (folder / "meta.json").write_text("{")
+    with pytest.raises(UserError, match=r"meta.json can't be read"):
+        _ = dataset(folder).vocab_size
+    (folder / "meta.json").write_text('{"vocab_size": "many"}')
+    with pytest.raises(UserError, match="'many', no positive whole number"):
+        _ = dataset(folder).vocab_size
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.arange(9, dtype=np.int64), "holds int64; token shards are uint16 or uint32"),
+        (np.arange(9, dtype=np.float16), "holds float16"),
+        (np.zeros((3, 3), np.uint16), r"has shape \(3, 3\)"),
+        (np.uint16(3), r"has shape \(\)"),
+        (np.zeros(0, np.uint16), "is empty: it holds no tokens"),
+    ],
+)
+def test_a_wrong_array_is_named(folder: Path, array: np.ndarray, message: str) -> None:  # type: ignore[type-arg]
+    np.save(folder / "edufineweb_train_000003.npy", array)
+    with pytest.raises(UserError, match=f"edufineweb_train_000003.npy {message}"):
+        dataset(folder).shards("train")
+
+
+def test_a_truncated_or_foreign_file_is_named(folder: Path) -> None:
+    path = folder / "edufineweb_train_000001.npy"
+    whole = path.read_bytes()
+    for data, message in [
+        (whole[:-2], "is truncated: 326 bytes, and its header announces 100 tokens, 328 bytes"),
+        (whole + b"??", "is too long"),
+        (whole[:50], "is no .npy file"),
+        (b"PK\3\4" + whole, "is no .npy file"),
+        (b"", "is empty"),
+    ]:
+        path.write_bytes(data)
+        with pytest.raises(UserError, match=f"edufineweb_train_000001.npy {message}"):
+            dataset(folder).shards("train")
+
+
+def test_a_wrong_llm_c_file_is_named(folder: Path) -> None:
+    path = folder / "x_train_0.bin"
+    write_bin(path, [1, 2], magic=20240801)
+    with pytest.raises(UserError, match=r"x_train_0.bin is no llm.c data file .* magic 20240801"):
+        dataset(folder).shards("train")
+    write_bin(path, [1, 2], version=7)
+    with pytest.raises(UserError, match="version 7"):
+        dataset(folder).shards("train")
+    write_bin(path, [1, 2], announced=3)
+    with pytest.raises(UserError, match=r"x_train_0.bin is truncated: 1,028 bytes"):
+        dataset(folder).shards("train")
+    write_bin(path, [], announced=0)
+    with pytest.raises(UserError, match="is empty"):
+        dataset(folder).shards("train")
+    path.write_bytes(b"\0" * 100)
+    with pytest.raises(UserError, match=r"x_train_0.bin is truncated: 100 bytes"):
+        dataset(folder).shards("train")
+
+
+def test_a_missing_split_or_folder_is_named_with_the_way_out(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "edufineweb_val_000000.npy").rename(folder / "edufineweb_value_000000.npy")
+    with pytest.raises(UserError, match=r"has no val shard: .* as in part_val_000001.npy"):
+        dataset(folder).shards("val")
+    np.save(folder / "train_val.npy", np.arange(9, dtype=np.uint16))
+    with pytest.raises(UserError, match=r"train_val.npy has both"):
+        dataset(folder).shards("val")
+    with pytest.raises(UserError, match=r"nowhere: no such folder$"):
+        dataset(tmp_path / "nowhere").shards("train")
+    with pytest.raises(UserError, match=r"train.log: Not a directory; give a folder"):
+        dataset(folder / "train.log").shards("train")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"data/fineweb_edu10B: no such folder; `python scripts/fineweb.py` makes it"):
+        NpyShards().shards("train")
+
+
+def test_an_id_beyond_the_vocabulary_is_named_with_its_place(folder: Path) -> None:
+    data = dataset(folder)
+    data.check(300)
+    with pytest.raises(
+        UserError, match=r"train_000002.npy has token 250 \(position 50\), beyond the vocabulary of 250"
+    ):
+        data.check(250)
+    with pytest.raises(UserError, match=r"train_000001.npy has token 40 \(position 40\)"):
+        data.check(40)
+
+
+def test_the_scan_of_a_large_shard_reaches_both_ends_and_reads_little(folder: Path) -> None:
+    path, n = folder / "edufineweb_train_000001.npy", 20_000_000
+    with path.open("wb") as file:  # a sparse file of zeros
+        np.lib.format.write_array_header_1_0(file, {"descr": "<u2", "fortran_order": False, "shape": (n,)})
+        begin = file.tell()
+        file.truncate(begin + 2 * n)
+    dataset(folder).check(300)
+    for place in (0, n - 1):
+        with path.open("r+b") as file:
+            file.seek(begin + 2 * place)
+            file.write(np.array([60000], "<u2").tobytes())
+        with pytest.raises(UserError, match=f"token 60,000 \\(position {place:,}\\)"):
+            dataset(folder).check(50257)
+        with path.open("r+b") as file:
+            file.seek(begin + 2 * place)
+            file.write(b"\0\0")
+
+
+def test_a_file_that_shrinks_is_named_and_one_that_is_deleted_stays_readable(folder: Path) -> None:
+    first, second = dataset(folder).shards("train")
+    os.truncate(first.path, 228)
+    assert first[:50].tolist() == [*range(50)]
+    with pytest.raises(UserError, match=r"train_000001.npy has become shorter"):
+        first[40:60]
+    os.truncate(first.path, 0)
+    with pytest.raises(UserError, match=r"train_000001.npy has become shorter"):
+        first[0:1]
+    second.path.unlink()
+    assert second[99:].tolist() == [299]
+
+
+def test_the_record_and_the_config_load_nothing_heavy() -> None:
+    code = (
+        "import sys, pealm_npy_shards.plugin, pealm_npy_shards.config; print({'torch', 'numpy'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
