@@ -50,7 +50,7 @@ def save(
     """
     from pealm_core.tensors import write_optimizer, write_tensors
 
-    aside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    aside, old = folder.with_name(f".{folder.name}.{os.getpid()}.tmp"), folder.with_name(f"{folder.name}.old")
     try:
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
@@ -68,16 +68,19 @@ def save(
         (aside / STATE).write_text(json.dumps({**facts, "sha256": _facts(facts)}, indent=1), encoding="utf-8")
         for path in (aside / STATE, aside / TOKENIZER, aside):
             _sync(path)
-        old = folder.with_name(f"{folder.name}.old")
         if folder.exists():
             shutil.rmtree(old, ignore_errors=True)
             folder.rename(old)
         aside.rename(folder)
         _sync(folder.parent)
         shutil.rmtree(old, ignore_errors=True)
-    except OSError as error:
+    except BaseException as error:
         shutil.rmtree(aside, ignore_errors=True)
-        raise PealmError(f"{folder}: the checkpoint could not be written: {error}") from error
+        if folder.exists():
+            shutil.rmtree(old, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise PealmError(f"{folder}: the checkpoint could not be written: {error}") from error
+        raise
 
 
 class Writer:
@@ -96,6 +99,8 @@ class Writer:
                 job()
             except PealmError as error:
                 self._error = error
+            except Exception as error:  # a plugin's tokenizer, an old checkpoint that can't be removed
+                self._error = PealmError(f"the checkpoint could not be written: {type(error).__name__}: {error}")
 
         self._error = None
         self._thread = threading.Thread(target=work, name="checkpoint", daemon=True)

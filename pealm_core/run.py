@@ -86,9 +86,15 @@ class Run:
             pass
 
     def check(self) -> None:
-        """Raise PealmError where the run's folder is gone."""
-        if self.rank == 0 and not (self.dir / CONFIG).is_file():
-            raise PealmError(f"{self.dir} has vanished while the run was training; its checkpoints went with it")
+        """Raise PealmError where the run's folder is gone, or another run has taken its place."""
+        if self.rank != 0:
+            return
+        try:
+            here = os.path.samestat(os.fstat(self._lock.fileno()), (self.dir / ".lock").stat())
+        except OSError:
+            here = False
+        if not here:
+            raise PealmError(f"{self.dir} has vanished while the run was training; nothing more can be saved there")
 
     def close(self) -> None:
         """Let go of the folder."""

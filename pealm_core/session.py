@@ -78,23 +78,19 @@ def _run(job: Job, out: Path | None, world: World, device: torch.device) -> int:
                 display.say(f"{run.dir} is finished: {trainer.step:,} steps. A larger {more} goes on from there.")
                 return 0
             _introduce(job, trainer, run, tokenizer, corpus, display)
-            return _fit(job, run, trainer, reporter, display)
+            return _fit(job, run, trainer, display)
         finally:
             run.close()
 
 
-def _fit(job: Job, run: Run, trainer: Trainer, reporter: "Reporter", display: Display) -> int:
+def _fit(job: Job, run: Run, trainer: Trainer, display: Display) -> int:
     status = "failed"
     job.host.notify("pealm_run_start", run=run)
     try:
         trainer.fit()
-        reporter.finish(trainer)
         status = "interrupted" if trainer.interrupted else "done"
     except KeyboardInterrupt:
         status = "interrupted"
-        raise
-    except PealmError:
-        reporter.writer.join()  # what was being saved is saved
         raise
     finally:
         job.host.notify("pealm_run_end", run=run, status=status)
@@ -153,19 +149,22 @@ class Reporter:
 
         self.writer.start(write)
 
-    def finish(self, trainer: Trainer) -> None:
-        """Wait for the last save. Raises PealmError where it failed."""
+    def finish(self, trainer: Trainer, *, failed: bool) -> None:
+        """Wait for the last save. Raises PealmError where it failed; not where the training has failed already."""
+        if failed:
+            self.writer.join()
+            return
         with trainer.world.together():
-            if error := self._settle(trainer):
+            if error := self._settle(trainer, last=True):
                 raise error
 
-    def _settle(self, trainer: Trainer) -> PealmError | None:
-        """Wait for the writer and tell the plugins what is on disk; says what went wrong, and gives it."""
+    def _settle(self, trainer: Trainer, *, last: bool = False) -> PealmError | None:
+        """Wait for the writer and tell the plugins what is on disk; gives what went wrong."""
         if not self._written:
             return None
         error, written = self.writer.join(), self._written
         self._written = []
-        if error is not None:
+        if error is not None and not last:
             self.display.say(f"{error}; training goes on, and the next save tries again")
         if not trainer.world.gather(error is not None)[0][0]:
             for folder in written:

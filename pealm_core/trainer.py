@@ -31,6 +31,9 @@ class Reporter(Protocol):
     def save(self, trainer: "Trainer", *, full: bool, best: bool) -> None:
         """Save a checkpoint to go on from (full), the weights of the lowest loss so far (best); on every rank."""
 
+    def finish(self, trainer: "Trainer", *, failed: bool) -> None:
+        """The loop is over: wait for what is still being saved. Raises PealmError where that fails."""
+
 
 @dataclass
 class Trainer:
@@ -58,25 +61,32 @@ class Trainer:
 
     def fit(self) -> None:
         """Train until the steps or the seconds are used up, or a signal comes; then validate and save."""
-        s = self.settings
         self._began = time.perf_counter() - self.seconds
         model = DistributedDataParallel(self.model, broadcast_buffers=False) if self.world.size > 1 else self.model
         with _signals(self):
-            if self.step == 0:
-                self.first_val_loss = self.validate()
-            last = False
-            while not last:
-                metrics = self.update(model)
-                last = self.finished()
-                if last or (_due(self.step, s.eval_every) and self.affordable()):
-                    metrics["val_loss"] = self.validate()
-                    last = self.finished()  # a validation may have used up the time
-                self.reporter.step(self, metrics)
-                full, best = last or _due(self.step, s.save_every), metrics.get("val_loss", math.inf) < self.best_loss
-                if best:
-                    self.best_loss = metrics["val_loss"]
-                if full or best:
-                    self.reporter.save(self, full=full, best=best)
+            try:
+                self._loop(model)
+            except Exception:
+                self.reporter.finish(self, failed=True)
+                raise
+            self.reporter.finish(self, failed=False)
+
+    def _loop(self, model: torch.nn.Module) -> None:
+        s, last = self.settings, False
+        if self.step == 0:
+            self.first_val_loss = self.validate()
+        while not last:
+            metrics = self.update(model)
+            last = self.finished()
+            if last or (_due(self.step, s.eval_every) and self.affordable()):
+                metrics["val_loss"] = self.validate()
+                last = self.finished()  # a validation may have used up the time
+            self.reporter.step(self, metrics)
+            full, best = last or _due(self.step, s.save_every), metrics.get("val_loss", math.inf) < self.best_loss
+            if best:
+                self.best_loss = metrics["val_loss"]
+            if full or best:
+                self.reporter.save(self, full=full, best=best)
 
     def update(self, model: torch.nn.Module) -> dict[str, Any]:
         """One optimizer step; gives its line of metrics.jsonl, with the loss (nats per token) before the update."""
@@ -90,7 +100,8 @@ class Trainer:
         check_finite(self.step + 1, [row[:2] for row in everyone])
         self.interrupted = int(max(row[2] for row in everyone))  # all ranks end at one step
         loss = sum(row[0] for row in everyone) / len(everyone)
-        self.optimizer.step()
+        with _memory(self):  # its state is made in the first step
+            self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
         tokens = s.batch_size * self.train.block_size
