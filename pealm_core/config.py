@@ -161,7 +161,7 @@ def _supported(type_: Any) -> bool:
     if origin is Literal:
         return True
     if origin in (tuple, list):
-        return all(arg is Ellipsis or arg in _NOUNS for arg in args)
+        return all(arg is Ellipsis or _supported(arg) for arg in args)
     return type_ in _NOUNS
 
 

@@ -21,6 +21,7 @@ from pealm_core.progress import Display
 from pealm_core.protocols import Dataset, Tokenizer, has
 from pealm_core.run import CONFIG, Run, new_folder
 from pealm_core.settings import RESUMABLE, TrainSettings
+from pealm_core.speed import describe
 from pealm_core.tensors import Snapshot, read_optimizer
 from pealm_core.trainer import Trainer
 from pealm_core.weights import read_start
@@ -274,6 +275,8 @@ def _introduce(job: Job, trainer: Trainer, run: Run, tokenizer: Tokenizer, corpu
         f"input   {job.entries['input'].name}: {trainer.train.tokens:,} training tokens, "
         f"vocabulary of {tokenizer.vocab_size:,}{known}"
     )
+    if trainer.device.type == "cuda":
+        display.say(f"speed   {describe(trainer.device, trainer.dtype, trainer.settings.without)}")
     display.say(f"run     {run.dir}")
 
 

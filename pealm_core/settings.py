@@ -36,6 +36,9 @@ class TrainSettings:
     seed: int = setting(1337, "seed of weights, data order and dropout", at_least=0)
     device: Literal["auto", "cpu", "cuda", "mps"] = setting("auto", "where to compute")
     dtype: Literal["auto", "fp32", "bf16"] = setting("auto", "precision of the matrix products")
+    without: tuple[Literal["tf32", "compile", "flash", "prefetch", "gc"], ...] = setting(
+        (), "speed-ups to leave out: tf32, compile, flash, prefetch, gc"
+    )
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class Sampling:
 
 
 # What may differ when a run goes on: it does not change what is learned.
-RESUMABLE = frozenset({"steps", "max_seconds", "micro_batch_size", "save_every", "keep", "device"})
+RESUMABLE = frozenset({"steps", "max_seconds", "micro_batch_size", "save_every", "keep", "device", "without"})
 
 
 def lr_scale(progress: float, step: int, *, warmup_steps: int, min_lr_ratio: float) -> float:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
@@ -13,10 +14,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pealm_core.data import Windows
 from pealm_core.data.order import combine
+from pealm_core.data.windows import Batch
 from pealm_core.device import autocast
 from pealm_core.distributed import World
 from pealm_core.errors import PealmError
 from pealm_core.settings import TrainSettings, lr_scale
+from pealm_core.speed import Batches, faster
 
 ECHO_SECONDS = 2.0
 EVAL_TOKENS = 8192  # in one pass of validation, which keeps no activations
@@ -59,16 +62,29 @@ class Trainer:
     _evaluated: float = field(default=0.0, init=False)  # the clock at its end
     _signal: int = field(default=0, init=False)  # the signal that this process got
 
+    @cached_property
+    def batches(self) -> Batches:
+        """This rank's batches, on the device."""
+        s, world = self.settings, self.world
+        ahead = self.device.type == "cuda" and "prefetch" not in s.without
+
+        def draw(step: int) -> Batch:
+            return self.train.batch(step, s.batch_size, rank=world.rank, world_size=world.size)
+
+        return Batches(draw, self.device, ahead=ahead)
+
     def fit(self) -> None:
         """Train until the steps or the seconds are used up, or a signal comes; then validate and save."""
         self._began = time.perf_counter() - self.seconds
         model = DistributedDataParallel(self.model, broadcast_buffers=False) if self.world.size > 1 else self.model
-        with _signals(self):
+        with _signals(self), faster(self.model, self.device, self.settings.without):
             try:
                 self._loop(model)
             except Exception:
                 self.reporter.finish(self, failed=True)
                 raise
+            finally:
+                self.batches.close()
             self.reporter.finish(self, failed=False)
 
     def _loop(self, model: torch.nn.Module) -> None:
@@ -95,11 +111,15 @@ class Trainer:
             group["lr"] = group.setdefault("initial_lr", group["lr"]) * scale
         with _memory(self):
             loss = self.gradients(model)
-        norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), s.grad_clip or math.inf))
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        total = torch.nn.utils.get_total_norm(gradients)
+        norm = float(total)
         everyone = self.world.gather(loss, norm, self._signal)
         check_finite(self.step + 1, [row[:2] for row in everyone])
         self.interrupted = int(max(row[2] for row in everyone))  # all ranks end at one step
         loss = sum(row[0] for row in everyone) / len(everyone)
+        if s.grad_clip and norm > s.grad_clip:
+            torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), s.grad_clip, total)
         with _memory(self):  # its state is made in the first step
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -121,7 +141,7 @@ class Trainer:
         s = self.settings
         share = s.batch_size // self.world.size
         micro = min(s.micro_batch_size or share, share)
-        idx, targets = self.train.batch(self.step, s.batch_size, rank=self.world.rank, world_size=self.world.size)
+        idx, targets = self.batches.get(self.step)
         torch.manual_seed(combine(s.seed, self.step, self.world.rank) % 2**63)  # dropout
         self.model.train()
         total = torch.zeros((), device=self.device)
@@ -130,8 +150,8 @@ class Trainer:
             with nullcontext() if last or self.world.size == 1 else model.no_sync():  # type: ignore[operator]
                 with autocast(self.device, self.dtype):
                     _, loss = model(
-                        idx[start : start + micro].to(self.device, non_blocking=True),
-                        targets[start : start + micro].to(self.device, non_blocking=True),
+                        idx[start : start + micro],
+                        targets[start : start + micro],
                     )
                 loss = loss * (micro / share)
                 loss.backward()

@@ -1,0 +1,63 @@
+"""What is on for speed changes nothing else."""
+
+import gc
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from pealm_core.errors import UserError
+from pealm_core.speed import Batches, describe, faster
+
+CPU = torch.device("cpu")
+
+
+def test_batches_ahead_are_those_of_their_steps() -> None:
+    drawn: list[tuple[int, str]] = []
+
+    def draw(step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        drawn.append((step, threading.current_thread().name))
+        return torch.tensor([step]), torch.tensor([step + 1])
+
+    batches = Batches(draw, CPU, ahead=True)
+    assert [batches.get(step)[0].item() for step in (0, 1, 2, 7, 8)] == [0, 1, 2, 7, 8]
+    batches.close()
+    assert [name.startswith("batches") for step, name in drawn if step in (1, 2, 8)] == [True] * 3  # by the thread
+
+
+def test_a_batch_that_can_not_be_drawn_fails_at_its_own_step() -> None:
+    def draw(step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        if step == 2:
+            raise UserError("shard.npy has become shorter")
+        return torch.tensor([step]), torch.tensor([step])
+
+    batches = Batches(draw, CPU, ahead=True)
+    assert batches.get(0)[0].item() == 0 and batches.get(1)[0].item() == 1
+    with pytest.raises(UserError, match="shorter"):
+        batches.get(2)
+    batches.close()
+
+
+def test_everything_is_as_before_afterwards() -> None:
+    before = gc.get_threshold(), torch.get_float32_matmul_precision()
+    with faster(nn.Linear(2, 2), CPU, ()):
+        assert gc.get_threshold() != before[0]
+    assert (gc.get_threshold(), torch.get_float32_matmul_precision()) == before
+    with faster(nn.Linear(2, 2), CPU, ("gc",)):
+        assert gc.get_threshold() == before[0]
+    assert describe(CPU, torch.float32, ()) == "fp32"
+
+
+def test_what_is_left_out_changes_nothing(pealm: Callable[..., Any], book: Path, tmp_path: Path) -> None:
+    small = ("--model.block-size", 8, "--model.n-layer", 1, "--model.n-embd", 8, "--model.n-head", 2, "--steps", 3)
+    for name, extra in (("a", ()), ("b", ("--without", "gc,prefetch", "--optimizer.fused"))):
+        done = pealm("train", "char-transformer", "--input.text", book, *small, "--out", tmp_path / name, *extra)
+        assert done.code == 0, done.err
+    one, two = ((tmp_path / n / "best" / "model.safetensors").read_bytes() for n in "ab")
+    assert one == two
+    wrong = pealm("train", "char-transformer", "--input.text", book, "--without", "gcc")
+    assert wrong.code == 2 and "--without" in wrong.err and "did you mean gc" in wrong.err
