@@ -20,7 +20,7 @@ class SproutConfig:
     squared_relu: bool = setting(True, "squared ReLU in the feed-forward layers, else GELU")
     zero_init: bool = setting(True, "residual projections start at zero, else small and random")
     untied: bool = setting(True, "a head of its own, else the embedding's weights")
-    softcap: float = setting(15.0, "logits stay within plus and minus this; 0: no limit", at_least=0)
+    softcap: float = setting(0.0, "logits stay within plus and minus this; 0: no limit", at_least=0)
     value_residual: bool = setting(False, "each layer's values are mixed with the first layer's")
     embedding_skip: bool = setting(False, "each layer's input is mixed with the embedding")
 

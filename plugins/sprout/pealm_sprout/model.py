@@ -24,10 +24,12 @@ def norm(x: Tensor) -> Tensor:
 
 
 def rotate(x: Tensor, turns: Tensor) -> Tensor:
-    """Turn each pair of features of x (B, T, H, D) by its position's angle; turns (2, T, 1, D / 2): cos, sin."""
-    a, b = x.chunk(2, dim=-1)  # (..., T, H, D / 2) each
+    """Turn each pair of features, D / 2 apart, of x (B, T, n, H, D) by its position's angle; turns: (2, T, 1, 1, D).
+
+    turns: the cosines, and the sines with the sign that each half of the features takes them with.
+    """
     cos, sin = turns
-    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1).type_as(x)
+    return (x * cos + x.roll(x.shape[-1] // 2, dims=-1) * sin).type_as(x)
 
 
 class Attention(nn.Module):
@@ -49,11 +51,15 @@ class Attention(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """(B, T, C) to (B, T, C), and the values (B, T, H, D), of which `first` are those of the first layer."""
         config, (b, t, c) = self.config, x.shape
-        q, k, v = F.linear(x, self.qkv.flatten(0, 1)).view(b, t, 3, config.n_head, c // config.n_head).unbind(2)
+        qkv = F.linear(x, self.qkv.flatten(0, 1)).view(b, t, 3, config.n_head, c // config.n_head)
+        qk, v = qkv[:, :, :2], qkv[:, :, 2]  # (B, T, 2, H, D) and (B, T, H, D)
         if config.qk_norm:
-            q, k = norm(q) * self.temperature, norm(k)
+            qk = norm(qk)
         if turns is not None:
-            q, k = rotate(q, turns), rotate(k, turns)
+            qk = rotate(qk, turns)
+        q, k = qk.unbind(2)
+        if config.qk_norm:
+            q = q * self.temperature
         if first is not None and config.value_residual:
             v = torch.lerp(v, first, self.share)
         own = v
@@ -106,8 +112,10 @@ class Sprout(nn.Module):
         if config.rotary:
             half = config.n_embd // config.n_head // 2
             speeds = ROTARY_BASE ** (-torch.arange(half) / half)  # radians a position, (D / 2,)
-            angles = torch.outer(torch.arange(config.block_size), speeds)[:, None]
-            self.register_buffer("turns", torch.stack([angles.cos(), angles.sin()]), persistent=False)
+            angles = torch.outer(torch.arange(config.block_size), speeds)[:, None, None]  # (T, 1, 1, D / 2)
+            cos, sin = angles.cos(), angles.sin()
+            turns = torch.stack([torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1)])
+            self.register_buffer("turns", turns, persistent=False)
         else:
             self.positions = nn.Embedding(config.block_size, config.n_embd)
         for name, parameter in self.named_parameters():
