@@ -171,8 +171,9 @@ def verify(folder: Path, *names: str) -> dict[str, Any]:
 def state_of(folder: Path) -> dict[str, Any]:
     """What `state.json` says, nothing checked against the files. Raises InvalidCheckpointError."""
     try:
-        state: dict[str, Any] = json.loads((folder / STATE).read_text(encoding="utf-8"))
-        whole = state.pop("sha256") == _facts(state)
+        text = (folder / STATE).read_text(encoding="utf-8")
+        state: dict[str, Any] = json.loads(text)
+        whole = text == json.dumps(state, indent=1) and state.pop("sha256") == _facts(state)
         state["files"] = {str(name): (int(size), str(digest)) for name, (size, digest) in state["files"].items()}
     except FileNotFoundError:
         raise InvalidCheckpointError(f"{folder} is no checkpoint: it has no {STATE}") from None

@@ -74,6 +74,7 @@ def _run(job: Job, out: Path | None, world: World, device: torch.device) -> int:
             with world.together():
                 if resuming:
                     _resume(run, trainer, corpus, display, newest, wrong)
+                    reporter.best_on_disk = trainer.best_loss
             if trainer.progress() >= 1.0:
                 more = "--max-seconds" if s.max_seconds else "--steps"
                 display.say(f"{run.dir} is finished: {trainer.step:,} steps. A larger {more} goes on from there.")
@@ -107,6 +108,8 @@ class Reporter:
         self.writer = checkpoint.Writer()
         self._memory = Snapshot()
         self._written: list[Path] = []  # what the writer is at
+        self._best: float | None = None  # the loss of the weights that it writes to best/
+        self.best_on_disk = math.inf
 
     def step(self, trainer: Trainer, metrics: Mapping[str, Any]) -> None:
         """Write the step's line and show it."""
@@ -122,6 +125,7 @@ class Reporter:
         self.run.check()
         step = self.run.dir / "checkpoints" / f"step-{trainer.step:08d}"
         self._written = [self.run.dir / "best"] * best + [step] * full
+        self._best = trainer.best_loss if best else None
         if not trainer.world.main:
             return
         model = self._memory.take(trainer.model.state_dict(), "model")
@@ -165,9 +169,14 @@ class Reporter:
             return None
         error, written = self.writer.join(), self._written
         self._written = []
+        failed = bool(trainer.world.gather(error is not None)[0][0])
+        if self._best is not None and not failed:
+            self.best_on_disk = self._best
+        elif trainer.best_loss == self._best:
+            trainer.best_loss = self.best_on_disk  # what beats the weights that are there is saved
         if error is not None and not last:
             self.display.say(f"{error}; training goes on, and the next save tries again")
-        if not trainer.world.gather(error is not None)[0][0]:
+        if not failed:
             for folder in written:
                 self.job.host.notify("pealm_checkpoint_saved", run=self.run, path=folder)
         return error

@@ -24,7 +24,11 @@ class TrainSettings:
     block_size: int | None = setting(None, "tokens per sequence (default: the model's block size)", at_least=1)
     lr: float = setting(1e-3, "peak learning rate", above=0)
     warmup_steps: int = setting(100, "steps of linear warm-up", at_least=0)
-    min_lr_ratio: float = setting(0.1, "the cosine ends at this share of the peak rate", at_least=0, at_most=1)
+    schedule: Literal["cosine", "wsd"] = setting(
+        "cosine", "after the warm-up: a cosine, or stable and then a straight decay (wsd)"
+    )
+    decay_share: float = setting(0.6, "the share of the run in which wsd decays", above=0, at_most=1)
+    min_lr_ratio: float = setting(0.1, "the rate ends at this share of its peak", at_least=0, at_most=1)
     grad_clip: float = setting(1.0, "largest norm of the gradient; 0 leaves it alone", at_least=0)
     eval_every: int = setting(250, "steps between validations; 0: only at the start and the end", at_least=0)
     eval_tokens: int = setting(200_000, "validation tokens at most, the same ones each time", at_least=1)
@@ -57,11 +61,18 @@ class Sampling:
 RESUMABLE = frozenset({"steps", "max_seconds", "micro_batch_size", "save_every", "keep", "device", "without"})
 
 
-def lr_scale(progress: float, step: int, *, warmup_steps: int, min_lr_ratio: float) -> float:
-    """The share of the peak rate: linear warm-up over steps, cosine over progress (0 to 1).
+def lr_scale(progress: float, step: int, s: TrainSettings) -> float:
+    """The share of the peak rate: linear warm-up over steps, then the schedule over progress (0 to 1).
 
-    >>> [round(lr_scale(p, 50, warmup_steps=10, min_lr_ratio=0.1), 3) for p in (0.0, 0.5, 1.0)]
+    >>> [round(lr_scale(p, 999, TrainSettings()), 3) for p in (0.0, 0.5, 1.0)]
     [1.0, 0.55, 0.1]
+    >>> [round(lr_scale(p, 999, TrainSettings(schedule="wsd", decay_share=0.5)), 3) for p in (0.0, 0.5, 0.75, 1.0)]
+    [1.0, 1.0, 0.55, 0.1]
     """
-    cosine = min_lr_ratio + (1 - min_lr_ratio) * 0.5 * (1 + cos(pi * min(max(progress, 0.0), 1.0)))
-    return cosine * min(1.0, (step + 1) / warmup_steps) if warmup_steps else cosine
+    progress = min(max(progress, 0.0), 1.0)
+    if s.schedule == "cosine":
+        share = 0.5 * (1 + cos(pi * progress))
+    else:
+        share = min(1.0, (1 - progress) / s.decay_share)
+    scale = s.min_lr_ratio + (1 - s.min_lr_ratio) * share
+    return scale * min(1.0, (step + 1) / s.warmup_steps) if s.warmup_steps else scale

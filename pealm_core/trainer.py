@@ -197,12 +197,12 @@ class Trainer:
         return min(1.0, self.step / s.steps)
 
     def scale(self) -> float:
-        """The share of the peak learning rate at this step; the cosine begins when the warm-up ends."""
+        """The share of the peak learning rate at this step; the schedule begins when the warm-up ends."""
         s = self.settings
         progress = self.progress()
         if s.steps:
             progress = (self.step - s.warmup_steps) / max(1, s.steps - s.warmup_steps)
-        return lr_scale(progress, self.step, warmup_steps=s.warmup_steps, min_lr_ratio=s.min_lr_ratio)
+        return lr_scale(progress, self.step, s)
 
     def affordable(self) -> bool:
         """Whether a validation is worth its time: where time is limited, they take a tenth of it at most."""

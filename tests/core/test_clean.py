@@ -56,7 +56,7 @@ def make_checkpoint(folder: Path, step: int, size: int = 1000) -> Path:
     files = {"model.safetensors": [size, hashlib.sha256(b"m" * size).hexdigest()]}
     facts = {"step": step, "seconds": 9.0, "files": files}
     mark = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-    (folder / "state.json").write_text(json.dumps({**facts, "sha256": mark}))
+    (folder / "state.json").write_text(json.dumps({**facts, "sha256": mark}, indent=1))
     return folder
 
 

@@ -1,5 +1,6 @@
 """Training from the command line: what is learned, what is on disk, and how a run goes on."""
 
+import itertools
 import json
 import math
 import os
@@ -158,7 +159,11 @@ def test_a_run_in_use_is_left_alone(train: Callable[..., Any], tmp_path: Path) -
     holder.close()
 
 
-def test_training_by_time_ends_with_a_validation_and_a_checkpoint(train: Callable[..., Any], tmp_path: Path) -> None:
+def test_training_by_time_ends_with_a_validation_and_a_checkpoint(
+    train: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = itertools.count()
+    monkeypatch.setattr("pealm_core.trainer.time.perf_counter", lambda: 0.01 * next(clock))  # each look takes 10 ms
     result = train(tmp_path / "r", "--max-seconds", 1.5)
     assert result.code == 0, result.err
     rows = lines(tmp_path / "r")

@@ -15,11 +15,19 @@ def pealm_models() -> Iterator[ModelSpec]:
         factory="pealm_sprout.model:Sprout",
         tokenizer="char",
         presets={
-            "cpu": {},
+            "tiny": {"block_size": 64, "n_layer": 2, "n_embd": 64},
+            "cpu": {"block_size": 64},
             "124m": {"block_size": 1024, "n_layer": 12, "n_head": 6, "n_embd": 768},
         },
         recipe={
-            "train": {"steps": 2000, "batch_size": 16, "lr": 0.02, "warmup_steps": 20, "min_lr_ratio": 0.0},
+            "train": {
+                "steps": 1000,
+                "batch_size": 32,
+                "lr": 0.02,
+                "warmup_steps": 20,
+                "schedule": "wsd",
+                "min_lr_ratio": 0.0,
+            },
             "optimizer": {"name": "muon"},
         },
     )
