@@ -58,6 +58,8 @@ def save(
         if optimizer is not None:
             write_optimizer(aside / OPTIMIZER, optimizer)
         (aside / CONFIG).write_text(tomli_w.dumps(dict(config)), encoding="utf-8")
+        for path in aside.glob("*.safetensors"):  # which are made for their owner alone
+            path.chmod((aside / CONFIG).stat().st_mode)
         (aside / TOKENIZER).mkdir()
         if has(tokenizer, "save"):
             tokenizer.save(aside / TOKENIZER)  # type: ignore[attr-defined]

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -111,7 +112,9 @@ def join(world: World, device: torch.device) -> None:
     if not dist.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         store, rank, size = next(rendezvous("env://"))
-        dist.init_process_group(backend, store=_fresh(store, rank, size), rank=rank, world_size=size)
+        # Long enough for one process to tokenize while the others wait; one that dies is noticed at once.
+        limit = timedelta(hours=2)
+        dist.init_process_group(backend, limit, store=_fresh(store, rank, size), rank=rank, world_size=size)
 
 
 def _fresh(store: Any, rank: int, size: int) -> Any:

@@ -85,6 +85,12 @@ class Run:
         except OSError:
             pass
 
+    def sync(self) -> None:
+        """Make the lines so far outlive a power cut, as a checkpoint that is about to be written does."""
+        if self._metrics is not None:
+            with suppress(OSError):
+                os.fsync(self._metrics.fileno())
+
     def check(self) -> None:
         """Raise PealmError where the run's folder is gone, or another run has taken its place."""
         if self.rank != 0:

@@ -58,7 +58,9 @@ def _run(job: Job, out: Path | None, world: World, device: torch.device) -> int:
             corpus = _corpus(job, dataset, tokenizer, display)
             torch.manual_seed(s.seed)
             model, job = make_model(job, tokenizer.vocab_size, start)
-        world.agree({**_flat(job.tables()), "torch": torch.__version__, "the tokens": corpus.key})
+        facts = {**_flat(job.tables()), "torch": torch.__version__, "the tokens": corpus.key}
+        with world.together():
+            world.agree(facts)
         with world.together():
             train, val = _windows(job, s, corpus, model)
             lr: dict[str, Any] = {"lr": s.lr}
@@ -141,6 +143,7 @@ class Reporter:
         }
 
         def write() -> None:
+            self.run.sync()
             for folder in (self.run.dir / "best",) * best + (step,) * full:
                 checkpoint.save(
                     folder,
