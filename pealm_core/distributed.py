@@ -114,7 +114,7 @@ def join(world: World, device: torch.device) -> None:
         store, rank, size = next(rendezvous("env://"))
         # Long enough for one process to tokenize while the others wait; one that dies is noticed at once.
         limit = timedelta(hours=2)
-        dist.init_process_group(backend, limit, store=_fresh(store, rank, size), rank=rank, world_size=size)
+        dist.init_process_group(backend, timeout=limit, store=_fresh(store, rank, size), rank=rank, world_size=size)
 
 
 def _fresh(store: Any, rank: int, size: int) -> Any:

@@ -112,7 +112,10 @@ class Run:
         """Write a file at once or not at all."""
         aside = self.dir / f".{name}.tmp"
         try:
-            aside.write_text(text, encoding="utf-8")
+            with aside.open("w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
             aside.replace(self.dir / name)
         except OSError as error:
             with suppress(OSError):

@@ -15,6 +15,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 # Run elsewhere: the set-up by tests/setup, and by whoever runs this test.
 ELSEWHERE = ("scripts/quickstart", "scripts/test", "source ", "pip install", "uv ")
 # What makes a long command short: (pattern, replacement) on the command.
+GPT2 = "--model.n-layer 1 --model.n-head 2 --model.n-embd 16 --model.block-size 16 --batch-size 4 --warmup-steps 1 --eval-tokens 200"
 SHORTER = [
     (r"^pealm train char-bigram .*", r"\g<0> --steps 20 --eval-tokens 2000"),
     (r"^pealm train char-transformer (?!.*--print-config).*--input.tinyshakespeare.*", r"\g<0> --steps 12 --eval-tokens 2000"),
@@ -22,6 +23,15 @@ SHORTER = [
     (r"--steps 3100", "--steps 14"),
     (r"^pealm eval .*", r"\g<0> --eval.stories 4"),
     (r"-n 300", "-n 20"),
+    # GPT-2: local text instead of FineWeb's, a model that we made ourselves instead of OpenAI's, a small one.
+    (r"^python scripts/fineweb.py", r"\g<0> --source parquet --limit 3000 --workers 1"),
+    (r"^pealm train gpt2$", rf"\g<0> {GPT2} --steps 2 --out runs/gpt2"),
+    (r"^(torchrun .*train gpt2 .*?)( --steps 38146)?$", rf"\1 {GPT2} --steps 2"),
+    (r"--nproc_per_node=8", "--nproc_per_node=2"),
+    (r"--nnodes=2 --node_rank=0 --master_addr=10.0.0.1", "--nnodes=1 --node_rank=0 --master_addr=127.0.0.1"),
+    (r"--micro-batch-size 32", "--micro-batch-size 2"),
+    (r"^pealm sample gpt2-pretrained .*", r"\g<0> --model.path openai"),
+    (r"--init gpt2-pretrained(.*)", r"--init runs/gpt2\1 --batch-size 4 --steps 1 --eval-tokens 100"),
 ]  # fmt: skip
 
 
@@ -41,6 +51,23 @@ def shorter(command: str) -> str:
     return command
 
 
+def make_parquet(folder: Path, text: Path) -> None:
+    """What the hub would have sent: documents in a column `text`."""
+    import pyarrow
+    import pyarrow.parquet
+
+    folder.mkdir()
+    documents = text.read_text()[:60_000].split("\n\n")
+    pyarrow.parquet.write_table(pyarrow.table({"text": documents}), folder / "000_00000.parquet")
+
+
+def make_weights(folder: Path) -> None:
+    """A small model where OpenAI's would be."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    GPT2LMHeadModel(GPT2Config(n_positions=16, n_embd=8, n_layer=1, n_head=2)).save_pretrained(folder)
+
+
 def test_every_command_in_order(tmp_path: Path, shakespeare: Path) -> None:
     cache = tmp_path / "cache"
     cache.mkdir()
@@ -48,8 +75,15 @@ def test_every_command_in_order(tmp_path: Path, shakespeare: Path) -> None:
     shutil.copy(ROOT / "README.md", tmp_path)
     for folder in ("scripts", "pea"):
         (tmp_path / folder).symlink_to(ROOT / folder)
+    make_parquet(tmp_path / "parquet", shakespeare)
+    make_weights(tmp_path / "openai")
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    env = {**os.environ, "PEALM_CACHE": str(cache), "PATH": path}
+    env = {
+        **os.environ,
+        "PEALM_CACHE": str(cache),
+        "PATH": path,
+        "TIKTOKEN_CACHE_DIR": str(shakespeare.parent / "tiktoken"),
+    }
     run = 0
     for command in commands():
         if command.startswith(ELSEWHERE):
