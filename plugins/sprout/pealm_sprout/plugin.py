@@ -17,6 +17,7 @@ def pealm_models() -> Iterator[ModelSpec]:
         presets={
             "tiny": {"block_size": 64, "n_layer": 2, "n_embd": 64},
             "cpu": {"block_size": 64},
+            "laptop": {"block_size": 128, "n_layer": 5, "n_head": 5, "n_embd": 160},
             "124m": {"block_size": 1024, "n_layer": 12, "n_head": 6, "n_embd": 768},
         },
         recipe={
