@@ -51,7 +51,7 @@ def plain(text: Path, folder: Path, seed: int) -> None:
         starts = torch.randint(len(train) - BLOCK, (BATCH,))
         idx = torch.stack([train[s : s + BLOCK] for s in starts])
         targets = torch.stack([train[s + 1 : s + BLOCK + 1] for s in starts])
-        loss = F.cross_entropy(model(idx).flatten(0, 1), targets.flatten())
+        loss: Any = F.cross_entropy(model(idx).flatten(0, 1), targets.flatten())
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -80,7 +80,8 @@ def gpt(vocab_size: int) -> Any:
             q, k, v = (z.view(b, t, heads, -1).transpose(1, 2) for z in self.qkv(self.ln1(x)).split(c, dim=2))
             y = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(b, t, c)
             x = x + self.proj(y)
-            return x + self.down(F.gelu(self.up(self.ln2(x))))
+            out: Tensor = x + self.down(F.gelu(self.up(self.ln2(x))))
+            return out
 
     class GPT(nn.Module):
         def __init__(self) -> None:
@@ -122,7 +123,7 @@ def score(logits_of: Any, val: Any, block: int) -> float:
         for part in range(0, count, 128):
             logits = logits_of(idx[part : part + 128]).flatten(0, 1).float()
             total += F.cross_entropy(logits, targets[part : part + 128].flatten(), reduction="sum").item()
-    return total / targets.numel()
+    return total / int(targets.numel())
 
 
 def run_plain(text: Path, folder: Path, seed: int) -> Curve:
