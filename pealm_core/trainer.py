@@ -1,5 +1,6 @@
 """The training loop."""
 
+import inspect
 import math
 import signal
 import time
@@ -76,7 +77,7 @@ class Trainer:
     def fit(self) -> None:
         """Train until the steps or the seconds are used up, or a signal comes; then validate and save."""
         self._began = time.perf_counter() - self.seconds
-        model = DistributedDataParallel(self.model, broadcast_buffers=False) if self.world.size > 1 else self.model
+        model = _parallel(self.model) if self.world.size > 1 else self.model
         with _signals(self), faster(self.model, self.device, self.settings.without):
             try:
                 self._loop(model)
@@ -224,6 +225,14 @@ def check_finite(step: int, everyone: Sequence[Sequence[float]]) -> None:
                     f"the {what} is not finite at step {step} (rank {rank}): loss {values[0]}, "
                     f"gradient norm {values[1]}; nothing was updated. A lower --lr or more --warmup-steps may help"
                 )
+
+
+def _parallel(model: torch.nn.Module) -> torch.nn.Module:
+    """Gradients averaged over the processes. Buffers are not sent around: a model's are constants."""
+    names = inspect.signature(DistributedDataParallel).parameters  # torch 2.13 has renamed it
+    sync = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
+    options: dict[str, Any] = {sync: False}
+    return DistributedDataParallel(model, **options)
 
 
 def _due(step: int, every: int) -> bool:

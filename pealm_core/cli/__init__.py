@@ -111,8 +111,10 @@ def main(args: list[str] | None = None) -> NoReturn:
     except Exception as error:
         code = _defect(error)
     code = code if isinstance(code, int) else 0
-    if any(thread.name == "checkpoint" for thread in threading.enumerate()):
-        # A save that nobody waits for any more: the usual way out would break off its native code with a crash.
+    group = sys.modules.get("torch.distributed")
+    if any(thread.name == "checkpoint" for thread in threading.enumerate()) or (group and group.is_initialized()):
+        # A save that nobody waits for any more, or processes that are gone: the usual way out would break off native
+        # code in other threads with a crash.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
