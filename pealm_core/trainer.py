@@ -111,10 +111,10 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = group.setdefault("initial_lr", group["lr"]) * scale
         with _memory(self):
-            loss = self.gradients(model)
+            mean = self.gradients(model)
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         total = torch.nn.utils.get_total_norm(gradients)
-        norm = float(total)
+        loss, norm = torch.stack((mean, total.to(mean))).tolist()  # the step's one wait for the device
         everyone = self.world.gather(loss, norm, self._signal)
         check_finite(self.step + 1, [row[:2] for row in everyone])
         self.interrupted = int(max(row[2] for row in everyone))  # all ranks end at one step
@@ -137,8 +137,8 @@ class Trainer:
             "seconds": round(self.clock(), 3),
         }
 
-    def gradients(self, model: torch.nn.Module) -> float:
-        """Forward and backward over this rank's share of the step's batch; gives its mean loss."""
+    def gradients(self, model: torch.nn.Module) -> torch.Tensor:
+        """Forward and backward over this rank's share of the step's batch; gives its mean loss, on the device."""
         s = self.settings
         share = s.batch_size // self.world.size
         micro = min(s.micro_batch_size or share, share)
@@ -157,7 +157,7 @@ class Trainer:
                 loss = loss * (micro / share)
                 loss.backward()
             total += loss.detach()
-        return float(total)
+        return total
 
     @torch.no_grad()
     def validate(self) -> float:
