@@ -1,5 +1,7 @@
 """The key-value cache of attention, and attention over it."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -29,16 +31,19 @@ class KVCache:
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        shape = (n_layer, 2, batch, n_head, length, head_dim)
-        self._store = torch.empty(shape, device=device, dtype=dtype)
+        shape = (batch, n_head, length, head_dim)
+        self._layers = [
+            tuple(torch.empty(shape, device=device, dtype=dtype) for _ in ("keys", "values")) for _ in range(n_layer)
+        ]
         self.length = 0  # tokens held so far
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Add (B, n_head, T, head_dim) keys and values of a layer; gives those of all tokens held, T included."""
-        end = self.length + k.shape[2]
-        self._store[layer, 0, :, :, self.length : end] = k
-        self._store[layer, 1, :, :, self.length : end] = v
-        return self._store[layer, 0, :, :, :end], self._store[layer, 1, :, :, :end]
+        keys, values = self._layers[layer]
+        new = k.shape[2]
+        keys.narrow(2, self.length, new).copy_(k)  # narrow: a fraction of what an index costs
+        values.narrow(2, self.length, new).copy_(v)
+        return keys.narrow(2, 0, self.length + new), values.narrow(2, 0, self.length + new)
 
     def advance(self, tokens: int) -> None:
         """Count the tokens that every layer has appended."""
@@ -46,8 +51,16 @@ class KVCache:
 
     def repeat(self, n: int) -> "KVCache":
         """A cache in which every row became n rows, as `repeat_interleave` orders them."""
+        return self._map(lambda held: held.repeat_interleave(n, dim=0))
+
+    def select(self, index: Tensor) -> "KVCache":
+        """A cache of the rows that a 1-D index names, in its order; a row may come several times or not at all."""
+        return self._map(lambda held: held.index_select(0, index))
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> "KVCache":
         other = object.__new__(KVCache)
-        other._store, other.length = self._store.repeat_interleave(n, dim=2), self.length
+        other._layers = [tuple(change(held) for held in layer) for layer in self._layers]
+        other.length = self.length
         return other
 
 

@@ -138,6 +138,8 @@ def choose(host: PluginHost, request: Request, components: Sequence[str]) -> dic
         defaults |= {"eval": claims[0]} if claims else {}
     recipe: Mapping[str, Mapping[str, Any]] = {}
     for table in components:
+        if table == "input" and not takes_input(entries):
+            continue
         if table == "input":
             name = _dataset_name(
                 host, [request.words.get("input", {}), _of(request.file, "input"), recipe.get("input", {})]
@@ -154,6 +156,11 @@ def choose(host: PluginHost, request: Request, components: Sequence[str]) -> dic
             recipe = entries["model"].spec.recipe
             defaults["tokenizer"] = entries["model"].spec.tokenizer
     return entries
+
+
+def takes_input(entries: Mapping[str, Entry[Any]]) -> bool:
+    """Whether a dataset has a part in it: not in every evaluation."""
+    return "eval" not in entries or bool(entries["eval"].spec.input)
 
 
 def _find(host: PluginHost, file: Layer | None, table: str, name: str) -> Entry[Any]:

@@ -45,7 +45,9 @@ PACKAGES: Mapping[tuple[str, str], str] = {
     ("dataset", "npy-shards"): "pealm-npy-shards",
     ("dataset", "text"): "pealm-text",
     ("dataset", "tinyshakespeare"): "pealm-tinyshakespeare",
+    ("evaluator", "hellaswag"): "pealm-hellaswag",
     ("evaluator", "kindergarten"): "pealm-kindergarten",
+    ("evaluator", "perplexity"): "pealm-perplexity",
     ("format", "hf"): "pealm-gpt2",
 }
 

@@ -26,7 +26,9 @@ class Model(Protocol):
 
     `make_cache(batch, length)` gives a cache for `batch` rows of up to `length` tokens. The core only passes it
     back as `cache=` and calls its `repeat(n)` (every row becomes n rows). Attention uses `KVCache`; a recurrent
-    model brings its own state. Without `make_cache` the model is run over its whole window for each token.
+    model brings its own state. A cache may offer `select(rows)`, too: a copy of these rows (a 1-D tensor of their
+    numbers, some of them several times), with which scoring pads less. Without `make_cache` the model is run over
+    its whole window for each token.
     """
 
     config: ModelConfig
@@ -76,6 +78,8 @@ class Dataset(Protocol):
     `prepare()`: download what is needed, once; `prepare_command`, a click command instead, where that takes options.
     `entropy_floor` (a number, no method): nats per character that no model can beat.
 
+    `whole()`: all documents, whatever the split, of a text that is the user's own.
+
     A dataset that is tokenized already has, in place of `documents`, `shards(split)`: 1-D arrays of token ids, or
     whatever gives its length and a slice of itself as one (`TokenFile`). With them may come `vocab_size` (a number),
     where it is recorded, and `check(vocab_size)`, which raises UserError where an id is beyond the vocabulary.
@@ -87,7 +91,12 @@ class Dataset(Protocol):
 
 
 class Evaluator(Protocol):
-    """An evaluation. Constructing one touches neither disk nor network. Optional: `prepare()`."""
+    """An evaluation. Constructing one touches neither disk nor network. Optional: `prepare()` and `prepare_command`,
+    as a dataset has them; a setting `limit`, which `pealm eval --limit N` sets.
+
+    One whose record says `input` also gets `dataset` and `split`: "whole" for a text that was named for this
+    evaluation (`Dataset.whole`), else "val".
+    """
 
     def evaluate(
         self,
@@ -95,13 +104,14 @@ class Evaluator(Protocol):
         tokenizer: Tokenizer,
         *,
         config: Mapping[str, Any],
-        progress: Callable[[int, int], None],
+        progress: Callable[..., None],
     ) -> "EvalResult":
         """Score a model that is in eval mode on its device.
 
         config: the checkpoint's tables, as its config.toml has them, {} for a model without. `config["input"]`
         tells what it was trained on: {"kindergarten": 1, "stories": 20000}, the dataset's name holding its value.
-        progress: called with (done, total) as it goes.
+        progress: called with (done, total), or (done, total, "what to say of it"), as it goes.
+        Of several processes every one calls this and `score` shares the work; only the first one shows and writes.
         """
         ...
 

@@ -40,8 +40,8 @@ class TrainSettings:
     seed: int = setting(1337, "seed of weights, data order and dropout", at_least=0)
     device: Literal["auto", "cpu", "cuda", "mps"] = setting("auto", "where to compute")
     dtype: Literal["auto", "fp32", "bf16"] = setting("auto", "precision of the matrix products")
-    without: tuple[Literal["tf32", "compile", "flash", "prefetch", "gc"], ...] = setting(
-        (), "speed-ups to leave out: tf32, compile, flash, prefetch, gc"
+    without: tuple[Literal["tf32", "compile", "flash", "prefetch", "onednn", "gc"], ...] = setting(
+        (), "speed-ups to leave out: tf32, compile, flash, prefetch, onednn, gc"
     )
 
 

@@ -81,6 +81,7 @@ class EvaluatorSpec(Spec):
     """An evaluation: `factory` is called with an instance of `config` and gives a `protocols.Evaluator`.
 
     default: chosen by `pealm eval` where the user names none; the first by name wins where several claim it.
+    input: it evaluates on a dataset, `--input.NAME`, which `evaluate` gets.
     """
 
     kind = "evaluator"
@@ -88,6 +89,7 @@ class EvaluatorSpec(Spec):
     config: str | None = None
     factory: str
     default: bool = False
+    input: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

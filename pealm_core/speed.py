@@ -1,9 +1,10 @@
-"""What makes training faster and changes nothing of what is learned, where the hardware has it.
+"""What makes training faster, where the hardware has it; what is learned stays the same, but for rounding.
 
 tf32      matrix products of fp32 in TF32 (CUDA)
 compile   torch.compile of the model (CUDA; on CPUs it gains nothing for these models)
 flash     attention without the matrix of scores: flash or cuDNN (CUDA)
 prefetch  the next batch is drawn by a thread, and on its way to the device while the step at hand runs (CUDA)
+onednn    matrix products of fp32 by oneDNN, where torch's own choice is slower (CPUs of AMD's with AVX-512)
 gc        Python's garbage collector runs rarely: its pauses come on different ranks at different times
 
 `--without` leaves it out. bf16 is `--dtype`, fused AdamW `--optimizer.fused`.
@@ -12,12 +13,13 @@ gc        Python's garbage collector runs rarely: its pauses come on different r
 import gc
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pealm_core.data.windows import Batch
+from pealm_core.products import products
 
 
 @contextmanager
@@ -33,10 +35,11 @@ def faster(model: torch.nn.Module, device: torch.device, without: tuple[str, ...
         gc.freeze()
         gc.set_threshold(100_000, 50, 100)
     try:
-        if cuda and "flash" in without:
-            with sdpa_kernel(SDPBackend.MATH):
-                yield
-        else:
+        with ExitStack() as contexts:
+            if cuda and "flash" in without:
+                contexts.enter_context(sdpa_kernel(SDPBackend.MATH))
+            if "onednn" not in without:
+                contexts.enter_context(products(device))
             yield
     finally:
         torch.set_float32_matmul_precision(precision)

@@ -21,7 +21,10 @@ SHORTER = [
     (r"^pealm train char-transformer (?!.*--print-config).*--input.tinyshakespeare.*", r"\g<0> --steps 12 --eval-tokens 2000"),
     (r"^pealm train .*--input.kindergarten.*", r"\g<0> --max-seconds 3 --input.stories 200 --eval-tokens 2000"),
     (r"--steps 3100", "--steps 14"),
-    (r"^pealm eval .*", r"\g<0> --eval.stories 4"),
+    (r"^pealm eval .*kindergarten.*", r"\g<0> --eval.stories 4"),
+    (r"^pealm eval gpt2.*", r"\g<0> --limit 4 --eval.file hellaswag.jsonl"),
+    (r"^pealm eval gpt2-pretrained.*", r"\g<0> --model.path openai"),
+    (r"^python scripts/hellaswag.py.*", "true"),  # a download; tests/hellaswag has a hub of its own
     (r"-n 300", "-n 20"),
     # GPT-2: local text instead of FineWeb's, a model that we made ourselves instead of OpenAI's, a small one.
     (r"^python scripts/fineweb.py", r"\g<0> --source parquet --limit 3000 --workers 1"),
@@ -77,6 +80,7 @@ def test_every_command_in_order(tmp_path: Path, shakespeare: Path) -> None:
         (tmp_path / folder).symlink_to(ROOT / folder)
     make_parquet(tmp_path / "parquet", shakespeare)
     make_weights(tmp_path / "openai")
+    (tmp_path / "hellaswag.jsonl").symlink_to(shakespeare.parent / "hellaswag_val_sample.jsonl")
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     env = {
         **os.environ,

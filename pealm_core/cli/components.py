@@ -14,7 +14,7 @@ import click
 
 from pealm_core.config import Layer, Resolved, Setting, did_you_mean, settings_of
 from pealm_core.errors import UserError
-from pealm_core.job import Request, choose, host_for, option_name, plan, settle
+from pealm_core.job import Request, choose, host_for, option_name, plan, settle, takes_input
 from pealm_core.plugins import Entry, PluginHost
 from pealm_core.specs import DatasetSpec, EvaluatorSpec, ModelSpec, OptimizerSpec, Spec, TokenizerSpec
 
@@ -146,6 +146,8 @@ class ComponentCommand(click.Command):
             options = self._options(host, request, entries)
         self.params = [*self._static, *options]
         nameable = [t for t in self.components if t in ("model", "input") or self._has(NAME_OPTIONS[t])]
+        if not takes_input(entries):
+            nameable.remove("input")
         self._overview = overview(host, entries, nameable)
         if not helping and "input" in self.components:
             _check_input_keys(host, peek.input, entries.get("input"))

@@ -26,6 +26,10 @@ class TextDataset:
             if part:
                 yield part
 
+    def whole(self) -> Iterator[str]:
+        """Every file's text."""
+        return map(read_text, self.files())
+
     def files(self) -> list[Path]:
         """The files that the path means. Raises UserError where there is none."""
         path, option = Path(self.config.path), f"--input.text {self.config.path}"

@@ -1,0 +1,1 @@
+"""HellaSwag: which of four endings follows a context?"""

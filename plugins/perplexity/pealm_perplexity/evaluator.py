@@ -1,0 +1,117 @@
+"""Nats per token and bits per byte of a text, with a sliding window in which every token is scored once.
+
+A document starts after the token that texts start from (end-of-text, where the tokenizer has one), which is context
+and is not scored itself. Bits per byte do not depend on the tokenizer: models with different ones can be compared.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import torch
+
+from pealm_core import Dataset, EvalResult, Tokenizer, UserError, cover, score, start_token
+from pealm_perplexity.config import PerplexityConfig
+
+AT_ONCE = 1024  # windows that are scored in one call
+
+
+@dataclass(frozen=True)
+class Document:
+    """ids: of its text alone; size: its bytes in UTF-8."""
+
+    ids: Sequence[int]
+    size: int
+
+
+class Perplexity:
+    """The evaluation `perplexity`."""
+
+    def __init__(self, config: PerplexityConfig | None = None) -> None:
+        self.config = config or PerplexityConfig()
+
+    def evaluate(
+        self,
+        model: Any,
+        tokenizer: Tokenizer,
+        *,
+        config: Mapping[str, Any],
+        progress: Callable[[int, int, str], None],
+        dataset: Dataset,
+        split: str,
+    ) -> EvalResult:
+        """Score a dataset's split ("whole": all of its text). Raises UserError where it has no text."""
+        documents = list(islice(read(dataset, split, tokenizer), self.config.limit))
+        block = model.config.block_size
+        if self.config.stride is not None and self.config.stride > block:
+            raise UserError(f"--eval.stride {self.config.stride} is more than the model's block of {block} tokens")
+        start = start_token(tokenizer)
+        windows = [
+            window for document in documents for window in cover([start, *document.ids], block, self.config.stride)
+        ]
+        size, tokens = sum(document.size for document in documents), sum(len(ids) for _, ids in windows)
+        if not tokens:
+            raise UserError(f"the {split} split has no text to score")
+        nats: list[float] = []
+        for begin in range(0, len(windows), AT_ONCE):
+            part = windows[begin : begin + AT_ONCE]
+            nats += [-result.log_prob for result in score(model, part)]
+            done = sum(len(ids) for _, ids in windows[: len(nats)])
+            progress(done, tokens, f"loss {sum(nats) / done:.4f}")
+        loss, stderr = sum(nats) / tokens, _stderr(nats, [len(ids) for _, ids in windows])
+        bits = sum(nats) / math.log(2) / size
+        ppl = math.exp(loss) if loss < 700 else math.inf
+        return EvalResult(
+            metrics={
+                "loss": (loss, stderr),
+                "perplexity": (ppl, ppl * stderr),
+                "bits_per_byte": (bits, bits * stderr / loss if loss else 0.0),
+            },
+            n=tokens,
+            notes=[f"{tokens:,} tokens, {size:,} bytes, {len(documents):,} documents ({split})"],
+        )
+
+
+def read(dataset: Dataset, split: str, tokenizer: Tokenizer) -> Iterator[Document]:
+    """The documents of a split. Raises UserError for text that the tokenizer can't express."""
+    if not hasattr(dataset, "documents"):
+        yield from _from_shards(dataset, split, tokenizer)
+        return
+    texts = dataset.whole() if split == "whole" else dataset.documents(split)  # type: ignore[attr-defined]
+    for number, text in enumerate(texts, 1):
+        try:
+            yield Document([int(token) for token in tokenizer.encode(text)], len(text.encode("utf-8")))
+        except ValueError as error:
+            raise UserError(f"document {number:,} of the {split} split: {error}") from error
+
+
+def _from_shards(dataset: Any, split: str, tokenizer: Tokenizer) -> Iterator[Document]:
+    """What stands between the end-of-text tokens of shards; each shard whole where the tokenizer has none."""
+    if hasattr(dataset, "check"):
+        dataset.check(tokenizer.vocab_size)
+    eot = getattr(tokenizer, "eot_id", None)
+    for shard in dataset.shards(split):
+        held: list[int] = []
+        for begin in range(0, len(shard), 2**20):
+            for token in shard[begin : begin + 2**20].tolist():
+                if token != eot:
+                    held.append(token)
+                elif held:
+                    yield _decoded(held, tokenizer)
+                    held = []
+        if held:
+            yield _decoded(held, tokenizer)
+
+
+def _decoded(ids: list[int], tokenizer: Tokenizer) -> Document:
+    return Document(ids, len(tokenizer.decode(ids).encode("utf-8")))
+
+
+def _stderr(parts: Sequence[float], wholes: Sequence[int]) -> float:
+    """Standard error of sum(parts) / sum(wholes) over windows (the ratio estimator's, linearised); 0 for one."""
+    if len(parts) < 2:
+        return 0.0
+    a, b = torch.tensor(parts, dtype=torch.float64), torch.tensor(wholes, dtype=torch.float64)
+    return float((a - a.sum() / b.sum() * b).std() / b.mean() / math.sqrt(len(parts)))

@@ -1,0 +1,104 @@
+"""`pealm eval` with HellaSwag: the table, the file, several processes."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pealm_core.checkpoint import state_of
+
+Pealm = Callable[..., Any]
+
+
+@pytest.fixture
+def run(pealm: Pealm, tmp_path: Path) -> Path:
+    """A small trained model over characters."""
+    text = tmp_path / "text.txt"
+    text.write_text("A man is on a roof. he falls off. A dog runs up to him and licks his face.\n" * 60)
+    args = ("--input.text", text, "--steps", 30, "--tokenizer.unknown", "replace", "--out", tmp_path / "run")
+    small = ("--model.n-layer", 1, "--model.n-embd", 16, "--model.n-head", 2, "--model.block-size", 64)
+    assert pealm("train", "char-transformer", *args, *small, "--eval-every", 0).code == 0
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    path = tmp_path / "rows.jsonl"
+    ctx = {"activity_label": "Roofs", "ctx_a": "A man is on a roof.", "ctx_b": "he", "ctx": "A man is on a roof. he"}
+    endings = ["falls off.", "flies to the moon and back.", "eats it.", "licks his face."]
+    lines = [{**ctx, "ctx": f"{'so ' * i}{ctx['ctx']}", "endings": endings, "label": i % 4} for i in range(30)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def test_hellaswag_is_the_default_and_tells_all(pealm: Pealm, run: Path, rows: Path, tmp_path: Path) -> None:
+    output = tmp_path / "results.json"
+    args = ("eval", "--ckpt", run, "--eval.file", rows, "--output", output)
+    result = pealm(*args, "--limit", 20, "--eval.details", "--eval.style", "harness")
+    assert result.code == 0, result.err
+    first, acc, acc_norm, *_ = result.out.splitlines()
+    assert first.startswith("hellaswag on char-transformer: n = 20 in ") and first.endswith("/s")
+    found = json.loads(output.read_text())
+    for line, name in ((acc, "acc"), (acc_norm, "acc_norm")):
+        metric = found["metrics"][name]
+        assert line.split() == [name, f"{metric['value']:.4f}", "±", f"{metric['stderr']:.4f}"]
+    assert (found["n"], found["style"], found["evaluation"], found["limit"]) == (20, "harness", "hellaswag", 20)
+    assert found["rows_per_second"] > 0
+    assert found["checkpoint_sha256"] == state_of(run / "best")["files"]["model.safetensors"][1]
+    assert found["config"]["model"]["n-embd"] == 16 and found["config"]["eval"]["name"] == "hellaswag"
+    assert {"pealm-core", "pealm-hellaswag", "pealm-char-transformer"} <= found["versions"].keys()
+    right = [row["choice"] == row["label"] for row in found["details"]]
+    assert sum(right) / 20 == found["metrics"]["acc"]["value"]
+    assert all(len(row["log_likelihood"]) == 4 for row in found["details"])
+    assert pealm(*args).code == 0
+    assert json.loads(output.read_text())["details"] == []
+
+
+def test_two_processes_write_the_file_that_one_writes(pealm: Pealm, run: Path, rows: Path, tmp_path: Path) -> None:
+    args = ["eval", "--ckpt", str(run), "--eval.file", str(rows), "--eval.details", "--output"]
+    assert pealm(*args, tmp_path / "one.json").code == 0
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-m", "pealm", *args, str(tmp_path / "two.json")],
+            env={**os.environ, **place, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    outs = [process.communicate(timeout=80)[0] for process in running]
+    assert [process.returncode for process in running] == [0, 0]
+    assert outs[0].startswith("hellaswag on") and outs[1] == ""
+    one, two = (json.loads((tmp_path / name).read_text()) for name in ("one.json", "two.json"))
+    for found in (one, two):
+        del found["rows_per_second"]
+    for a, b in zip(one.pop("details"), two.pop("details"), strict=True):
+        assert a.pop("log_likelihood") == pytest.approx(b.pop("log_likelihood"), abs=1e-5)
+        assert a == b
+    assert one == two
+
+
+def test_a_bad_row_is_the_user_s_mistake(pealm: Pealm, run: Path, rows: Path, tmp_path: Path) -> None:
+    rows.write_text(rows.read_text().replace('"label": 2', '"label": 7', 1))
+    result = pealm("eval", "--ckpt", run, "--eval.file", rows, "--output", tmp_path / "results.json")
+    assert result.code == 2
+    assert result.err == f"pealm: {rows}, line 3: 'label' must be 0 to 3, not 7\n"
+    assert not (tmp_path / "results.json").exists()
+    for words, message in (
+        (("--limit", 0), "0 is not in the range x>=1"),
+        (("--input.text", rows), "unknown option --input.text"),
+        (("--on", "kindergarten", "--limit", 3), "kindergarten takes no --limit"),
+        (("--eval.style", "raw"), "--eval.style must be one of completion, harness, not 'raw'"),
+    ):
+        result = pealm("eval", "--ckpt", run, *words)
+        assert result.code == 2 and message in result.err, result.err

@@ -1,0 +1,41 @@
+"""`pealm eval --on perplexity`: a whole text, and a dataset's val split."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Pealm = Callable[..., Any]
+
+
+@pytest.fixture
+def run(pealm: Pealm, tmp_path: Path, book: Path) -> Path:
+    assert pealm("train", "char-bigram", "--input.text", book, "--steps", 20, "--out", tmp_path / "run").code == 0
+    return tmp_path / "run"
+
+
+def test_a_named_text_is_taken_whole_and_the_run_s_own_from_its_val_split(
+    pealm: Pealm, run: Path, book: Path, tmp_path: Path
+) -> None:
+    size, output = book.stat().st_size, tmp_path / "results.json"
+    whole = pealm("eval", "--ckpt", run, "--on", "perplexity", "--input.text", book, "--output", output)
+    assert whole.code == 0, whole.err
+    assert whole.out.splitlines()[-1] == f"{size:,} tokens, {size:,} bytes, 1 documents (whole)"
+    found = json.loads(output.read_text())
+    assert found["n"] == size and found["config"]["input"]["text"] == str(book)
+    assert found["metrics"].keys() == {"loss", "perplexity", "bits_per_byte"}
+    val = pealm("eval", "--ckpt", run, "--on", "perplexity")
+    assert val.out.splitlines()[-1] == f"{size // 10:,} tokens, {size // 10:,} bytes, 1 documents (val)"
+    limited = pealm("eval", "--ckpt", run, "--on", "perplexity", "--input.kindergarten", "--limit", 2)
+    assert limited.code == 2 and "document 1 of the val split: character" in limited.err
+    result = pealm("eval", "--ckpt", run, "--on", "perplexity", "--eval.stride", 1000)
+    assert result.code == 2 and "--eval.stride 1000 is more than the model's block" in result.err
+    result = pealm("eval", "--ckpt", run, "--on", "perplexity", "--input.text", tmp_path / "none.txt")
+    assert result.code == 2 and "no such file or folder" in result.err
+
+
+def test_the_help_page_shows_inputs_only_where_there_are_any(pealm: Pealm) -> None:
+    assert "--input.tinyshakespeare" in pealm("eval", "--on", "perplexity", "--help").out
+    assert "--input" not in pealm("eval", "--on", "kindergarten", "--help").out.partition("Options:")[2]

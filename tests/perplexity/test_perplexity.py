@@ -1,0 +1,201 @@
+"""Bits per byte against closed forms: a uniform model, a bigram counted by hand, every window and stride."""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from pealm_char.tokenizer import CharTokenizer
+from pealm_char_transformer.config import TransformerConfig
+from pealm_char_transformer.model import Transformer
+from pealm_core import EvalResult, UserError
+from pealm_perplexity.config import PerplexityConfig
+from pealm_perplexity.evaluator import Perplexity, read
+
+TEXT = "the quick brown fox jumps over the lazy dog; ünïcödé häs möre bytes thän chäräcters.\n" * 9
+
+
+class Texts:
+    """A dataset of documents."""
+
+    def __init__(self, train: list[str], val: list[str]) -> None:
+        self.splits = {"train": train, "val": val}
+
+    def documents(self, split: str) -> Iterator[str]:
+        return iter(self.splits[split])
+
+    def whole(self) -> Iterator[str]:
+        return iter(["".join(self.splits["train"] + self.splits["val"])])
+
+
+class Shards:
+    """A dataset of token ids."""
+
+    vocab_size = 257
+
+    def __init__(self, *ids: list[int]) -> None:
+        self.ids, self.checked = [np.array(part, dtype=np.uint16) for part in ids], 0
+
+    def shards(self, split: str) -> list[Any]:
+        assert split == "val"
+        return self.ids
+
+    def check(self, vocab_size: int) -> None:
+        self.checked = vocab_size
+
+
+class Bytes:
+    """Bytes as tokens, and an end-of-text token."""
+
+    vocab_size, eot_id = 257, 256
+
+    def encode(self, text: str) -> list[int]:
+        return list(text.encode())
+
+    def decode(self, ids: Any) -> str:
+        return bytes(ids).decode()
+
+
+class Table(nn.Module):
+    """A bigram with given logits."""
+
+    def __init__(self, logits: torch.Tensor, block_size: int = 16) -> None:
+        super().__init__()
+        self.config = TransformerConfig(vocab_size=len(logits), block_size=block_size)
+        self.table = nn.Parameter(logits)
+
+    def forward(self, idx: torch.Tensor, targets: Any = None, *, cache: Any = None, at: Any = None) -> Any:
+        assert idx.shape[1] <= self.config.block_size
+        return self.table[idx if at is None else idx[:, at]], None
+
+
+def evaluate(
+    model: Any,
+    tokenizer: Any,
+    dataset: Any,
+    split: str = "val",
+    progress: Callable[..., None] = lambda *told: None,
+    **settings: Any,
+) -> EvalResult:
+    return Perplexity(PerplexityConfig(**settings)).evaluate(
+        model, tokenizer, config={}, progress=progress, dataset=dataset, split=split
+    )
+
+
+def chars(*texts: str) -> CharTokenizer:
+    tokenizer = CharTokenizer()
+    tokenizer.fit(iter(texts))
+    return tokenizer
+
+
+def test_a_uniform_model_needs_log_v_for_each_token() -> None:
+    tokenizer = chars(TEXT)
+    v = tokenizer.vocab_size
+    result = evaluate(Table(torch.zeros(v, v)), tokenizer, Texts([], [TEXT]))
+    assert result.n == len(TEXT)
+    assert result.metrics["loss"] == pytest.approx((math.log(v), 0.0), abs=1e-6)
+    assert result.metrics["perplexity"][0] == pytest.approx(v, rel=1e-6)
+    bits = math.log2(v) * len(TEXT) / len(TEXT.encode())
+    assert result.metrics["bits_per_byte"][0] == pytest.approx(bits, rel=1e-6)
+    assert result.notes == [f"{len(TEXT):,} tokens, {len(TEXT.encode()):,} bytes, 1 documents (val)"]
+
+
+@pytest.mark.parametrize("stride", [None, 1, 5, 16])
+def test_a_bigram_s_value_is_the_one_by_counting(stride: int | None) -> None:
+    """The text's own bigram: its cross-entropy is a sum over counted pairs, whatever the window."""
+    start = "\n"  # what a text without an end-of-text token starts from
+    pairs = Counter(pairwise(start + TEXT))
+    firsts = Counter(a for a, _ in pairwise(start + TEXT))
+    nats = -sum(n * math.log(n / firsts[a]) for (a, _), n in pairs.items())
+    tokenizer = chars(TEXT)
+    logits = torch.full((tokenizer.vocab_size,) * 2, -30.0)
+    for (a, b), n in pairs.items():
+        logits[tokenizer.encode(a)[0], tokenizer.encode(b)[0]] = math.log(n / firsts[a])
+    result = evaluate(Table(logits), tokenizer, Texts([], [TEXT]), stride=stride)
+    assert result.metrics["loss"][0] == pytest.approx(nats / len(TEXT), rel=1e-5)
+    assert result.metrics["bits_per_byte"][0] == pytest.approx(nats / math.log(2) / len(TEXT.encode()), rel=1e-5)
+    assert result.n == len(TEXT)
+
+
+def test_a_smaller_stride_gives_more_context_and_counts_the_same_bytes() -> None:
+    torch.manual_seed(0)
+    tokenizer = chars(TEXT)
+    config = TransformerConfig(vocab_size=tokenizer.vocab_size, block_size=8, n_layer=1, n_head=2, n_embd=8)
+    model = Transformer(config).eval()
+    ids = [tokenizer.encode("\n")[0], *tokenizer.encode(TEXT)]
+    with torch.no_grad():  # stride 1: each token after the 8 before it
+        nats = 0.0
+        for place in range(1, len(ids)):
+            window = torch.tensor([ids[max(0, place - 8) : place]])
+            nats -= float(model(window)[0][0, -1].log_softmax(-1)[ids[place]])
+    result = evaluate(model, tokenizer, Texts([], [TEXT]), stride=1)
+    assert result.metrics["loss"][0] == pytest.approx(nats / len(TEXT), rel=1e-5)
+    assert evaluate(model, tokenizer, Texts([], [TEXT]), stride=8).n == result.n == len(TEXT)
+
+
+def test_documents_start_anew_and_the_limit_takes_the_first() -> None:
+    torch.manual_seed(0)
+    model, data = Table(torch.randn(257, 257)), Texts(["ab"], ["cde", "", "fg", "h"])
+    log_p = model.table.detach().log_softmax(-1)
+
+    def nats(*texts: str) -> float:
+        return -sum(float(log_p[a, b]) for text in texts for a, b in pairwise([256, *text.encode()]))
+
+    for limit, texts in ((None, ["cde", "fg", "h"]), (3, ["cde", "fg"]), (1, ["cde"])):
+        result = evaluate(model, Bytes(), data, limit=limit)
+        assert result.n == sum(map(len, texts))
+        assert result.metrics["loss"][0] == pytest.approx(nats(*texts) / result.n, rel=1e-5)
+    whole = evaluate(model, Bytes(), data, "whole")
+    assert whole.n == 8 and whole.metrics["loss"][0] == pytest.approx(nats("abcdefgh") / 8, rel=1e-5)
+
+
+def test_shards_are_cut_at_the_end_of_text_tokens() -> None:
+    torch.manual_seed(0)
+    model, shards = Table(torch.randn(257, 257)), Shards([256, 99, 100, 101, 256, 256, 102], [103, 256, 104])
+    found = [(list(document.ids), document.size) for document in read(shards, "val", Bytes())]
+    assert found == [([99, 100, 101], 3), ([102], 1), ([103], 1), ([104], 1)]
+    assert shards.checked == 257
+    result = evaluate(model, Bytes(), shards)
+    same = evaluate(model, Bytes(), Texts([], ["cde", "f", "g", "h"]))
+    assert result.metrics == same.metrics
+
+
+def test_the_progress_ends_with_the_loss() -> None:
+    seen: list[Any] = []
+    tokenizer = chars(TEXT)
+    model = Table(torch.randn(tokenizer.vocab_size, tokenizer.vocab_size))
+    result = evaluate(model, tokenizer, Texts([], [TEXT]), progress=lambda *told: seen.append(told))
+    assert seen[-1] == (len(TEXT), len(TEXT), f"loss {result.metrics['loss'][0]:.4f}")
+
+
+def test_what_can_t_be_evaluated() -> None:
+    tokenizer = chars("abc")
+    model = Table(torch.zeros(tokenizer.vocab_size, tokenizer.vocab_size))
+    with pytest.raises(UserError, match="document 2 of the val split: character 'x'"):
+        evaluate(model, tokenizer, Texts([], ["abc", "xa"]))
+    with pytest.raises(UserError, match="the val split has no text to score"):
+        evaluate(model, tokenizer, Texts(["abc"], []))
+    with pytest.raises(UserError, match=r"--eval\.stride 17 is more than the model's block of 16 tokens"):
+        evaluate(model, tokenizer, Texts([], ["abc"]), stride=17)
+
+
+def test_shakespeare_s_last_tenth(shakespeare: Path) -> None:
+    """Real text: the counted bigram of the first 90 % on the rest."""
+    text = shakespeare.read_text()
+    train, val = text[:1_003_854], text[1_003_854:]
+    tokenizer = chars(train)
+    counts = torch.ones(tokenizer.vocab_size, tokenizer.vocab_size)
+    seen = torch.tensor(tokenizer.encode(train))
+    counts.index_put_((seen[:-1], seen[1:]), torch.ones(len(seen) - 1), accumulate=True)
+    p = counts / counts.sum(-1, keepdim=True)
+    after = ["\n", *val]
+    nats = -sum(math.log(p[tokenizer.encode(a)[0], tokenizer.encode(b)[0]]) for a, b in pairwise(after[:2001]))
+    result = evaluate(Table(p.log(), block_size=256), tokenizer, Texts([], [val[:2000]]))
+    assert result.metrics["bits_per_byte"][0] == pytest.approx(nats / math.log(2) / 2000, rel=1e-5)
