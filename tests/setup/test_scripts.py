@@ -74,7 +74,7 @@ def test_quickstart(tree: Path) -> None:
         assert code == 0
         _, train, sample, evaluate = called
         folder = train.split("--out ")[1].split()[0]
-        assert train.startswith("pealm train char-transformer --input.kindergarten ")
+        assert train.startswith("pealm train sprout --preset tiny --input.kindergarten ")
         assert " --max-seconds 60 " in train
         assert train.endswith(" --max-seconds 5")
         assert sample.startswith(f"pealm sample --ckpt {folder} ")
