@@ -27,7 +27,7 @@ S = TypeVar("S", bound=Spec)
 
 GROUP = "pealm"
 REGISTRATION = {f"pealm_{kind}s": kind for kind in KINDS}
-CORE_COMMANDS = ("train", "sample", "eval", "prepare", "clean", "convert", "plugins")
+CORE_COMMANDS = ("train", "sample", "eval", "prepare", "clean", "convert", "new-plugin", "plugins")
 
 # What `pip install` brings, for a name that is asked for and not installed.
 PACKAGES: Mapping[tuple[str, str], str] = {

@@ -1,0 +1,1 @@
+"""A recurrent language model for pealm."""

@@ -1,0 +1,8 @@
+"""The recurrent model keeps the contract."""
+
+from pealm_core.testing import ModelConformance
+
+
+class TestRNN(ModelConformance):
+    spec = "rnn"
+    config = {"block_size": 16, "n_layer": 2, "n_embd": 24}  # noqa: RUF012

@@ -1,0 +1,1 @@
+"""Words, counted and judged, for pealm."""

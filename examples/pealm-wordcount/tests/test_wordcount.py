@@ -1,0 +1,42 @@
+"""The command and the evaluation keep the contract, and count right."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pealm_core.testing import CommandConformance, EvaluatorConformance
+from pealm_wordcount.words import count, words
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    path = tmp_path / "text.txt"
+    path.write_text("One, two -- two; it's three three THREE!")
+    return path
+
+
+class TestCommand(CommandConformance):
+    spec = "wordcount"
+
+    @pytest.fixture(autouse=True)
+    def _text(self, text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(TestCommand, "arguments", [str(text), "--top", "2"])
+
+    def test_what_it_says(self) -> None:
+        ended = self.run(*(self.arguments or ()))
+        assert ended.out.split() == ["7", "words,", "4", "different", "ones", "3", "three", "2", "two"]
+
+
+class TestEvaluator(EvaluatorConformance):
+    spec = "wordcount"
+
+    @pytest.fixture(autouse=True)
+    def _text(self, text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        config: dict[str, Any] = {"text": text, "samples": 3, "tokens": 20}
+        monkeypatch.setattr(TestEvaluator, "config", config)
+
+
+def test_words(text: Path) -> None:
+    assert count(text) == {"one": 1, "two": 2, "it's": 1, "three": 3}
+    assert words("naïve café 42 x_y") == ["naïve", "café", "x", "y"]

@@ -1,0 +1,144 @@
+"""Our own plugins keep the contract that the kit checks."""
+
+# ruff: noqa: RUF012 (what the kit reads off its classes is never changed)
+
+import math
+from pathlib import Path
+
+import pytest
+
+from pealm_core.testing import (
+    DatasetConformance,
+    EvaluatorConformance,
+    FormatConformance,
+    ModelConformance,
+    OptimizerConformance,
+    TokenizerConformance,
+)
+
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
+
+
+class TestCharBigram(ModelConformance):
+    spec = "char-bigram"
+    config = {"block_size": 16}
+    context = 1
+    start_loss = 1.0  # its table is drawn from a normal distribution
+    fit_lr = 0.2
+
+
+class TestCharTransformer(ModelConformance):
+    spec = "char-transformer"
+    config = {"block_size": 16, "n_layer": 2, "n_head": 2, "n_embd": 16}
+    slow = True
+
+
+class TestGPT2(ModelConformance):
+    spec = "gpt2"
+    config = {"block_size": 16, "n_layer": 2, "n_head": 2, "n_embd": 16}
+
+
+class TestSprout(ModelConformance):
+    spec = "sprout"
+    config = {"block_size": 16, "n_layer": 2, "n_head": 2, "n_embd": 16}
+
+
+class TestChar(TokenizerConformance):
+    spec = "char"
+
+
+class TestCharThatReplaces(TokenizerConformance):
+    spec = "char"
+    config = {"unknown": "replace"}
+    lossy = True
+
+
+class TestBPE(TokenizerConformance):
+    spec = "bpe"
+    config = {"vocab_size": 280}
+
+
+@pytest.fixture
+def encodings(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not (SHARED / "tiktoken").is_dir():
+        pytest.skip("needs ../shared/data/tiktoken")
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(SHARED / "tiktoken"))
+
+
+@pytest.mark.usefixtures("encodings")
+class TestTiktoken(TokenizerConformance):
+    spec = "tiktoken"
+
+
+class TestText(DatasetConformance):
+    spec = "text"
+    config = {"path": str(Path(__file__).parents[2] / "README.md")}
+
+
+class TestTinyshakespeare(DatasetConformance):
+    spec = "tinyshakespeare"
+    config = {"path": SHARED / "tinyshakespeare.txt"}
+
+    @pytest.fixture(autouse=True)
+    def _needs(self, shakespeare: Path) -> None:
+        pass
+
+
+class TestStories(DatasetConformance):
+    spec = "kindergarten"
+    config = {"stories": 200}
+
+
+class TestNpyShards(DatasetConformance):
+    spec = "npy-shards"
+
+    @pytest.fixture(autouse=True)
+    def _shards(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        import numpy as np
+
+        for number, split in enumerate(("train", "val")):
+            np.save(tmp_path / f"part_{split}_000001.npy", np.arange(100, dtype=np.uint16) + number)
+        monkeypatch.setattr(TestNpyShards, "config", {"path": tmp_path})
+
+
+class TestFineweb(DatasetConformance):
+    spec = "fineweb"
+
+
+class TestTelling(EvaluatorConformance):
+    spec = "kindergarten"
+    config = {"stories": 2}
+    # A story's characters are bytes, and its end mark is one of them.
+    expected = {"loss (nats per character)": math.log(257), "stories accepted": 0.0}
+
+
+class TestPerplexity(EvaluatorConformance):
+    spec = "perplexity"
+    expected = {"loss": math.log(257), "perplexity": 257.0}
+
+
+class TestHellaSwag(EvaluatorConformance):
+    spec = "hellaswag"
+    config = {"file": SHARED / "hellaswag_val_sample.jsonl", "limit": 4}
+
+    @pytest.fixture(autouse=True)
+    def _needs(self) -> None:
+        if not self.config["file"].is_file():
+            pytest.skip("needs ../shared/data/hellaswag_val_sample.jsonl")
+
+
+class TestAdamW(OptimizerConformance):
+    spec = "adamw"
+    config = {"weight_decay": 0.0}
+
+
+class TestMuon(OptimizerConformance):
+    spec = "muon"
+    config = {"adam_lr": 0.1}
+
+
+@pytest.mark.usefixtures("encodings")
+class TestHF(FormatConformance):
+    spec = "hf"
+    model = "gpt2"
+    sizes = {"block_size": 16, "n_layer": 2, "n_head": 2, "n_embd": 8}
