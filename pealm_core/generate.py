@@ -11,36 +11,62 @@ from pealm_core.protocols import Tokenizer, has
 from pealm_core.settings import Sampling
 
 
-def probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
-    """The distribution that the next token is drawn from: logits (B, V) to probabilities (B, V)."""
-    logits = logits.float()
+def probabilities(logits: Tensor, sampling: Sampling, seen: Tensor | None = None) -> Tensor:
+    """The distribution that the next token is drawn from: logits (B, V) to probabilities (B, V).
+
+    seen: (B, V), true for the tokens that the text has so far. In this order: the repetition penalty (CTRL, Keskar
+    et al. 2019: a seen token's logit is divided by it where positive, multiplied where negative), the temperature,
+    top-k (ties are broken), top-p (Holtzman et al. 2020) of what is left, min-p (Nguyen et al. 2024).
+    """
+    logits = _penalized(logits.float(), sampling, seen)
     if sampling.temperature == 0:
         return F.one_hot(logits.argmax(-1), logits.shape[-1]).to(logits.dtype)
-    logits = logits / sampling.temperature
-    if sampling.top_k is not None and sampling.top_k < logits.shape[-1]:
-        floor = logits.topk(sampling.top_k, dim=-1).values[:, -1:]
-        logits = logits.masked_fill(logits < floor, -torch.inf)
+    logits, order = logits / sampling.temperature, None
+    shape = logits.shape
+    if sampling.top_k is not None and sampling.top_k < shape[-1]:
+        logits, order = logits.topk(sampling.top_k, dim=-1)  # (B, k), the likeliest first
+    elif sampling.top_p is not None and sampling.top_p < 1:
+        logits, order = logits.sort(dim=-1, descending=True)
+    p = logits.softmax(-1)
     if sampling.top_p is not None and sampling.top_p < 1:
-        ordered, order = logits.sort(dim=-1, descending=True)
-        before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)
-        drop = before >= sampling.top_p  # the share was reached before this token
-        logits = logits.masked_fill(drop.scatter(-1, order, drop), -torch.inf)
-    return logits.softmax(-1)
+        p = p.masked_fill(p.cumsum(-1) - p >= sampling.top_p, 0)  # the share was reached before this token
+    if sampling.min_p is not None:
+        p = p.masked_fill(p < sampling.min_p * p.amax(-1, keepdim=True), 0)
+    p = p / p.sum(-1, keepdim=True)
+    return p if order is None else p.new_zeros(shape).scatter(-1, order, p)
 
 
-def next_token(logits: Tensor, sampling: Sampling, generator: torch.Generator | None = None) -> Tensor:
-    """Draw a token for every row: logits (B, V) to ids (B,)."""
+def next_token(
+    logits: Tensor, sampling: Sampling, generator: torch.Generator | None = None, seen: Tensor | None = None
+) -> Tensor:
+    """Draw a token for every row: logits (B, V) to ids (B,). seen: as `probabilities` has it."""
     if sampling.temperature == 0:
-        return logits.argmax(-1)
-    return torch.multinomial(probabilities(logits, sampling), 1, generator=generator).squeeze(-1)
+        return _penalized(logits, sampling, seen).argmax(-1)
+    return torch.multinomial(probabilities(logits, sampling, seen), 1, generator=generator).squeeze(-1)
 
 
-@torch.inference_mode()
+def _penalized(logits: Tensor, sampling: Sampling, seen: Tensor | None) -> Tensor:
+    if seen is None or sampling.repetition_penalty == 1:
+        return logits
+    penalty = sampling.repetition_penalty
+    return torch.where(seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
+
+
 def generate_ids(
     model: Any, prompt: Sequence[int], sampling: Sampling, *, use_cache: bool = True
 ) -> Iterator[Tensor]:
-    """Yield the next token ids, (num_samples,) at a time, max_new_tokens times. prompt: at least one id.
+    """Yield the next token ids, (num_samples,) at a time, max_new_tokens times. prompt: at least one id."""
+    for ids, _ in generate_steps(model, [prompt], sampling, use_cache=use_cache):
+        yield ids
 
+
+@torch.inference_mode()
+def generate_steps(
+    model: Any, prompts: Sequence[Sequence[int]], sampling: Sampling, *, use_cache: bool = True
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield (ids (B,), logits (B, V)) max_new_tokens times: the tokens drawn, and the model's own logits for them.
+
+    prompts: P of one length, at least one id each; B = P num_samples, a prompt's samples side by side.
     When the window of block_size tokens is full, it starts again from its last block_size / 2 tokens, so that the
     cost per token stays flat however long the text gets. A longer prompt is cut to its last block_size tokens.
     """
@@ -50,25 +76,37 @@ def generate_ids(
         generator.manual_seed(sampling.seed)
     else:
         generator.seed()
-    block, rows = model.config.block_size, sampling.num_samples
+    block, samples = model.config.block_size, sampling.num_samples
     use_cache = use_cache and has(model, "make_cache")
-    # The prompt is run once as one row; rows part only where tokens are drawn.
-    window = torch.tensor([list(prompt)[-block:]], device=device)
+    given = torch.tensor([list(prompt) for prompt in prompts], device=device)  # (P, T)
+    seen = None
+    if sampling.repetition_penalty != 1:
+        seen = torch.zeros(len(given), model.config.vocab_size, dtype=torch.bool, device=device)
+        seen = seen.scatter(1, given, True).repeat_interleave(samples, dim=0)
+    # The prompts are run once; rows part only where tokens are drawn.
+    window, held = given[:, -block:], min(given.shape[1], block)
     cache: Any = None
-    for _ in range(sampling.max_new_tokens):
+    for left in range(sampling.max_new_tokens, 0, -1):
         if cache is None:
-            cache = model.make_cache(len(window), block) if use_cache else None
-            logits, _ = model(window, cache=cache, at=[-1])
-            if len(window) < rows:
-                window, logits = window.expand(rows, -1), logits.expand(rows, -1, -1)
-                cache = cache.repeat(rows) if cache is not None else None
+            cache = model.make_cache(len(window), min(block, held + left)) if use_cache else None
+            logits, _ = model(window[:, :held], cache=cache, at=[-1])
+            if window.shape != (len(given) * samples, block):
+                rows = torch.empty(len(given) * samples, block, dtype=torch.long, device=device)
+                rows[:, :held] = window.repeat_interleave(samples, dim=0)
+                window, logits = rows, logits.repeat_interleave(samples, dim=0)
+                cache = cache.repeat(samples) if cache is not None and samples > 1 else cache
         else:
-            logits, _ = model(window[:, -1:], cache=cache, at=[-1])
-        token = next_token(logits[:, -1], sampling, generator)
-        yield token
-        if window.shape[1] == block:
-            window, cache = window[:, block - max(0, block // 2 - 1) :], None
-        window = torch.cat([window, token[:, None]], dim=1)
+            logits, _ = model(window[:, held - 1 : held], cache=cache)
+        logits = logits[:, -1]
+        token = next_token(logits, sampling, generator, seen)
+        yield token, logits
+        if seen is not None:
+            seen.scatter_(1, token[:, None], True)
+        if held == block:
+            held, cache = max(0, block // 2 - 1), None
+            window[:, :held] = window[:, block - held :].clone()
+        window[:, held] = token
+        held += 1
 
 
 def start_token(tokenizer: Tokenizer) -> int:
@@ -101,3 +139,38 @@ def stream_decoder(tokenizer: Tokenizer) -> Callable[[int], str]:
         return text
 
     return step
+
+
+class Stopper:
+    """Text piece by piece, up to the first stop string; what may turn out to be the start of one is held back.
+
+    >>> stopper = Stopper(["END"])
+    >>> [stopper.feed(piece) for piece in ("an E", "EN", "D of")], stopper.done
+    (['an ', 'E', ''], True)
+    """
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self.stops, self.done, self._held = tuple(stops), False, ""
+
+    def feed(self, piece: str) -> str:
+        """What can be shown after one more piece; "" when the text has ended."""
+        if self.done or not self.stops:
+            return "" if self.done else piece
+        text = self._held + piece
+        found = [at for at in map(text.find, self.stops) if at >= 0]
+        if found:
+            self.done, self._held = True, ""
+            return text[: min(found)]
+        longest = max(map(len, self.stops)) - 1
+        cut = next(
+            at
+            for at in range(max(0, len(text) - longest), len(text) + 1)
+            if at == len(text) or any(stop.startswith(text[at:]) for stop in self.stops)
+        )
+        self._held = text[cut:]
+        return text[:cut]
+
+    def flush(self) -> str:
+        """What was held back, when no more text comes."""
+        held, self._held = self._held, ""
+        return held

@@ -53,8 +53,15 @@ class Sampling:
     temperature: float = setting(1.0, "below 1: safer, above: wilder, 0: always the likeliest", at_least=0)
     top_k: int | None = setting(None, "only the k likeliest tokens", at_least=1)
     top_p: float | None = setting(None, "only the likeliest tokens that make up this share", above=0, at_most=1)
+    min_p: float | None = setting(None, "only tokens with this share of the likeliest one's", above=0, at_most=1)
+    repetition_penalty: float = setting(1.0, "above 1: less of what the text already has (CTRL)", above=0)
     seed: int | None = setting(None, "the same seed gives the same text", at_least=0)
     num_samples: int = setting(1, "texts to write, in one batch", at_least=1)
+    stop: tuple[str, ...] = setting((), "a text ends before the first of these", hidden=True)  # --stop, repeatable
+
+    def __post_init__(self) -> None:
+        if "" in self.stop:
+            raise ValueError("stop: an empty text would end every text before it begins; leave it out")
 
 
 # What may differ when a run goes on: it does not change what is learned.

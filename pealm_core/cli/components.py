@@ -59,7 +59,7 @@ def first_pass(args: Sequence[str], flags: Iterable[str]) -> FirstPass:
             continue
         name, equals, value = word.partition("=")
         given = bool(equals)
-        if not given and name not in flags and at < len(args) and not re.match(r"-(?!\d|\.\d)", args[at]):
+        if not given and name not in flags and at < len(args) and not re.match(r"-(?!\d|\.\d|$)", args[at]):
             value, given = args[at], True
             at += 1
         name = name.lstrip("-").replace("_", "-")

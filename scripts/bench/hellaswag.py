@@ -49,9 +49,9 @@ def random_checkpoint(folder: Path, sizes: dict[str, int], *, scale: float = 3.0
 def harness(folder: Path, rows: Path, batch_size: int, device: str) -> dict[str, Any]:
     """lm-eval's own hellaswag task on a local file."""
     os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": str(rows.parent / "hf")}
-    from lm_eval import simple_evaluate  # type: ignore[import-untyped]
-    from lm_eval.models.huggingface import HFLM  # type: ignore[import-untyped]
-    from lm_eval.tasks.hellaswag.utils import process_docs  # type: ignore[import-untyped]
+    from lm_eval import simple_evaluate
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks.hellaswag.utils import process_docs
 
     lm = HFLM(pretrained=str(folder), device=device, dtype="float32", batch_size=batch_size)
     task = {

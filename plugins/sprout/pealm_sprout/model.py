@@ -29,7 +29,8 @@ def rotate(x: Tensor, turns: Tensor) -> Tensor:
     turns: the cosines, and the sines with the sign that each half of the features takes them with.
     """
     cos, sin = turns
-    return (x * cos + x.roll(x.shape[-1] // 2, dims=-1) * sin).type_as(x)
+    turned: Tensor = x * cos + x.roll(x.shape[-1] // 2, dims=-1) * sin
+    return turned.type_as(x)
 
 
 class Attention(nn.Module):
