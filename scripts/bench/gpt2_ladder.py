@@ -44,6 +44,7 @@ RUNGS = (
     Rung("fused AdamW", "--unfused"),
     Rung("padded vocabulary", "--unpadded"),
     Rung("prefetch", "prefetch", "cuda"),
+    Rung("oneDNN (AMD's CPUs)", "onednn"),
     Rung("rare garbage collection", "gc"),
 )
 

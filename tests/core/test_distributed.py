@@ -150,7 +150,7 @@ def failing(self, model):
         if fault == "shard":
             raise UserError("shard_7.npy has become shorter")
     loss = gradients(self, model)
-    return float("nan") if self.step == 3 and fault == "nan" else loss
+    return loss * float("nan") if self.step == 3 and fault == "nan" else loss
 
 Trainer.gradients = failing
 main()
