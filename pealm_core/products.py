@@ -20,8 +20,10 @@ class OneDNN(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is F.linear and not kwargs:
             x, weight = args[:2]
-            large = weight.numel() >= 2**16 and x.numel() >= 4 * x.shape[-1]
-            if large and x.dtype == weight.dtype == torch.float32 and x.device.type == "cpu":
+            rows = x.numel() // x.shape[-1]
+            # Too little to multiply does not pay; a result of many megabytes would be copied for it.
+            pays = weight.numel() >= 2**16 and rows >= 4 and rows * weight.shape[0] <= 2**23
+            if pays and x.dtype == weight.dtype == torch.float32 and x.device.type == "cpu":
                 return F.linear(x.to_mkldnn(), *args[1:]).to_dense()
         return func(*args, **(kwargs or {}))
 

@@ -146,6 +146,16 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_is_used(
     assert result.code == 2 and str(broken) in result.err
 
 
+@pytest.mark.parametrize(("keep", "left"), [(2, [8, 10]), (0, [2, 4, 6, 8, 10])])
+def test_only_the_newest_checkpoints_are_kept(
+    train: Callable[..., Any], tmp_path: Path, keep: int, left: list[int]
+) -> None:
+    assert train(tmp_path / "r", "--steps", 10, "--save-every", 2, "--keep", keep).code == 0
+    names = [path.name for path in sorted((tmp_path / "r" / "checkpoints").iterdir())]
+    assert names == [f"step-{step:08d}" for step in left]
+    assert (tmp_path / "r" / "best").is_dir()
+
+
 def test_a_run_in_use_is_left_alone(train: Callable[..., Any], tmp_path: Path) -> None:
     run = Run(tmp_path / "r", {"model": {"name": "x"}})
     result = train(tmp_path / "r", "--steps", 3)
