@@ -112,10 +112,10 @@ def main(args: list[str] | None = None) -> NoReturn:
     except Exception as error:
         code = _defect(error)
     code = code if isinstance(code, int) else 0
-    group = sys.modules.get("torch.distributed")
-    if any(thread.name == "checkpoint" for thread in threading.enumerate()) or (group and group.is_initialized()):
-        # A save that nobody waits for any more, or processes that are gone: the usual way out would break off native
-        # code in other threads with a crash.
+    several = os.environ.get("WORLD_SIZE", "1") != "1"
+    if several or any(thread.name == "checkpoint" for thread in threading.enumerate()):
+        # The threads of a process group, or a save that nobody waits for any more: the usual way out may break off
+        # their native code with a crash.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
