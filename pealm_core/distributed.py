@@ -41,10 +41,6 @@ class World:
         dist.all_gather(parts, tensor)
         return [tuple(part.tolist()) for part in parts]
 
-    def sum(self, *values: float) -> list[float]:
-        """Each value summed over all ranks, in rank order; the same result on every rank."""
-        return [sum(column) for column in zip(*self.gather(*values), strict=True)]
-
     def texts(self, text: str) -> list[str]:
         """The text of every rank, by rank."""
         if self.size == 1:
