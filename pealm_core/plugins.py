@@ -49,6 +49,8 @@ PACKAGES: Mapping[tuple[str, str], str] = {
     ("evaluator", "kindergarten"): "pealm-kindergarten",
     ("evaluator", "perplexity"): "pealm-perplexity",
     ("format", "hf"): "pealm-gpt2",
+    ("command", "report"): "pealm-report",
+    ("command", "runs"): "pealm-report",
 }
 
 

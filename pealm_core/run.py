@@ -1,6 +1,6 @@
 """A run's folder: config, metrics, checkpoints, and the lock that keeps two processes out of one run.
 
-runs/MODEL/2026-11-22_10-15-30/  config.toml  metrics.jsonl  checkpoints/  best/
+runs/MODEL/2026-11-22_10-15-30/  config.toml  run.json  metrics.jsonl  samples.jsonl  checkpoints/  best/
 """
 
 import fcntl
@@ -20,7 +20,9 @@ from pealm_core.errors import PealmError, UserError
 from pealm_core.paths import mark
 
 CONFIG = "config.toml"
+FACTS = "run.json"
 METRICS = "metrics.jsonl"
+SAMPLES = "samples.jsonl"
 
 
 class Run:
@@ -34,8 +36,8 @@ class Run:
         """Take hold of a run folder, new or not. Raises UserError where it can't be written or is in use."""
         self.dir, self.config, self.rank = folder, config, rank
         self._lock: Any = None
-        self._metrics: Any = None
-        self._unwritten = b""
+        self._logs = {name: _Log(folder / name) for name in (METRICS, SAMPLES)}
+        self._facts: dict[str, Any] = {}
         if rank != 0:
             return
         try:
@@ -59,37 +61,31 @@ class Run:
         # Also where the run goes on: its config is that of the run as a whole, longer than it was.
         self._replace(CONFIG, tomli_w.dumps(dict(config)))
 
-    def rewind(self, step: int) -> None:
-        """Drop the metrics after a step, so that a run that goes on writes each line once."""
-        if self.rank != 0 or not (self.dir / METRICS).exists():
-            return
-        kept = []
-        for line in (self.dir / METRICS).read_text(encoding="utf-8").splitlines():
-            try:
-                if json.loads(line)["step"] <= step:
-                    kept.append(line)
-            except (ValueError, KeyError, TypeError):  # the line that a kill cut short
-                break
-        self._replace(METRICS, "".join(line + "\n" for line in kept))
-
-    def log(self, metrics: Mapping[str, Any]) -> None:
-        """Append a line to metrics.jsonl. While the disk is full, lines wait for the next call."""
+    def record(self, **facts: Any) -> None:
+        """Add to run.json, what is known of the run beside its config. A disk that refuses it ends no run."""
         if self.rank != 0:
             return
-        self._unwritten += json.dumps(metrics).encode() + b"\n"
-        try:
-            if self._metrics is None:
-                self._metrics = (self.dir / METRICS).open("ab", buffering=0)
-            while self._unwritten:
-                self._unwritten = self._unwritten[self._metrics.write(self._unwritten) :]
-        except OSError:
-            pass
+        self._facts |= facts
+        with suppress(PealmError):
+            self._replace(FACTS, json.dumps(self._facts, indent=1) + "\n")
+
+    def rewind(self, step: int) -> None:
+        """Drop the metrics and samples after a step, so that a run that goes on writes each line once."""
+        if self.rank != 0:
+            return
+        for name, log in self._logs.items():
+            if log.path.exists():
+                self._replace(name, log.until(step))
+
+    def log(self, line: Mapping[str, Any], name: str = METRICS) -> None:
+        """Append a line, with its `step`, to metrics.jsonl or samples.jsonl."""
+        if self.rank == 0:
+            self._logs[name].append(line)
 
     def sync(self) -> None:
         """Make the lines so far outlive a power cut, as a checkpoint that is about to be written does."""
-        if self._metrics is not None:
-            with suppress(OSError):
-                os.fsync(self._metrics.fileno())
+        for log in self._logs.values():
+            log.sync()
 
     def check(self) -> None:
         """Raise PealmError where the run's folder is gone, or another run has taken its place."""
@@ -104,7 +100,7 @@ class Run:
 
     def close(self) -> None:
         """Let go of the folder."""
-        for handle in (self._metrics, self._lock):
+        for handle in (*self._logs.values(), self._lock):
             if handle is not None:
                 handle.close()
 
@@ -121,6 +117,45 @@ class Run:
             with suppress(OSError):
                 aside.unlink()
             raise PealmError(f"{self.dir / name} can't be written: {error.strerror}") from error
+
+
+class _Log:
+    """A file of JSON lines that only grows. While the disk is full, lines wait for the next one."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file: Any = None
+        self._unwritten = b""
+
+    def append(self, line: Mapping[str, Any]) -> None:
+        self._unwritten += json.dumps(line).encode() + b"\n"
+        try:
+            if self._file is None:
+                self._file = self.path.open("ab", buffering=0)
+            while self._unwritten:
+                self._unwritten = self._unwritten[self._file.write(self._unwritten) :]
+        except OSError:
+            pass
+
+    def until(self, step: int) -> str:
+        """The lines up to a step."""
+        kept = []
+        for line in self.path.read_text(encoding="utf-8").splitlines():
+            try:
+                if json.loads(line)["step"] <= step:
+                    kept.append(line)
+            except (ValueError, KeyError, TypeError):  # the line that a kill cut short
+                break
+        return "".join(line + "\n" for line in kept)
+
+    def sync(self) -> None:
+        if self._file is not None:
+            with suppress(OSError):
+                os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
 
 
 def new_folder(model: str) -> Path:

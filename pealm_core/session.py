@@ -2,8 +2,11 @@
 
 import json
 import math
+import platform
 import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +20,17 @@ from pealm_core.device import pick_device, pick_dtype
 from pealm_core.distributed import World, join, leave, one_by_one, peers, this_process
 from pealm_core.errors import PealmError, UserError
 from pealm_core.job import Job
+from pealm_core.lm import LM
 from pealm_core.progress import Display
 from pealm_core.protocols import Dataset, Tokenizer, has
-from pealm_core.run import CONFIG, Run, new_folder
+from pealm_core.run import CONFIG, SAMPLES, Run, new_folder
 from pealm_core.settings import RESUMABLE, TrainSettings
 from pealm_core.speed import describe
 from pealm_core.tensors import Snapshot, read_optimizer
-from pealm_core.trainer import Trainer
+from pealm_core.trainer import Trainer, due
 from pealm_core.weights import read_start
+
+SAMPLE_TOKENS = 200  # in a text of --sample-every
 
 
 def run_training(job: Job, out: Path | None) -> int:
@@ -49,6 +55,7 @@ def _run(job: Job, out: Path | None, world: World, device: torch.device) -> int:
             resuming = (folder / CONFIG).exists()
             if resuming:
                 _check_same(folder / CONFIG, job)
+            job.entries["model"].load("factory")  # a misspelt one is told before a long tokenization
             dataset: Dataset = make_component(job, "input")
         newest, wrong = _newest(folder, world) if resuming else (None, [])
         with one_by_one(world):  # the first process of a machine fills the caches for its others
@@ -63,6 +70,7 @@ def _run(job: Job, out: Path | None, world: World, device: torch.device) -> int:
             world.agree(facts)
         with world.together():
             train, val = _windows(job, s, corpus, model)
+            _check_prompt(s, tokenizer)
             lr: dict[str, Any] = {"lr": s.lr}
             config = job.configs["optimizer"]
             model = model.to(device)
@@ -82,6 +90,7 @@ def _run(job: Job, out: Path | None, world: World, device: torch.device) -> int:
                 display.say(f"{run.dir} is finished: {trainer.step:,} steps. A larger {more} goes on from there.")
                 return 0
             _introduce(job, trainer, run, tokenizer, corpus, display)
+            run.record(status="running", **_facts(trainer, tokenizer, display.floor))
             return _fit(job, run, trainer, display)
         finally:
             run.close()
@@ -97,6 +106,7 @@ def _fit(job: Job, run: Run, trainer: Trainer, display: Display) -> int:
         status = "interrupted"
         raise
     finally:
+        run.record(status=status, seconds=round(trainer.seconds, 3), first_val_loss=trainer.first_val_loss)
         job.host.notify("pealm_run_end", run=run, status=status)
     _summarize(run, trainer, display)
     return 128 + trainer.interrupted if trainer.interrupted else 0
@@ -118,8 +128,19 @@ class Reporter:
         self.run.log(metrics)
         self.display.step(metrics, trainer.progress())
         self.job.host.notify("pealm_step_end", run=self.run, step=trainer.step, metrics=metrics)
+        if due(trainer.step, trainer.settings.sample_every) and trainer.world.main:
+            self.run.log({"step": trainer.step, "tokens": metrics["tokens"], **self._sample(trainer)}, SAMPLES)
         if self._written and not trainer.world.gather(self.writer.busy)[0][0]:
             self._settle(trainer)
+
+    def _sample(self, trainer: Trainer) -> dict[str, str]:
+        """What the model writes now, with the same draws every time. Each step seeds its own, so no step sees it."""
+        s = trainer.settings
+        cuda = trainer.device.type == "cuda"  # compiled for one shape; here each token has another
+        with torch.compiler.set_stance("force_eager") if cuda else nullcontext():
+            lm = LM(trainer.model, self.tokenizer, {})
+            (sample,) = lm.samples([s.sample_prompt], max_new_tokens=SAMPLE_TOKENS, seed=s.seed)
+        return {"prompt": s.sample_prompt, "text": sample.text}
 
     def save(self, trainer: Trainer, *, full: bool, best: bool) -> None:
         """`checkpoints/step-00000500` and `best`: only the copying is waited for; the steps go on meanwhile."""
@@ -231,6 +252,16 @@ def _windows(job: Job, s: TrainSettings, corpus: Corpus, model: Any) -> tuple[Wi
     return windows[0], windows[1]
 
 
+def _check_prompt(s: TrainSettings, tokenizer: Tokenizer) -> None:
+    """Raise UserError before the first step where the tokenizer can't express what the samples go on from."""
+    if not s.sample_every:
+        return
+    try:
+        tokenizer.encode(s.sample_prompt)
+    except ValueError as error:
+        raise UserError(f"--sample-prompt: {error}") from error
+
+
 def _check_same(path: Path, job: Job) -> None:
     """Raise UserError where the job differs from the run's config in more than a run may change."""
     from pealm_core.config import read_toml
@@ -239,9 +270,13 @@ def _check_same(path: Path, job: Job) -> None:
     here = job.tables()
     for table in (table for table in ("model", "tokenizer", "optimizer", "input", "train") if table in here):
         old, new = there.get(table, {}), here[table]
+        config = job.configs[table]
+        defaults = {f.name.replace("_", "-"): f.default for f in fields(config)} if config else {}
         for key in sorted(old.keys() | new.keys(), key=lambda key: (key != "name", key)):
             if (table == "train" and key.replace("-", "_") in RESUMABLE) or (table, key) == ("model", "vocab-size"):
                 continue
+            if key not in old and new[key] == defaults.get(key):
+                continue  # a setting that came with a newer version
             if key == "name" and job.entries[table].plugin.dist in there.get("versions", {}):
                 old, new = ({**values, key: values.get(key, "").rpartition("/")[2]} for values in (old, new))
             if old.get(key) != new.get(key):
@@ -278,8 +313,28 @@ def _flat(tables: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     return {f"[{table}] {key}": value for table, values in tables.items() for key, value in values.items()}
 
 
+def _facts(trainer: Trainer, tokenizer: Tokenizer, floor: float | None) -> dict[str, Any]:
+    """What run.json tells: sizes, the entropy floor in nats per token, and what it was computed on."""
+    cuda = trainer.device.type == "cuda"
+    return {
+        "parameters": _size(trainer),
+        "vocab_size": tokenizer.vocab_size,
+        "training_tokens": trainer.train.tokens,
+        "entropy_floor": floor,
+        "processes": trainer.world.size,
+        "device": torch.cuda.get_device_name(trainer.device) if cuda else str(trainer.device),
+        "dtype": str(trainer.dtype).removeprefix("torch."),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def _size(trainer: Trainer) -> int:
+    return sum(p.numel() for p in trainer.model.parameters())
+
+
 def _introduce(job: Job, trainer: Trainer, run: Run, tokenizer: Tokenizer, corpus: Corpus, display: Display) -> None:
-    size, world = sum(p.numel() for p in trainer.model.parameters()), trainer.world
+    size, world = _size(trainer), trainer.world
     processes = f", {world.size} processes" if world.size > 1 else ""
     display.say(f"model   {job.entries['model'].name}: {size:,} parameters on {trainer.device}{processes}")
     known = ", tokens from the cache" if corpus.cached else ""

@@ -34,14 +34,18 @@ class TrainSettings:
     eval_tokens: int = setting(200_000, "validation tokens at most, the same ones each time", at_least=1)
     save_every: int = setting(1000, "steps between checkpoints; 0: only at the end", at_least=0)
     keep: int = setting(3, "newest checkpoints to keep; 0: all", at_least=0)
+    sample_every: int = setting(
+        0, "steps between texts that the model as it is then writes to samples.jsonl; 0: none", at_least=0
+    )
+    sample_prompt: str = setting("", "what each of these texts goes on from")
     init: str | None = setting(
         None, "weights to start from: a pretrained model's name, a run or checkpoint, a file (.safetensors, .pt)"
     )
     seed: int = setting(1337, "seed of weights, data order and dropout", at_least=0)
     device: Literal["auto", "cpu", "cuda", "mps"] = setting("auto", "where to compute")
     dtype: Literal["auto", "fp32", "bf16"] = setting("auto", "precision of the matrix products")
-    without: tuple[Literal["tf32", "compile", "flash", "prefetch", "onednn", "gc"], ...] = setting(
-        (), "speed-ups to leave out: tf32, compile, flash, prefetch, onednn, gc"
+    without: tuple[Literal["tf32", "compile", "flash", "prefetch", "onednn", "heap", "gc"], ...] = setting(
+        (), "speed-ups to leave out: tf32, compile, flash, prefetch, onednn, heap, gc"
     )
 
 
@@ -65,7 +69,10 @@ class Sampling:
 
 
 # What may differ when a run goes on: it does not change what is learned.
-RESUMABLE = frozenset({"steps", "max_seconds", "micro_batch_size", "save_every", "keep", "device", "without"})
+RESUMABLE = frozenset(
+    {"steps", "max_seconds", "micro_batch_size", "save_every", "keep", "device", "without"}  # how
+    | {"sample_every", "sample_prompt"}  # what is seen of it
+)
 
 
 def lr_scale(progress: float, step: int, s: TrainSettings) -> float:

@@ -95,11 +95,11 @@ class Trainer:
         while not last:
             metrics = self.update(model)
             last = self.finished()
-            if last or (_due(self.step, s.eval_every) and self.affordable()):
+            if last or (due(self.step, s.eval_every) and self.affordable()):
                 metrics["val_loss"] = self.validate()
                 last = self.finished()  # a validation may have used up the time
             self.reporter.step(self, metrics)
-            full, best = last or _due(self.step, s.save_every), metrics.get("val_loss", math.inf) < self.best_loss
+            full, best = last or due(self.step, s.save_every), metrics.get("val_loss", math.inf) < self.best_loss
             if best:
                 self.best_loss = metrics["val_loss"]
             if full or best:
@@ -235,7 +235,8 @@ def _parallel(model: torch.nn.Module) -> torch.nn.Module:
     return DistributedDataParallel(model, **options)
 
 
-def _due(step: int, every: int) -> bool:
+def due(step: int, every: int) -> bool:
+    """Whether what comes every so many steps comes now; 0: never."""
     return every > 0 and step % every == 0
 
 

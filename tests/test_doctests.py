@@ -20,6 +20,7 @@ PACKAGES = (
     "pealm_muon",
     "pealm_npy_shards",
     "pealm_perplexity",
+    "pealm_report",
     "pealm_sprout",
     "pealm_text",
     "pealm_tiktoken",

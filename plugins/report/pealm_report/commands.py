@@ -1,0 +1,98 @@
+"""`pealm report` and `pealm runs`."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from pealm_core import UserError
+from pealm_report.reading import Run, find, read
+from pealm_report.words import short, size
+
+
+@click.command()
+@click.argument("folders", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Where to write it (default: report.html in the run's folder; for several runs, in the current folder).",
+)
+def report(folders: tuple[Path, ...], output: Path | None) -> None:
+    """Write an HTML page about one run, or one that compares several.
+
+    \b
+    pealm report runs/shakespeare
+    pealm report runs/adamw runs/muon --output compared.html
+
+    It shows the curves, what differs between the settings, the texts of `pealm train --sample-every`, and the
+    evaluations whose results lie in a run's folder: `pealm eval --ckpt RUN --output RUN/hellaswag.json`. The page is
+    one file that needs no network.
+    """
+    runs = [read(folder) for folder in dict.fromkeys(folders)]
+    target = output or (folders[0] / "report.html" if len(runs) == 1 else Path("report.html"))
+    if not target.parent.is_dir():
+        raise UserError(f"--output {target}: there is no folder {target.parent}")
+    if target.is_dir():
+        raise UserError(f"--output {target} is a folder; give a file, {target / 'report.html'} for instance")
+    from pealm_report.page import write
+
+    write(runs, target)
+    click.echo(f"written: {target}")
+
+
+@click.command()
+@click.argument("folder", required=False, default="runs", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="As JSON, one object for each run.")
+def runs(folder: Path, as_json: bool) -> None:
+    """List the runs at or below FOLDER (default: runs) with their best validation loss in nats per token.
+
+    States: running; done; interrupted (by a signal; `pealm train --out RUN` goes on); failed (with an error); killed
+    (without a word); stopped (an older run that was not finished).
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: there is no such folder; give the one that holds your runs")
+    found = [read(path) for path in find(folder)]
+    if as_json:
+        click.echo(json.dumps([_facts(run) for run in found], indent=1))
+    elif not found:
+        click.echo(f"no runs below {folder}")
+    else:
+        _table([("run", "model", "data", "steps", "tokens", "best loss", "state", "size"), *map(_row, found)])
+
+
+def _facts(run: Run) -> dict[str, object]:
+    summary = run.summary
+    return {
+        "run": str(run.dir),
+        "model": run.model,
+        "data": run.data,
+        "step": summary.step,
+        "steps": run.steps,
+        "tokens": summary.tokens,
+        "best_loss": summary.best_loss,
+        "entropy_floor": run.floor,
+        "state": run.state,
+        "bytes": summary.size,
+    }
+
+
+def _row(run: Run) -> tuple[str, ...]:
+    summary = run.summary
+    best = "–" if summary.best_loss is None else f"{summary.best_loss:.4f}"
+    if summary.best_loss is not None and run.floor:
+        best += f" ({summary.best_loss / run.floor:.3f} × floor)"
+    steps = f"{summary.step:,}" + (f"/{run.steps:,}" if run.steps and run.steps != summary.step else "")
+    return str(run.dir), run.model, run.data, steps, short(summary.tokens), best, run.state, size(summary.size)
+
+
+def _table(rows: Sequence[Sequence[str]]) -> None:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    right = ("steps", "tokens", "size")
+    for row in rows:
+        cells = [
+            cell.rjust(width) if name in right else cell.ljust(width)
+            for cell, width, name in zip(row, widths, rows[0], strict=True)
+        ]
+        click.echo("  ".join(cells).rstrip())

@@ -1,0 +1,225 @@
+"""One HTML page about one or several runs. All of it is in the file: it opens from a disk, without a network."""
+
+import json
+import math
+import os
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from pealm_core import PealmError
+from pealm_report.curves import smooth, spread, thin
+from pealm_report.intervals import evaluations
+from pealm_report.reading import Run
+from pealm_report.words import duration, short, size
+
+TEMPLATES = Path(__file__).parent / "templates"
+BUCKETS = 400  # of a curve: each keeps its lowest and highest value
+SAMPLES = 12  # of a run, from first to last
+NOISY = ("loss", "grad_norm", "tokens_per_second")  # drawn pale, and their mean over it
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of a table: a name and one cell for each run. differs: whether the cells are not all the same."""
+
+    name: str
+    cells: Sequence[str]
+
+    @property
+    def differs(self) -> bool:
+        return len(set(self.cells)) > 1
+
+
+def write(runs: Sequence[Run], target: Path) -> None:
+    """Write the page at once or not at all. Raises PealmError where the disk refuses."""
+    text, aside = render(runs), target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        aside.write_text(text, encoding="utf-8", errors="replace")
+        aside.replace(target)
+    except OSError as error:
+        raise PealmError(f"{target} can't be written: {error.strerror}") from error
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def render(runs: Sequence[Run]) -> str:
+    """The page's text."""
+    names = labels([run.dir for run in runs])
+    settings = [row for run_table in _tables(runs) for row in _settings(runs, run_table)]
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html").render(
+        title=f"{runs[0].model} on {runs[0].data}" if len(runs) == 1 else f"{len(runs)} runs",
+        names=names,
+        headline=_headline(runs[0]) if len(runs) == 1 else "",
+        summary=_summary(runs),
+        settings=settings,
+        differences=[row for row in settings if row.differs],
+        samples=[(number, _samples(run), len(run.samples)) for number, run in enumerate(runs) if run.samples],
+        evaluations=evaluations(runs),
+        versions=_versions(runs),
+        commands=[f"pealm train --config {shlex.quote(str(run.dir / 'config.toml'))}" for run in runs],
+        style=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
+        script=Markup((TEMPLATES / "report.js").read_text(encoding="utf-8")),
+        data=embedded([{"name": name, **_curves(run)} for name, run in zip(names, runs, strict=True)]),
+    )
+
+
+def embedded(data: Any) -> Markup:
+    """JSON that can stand in a script element whatever text it holds.
+
+    >>> embedded("</script>")
+    Markup('"\\\\u003c/script>"')
+    """
+    return Markup(json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c"))
+
+
+def labels(folders: Sequence[Path]) -> list[str]:
+    """The shortest ends of the paths that tell the runs apart.
+
+    >>> labels([Path("runs/gpt2/a"), Path("runs/gpt2/b")]), labels([Path("x/1"), Path("y/1")])
+    (['a', 'b'], ['x/1', 'y/1'])
+    """
+    paths = [folder.absolute() for folder in folders]
+    for count in range(1, max(len(path.parts) for path in paths) + 1):
+        found = ["/".join(path.parts[-count:]) for path in paths]
+        if len(set(found)) == len(set(paths)):
+            break
+    return found
+
+
+def _headline(run: Run) -> str:
+    about = _about(run)
+    best, ratio = about["Best validation loss"], about["Best loss / floor"]
+    parts = [f"best validation loss {best}" + (f" ({ratio} × floor)" if ratio != "–" else "")] if best != "–" else []
+    return " · ".join([run.state, *parts, f"{about['Steps']} steps", f"{about['Tokens']} tokens", about["Time"]])
+
+
+def _summary(runs: Sequence[Run]) -> list[Row]:
+    rows: dict[str, list[str]] = {}
+    for run in runs:
+        for name, cell in _about(run).items():
+            rows.setdefault(name, []).append(cell)
+    return [Row(name, cells) for name, cells in rows.items() if any(cell != "–" for cell in cells)]
+
+
+def _about(run: Run) -> dict[str, str]:
+    """What the summary says of a run; "–" where it is not known."""
+    metrics, facts, best = run.metrics, run.facts, run.metrics.best
+    steps = f" of {run.steps:,}" if run.steps else ""
+    speeds = [speed for speed in metrics.columns["tokens_per_second"] if math.isfinite(speed)]
+    return {
+        "Model": run.model,
+        "Parameters": f"{facts['parameters']:,}" if "parameters" in facts else "–",
+        "Data": run.data,
+        "State": run.state,
+        "Best validation loss": f"{best[1]:.4f}" if best else "–",
+        "at step": f"{metrics.at('step', best[0]):,.0f}" if best else "–",
+        "Entropy floor": f"{run.floor:.4f}" if run.floor else "–",
+        "Best loss / floor": f"{best[1] / run.floor:.4f}" if best and run.floor else "–",
+        "Validation loss before": f"{run.before:.4f}" if run.before is not None else "–",
+        "Validation loss at the end": f"{metrics.val[-1][1]:.4f}" if metrics.val else "–",
+        "Steps": f"{metrics.at('step', -1):,.0f}{steps}" if len(metrics) else "–",
+        "Tokens": short(metrics.at("tokens", -1)) if len(metrics) else "–",
+        "Time": duration(facts.get("seconds", metrics.at("seconds", -1))),
+        "Tokens per second (median)": f"{median(speeds):,.0f}" if speeds else "–",
+        "Computed on": ", ".join(str(facts[key]) for key in ("device", "dtype") if key in facts) or "–",
+        "Processes": str(facts.get("processes", "–")),
+        "Size on disk": size(run.summary.size),
+    }
+
+
+def _tables(runs: Sequence[Run]) -> list[str]:
+    """The tables of settings that any of the runs has."""
+    found = dict.fromkeys(table for run in runs for table in run.config)
+    return [table for table in found if table not in ("versions", "plugins")]
+
+
+def _settings(runs: Sequence[Run], table: str) -> list[Row]:
+    keys = dict.fromkeys(key for run in runs for key in run.config.get(table, {}))
+    return [
+        Row(f"{table}.{key}", [_shown(run.config.get(table, {}).get(key)) for run in runs])
+        for key in keys
+        if not isinstance(runs[0].config.get(table, {}).get(key), Mapping)
+    ]
+
+
+def _versions(runs: Sequence[Run]) -> list[Row]:
+    known = [
+        {
+            **run.config.get("versions", {}),
+            **{key: run.facts[key] for key in ("torch", "python") if key in run.facts},
+        }
+        for run in runs
+    ]
+    names = dict.fromkeys(name for versions in known for name in versions)
+    return [Row(name, [_shown(versions.get(name)) for versions in known]) for name in names]
+
+
+def _shown(value: Any) -> str:
+    """A setting's value as TOML has it, text without quotes; "–" where it is not set."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _samples(run: Run) -> list[dict[str, str]]:
+    lines = [run.samples[place] for place in spread(len(run.samples), SAMPLES)]
+    return [
+        {
+            "step": f"{line['step']:,}",
+            "tokens": short(float(line.get("tokens", 0))),
+            "prompt": str(line.get("prompt", "")),
+            "text": line["text"],
+        }
+        for line in lines
+    ]
+
+
+def _curves(run: Run) -> dict[str, Any]:
+    """What the charts are drawn from: [step, value, step, value, ...], and steps beside tokens and seconds."""
+    metrics, columns = run.metrics, run.metrics.columns
+    knots = thin(columns["seconds"], 150)
+
+    def curve(points: Sequence[tuple[int, float]]) -> list[float]:
+        return [number for place, y in points for number in (int(columns["step"][place]), _rounded(y))]
+
+    def column(name: str, buckets: int = BUCKETS) -> list[float]:
+        return curve([(place, columns[name][place]) for place in thin(columns[name], buckets)])
+
+    return {
+        "axis": {
+            name: [_rounded(columns[name][place], 9) for place in knots] for name in ("step", "tokens", "seconds")
+        },
+        "floor": run.floor,
+        "before": None if run.before is None else _rounded(run.before, 6),
+        "best": curve([metrics.best] if metrics.best else []),
+        "val": curve([metrics.val[place] for place in thin([y for _, y in metrics.val], BUCKETS)]),
+        "lr": column("lr", 150),
+        **{name: column(name) for name in NOISY},
+        **{f"{name}.mean": curve(smooth(columns[name], 300)) for name in NOISY},
+    }
+
+
+def _rounded(value: float, digits: int = 5) -> float:
+    """A number of so many digits, whole where it can be: a page is read by people.
+
+    >>> _rounded(2.4858123), _rounded(15360.0, 9)
+    (2.4858, 15360)
+    """
+    number = float(f"{value:.{digits}g}")
+    return int(number) if number.is_integer() else number

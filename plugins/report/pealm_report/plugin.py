@@ -1,0 +1,36 @@
+"""What pealm-report provides."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import click
+
+from pealm_core import CommandSpec, hookimpl
+
+if TYPE_CHECKING:
+    from pealm_core.run import Run
+
+
+@hookimpl
+def pealm_commands() -> Iterator[CommandSpec]:
+    """The commands `report` and `runs`."""
+    yield CommandSpec(
+        name="report",
+        summary="Write a page about runs: curves, settings, samples, evaluations.",
+        command="pealm_report.commands:report",
+    )
+    yield CommandSpec(name="runs", summary="List runs.", command="pealm_report.commands:runs")
+
+
+@hookimpl
+def pealm_run_end(run: "Run") -> None:
+    """Draw loss.png, however the run ended. No picture is worth a run: what goes wrong here is one line."""
+    if run.rank != 0:
+        return
+    try:
+        from pealm_report.picture import draw
+
+        draw(run.dir)
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        click.echo(f"pealm: {run.dir / 'loss.png'} could not be drawn: {reason}", err=True)

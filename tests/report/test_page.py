@@ -1,0 +1,123 @@
+"""The page's text: all of it in one file, everything escaped, of a sane size."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pealm_report.page import render
+from pealm_report.reading import read
+
+Make = Callable[..., Path]
+NASTY = "</script><script>alert(1)</script><!--<b>&amp;"
+
+
+def data(page: str) -> Any:
+    (text,) = re.findall(r'<script type="application/json" id="data">(.*)</script>', page)
+    return json.loads(text)
+
+
+def test_one_run(pealm: Callable[..., Any], make_run: Make, add_evaluation: Any, add_samples: Any) -> None:
+    run = make_run("r", parameters=12345, torch="2.13.0")
+    add_evaluation(run, "hellaswag", acc_norm=(0.31, 0.01))
+    add_samples(run, "Once upon a time")
+    (run / "other.json").write_text("[]")
+    (run / "broken.json").write_text("{")
+    result = pealm("report", run)
+    assert result.code == 0 and result.out == f"written: {run / 'report.html'}\n"
+    page = (run / "report.html").read_text()
+    assert "done · best validation loss 1.2000 (2.4000 × floor) · 50 of 50 steps · 5k tokens · 5.0 s" in page
+    for text in ("12,345", "train.lr", "0.3100 ± 0.0100", "hellaswag.json, n = 200", "Once upon a time", "2.13.0"):
+        assert text in page, text
+    assert f"pealm train --config {run / 'config.toml'}" in page and "What differs" not in page
+    (curves,) = data(page)
+    assert curves["best"] == [40, 1.2] and curves["floor"] == 0.5 and curves["before"] == 7
+    assert curves["val"] == [10, 1.8, 20, 1.4, 30, 1.2667, 40, 1.2, 50, 2.5]
+    assert curves["axis"]["tokens"][-1] == 5000 and curves["axis"]["seconds"][-1] == 5
+
+
+def test_the_command_repeats_the_run_from_any_folder_name(
+    pealm: Callable[..., Any], book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import html
+    import shlex
+
+    run = tmp_path / "it's a <run>"
+    assert (
+        pealm("train", "char-bigram", "--input.text", book, "--steps", 3, "--sample-every", 2, "--out", run).code == 0
+    )
+    page = render([read(run)])
+    assert "Samples over time" in page and page.count("<figcaption>step 2 ") == 1
+    (command,) = re.findall(r"<code>(.*)</code>", page)
+    monkeypatch.chdir(tmp_path)
+    assert pealm(*shlex.split(html.unescape(command))[1:], "--out", tmp_path / "again").code == 0
+    assert len((tmp_path / "again" / "metrics.jsonl").read_text().splitlines()) == 3
+
+
+def test_several_runs_and_what_differs(
+    pealm: Callable[..., Any], make_run: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = [make_run("a"), make_run("b", lr=0.02)]
+    monkeypatch.chdir(tmp_path)
+    assert pealm("report", *runs, runs[0]).out == "written: report.html\n"  # one that is named twice is there once
+    page = (tmp_path / "report.html").read_text()
+    differences = page[page.index('id="differences"') : page.index('id="settings"')]
+    assert "train.lr" in differences and "train.steps" not in differences
+    assert [run["name"] for run in data(page)] == ["a", "b"]
+
+
+def test_nothing_that_a_run_holds_gets_out_of_its_place(
+    make_run: Make, add_samples: Any, add_evaluation: Any
+) -> None:
+    run = make_run("<i>r<b>", device=NASTY)
+    text = (run / "config.toml").read_text()
+    (run / "config.toml").write_text(text.replace('"sprout"', json.dumps(NASTY)))
+    add_samples(run, NASTY, prompt=NASTY)
+    add_evaluation(run, "hellaswag", **{NASTY: (0.5, 0.1)})
+    page = render([read(run)])
+    assert "alert(1)</script>" not in page and "<b>&amp;" not in page and "<i>r<b>" not in page
+    assert page.count("</script>") == page.count("<script") == 2
+    assert page.count("&lt;/script&gt;&lt;script&gt;alert(1)") >= 5
+    assert data(page)[0]["name"] == "<i>r<b>"
+
+
+def test_it_asks_no_network_for_anything(make_run: Make) -> None:
+    page = render([read(make_run("r"))])
+    assert re.findall(r"https?://[^\"']*", page) == ["http://www.w3.org/2000/svg"]  # a name, not an address
+    assert re.findall(r"""(?:src|href)=["']([^"']*)""", page) == ["data:,"] and "@import" not in page
+
+
+def test_a_long_run_makes_a_page_of_sane_size_with_every_spike(make_run: Make) -> None:
+    run = make_run("r")
+    with (run / "metrics.jsonl").open("w") as file:
+        for step in range(1, 60_001):
+            loss = 1 / 3 + (9 if step == 31_313 else 1 / step) + step % 7 / 1000
+            line = {"step": step, "tokens": 512 * step, "loss": loss, "lr": 1 / 3, "grad_norm": loss}
+            line |= {"tokens_per_second": 1 / 3 + step, "seconds": step / 3, "val_loss": loss}
+            file.write(json.dumps(line) + "\n")
+    page = render([read(run)])
+    assert len(page) < 200_000
+    (curves,) = data(page)
+    assert curves["loss"][curves["loss"].index(31_313) + 1] == pytest.approx(9.33, abs=0.01)
+    assert curves["loss"][-2] == 60_000
+
+
+def test_a_run_that_has_just_begun_has_a_page(make_run: Make) -> None:
+    run = make_run("r", done=0, status="running", first_val_loss=float("nan"))
+    (run / "metrics.jsonl").unlink()
+    page = render([read(run)])
+    assert data(page)[0]["loss"] == []
+
+
+@pytest.mark.parametrize(("target", "words"), [("nowhere/x.html", "there is no folder"), (".", "is a folder; give")])
+def test_where_it_can_t_be_written(pealm: Callable[..., Any], make_run: Make, target: str, words: str) -> None:
+    run = make_run("r")
+    result = pealm("report", run, "--output", run / target)
+    assert result.code == 2 and words in result.err
+
+
+def test_the_help_says_where_evaluations_belong(pealm: Callable[..., Any]) -> None:
+    assert "pealm eval --ckpt RUN --output RUN/hellaswag.json" in " ".join(pealm("report", "--help").out.split())

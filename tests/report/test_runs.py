@@ -1,0 +1,100 @@
+"""`pealm runs`: what a run's folder tells of it, also while it trains and after a kill."""
+
+import fcntl
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pealm_report.reading import read
+
+Make = Callable[..., Path]
+
+
+def test_the_table_and_json_say_the_same(pealm: Callable[..., Any], make_run: Make, tmp_path: Path) -> None:
+    make_run("b", steps=80, status="interrupted")
+    make_run("a", entropy_floor=None)
+    result = pealm("runs", tmp_path / "runs")
+    head, first, second = result.out.splitlines()
+    assert head.split() == ["run", "model", "data", "steps", "tokens", "best", "loss", "state", "size"]
+    assert first.split()[:7] == [str(tmp_path / "runs" / "a"), "sprout", "kindergarten", "50", "5k", "1.2000", "done"]
+    assert "50/80" in second and "1.2000 (2.400 × floor)" in second and "interrupted" in second
+    found = json.loads(pealm("runs", tmp_path / "runs", "--json").out)
+    size = sum(path.stat().st_size for path in (tmp_path / "runs" / "a").iterdir())
+    assert found[0] == {
+        "run": str(tmp_path / "runs" / "a"),
+        "model": "sprout",
+        "data": "kindergarten",
+        "step": 50,
+        "steps": 50,
+        "tokens": 5000,
+        "best_loss": 1.2,
+        "entropy_floor": None,
+        "state": "done",
+        "bytes": size,
+    }
+    assert (found[1]["state"], found[1]["entropy_floor"]) == ("interrupted", 0.5)
+
+
+def test_real_runs_and_nothing_else(pealm: Callable[..., Any], book: Path, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    assert pealm("train", "char-bigram", "--input.text", book, "--out", home / "r", "--steps", 2).code == 0
+    (home / "other").mkdir()
+    (home / "other" / "config.toml").write_text("")
+    (found,) = json.loads(pealm("runs", home, "--json").out)  # not its best/ nor its checkpoints
+    assert (found["run"], found["model"], found["data"], found["state"]) == (
+        str(home / "r"),
+        "char-bigram",
+        "text",
+        "done",
+    )
+    assert pealm("runs", home / "other").out == f"no runs below {home / 'other'}\n"
+    result = pealm("runs", tmp_path / "nowhere")
+    assert result.code == 2 and "there is no such folder" in result.err
+
+
+def test_states(make_run: Make) -> None:
+    run = make_run("r", steps=80, status="running")
+    with (run / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert read(run).state == "running"
+    assert read(run).state == "killed"  # it never said how it ended
+    (run / "run.json").write_text('{"status": "failed"}')
+    assert read(run).state == "failed"
+    (run / "run.json").write_text("{")
+    assert read(run).state == "stopped"
+    (run / "config.toml").write_text((run / "config.toml").read_text().replace("steps = 80", "steps = 50"))
+    assert read(run).state == "done"
+
+
+def test_a_line_that_was_cut_short_is_left_out(make_run: Make) -> None:
+    run = make_run("r")
+    with (run / "metrics.jsonl").open("ab") as file:
+        file.write(
+            b'{"step": 51, "loss": NaN, "val_loss": 0.1}\n{"step": 52, "tokens": 5200, "loss": 0.1, "val_loss": 0'
+        )
+    found = read(run)
+    assert len(found.metrics) == 50 and found.metrics.best == (39, 1.2)
+    assert found.summary.best_loss == 0.1  # of a whole line
+    (run / "metrics.jsonl").write_bytes(b"\xff\x00[1]\n7\n")
+    found = read(run)
+    assert len(found.metrics) == 0 and found.metrics.best is None and found.summary.best_loss is None
+
+
+@pytest.mark.parametrize(("name", "text"), [("config.toml", "="), ("config.toml", None)])
+def test_what_is_no_run(pealm: Callable[..., Any], tmp_path: Path, name: str, text: str | None) -> None:
+    (tmp_path / "r").mkdir()
+    if text is not None:
+        (tmp_path / "r" / name).write_text(text)
+    result = pealm("report", tmp_path / "r")
+    assert result.code == 2 and "can't be read" in result.err if text else "is no run" in result.err
+
+
+def test_the_plugin_loads_nothing_heavy() -> None:
+    code = "import sys, pealm_report.plugin, pealm_report.commands; print({'torch', 'matplotlib', 'jinja2'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "set()", done.stderr
