@@ -21,7 +21,8 @@ change it there. [plugins.md](plugins.md) explains it with examples.
 """
 CHECKS = """## Checks
 
-What `pealm_core.testing` checks, and the failure that each one catches.
+What `pealm_core.testing` checks, and the failure that each one catches. What a test class may set stands above its
+table; `spec`, the component's name, and `config`, values of its settings, are everybody's.
 """
 COMPONENTS = (protocols.Model, protocols.Tokenizer, protocols.Dataset, protocols.Evaluator, protocols.EvalResult)
 
@@ -33,7 +34,7 @@ def document(thing: Any) -> str:
 
 
 def _is_list(paragraph: str) -> bool:
-    return re.match(r"[a-z_]+:\s", paragraph) is not None
+    return re.match(r"[a-z_]+(, [a-z_]+)*:\s", paragraph) is not None
 
 
 def signature(name: str, function: Any) -> str:
@@ -63,7 +64,7 @@ def contract() -> str:
     parts.append(_table("Any plugin", shared))
     for kind, kit in KITS.items():
         own = {name: doc for name, doc in _checks(kit).items() if name not in shared}
-        parts.append(_table(f"`{kit.__name__}`: {kind}s", own))
+        parts.append(_table(f"`{kit.__name__}`: {kind}s", own, document(kit)))
     return "\n".join(parts)
 
 
@@ -76,12 +77,13 @@ def _checks(kit: type[Conformance]) -> dict[str, str]:
     return found
 
 
-def _table(title: str, checks: dict[str, str]) -> str:
+def _table(title: str, checks: dict[str, str], about: str = "") -> str:
     rows = (
         f"| {name.removeprefix('test_').replace('_', ' ')} | {doc.removeprefix('Catches ')} |"
         for name, doc in checks.items()
     )
-    return "\n".join([f"### {title}\n", "| check | catches |", "|---|---|", *rows, ""])
+    head = [f"### {title}\n", *([f"{about}\n"] if about else [])]
+    return "\n".join([*head, "| check | catches |", "|---|---|", *rows, ""])
 
 
 if __name__ == "__main__":

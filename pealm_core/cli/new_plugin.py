@@ -4,10 +4,12 @@ The files are in `pealm_core/templates`, one text for each kind and one for what
 begin with a line `==> path <==`, with `${name}` and the like to be filled in. The section `facts` is TOML.
 """
 
+import keyword
 import re
 import shutil
 import tomllib
 from importlib import resources
+from importlib.util import find_spec
 from pathlib import Path
 from string import Template
 
@@ -43,6 +45,9 @@ def new_plugin(kind: str, name: str) -> None:
     folder = Path(f"pealm-{name}")
     if folder.exists():
         raise UserError(f"{folder} is there already; nothing was written")
+    package = _package(name)
+    if any(plugin.dist == folder.name for plugin in host.plugins) or find_spec(package):
+        raise UserError(f"{folder} (package {package}) is installed here already; choose another name")
     files, commands = fill(kind, name, host.versions()["pealm-core"])
     try:
         for path, text in files.items():
@@ -51,9 +56,10 @@ def new_plugin(kind: str, name: str) -> None:
     except OSError as error:
         shutil.rmtree(folder, ignore_errors=True)
         raise UserError(f"{folder} can't be written: {error.strerror}") from error
-    click.echo(f"{folder} holds {'an' if kind[0] in 'aeiou' else 'a'} {kind} that works. Next:")
+    click.echo(f"{folder} holds {_a(kind)} that works. Next:")
     for line in [f"cd {folder}", "pip install -e '.[test]'", "pytest", *commands]:
         click.echo(f"  {line}")
+    click.echo(f"Then make {package}/{_main_file(files)} yours; pytest tells whether it keeps the contract.")
 
 
 def fill(kind: str, name: str, core: str) -> tuple[dict[str, str], list[str]]:
@@ -63,21 +69,45 @@ def fill(kind: str, name: str, core: str) -> tuple[dict[str, str], list[str]]:
     words = {
         "name": name,
         "module": name.replace("-", "_"),
-        "package": "pealm_" + name.replace("-", "_"),
-        "title": "".join(part.capitalize() for part in name.split("-")),
+        "package": _package(name),
         "core": f"{major}.{minor}",
         "next_core": f"{major}.{minor + 1}",
     }
+    words["title"] = _title(name, kind, "".join(own.values()))
     facts = tomllib.loads(Template(own.pop("facts")).substitute(words))
     commands: list[str] = facts.pop("commands")
     words |= {
         "summary": facts["summary"],
+        "about": f"{_a(kind).capitalize()} for pealm: {facts['summary'][0].lower()}{facts['summary'][1:]}",
+        "needs": " ".join(facts["test_dependencies"]),
+        "ignore": "".join(f"\n{line}" for line in facts.get("ignore", [])),
         "dependencies": "".join(f'    "{item}",\n' for item in facts["dependencies"]),
         "test_dependencies": ", ".join(f'"{item}"' for item in facts["test_dependencies"]),
         "commands": "".join(f"    {line}\n" for line in commands),
     }
     sections = {**common, **own}
     return {Template(p).substitute(words): Template(t).substitute(words) for p, t in sections.items()}, commands
+
+
+def _a(kind: str) -> str:
+    return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
+
+
+def _package(name: str) -> str:
+    return "pealm_" + name.replace("-", "_")
+
+
+def _title(name: str, kind: str, template: str) -> str:
+    """The class's name: with the kind at its end where the template, or Python, has a use for the name alone."""
+    title = "".join(part.capitalize() for part in name.split("-"))
+    taken = keyword.iskeyword(title) or re.search(rf"\b{title}\b", template)
+    return title + kind.capitalize() if taken else title
+
+
+def _main_file(files: dict[str, str]) -> str:
+    """The file that an author changes first: the one that is neither records nor settings."""
+    names = (Path(path).name for path in files if path.startswith("pealm_"))
+    return next(n for n in names if n not in ("__init__.py", "py.typed", "plugin.py", "config.py"))
 
 
 def _sections(name: str) -> dict[str, str]:

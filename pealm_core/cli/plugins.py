@@ -3,6 +3,7 @@
 import json
 import sys
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import click
@@ -44,7 +45,7 @@ def show(name: str) -> None:
         click.echo(f"{plugin.name} ({plugin.dist} {plugin.version})")
         click.echo(f"  status    {row['status']}" + (f": {row['reason']}" if row["reason"] else ""))
         click.echo(f"  module    {plugin.module}")
-        click.echo(f"  installed {plugin.location}")
+        click.echo(f"  installed {_folder(plugin)}")
         click.echo(f"  loaded in {plugin.load_ms:.1f} ms")
         for record in plugin.records:
             click.echo(f"  {record.kind:<9} {record.name}: {record.summary}")
@@ -71,21 +72,27 @@ def check(name: str, slow: bool) -> None:
 
         for record in plugin.records:
             click.echo(f"{record.kind} {record.name}")
-            reasons: Counter[str] = Counter()
+            reasons = dict[str, list[str]]()
             for label, outcome, message in run(plugin, record, slow=slow):
                 ended[outcome] += 1
                 if outcome == "skipped":
-                    reasons[message] += 1
+                    reasons.setdefault(message, []).append(label)
                 else:
                     click.echo(f"  {outcome:<8}{label}" + (f": {message}" if message else ""))
-            for reason, number in reasons.items():
-                click.echo(f"  skipped {number}: {reason}")
+            for reason, labels in reasons.items():
+                click.echo(f"  skipped {len(labels)}: {reason} ({', '.join(labels)})")
         if (ms := import_ms(plugin)) > SLOW_MS:
             click.echo(f"note: importing {plugin.module} takes {ms:.0f} ms, and every `pealm --help` waits for it")
     counts = ", ".join(f"{ended[outcome]} {outcome}" for outcome in ("ok", "skipped", "failed") if ended[outcome])
     if ended["failed"]:
         raise PluginError(f"{name} does not keep the contract: {counts}")
     click.echo(f"{name} keeps the contract: {counts or 'it provides nothing to check'}")
+
+
+def _folder(plugin: Plugin) -> Path:
+    """Where its code lies, which of an editable install is not where its metadata lies."""
+    file = getattr(sys.modules.get(plugin.module), "__file__", None)
+    return Path(file).parent if file else Path(plugin.location)
 
 
 def _named(host: PluginHost, name: str) -> list[Plugin]:

@@ -16,7 +16,7 @@ import tomli_w
 
 from pealm_core.build import make
 from pealm_core.config import Layer, dump, resolve, settings_of
-from pealm_core.errors import PealmError
+from pealm_core.errors import PealmError, UserError
 from pealm_core.guard import HEAVY
 from pealm_core.plugins import Entry, PluginHost
 from pealm_core.specs import Spec
@@ -54,11 +54,13 @@ class Conformance:
         """The record and its plugin. Fails where the plugin did not load."""
         try:
             return PluginHost.installed().find(self.kind, self.spec)
-        except PealmError as error:
+        except UserError as error:
             raise AssertionError(
-                f"{error}. Is the plugin installed (pip install -e .), with an entry point of the group `pealm` in "
-                f"its pyproject.toml, and does `pealm plugins` list it as ok?"
+                f"{error}{'' if str(error).endswith('?') else '.'} Is the plugin installed (pip install -e .), with "
+                f"an entry point of the group `pealm` in its pyproject.toml, and is spec the name in its record?"
             ) from error
+        except PealmError as error:  # it did not load, and the error says why
+            raise AssertionError(str(error)) from error
 
     def settings(self, **more: Any) -> Any:
         """An instance of the record's config with this class's values."""

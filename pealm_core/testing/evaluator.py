@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import Any, ClassVar
 from unittest import SkipTest
 
@@ -16,20 +17,29 @@ from pealm_core.testing.dummies import Bytes, Texts, Uniform
 from pealm_core.testing.ranks import on_ranks
 from pealm_core.testing.watch import offline, watched
 
+# A little of what an evaluation may look for in a text: several documents, sentences, and words in one place.
+TEXTS = tuple(
+    f"{who} saw a {what}. It ran to the {where}.\n"
+    for who, what, where in product(
+        ("Ann", "Bob", "Eve"), ("fox", "hen", "dog"), ("barn", "hill", "lake", "mill", "road", "well")
+    )
+)
+
 
 class EvaluatorConformance(Conformance):
     """An evaluation, of a model to which each of 257 tokens (bytes and end-of-text) is equally likely.
 
     config: how little to evaluate, and where its data lies. expected: metrics that follow from the model's being what
     it is, such as {"nats per byte": math.log(257)}. trained_on: the checkpoint's tables, as the evaluation gets them.
-    texts: the documents of the dataset that an evaluation gets whose record says `input`.
+    texts: the documents of the dataset that an evaluation gets whose record says `input`; by default 54 of two
+    sentences each.
     slow: also two real processes (ten seconds).
     """
 
     kind = EvaluatorSpec
     expected: ClassVar[Mapping[str, float]] = {}
     trained_on: ClassVar[Mapping[str, Any]] = {}
-    texts: ClassVar[Sequence[str]] = ("the quick brown fox\n", "jumps over the lazy dog\n")
+    texts: ClassVar[Sequence[str]] = TEXTS
     slow: ClassVar[bool] = False
 
     def model(self) -> Uniform:
@@ -49,9 +59,11 @@ class EvaluatorConformance(Conformance):
                 f"dataset and split as well"
             ) from error
         except PealmError as error:
-            if self.config:
+            if self.config or self.texts is not TEXTS:
                 raise AssertionError(f"it can't evaluate: {error}") from error
-            raise SkipTest(f"its data is not here: {error}") from error
+            if self.entry.spec.input:
+                raise SkipTest(f"it can't use the kit's documents; texts = [...] gives others: {error}") from error
+            raise SkipTest(f"its data is not here; config = {{...}} says where: {error}") from error
         assert isinstance(result, EvalResult), f"evaluate must give an EvalResult, not {result!r:.60}"
         return result
 

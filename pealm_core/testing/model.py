@@ -358,8 +358,16 @@ def _call(model: Any, *args: Any, **kwargs: Any) -> Any:
         raise AssertionError(
             f"{error}: the signature is forward(self, idx, targets=None, *, cache=None, at=None)"
         ) from error
-    assert isinstance(result, tuple) and len(result) == 2, f"forward must give (logits, loss), not {result!r:.60}"
+    assert isinstance(result, tuple) and len(result) == 2, (
+        f"forward must give (logits, loss), and (logits, None) without targets, not {_kind(result)}"
+    )
     return result
+
+
+def _kind(result: Any) -> str:
+    if isinstance(result, Tensor):
+        return f"a tensor of shape {tuple(result.shape)}"
+    return f"a tuple of {len(result)}" if isinstance(result, tuple) else f"{result!r:.60}"
 
 
 def _shape(tensor: Any) -> Any:

@@ -1,5 +1,6 @@
 """`pealm new-plugin`: what it writes installs, passes its own tests and does what its README says, for every kind."""
 
+import ast
 import os
 import shutil
 import subprocess
@@ -13,7 +14,7 @@ import click
 import pytest
 
 from pealm_core import UserError
-from pealm_core.cli.new_plugin import new_plugin
+from pealm_core.cli.new_plugin import fill, new_plugin
 from pealm_core.plugins import PluginHost
 from pealm_core.specs import KINDS
 
@@ -85,9 +86,9 @@ def test_what_it_writes_is_tidy(written: Path) -> None:
     for kind in KINDS:
         folder = written / f"pealm-a-{kind}"
         ruff = [sys.executable, "-m", "ruff"]
-        for words in (["check", "--select", "B,C4,E,F,I,N,PTH,SIM,UP,W"], ["format", "--check"]):
-            ignore = ["--ignore", "N812"] if words[0] == "check" else []
-            line = [*ruff, *words, *ignore, "--isolated", "--line-length", "118", "--target-version", "py311", "."]
+        more = ["--extend-select", "B,C4,E,F,I,N,PTH,SIM,UP,W", "--ignore", "N812"]
+        for words in (["check", *more], ["check"], ["format", "--check"]):  # with its own pyproject.toml
+            line = [*ruff, *words, "--no-cache", "."]
             done = subprocess.run(line, cwd=folder, capture_output=True, text=True)
             assert done.returncode == 0, done.stdout + done.stderr
 
@@ -123,6 +124,32 @@ def test_next_steps_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
         "  pytest",
     ]
     assert any("--on mine" in line for line in lines)
+    assert lines[-1] == "Then make pealm_mine/evaluator.py yours; pytest tells whether it keeps the contract."
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "name", ["none", "any", "path", "block", "tensor", "counter", "iterator", "lion", "optimizer"]
+)
+def test_a_name_that_the_code_uses_itself_works(kind: str, name: str) -> None:
+    """A class of the plugin's name hides nothing that its module imports, and is no word of Python's."""
+    files, _ = fill(kind, name, "0.1.0")
+    for path, text in files.items():
+        if path.endswith(".py"):
+            body = ast.parse(text, path).body
+            names = [
+                alias.asname or alias.name
+                for node in body
+                if isinstance(node, ast.Import | ast.ImportFrom)
+                for alias in node.names
+            ]
+            names += [node.name for node in body if isinstance(node, ast.ClassDef | ast.FunctionDef)]
+            assert len(set(names)) == len(names), (path, names)
+
+
+def test_a_model_brings_its_own_tokenizer(written: Path) -> None:
+    project = tomllib.loads((written / "pealm-a-model" / "pyproject.toml").read_text())["project"]
+    assert "pealm-char>=0.1,<0.2" in project["dependencies"]
 
 
 @pytest.mark.parametrize(
@@ -133,6 +160,8 @@ def test_next_steps_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
         ("model", "2nd", "; try nd"),
         ("model", "a--b", "; try a-b"),
         ("model", "char-bigram", "pealm-char-bigram provides the model 'char-bigram' already"),
+        ("model", "char", "pealm-char (package pealm_char) is installed here already"),
+        ("model", "core", "pealm-core (package pealm_core) is installed here already"),
         ("command", "train", "pealm has a command 'train'"),
         ("command", "new-plugin", "pealm has a command 'new-plugin'"),
     ],
