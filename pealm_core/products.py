@@ -1,36 +1,69 @@
 """The faster library for a CPU's matrix products.
 
 torch multiplies fp32 matrices by MKL, which has no AVX-512 code for AMD's processors; oneDNN, which torch carries,
-too, has. On a Zen 5 oneDNN does 195 GFLOP/s a core and MKL 93, in fp32 either way.
+too, has. On a Zen 5 oneDNN does 220 GFLOP/s a core and MKL 93, in fp32 either way.
 """
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+SHORT = 256  # keys up to which attention by whole matrices is faster than the flash kernel's small blocks
 
-class OneDNN(TorchFunctionMode):
-    """Inside, large linear layers in fp32 on a CPU are oneDNN's, forward and backward."""
+
+@contextmanager
+def products(device: torch.device) -> Iterator[None]:
+    """Inside, matrix products are those of the faster library for this device."""
+    if device.type != "cpu" or not _avx512_elsewhere():
+        yield
+        return
+    before = torch.get_float32_matmul_precision()
+    # torch asks oneDNN only where bf16 would be good enough; oneDNN computes in fp32 all the same on these CPUs.
+    torch.set_float32_matmul_precision("medium")
+    try:
+        with _WholeMatrices():
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+class _WholeMatrices(TorchFunctionMode):
+    """Inside, attention over few keys, in fp32 and without dropout, is three calls on whole matrices.
+
+    The flash kernel of CPUs multiplies blocks of 32 rows, for which oneDNN takes longer to begin than to multiply.
+    """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is F.linear and not kwargs:
-            x, weight = args[:2]
-            rows = x.numel() // x.shape[-1]
-            # Too little to multiply does not pay; a result of many megabytes would be copied for it.
-            pays = weight.numel() >= 2**16 and rows >= 4 and rows * weight.shape[0] <= 2**23
-            if pays and x.dtype == weight.dtype == torch.float32 and x.device.type == "cpu":
-                return F.linear(x.to_mkldnn(), *args[1:]).to_dense()
-        return func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        if func is F.scaled_dot_product_attention and len(args) == 3 and _fits(*args[:2], **kwargs):
+            q, k, v = args
+            return _attention(q, k, v, kwargs.get("attn_mask"), causal=kwargs.get("is_causal", False))
+        return func(*args, **kwargs)
 
 
-def products(device: torch.device) -> AbstractContextManager[Any]:
-    """Inside, matrix products are those of the faster library for this device."""
-    return OneDNN() if device.type == "cpu" and _avx512_elsewhere() else nullcontext()
+def _fits(q: Tensor, k: Tensor, *, attn_mask: Tensor | None = None, dropout_p: float = 0.0, **more: Any) -> bool:
+    plain = not dropout_p and not more.keys() - {"is_causal"}
+    masked = attn_mask is None or (attn_mask.dtype == torch.bool and attn_mask.dim() == 2)
+    return plain and masked and q.dtype == torch.float32 and q.shape[:-2] == k.shape[:-2] and k.shape[-2] <= SHORT
+
+
+def _attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, causal: bool) -> Tensor:
+    """(..., T, D), (..., S, D) and (..., S, E) to (..., T, E); mask: (T, S), true where a key is seen."""
+    added = q.new_zeros(q.shape[-2], k.shape[-2])
+    if causal:
+        mask = torch.ones_like(added, dtype=torch.bool).tril_()
+    if mask is not None:
+        added = added.masked_fill(~mask, float("-inf"))
+    q, k, v, shape = q.flatten(0, -3), k.flatten(0, -3), v.flatten(0, -3), (*q.shape[:-1], v.shape[-1])
+    scores = torch.baddbmm(added, q, k.mT, alpha=q.shape[-1] ** -0.5)
+    return torch.bmm(scores.softmax(-1), v).view(shape)
 
 
 @cache

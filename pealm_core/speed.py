@@ -5,12 +5,15 @@ compile   torch.compile of the model (CUDA; on CPUs it gains nothing for these m
 flash     attention without the matrix of scores: flash or cuDNN (CUDA)
 prefetch  the next batch is drawn by a thread, and on its way to the device while the step at hand runs (CUDA)
 onednn    matrix products of fp32 by oneDNN, where torch's own choice is slower (CPUs of AMD's with AVX-512)
+heap      memory that a step frees is kept for the next one, not given back and mapped again (CPU with glibc)
 gc        Python's garbage collector runs rarely: its pauses come on different ranks at different times
 
 `--without` leaves it out. bf16 is `--dtype`, fused AdamW `--optimizer.fused`.
 """
 
+import ctypes
 import gc
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -21,6 +24,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from pealm_core.data.windows import Batch
 from pealm_core.products import products
 
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # as glibc's malloc.h numbers them
+
 
 @contextmanager
 def faster(model: torch.nn.Module, device: torch.device, without: tuple[str, ...]) -> Iterator[None]:
@@ -30,6 +35,8 @@ def faster(model: torch.nn.Module, device: torch.device, without: tuple[str, ...
         torch.set_float32_matmul_precision("high")
     if cuda and "compile" not in without:
         model.compile(dynamic=False)  # validation has other row counts; one dynamic graph for all would be slower
+    if device.type == "cpu" and "heap" not in without:
+        _keep_freed_memory()
     if "gc" not in without:
         gc.collect()
         gc.freeze()
@@ -45,6 +52,14 @@ def faster(model: torch.nn.Module, device: torch.device, without: tuple[str, ...
         torch.set_float32_matmul_precision(precision)
         gc.set_threshold(*thresholds)
         gc.unfreeze()
+
+
+def _keep_freed_memory() -> None:
+    """Tell glibc, for as long as the process lives; another C library, or none of that name, is left alone."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(M_TRIM_THRESHOLD, 2**30)
+        mallopt(M_MMAP_THRESHOLD, 2**25)  # the most that it takes; what is larger is still given back
 
 
 def describe(device: torch.device, dtype: torch.dtype, without: tuple[str, ...]) -> str:

@@ -45,6 +45,7 @@ RUNGS = (
     Rung("padded vocabulary", "--unpadded"),
     Rung("prefetch", "prefetch", "cuda"),
     Rung("oneDNN (AMD's CPUs)", "onednn"),
+    Rung("freed memory is kept (CPUs)", "heap"),
     Rung("rare garbage collection", "gc"),
 )
 

@@ -23,7 +23,7 @@ from typing import Any
 from pealm_gpt2.config import SIZES
 
 WORKER = Path(__file__).with_name("train_worker.py")
-SPEED_UPS = ("tf32", "compile", "flash", "prefetch", "onednn", "gc")
+SPEED_UPS = ("tf32", "compile", "flash", "prefetch", "onednn", "heap", "gc")
 GOAL, GOAL_SHARE = 560_000, 0.6  # tokens/s on one H200 at 64 x 1024, and of the measured peak
 
 # Dense bf16 TFLOP/s with fp32 accumulation, from NVIDIA's data sheets (where those give the figure "with sparsity",
