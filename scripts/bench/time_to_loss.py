@@ -143,8 +143,11 @@ def run_plain(text: Path, folder: Path, seed: int) -> Curve:
     return sorted(curve)
 
 
-def run_pealm(text: Path, folder: Path, seed: int, preset: str, seconds: float, block: int, every: int) -> Curve:
-    """(b), and its losses. `seconds` is all that it gets; what it needs before its own clock starts comes off."""
+def run_pealm(text: Path, folder: Path, seed: int, preset: str, seconds: float, every: int) -> Curve:
+    """(b), and its losses at its own block size.
+
+    `seconds` is all that it gets; what it needs before its own clock starts comes off.
+    """
     import pealm_core
     from pealm_core import checkpoint
 
@@ -174,7 +177,9 @@ def run_pealm(text: Path, folder: Path, seed: int, preset: str, seconds: float, 
     curve = []
     for path in checkpoint.steps(folder):
         model = pealm_core.load(path, device="cpu").model
-        curve.append((at[checkpoint.verify(path)["step"]], score(lambda idx, m=model: m(idx)[0], val, block)))
+        curve.append(
+            (at[checkpoint.verify(path)["step"]], score(lambda idx, m=model: m(idx)[0], val, model.config.block_size))
+        )
     return sorted(curve)
 
 
@@ -235,7 +240,7 @@ def main() -> None:
             a = run_plain(given.text, Path(name) / f"a{seed}", seed)
             seconds = a[-1][0]
             print(f"seed {seed}: (a) nanoGPT's recipe: {a[-1][1]:.4f} after {seconds:.1f} s")
-            b = run_pealm(given.text, Path(name) / f"b{seed}", seed, "cpu", seconds, BLOCK, 20)
+            b = run_pealm(given.text, Path(name) / f"b{seed}", seed, "cpu", seconds, 50)
             reached = when(b, a[-1][1])
             print(
                 f"        (b) sprout: {b[-1][1]:.4f} after {b[-1][0]:.1f} s; (a)'s final loss after {reached:.1f} s, "
@@ -244,7 +249,7 @@ def main() -> None:
             )
             curves |= {f"a seed {seed}": a, f"b seed {seed}": b}
             if given.long:
-                c = run_pealm(given.text, Path(name) / f"c{seed}", seed, "laptop", 600, 128, 500)
+                c = run_pealm(given.text, Path(name) / f"c{seed}", seed, "laptop", 600, 500)
                 print(
                     f"        laptop: {c[-1][1]:.4f} after {c[-1][0]:.1f} s (nanoGPT's best: {NANO_BEST})", flush=True
                 )

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from pealm_sprout.config import SproutConfig
-from pealm_sprout.model import Sprout
+from pealm_sprout.model import NGrams, Sprout
+from pealm_sprout.ops import norm, rotate, squared_relu
 
-BASE = SproutConfig(vocab_size=11, block_size=16, n_layer=2, n_head=2, n_embd=16)
+BASE = SproutConfig(vocab_size=11, block_size=16, n_layer=2, n_head=2, n_embd=16, ngram_rows=50)
 SWITCHES: list[dict[str, Any]] = [
     {},
     {"rotary": False},
@@ -18,7 +19,9 @@ SWITCHES: list[dict[str, Any]] = [
     {"squared_relu": False},
     {"zero_init": False},
     {"untied": False},
-    {"softcap": 0.0},
+    {"softcap": 15.0},
+    {"ngram": 1},
+    {"ngram": 5},
     {"value_residual": True},
     {"embedding_skip": True},
     {"dropout": 0.1},
@@ -49,7 +52,7 @@ def test_logits_look_at_no_later_token_and_the_cache_changes_nothing(changes: di
     assert not torch.allclose(logits[:, 9:], changed[:, 9:])
     cache = model.make_cache(2, 16)
     parts = [model(idx[:, a:b], cache=cache)[0] for a, b in ((0, 5), (5, 6), (6, 16))]
-    torch.testing.assert_close(torch.cat(parts, dim=1), logits, rtol=1e-4, atol=1e-5)  # type: ignore[arg-type]
+    torch.testing.assert_close(torch.cat(parts, dim=1), logits, rtol=1e-4, atol=1e-5)
     picked, _ = model(idx, at=[-1])
     torch.testing.assert_close(picked, logits[:, -1:])
 
@@ -69,6 +72,54 @@ def test_every_parameter_learns(changes: dict[str, Any]) -> None:
         for i in range(2)
         for part in ("attention.qkv", "attention.proj.weight", "up.weight", "down.weight")
     }
+
+
+def test_an_ngram_is_known_again_wherever_it_stands() -> None:
+    torch.manual_seed(0)
+    ngrams = NGrams(replace(BASE, ngram_rows=5000))
+    before = torch.full((1, 2), -1)
+    (pairs, triples), recent = ngrams(torch.tensor([[7, 3, 4, 9, 3, 4]]), before)
+    assert recent.tolist() == [[3, 4]]
+    assert torch.equal(pairs[0, 2], pairs[0, 5]) and not torch.equal(triples[0, 2], triples[0, 5])
+    (on_pairs, on_triples), recent = ngrams(torch.tensor([[9]]), recent)
+    assert torch.equal(on_pairs[0, 0], pairs[0, 3]) and torch.equal(on_triples[0, 0], triples[0, 3])
+    assert recent.tolist() == [[4, 9]]
+    (first, _), _ = ngrams(torch.tensor([[4]]), before)  # nothing before it is not token 0 before it
+    (after_0, _), _ = ngrams(torch.tensor([[4]]), torch.tensor([[0, 0]]))
+    assert not torch.equal(first, after_0)
+
+
+@torch.no_grad()
+def test_rows_of_the_cache_are_repeated_and_selected() -> None:
+    model, idx = made(), torch.randint(11, (2, 9))
+    cache = model.make_cache(2, 16)
+    model(idx, cache=cache)
+    rows = torch.tensor([1, 0, 1])
+    for new, old in ((cache.select(rows), idx[rows]), (cache.repeat(2), idx.repeat_interleave(2, 0))):
+        more = torch.randint(11, (len(old), 3))
+        whole = model(torch.cat([old, more], dim=1))[0]
+        assert whole is not None
+        torch.testing.assert_close(model(more, cache=new)[0], whole[:, 9:], rtol=1e-4, atol=1e-5)
+
+
+def test_derivatives_by_hand_are_those_of_the_formulas() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 5, 3, 8, requires_grad=True)
+    cos, sin = torch.randn(2, 5, 1, 4)
+    turned = [x[..., :4] * cos - x[..., 4:] * sin, x[..., 4:] * cos + x[..., :4] * sin]
+    for found, formula in (
+        (norm(x), x / x.square().mean(-1, keepdim=True).sqrt()),
+        (norm(x[:, :, 1:]), x[:, :, 1:] / x[:, :, 1:].square().mean(-1, keepdim=True).sqrt()),
+        (squared_relu(x), x.relu() ** 2),
+        (rotate(x, cos, sin), torch.cat(turned, dim=-1)),
+    ):
+        torch.testing.assert_close(found, formula)
+        back = torch.randn_like(found)
+        ours, theirs = (torch.autograd.grad(y, x, back)[0] for y in (found, formula))
+        torch.testing.assert_close(ours, theirs)
+        assert type(found.grad_fn).__name__.startswith("_")  # by hand, not by the formula
+    with torch.autocast("cpu", torch.bfloat16):
+        assert rotate(x.bfloat16(), cos, sin).dtype == torch.bfloat16
 
 
 def test_the_first_loss_is_that_of_knowing_nothing() -> None:

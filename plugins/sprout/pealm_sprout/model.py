@@ -1,11 +1,13 @@
 """A decoder-only transformer with what has proved itself in small models since GPT-2.
 
-Rotary positions (Su et al. 2021), RMS norm without weights (Zhang and Sennrich 2019), QK-norm (Henry et al. 2020),
-squared ReLU (So et al. 2021), zero-initialised projections, an untied head, a soft cap on the logits (Gemma 2, 2024),
-value residual (Zhou et al. 2024) and a skip from the embedding (as in the modded-nanoGPT speed runs).
+Embeddings of n-grams (Huang et al. 2025, "over-encoding"), rotary positions (Su et al. 2021), RMS norm without
+weights (Zhang and Sennrich 2019), QK-norm (Henry et al. 2020), squared ReLU (So et al. 2021), zero-initialised
+projections, an untied head, a soft cap on the logits (Gemma 2, 2024), value residual (Zhou et al. 2024) and a skip
+from the embedding (as in the modded-nanoGPT speed runs).
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,23 +16,50 @@ from torch import Tensor, nn
 
 from pealm_core import KVCache, causal_attention
 from pealm_sprout.config import SproutConfig
+from pealm_sprout.ops import norm, rotate, squared_relu
 
+HASH = 1_000_003  # a prime
 ROTARY_BASE = 1000.0  # the slowest pair of features turns once in about 6,000 positions
 
 
-def norm(x: Tensor) -> Tensor:
-    """x over its root mean square, along the last dimension."""
-    return F.rms_norm(x, (x.shape[-1],))
+@dataclass
+class Cache:
+    """The keys and values of attention, and the tokens (B, n) that the next n-grams begin with."""
+
+    attention: KVCache
+    recent: Tensor
+
+    def repeat(self, n: int) -> "Cache":
+        """A cache in which every row became n rows."""
+        return Cache(self.attention.repeat(n), self.recent.repeat_interleave(n, dim=0))
+
+    def select(self, rows: Tensor) -> "Cache":
+        """A cache of some rows, some of them several times."""
+        return Cache(self.attention.select(rows), self.recent[rows])
 
 
-def rotate(x: Tensor, turns: Tensor) -> Tensor:
-    """Turn each pair of features, D / 2 apart, of x (B, T, n, H, D) by its position's angle; turns: (2, T, 1, 1, D).
+class NGrams(nn.Module):
+    """Each pair of tokens, each triple and so on has an embedding of its own, or shares one with others of its hash.
 
-    turns: the cosines, and the sines with the sign that each half of the features takes them with.
+    So the model knows from the start what follows them, which attention and feed-forward layers take long to learn.
     """
-    cos, sin = turns
-    turned: Tensor = x * cos + x.roll(x.shape[-1] // 2, dims=-1) * sin
-    return turned.type_as(x)
+
+    def __init__(self, config: SproutConfig) -> None:
+        super().__init__()
+        self.rows = config.ngram_rows
+        self.tables = nn.ModuleList(nn.Embedding(config.ngram_rows, config.n_embd) for _ in range(config.ngram - 1))
+
+    def forward(self, idx: Tensor, recent: Tensor) -> tuple[list[Tensor], Tensor]:
+        """From each table an embedding (B, T, C), and the last n tokens (B, n).
+
+        idx: (B, T) ids; recent: the n tokens (B, n) before them, -1 where there are none.
+        """
+        (n, t), found = (len(self.tables), idx.shape[1]), list[Tensor]()
+        seen, code = torch.cat([recent, idx], dim=1), idx
+        for back, table in enumerate(self.tables, start=1):
+            code = (code * HASH + seen[:, n - back : n - back + t] + 1) % self.rows
+            found.append(table(code))
+        return found, seen[:, t:]
 
 
 class Attention(nn.Module):
@@ -57,7 +86,7 @@ class Attention(nn.Module):
         if config.qk_norm:
             qk = norm(qk)
         if turns is not None:
-            qk = rotate(qk, turns)
+            qk = rotate(qk, *turns)
         q, k = qk.unbind(2)
         if config.qk_norm:
             q = q * self.temperature
@@ -92,7 +121,7 @@ class Block(nn.Module):
         y, values = self.attention(norm(x), turns, first, cache)
         x = x + self._drop(y)
         hidden = self.up(norm(x))
-        hidden = F.relu(hidden).square() if self.config.squared_relu else F.gelu(hidden)
+        hidden = squared_relu(hidden) if self.config.squared_relu else F.gelu(hidden)
         return x + self._drop(self.down(hidden)), values
 
     def _drop(self, x: Tensor) -> Tensor:
@@ -108,15 +137,14 @@ class Sprout(nn.Module):
         super().__init__()
         self.config = config
         self.tokens = nn.Embedding(config.vocab_size, config.n_embd)
+        self.ngrams = NGrams(config)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
         self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         if config.rotary:
             half = config.n_embd // config.n_head // 2
             speeds = ROTARY_BASE ** (-torch.arange(half) / half)  # radians a position, (D / 2,)
             angles = torch.outer(torch.arange(config.block_size), speeds)[:, None, None]  # (T, 1, 1, D / 2)
-            cos, sin = angles.cos(), angles.sin()
-            turns = torch.stack([torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1)])
-            self.register_buffer("turns", turns, persistent=False)
+            self.register_buffer("turns", torch.stack([angles.cos(), angles.sin()]), persistent=False)
         else:
             self.positions = nn.Embedding(config.block_size, config.n_embd)
         for name, parameter in self.named_parameters():
@@ -134,10 +162,10 @@ class Sprout(nn.Module):
         """Every matrix of the blocks."""
         return (p for name, p in self.blocks.named_parameters() if p.dim() >= 2 and not name.endswith("temperature"))
 
-    def make_cache(self, batch: int, length: int) -> KVCache:
+    def make_cache(self, batch: int, length: int) -> Cache:
         """Room for `length` tokens in `batch` rows."""
         weight = self.tokens.weight
-        return KVCache(
+        attention = KVCache(
             n_layer=self.config.n_layer,
             batch=batch,
             n_head=self.config.n_head,
@@ -146,23 +174,31 @@ class Sprout(nn.Module):
             device=weight.device,
             dtype=weight.dtype,
         )
+        return Cache(attention, self._nothing(batch))
+
+    def _nothing(self, batch: int) -> Tensor:
+        """What comes before the first token."""
+        return self.tokens.weight.new_full((batch, self.config.ngram - 1), -1, dtype=torch.long)
 
     def forward(
-        self, idx: Tensor, targets: Tensor | None = None, *, cache: KVCache | None = None, at: Any = None
+        self, idx: Tensor, targets: Tensor | None = None, *, cache: Cache | None = None, at: Any = None
     ) -> tuple[Tensor | None, Tensor | None]:
         """(B, T) ids to (B, n, V) logits at the positions `at`; with targets, the mean cross-entropy instead."""
-        start, t = cache.length if cache is not None else 0, idx.shape[1]
-        x = self.tokens(idx)  # (B, T, C)
+        kv, (b, t) = cache.attention if cache is not None else None, idx.shape
+        start = kv.length if kv is not None else 0
+        ngrams, recent = self.ngrams(idx, cache.recent if cache is not None else self._nothing(b))
+        x = sum(ngrams, start=self.tokens(idx))  # (B, T, C)
         turns = self.turns[:, start : start + t] if self.config.rotary else None
         if turns is None:
             x = x + self.positions.weight[start : start + t]
         x = F.dropout(norm(x), self.config.dropout, self.training)
         embedded, first = x, None
         for block in self.blocks:
-            x, values = block(x, embedded, turns, first, cache)
+            x, values = block(x, embedded, turns, first, kv)
             first = values if first is None else first
         if cache is not None:
-            cache.advance(t)
+            cache.attention.advance(t)
+            cache.recent = recent
         logits = self.head(norm(x if at is None else x[:, at]))  # (B, n, V)
         if self.config.softcap:
             logits = self.config.softcap * torch.tanh(logits / self.config.softcap)

@@ -29,6 +29,6 @@ def pealm_models() -> Iterator[ModelSpec]:
                 "schedule": "wsd",
                 "min_lr_ratio": 0.0,
             },
-            "optimizer": {"name": "muon"},
+            "optimizer": {"name": "muon", "adam_lr": 0.005, "adam_decay": 0.3},
         },
     )

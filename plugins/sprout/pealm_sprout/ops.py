@@ -1,0 +1,90 @@
+"""Three small functions with derivatives by hand, for CPUs.
+
+There torch runs a formula one operation at a time, each a pass over memory, and derives it so, too. Half of the
+passes are not needed. A GPU gets the plain formulas: its compiler makes one pass of them.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def norm(x: Tensor) -> Tensor:
+    """x over its root mean square, along the last dimension."""
+    found: Tensor = _Norm.apply(x) if _by_hand(x) else F.rms_norm(x, (x.shape[-1],))  # type: ignore[no-untyped-call]
+    return found
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn each pair of features, D / 2 apart, of x (B, T, ..., D) by its position's angle.
+
+    cos, sin: of the angles, (T, ..., D / 2).
+    """
+    if _by_hand(x):
+        found: Tensor = _Rotate.apply(x, cos, sin)  # type: ignore[no-untyped-call]
+        return found
+    a, b = x.chunk(2, dim=-1)
+    return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1).type_as(x)
+
+
+def squared_relu(x: Tensor) -> Tensor:
+    """The square of x where it is positive, else 0 (So et al. 2021)."""
+    found: Tensor = _SquaredReLU.apply(x) if _by_hand(x) else F.relu(x).square()  # type: ignore[no-untyped-call]
+    return found
+
+
+def _by_hand(x: Tensor) -> bool:
+    return x.device.type == "cpu" and x.dtype == torch.float32
+
+
+class _Norm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        size = torch.linalg.vector_norm(x, dim=-1, keepdim=True).mul_(x.shape[-1] ** -0.5)
+        scale = size.clamp_min_(1e-6).reciprocal_()
+        y: Tensor = x * scale
+        ctx.save_for_backward(y, scale)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        # What of the gradient points along y would change nothing but x's size.
+        y, scale = ctx.saved_tensors
+        along = (gradient * y).mean(dim=-1, keepdim=True)
+        rest: Tensor = torch.addcmul(gradient, y, along, value=-1).mul_(scale)
+        return rest
+
+
+class _Rotate(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return _turned(x, cos, sin, 1)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        cos, sin = ctx.saved_tensors
+        return _turned(gradient, cos, sin, -1), None, None
+
+
+def _turned(x: Tensor, cos: Tensor, sin: Tensor, way: int) -> Tensor:
+    y = torch.empty_like(x)
+    (a, b), (left, right) = x.chunk(2, dim=-1), y.chunk(2, dim=-1)
+    torch.mul(a, cos, out=left).addcmul_(b, sin, value=-way)
+    torch.mul(b, cos, out=right).addcmul_(a, sin, value=way)
+    return y
+
+
+class _SquaredReLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        positive = x.clamp_min(0)
+        ctx.save_for_backward(positive)
+        return positive * positive
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        positive: Tensor = ctx.saved_tensors[0]
+        return (gradient * positive).mul_(2)
