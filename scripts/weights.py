@@ -1,0 +1,205 @@
+"""The weights in weights/: trains a model by `pealm train`, converts it by `pealm convert`, and writes its card.
+
+    python scripts/weights.py                              # all that weights/ has not
+    python scripts/weights.py char-bigram sprout-stories   # these, again
+
+Its run is runs/weights/NAME; one that was cut off goes on there, and a finished one is not trained again. Weights are
+fp16 where the validation loss moves by less than 0.0001 of a nat, else fp32. tinyshakespeare is taken from pealm's
+cache, to which the first run downloads it.
+"""
+
+import argparse
+import json
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+import pealm_core
+from pealm_core.data import Windows
+from pealm_kindergarten.dataset import Kindergarten
+from pealm_tinyshakespeare.dataset import Tinyshakespeare
+
+ROOT = Path(__file__).resolve().parent.parent
+WEIGHTS, RUNS = ROOT / "weights", ROOT / "runs" / "weights"
+MOVED = 1e-4  # nats per token that fp16 may cost
+PEALM = [sys.executable, "-m", "pealm"]
+DATA = {
+    "tinyshakespeare": "tinyshakespeare, a million characters of Shakespeare, put together by Andrej Karpathy; the "
+    "plays are in the public domain, his repository is under the MIT licence",
+    "kindergarten": "stories that pealm-kindergarten's grammar tells (`--input.kindergarten`, seed 1); made by this "
+    "project, MIT licence",
+}
+GPT2 = "--model.n-layer 4 --model.n-head 4 --model.n-embd 192 --model.block-size 128"
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """One of the models. train: what follows `pealm train`; sample: what follows `pealm sample --ckpt PATH`."""
+
+    title: str
+    data: str
+    train: str
+    sample: str = '--prompt "ROMEO:" -n 300 --temperature 0.8 --seed 1'
+
+    @property
+    def evaluation(self) -> str:
+        """What follows `pealm eval --ckpt PATH`."""
+        return "--on kindergarten" if self.data == "kindergarten" else f"--on perplexity --input.{self.data}"
+
+    def documents(self) -> Iterable[str]:
+        """The validation text."""
+        return (Kindergarten() if self.data == "kindergarten" else Tinyshakespeare()).documents("val")
+
+
+MODELS = {
+    "char-bigram": Shipped(
+        "A table of what follows each character", "tinyshakespeare", "char-bigram --input.tinyshakespeare"
+    ),
+    "char-transformer": Shipped(
+        "A plain transformer over characters", "tinyshakespeare", "char-transformer --input.tinyshakespeare"
+    ),
+    "sprout-shakespeare": Shipped(
+        "The best character model here",
+        "tinyshakespeare",
+        "sprout --preset laptop --model.ngram 1 --input.tinyshakespeare --steps 250",
+    ),
+    "sprout-stories": Shipped(
+        "A teller of little stories, as the quickstart trains it",
+        "kindergarten",
+        "sprout --preset tiny --model.ngram 1 --input.kindergarten --tokenizer bpe --eval-tokens 20000 --steps 1400",
+        "-n 80 --num-samples 3 --seed 1",
+    ),
+    "gpt2-shakespeare": Shipped(
+        "A small GPT-2 over byte pairs",
+        "tinyshakespeare",
+        f"gpt2 --input.tinyshakespeare --tokenizer bpe {GPT2} --batch-size 8 --micro-batch-size 8 --lr 2e-3 "
+        "--warmup-steps 100 --eval-every 200 --steps 1600",
+        '--prompt "ROMEO:" -n 120 --temperature 0.8 --seed 1',
+    ),
+}
+
+
+def main() -> None:
+    """Make what is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(MODELS)}")
+    names = parser.parse_args().names or [name for name in MODELS if not (WEIGHTS / name).exists()]
+    if unknown := [name for name in names if name not in MODELS]:
+        parser.error(f"no such weights: {', '.join(unknown)}; there are {', '.join(MODELS)}")
+    for name in names:
+        make(name, MODELS[name])
+
+
+def make(name: str, shipped: Shipped) -> None:
+    """Train, convert and describe one model; what weights/ had of it is replaced at the end."""
+    run = RUNS / name
+    options = [] if (run / "config.toml").exists() else shlex.split(shipped.train)  # a run knows its own
+    print(f"$ {shlex.join(['pealm', 'train', *options, '--out', str(run.relative_to(ROOT))])}", flush=True)
+    subprocess.run([*PEALM, "train", *options, "--out", str(run)], check=True)
+    with tempfile.TemporaryDirectory() as folder:
+        made = convert(run, Path(folder), shipped)
+        (made / "README.md").write_text(card(name, shipped, made, run), encoding="utf-8")
+        shutil.rmtree(WEIGHTS / name, ignore_errors=True)
+        shutil.copytree(made, WEIGHTS / name)
+    print(f"wrote {(WEIGHTS / name).relative_to(ROOT)}, {size(WEIGHTS / name) / 1e3:,.0f} kB", flush=True)
+
+
+def convert(run: Path, folder: Path, shipped: Shipped) -> Path:
+    """The run's best weights in `folder`, in the smaller precision if the loss allows it."""
+    for dtype in ("fp16", "fp32"):
+        subprocess.run([*PEALM, "convert", str(run), str(folder / dtype), "--dtype", dtype], check=True)
+        moved = validation_loss(folder / dtype, shipped.documents()) - recorded_loss(folder / dtype)
+        print(f"{dtype}: the validation loss moves by {moved:+.6f}")
+        if abs(moved) < MOVED:
+            return folder / dtype
+    sys.exit(f"{run}: the weights do not have the validation loss that was recorded")
+
+
+def recorded_loss(weights: Path) -> float:
+    """The validation loss when the weights were saved, nats per token."""
+    return float(json.loads((weights / "state.json").read_text())["val_loss"])
+
+
+@torch.inference_mode()
+def validation_loss(weights: Path, documents: Iterable[str]) -> float:
+    """The loss as the trainer's validation takes it: blocks side by side, at most --eval-tokens, nats per token."""
+    lm = pealm_core.load(weights, device="cpu")
+    start = [] if lm.eot_id is None else [lm.eot_id]
+    ids = [i for text in documents for i in (*start, *lm.encode(text))]
+    windows = Windows([torch.tensor(ids).numpy()], lm.model.config.block_size)  # type: ignore[arg-type,union-attr]
+    places = windows.fixed(lm.config["train"]["eval-tokens"])
+    total = 0.0
+    for begin in range(0, len(places), 64):
+        part = places[begin : begin + 64]
+        total += float(lm.model(*windows.rows(part))[1]) * len(part)
+    return total / len(places)
+
+
+def card(name: str, shipped: Shipped, made: Path, run: Path) -> str:
+    """What there is to say about the weights."""
+    state = json.loads((made / "state.json").read_text())
+    lm = pealm_core.load(made, device="cpu")
+    parameters = sum(p.numel() for p in lm.model.parameters())
+    last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    unit = "character" if lm.config["tokenizer"]["name"] == "char" else "token"
+    sample, evaluation = (
+        output(*words, made) for words in (("sample", shipped.sample), ("eval", shipped.evaluation))
+    )
+    path = f"weights/{name}"
+    return f"""# {name}
+
+{shipped.title}.
+
+- **Data**: {DATA[shipped.data]}.
+- **Trained by** `pealm train {shipped.train}`; `pealm train --config {path}/config.toml` does the same again.
+- **Steps**: {last["step"]:,}, these are the weights after {state["step"]:,}, the best of the validations
+  (in about {last["seconds"]:.0f} s on one thread of a shared {processor()}).
+- **Validation loss**: {state["val_loss"]:.4f} nats per {unit} ({state["first_val_loss"]:.4f} before the first step).
+- **Size**: {parameters:,} parameters in {made.name}, {size(made) / 1e3:,.0f} kB.
+
+`pealm eval --ckpt {path} {shipped.evaluation}`
+
+```
+{evaluation}
+```
+
+`pealm sample --ckpt {path} {shipped.sample}`
+
+```
+{sample}
+```
+"""
+
+
+def output(command: str, options: str, weights: Path) -> str:
+    """What a command prints about the weights."""
+    words = [*PEALM, command, "--ckpt", str(weights), *shlex.split(options)]
+    done = subprocess.run(words, check=True, capture_output=True, text=True)
+    return "\n".join(line.rstrip() for line in done.stdout.strip().splitlines())
+
+
+def size(folder: Path) -> int:
+    """Bytes of all files below."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def processor() -> str:
+    """The processor's name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or "an unknown processor"
+
+
+if __name__ == "__main__":
+    main()
