@@ -206,8 +206,14 @@ def _model_layers(request: Request, model: Entry[Any] | None) -> list[Layer]:
                 f"model {model.name!r} has no preset {request.preset!r}"
                 + (did_you_mean(request.preset, model.spec.presets) or "; it has none")
             )
-        layers.append(Layer(f"preset {request.preset}", {"model": model.spec.presets[request.preset]}))
+        layers.append(Layer(f"preset {request.preset}", preset_tables(model.spec.presets[request.preset])))
     return layers
+
+
+def preset_tables(values: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """A preset as tables: the model's own values, and what it sets of `train`, `optimizer` and `input`."""
+    tables = {key: value for key, value in values.items() if isinstance(value, Mapping)}
+    return {"model": {key: value for key, value in values.items() if key not in tables}, **tables}
 
 
 def _check_model_layers(
@@ -254,9 +260,10 @@ def _own(host: PluginHost, layer: Layer, table: str, entry: Entry[Any] | None) -
     values = dict(layer.tables[table])
     if entry is None:
         return values
+    of_model = layer.origin == "recipe" or layer.origin.startswith("preset ")
     if table == "input":
         named = _named(host, values)
-        if layer.origin == "recipe" and not named:
+        if of_model and not named:
             return {}  # its dataset is not installed, and another one was chosen
         if named and named not in (entry.name, entry.spec.name):
             return {}
@@ -268,7 +275,7 @@ def _own(host: PluginHost, layer: Layer, table: str, entry: Entry[Any] | None) -
                 raise UserError(f"{layer.place(table, named)} takes no value")
         return values
     # A recipe that names no optimizer was written for the default one.
-    unnamed = DEFAULT_OPTIMIZER if table == "optimizer" and layer.origin == "recipe" else entry.name
+    unnamed = DEFAULT_OPTIMIZER if table == "optimizer" and of_model else entry.name
     named = values.pop("name", unnamed)
     return values if named in (entry.name, entry.spec.name) else {}
 

@@ -347,8 +347,10 @@ def check_record(record: Any, hook: str, kind: str) -> None:
         for table, values in {**record.presets, **record.recipe}.items():
             if not isinstance(values, Mapping):
                 raise _DefectError(f"{label}: {table!r} in presets or recipe must be a mapping, not {values!r}")
-        if surplus := set(record.recipe) - {"train", "optimizer", "input"}:
-            raise _DefectError(f"{label}: recipe has tables train, optimizer and input, not {sorted(surplus)}")
+        in_presets = {key for preset in record.presets.values() for key in preset if isinstance(preset[key], Mapping)}
+        for what, tables in (("recipe", set(record.recipe)), ("a preset", in_presets)):
+            if surplus := tables - {"train", "optimizer", "input"}:
+                raise _DefectError(f"{label}: {what} has tables train, optimizer and input, not {sorted(surplus)}")
 
 
 def discover() -> list[Plugin]:

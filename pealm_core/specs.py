@@ -35,7 +35,7 @@ class ModelSpec(Spec):
     pretrained:  called with the config, gives `(config of the family, state dict)`: weights from elsewhere.
     family:      the model whose checkpoints these are, where it is another (`gpt2-pretrained` → `gpt2`).
     tokenizer:   the tokenizer used where the user names none.
-    presets:     name → config values, chosen with `--preset`.
+    presets:     name → config values, chosen with `--preset`; tables in it are defaults as those of a recipe.
     recipe:      defaults of the tables `train`, `optimizer` and `input` for this model.
     """
 

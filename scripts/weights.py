@@ -69,12 +69,12 @@ MODELS = {
     "sprout-shakespeare": Shipped(
         "The best character model here",
         "tinyshakespeare",
-        "sprout --preset laptop --model.ngram 1 --input.tinyshakespeare --steps 250",
+        "sprout --preset laptop --input.tinyshakespeare --eval-every 500 --steps 2000",
     ),
     "sprout-stories": Shipped(
         "A teller of little stories, as the quickstart trains it",
         "kindergarten",
-        "sprout --preset tiny --model.ngram 1 --input.kindergarten --tokenizer bpe --eval-tokens 20000 --steps 1400",
+        "sprout --preset tiny --input.kindergarten --tokenizer bpe --eval-tokens 20000 --steps 1400",
         "-n 80 --num-samples 3 --seed 1",
     ),
     "gpt2-shakespeare": Shipped(

@@ -258,8 +258,7 @@ def overview(
     sections = []
     presets = entries["model"].spec.presets if "model" in entries else {}
     if presets:
-        rows = [(name, ", ".join(f"{k} {v}" for k, v in values.items())) for name, values in presets.items()]
-        sections.append(("Presets (--preset)", rows))
+        sections.append(("Presets (--preset)", [(name, _in_words(values)) for name, values in presets.items()]))
     for table in components:
         if table in kinds and (
             table not in entries or (table in ("tokenizer", "optimizer") and "model" not in entries)
@@ -269,6 +268,14 @@ def overview(
             rows = [(prefix + name, found[0].spec.summary) for name, found in host.entries(kind).items()]
             sections.append((heading, rows or [("none", "none is installed")]))
     return sections
+
+
+def _in_words(values: Mapping[str, Any], table: str = "") -> str:
+    """A preset's settings: "n_layer 2, n_embd 64, train.batch_size 16"."""
+    return ", ".join(
+        _in_words(value, f"{key}.") if isinstance(value, Mapping) else f"{table}{key} {value}"
+        for key, value in values.items()
+    )
 
 
 def _check_input_keys(host: PluginHost, keys: Mapping[str, Any], entry: Entry[DatasetSpec] | None) -> None:

@@ -24,6 +24,8 @@ CHANGES = {
     "as it is": "",
     "no n-grams": "--model.ngram 1",
     "pairs only": "--model.ngram 2",
+    "no decay of matrices": "--optimizer.weight-decay 0",
+    "no decay of tables": "--optimizer.adam-decay 0",
     "learned positions": "--model.no-rotary",
     "no QK-norm": "--model.no-qk-norm",
     "GELU": "--model.no-squared-relu",

@@ -223,7 +223,10 @@ def test_a_last_save_that_fails_is_a_failed_run(
     at_step(faults)
     result = train(run, "--steps", 40, "--save-every", 20, "--eval-every", 0)
     assert result.code == 1
-    assert result.err.count("the checkpoint could not be written") == 1 and "training goes on" not in result.out + result.err
+    assert (
+        result.err.count("the checkpoint could not be written") == 1
+        and "training goes on" not in result.out + result.err
+    )
     disk.free()
     faults.clear()
     untouched(run, [20])

@@ -153,6 +153,18 @@ def test_a_recipe_written_for_adamw_leaves_another_optimizer_alone(
     assert pealm(*args).code == 0
 
 
+def test_a_preset_sets_more_than_the_model(plug: Callable[..., None], pealm: Callable[..., Any]) -> None:
+    tables = '"train": {"batch_size": 5, "lr": 0.5}, "optimizer": {"name": "o", "momentum": 0.5}'
+    plug('{"width": 9}', '{"width": 9, ' + tables + "}")
+    given = ("train", "m", "--preset", "wide", "--input.d", "--lr", "0.25", "--print-config")
+    there = pealm(*given, "--optimizer", "o").out
+    for line in ("width = 9 ", "batch-size = 5 ", "lr = 0.25 ", "momentum = 0.5 "):
+        assert line in there, there
+    other = pealm(*given).out  # AdamW, for which the preset has nothing
+    assert "batch-size = 5 " in other and "momentum" not in other
+    assert "train.batch_size 5" in pealm("train", "m", "--help").out
+
+
 DEFECTS = {
     "forward raises": ("logits = self.table(idx if", "raise KeyError('lost')\n        logits = self.table(idx if", "model 'm': KeyError: 'lost'"),
     "no loss": ("return logits, F.cross_entropy(logits.flatten(0, 1), targets.flatten())", "return logits, None", "the loss a scalar tensor"),
@@ -166,6 +178,8 @@ DEFECTS = {
     "documents are a text": ("for i in range(self.config.lines):\n            yield f\"{i} and {i + self.config.seed}\"", "return 'text'", "documents must give documents, not one text"),
     "optimizer raises": ("return torch.optim.SGD(", "raise RuntimeError('no')\n    torch.optim.SGD(", "making optimizer 'o' failed: RuntimeError: no"),
     "recipe typo": ('tokenizer="t", presets', 'tokenizer="t", recipe={"train": {"stepz": 3}}, presets', "pealm-it: recipe: [train] stepz: unknown key; did you mean 'steps'?"),
+    "preset's table": ('{"width": 9}', '{"width": 9, "sample": {"top_k": 3}}', "a preset has tables train, optimizer and input, not ['sample']"),
+    "preset typo": ('{"width": 9}', '{"width": 9, "train": {"stepz": 3}}', "pealm-it: preset wide: [train] stepz: unknown key; did you mean 'steps'?"),
     "field type": ("width: int = 4", "width: complex = 1j", "has a field 'width' of type <class 'complex'>"),
     "torch in config": ("from pealm_core import setting", "from pealm_core import LM, setting", "imports torch at its top (pealm_it_config.py, line 3)"),
 }  # fmt: skip
@@ -177,8 +191,8 @@ def test_a_plugins_defect_is_one_line_that_names_it_and_exit_code_3(
 ) -> None:
     old, new, words = DEFECTS[case]
     plug(old, new)
-    optimizer = ("--optimizer", "o") if case == "optimizer raises" else ()
-    result = pealm(*TRAIN, tmp_path / "r", *optimizer)
+    more = {"optimizer raises": ("--optimizer", "o"), "preset typo": ("--preset", "wide")}.get(case, ())
+    result = pealm(*TRAIN, tmp_path / "r", *more)
     assert result.code == 3, result.err
     assert (
         (len(result.err.strip().splitlines()) == 1 and "pealm-it" in result.err)

@@ -11,7 +11,7 @@ from pealm_sprout.config import SproutConfig
 from pealm_sprout.model import NGrams, Sprout
 from pealm_sprout.ops import norm, rotate, squared_relu
 
-BASE = SproutConfig(vocab_size=11, block_size=16, n_layer=2, n_head=2, n_embd=16, ngram_rows=50)
+BASE = SproutConfig(vocab_size=11, block_size=16, n_layer=2, n_head=2, n_embd=16, ngram=3, ngram_rows=50)
 SWITCHES: list[dict[str, Any]] = [
     {},
     {"rotary": False},

@@ -15,9 +15,16 @@ def pealm_models() -> Iterator[ModelSpec]:
         factory="pealm_sprout.model:Sprout",
         tokenizer="char",
         presets={
-            "tiny": {"block_size": 64, "n_layer": 2, "n_embd": 64},
-            "cpu": {"block_size": 64},
-            "laptop": {"block_size": 128, "n_layer": 5, "n_head": 5, "n_embd": 160},
+            "tiny": {"block_size": 64, "n_layer": 2, "n_embd": 64, "optimizer": {"name": "muon", "adam_lr": 0.02}},
+            "cpu": {"block_size": 64, "ngram": 3},
+            "laptop": {
+                "block_size": 256,
+                "n_layer": 5,
+                "n_head": 5,
+                "n_embd": 160,
+                "dropout": 0.1,
+                "train": {"batch_size": 16},
+            },
             "124m": {"block_size": 1024, "n_layer": 12, "n_head": 6, "n_embd": 768},
         },
         recipe={
@@ -29,6 +36,6 @@ def pealm_models() -> Iterator[ModelSpec]:
                 "schedule": "wsd",
                 "min_lr_ratio": 0.0,
             },
-            "optimizer": {"name": "muon", "adam_lr": 0.005, "adam_decay": 0.3},
+            "optimizer": {"name": "muon", "weight_decay": 0.3, "adam_lr": 0.005},
         },
     )
