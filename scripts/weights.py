@@ -161,7 +161,7 @@ def card(name: str, shipped: Shipped, made: Path, run: Path) -> str:
 - **Data**: {DATA[shipped.data]}.
 - **Trained by** `pealm train {shipped.train}`; `pealm train --config {path}/config.toml` does the same again.
 - **Steps**: {last["step"]:,}, these are the weights after {state["step"]:,}, the best of the validations
-  (in about {last["seconds"]:.0f} s on one thread of a shared {processor()}).
+  (in about {last["seconds"]:.0f} s on {torch.get_num_threads()} thread(s) of a shared {processor()}).
 - **Validation loss**: {state["val_loss"]:.4f} nats per {unit} ({state["first_val_loss"]:.4f} before the first step).
 - **Size**: {parameters:,} parameters in {made.name}, {size(made) / 1e3:,.0f} kB.
 

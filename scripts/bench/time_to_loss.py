@@ -151,7 +151,7 @@ def run_pealm(text: Path, folder: Path, seed: int, preset: str, seconds: float, 
     import pealm_core
     from pealm_core import checkpoint
 
-    ahead = 6.0  # for imports and data; corrected by what it turns out to have been
+    ahead = 6.0  # for imports, data, and the end
     command = [
         sys.executable,
         "-m",
@@ -170,16 +170,16 @@ def run_pealm(text: Path, folder: Path, seed: int, preset: str, seconds: float, 
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     wall = time.time() - began
     print(f"    wall {wall:.1f} s for {rows[-1]['seconds']:.1f} s of its own clock, {rows[-1]['step']:,} steps")
-    at = {
-        row["step"]: row["seconds"] + wall - rows[-1]["seconds"] for row in rows
-    }  # the end's saving counts as start
+    own = {row["step"]: row["seconds"] for row in rows}
+    saved = {checkpoint.verify(path)["step"]: path for path in checkpoint.steps(folder)}
+    # What the wall clock says beyond the run's own is start-up and the writing.
+    start = min((path / "state.json").stat().st_mtime - began - own[step] for step, path in saved.items())
     _, val, _ = corpus(text)
     curve = []
-    for path in checkpoint.steps(folder):
-        model = pealm_core.load(path, device="cpu").model
-        curve.append(
-            (at[checkpoint.verify(path)["step"]], score(lambda idx, m=model: m(idx)[0], val, model.config.block_size))
-        )
+    for step, path in saved.items():
+        model: Any = pealm_core.load(path, device="cpu").model
+        loss = score(lambda idx, m=model: m(idx)[0], val, model.config.block_size)
+        curve.append((own[step] + start, loss))
     return sorted(curve)
 
 
@@ -246,7 +246,7 @@ def main() -> None:
             a = run_plain(given.text, Path(name) / f"a{seed}", seed)
             seconds = a[-1][0]
             print(f"seed {seed}: (a) nanoGPT's recipe: {a[-1][1]:.4f} after {seconds:.1f} s")
-            b = run_pealm(given.text, Path(name) / f"b{seed}", seed, "cpu", seconds, 50)
+            b = run_pealm(given.text, Path(name) / f"b{seed}", seed, "cpu", seconds, 25)
             reached = when(b, a[-1][1])
             print(
                 f"        (b) sprout: {b[-1][1]:.4f} after {b[-1][0]:.1f} s; (a)'s final loss after {reached:.1f} s, "

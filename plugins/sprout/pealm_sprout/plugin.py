@@ -16,7 +16,7 @@ def pealm_models() -> Iterator[ModelSpec]:
         tokenizer="char",
         presets={
             "tiny": {"block_size": 64, "n_layer": 2, "n_embd": 64, "optimizer": {"name": "muon", "adam_lr": 0.02}},
-            "cpu": {"block_size": 64, "ngram": 3},
+            "cpu": {"block_size": 64, "ngram": 3, "optimizer": {"name": "muon", "adam_decay": 0.3}},
             "laptop": {
                 "block_size": 256,
                 "n_layer": 5,
