@@ -15,12 +15,18 @@ hypothesis.settings.load_profile("pealm")
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared" / "data"
+# Where plugins are listed, or reports looked at.
+WITH_ALL = {"report", "testing", "docs", "examples", "setup", "test_readme.py", "test_plugins.py", "test_cli.py"}
 
 
 @pytest.fixture(autouse=True)
-def _private_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+def _private_home(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PEALM_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
     monkeypatch.delenv("PEALM_DISABLE_PLUGINS", raising=False)
+    if not WITH_ALL & {*request.path.relative_to(ROOT / "tests").parts}:
+        monkeypatch.setenv("PEALM_DISABLE_PLUGINS", "report")  # hundreds of runs, each with a chart at its end
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
 
