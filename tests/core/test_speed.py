@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from pealm_core.errors import UserError
+from pealm_core.products import _attention
 from pealm_core.speed import Batches, describe, faster
 from pealm_core.tensors import read_tensors
 
@@ -64,3 +65,21 @@ def test_what_is_left_out_changes_nothing(pealm: Callable[..., Any], book: Path,
     assert all(torch.allclose(one[name], three[name], rtol=1e-3, atol=1e-5) for name in three)
     wrong = pealm("train", "char-transformer", "--input.text", book, "--without", "gcc")
     assert wrong.code == 2 and "--without" in wrong.err and "did you mean gc" in wrong.err
+
+
+@pytest.mark.parametrize("kind", ["causal", "masked", "open"])
+def test_attention_by_whole_matrices_is_torch_s(kind: str) -> None:
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, 3, t, 8, requires_grad=True) for t in (5, 5 if kind == "causal" else 9, 9))
+    v = v[:, :, : k.shape[2], :6]
+    mask = torch.rand(5, 9) < 0.5 if kind == "masked" else None
+    if mask is not None:
+        mask[:, 0] = True
+    theirs = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=kind == "causal")
+    ours = _attention(q, k, v, mask, causal=kind == "causal")
+    torch.testing.assert_close(ours, theirs)
+    back = torch.randn_like(ours)
+    for one, other in zip(
+        torch.autograd.grad(ours, (q, k), back), torch.autograd.grad(theirs, (q, k), back), strict=True
+    ):
+        torch.testing.assert_close(one, other)
