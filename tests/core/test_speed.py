@@ -1,6 +1,9 @@
 """What is on for speed changes nothing else."""
 
 import gc
+import platform
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -52,6 +55,30 @@ def test_everything_is_as_before_afterwards() -> None:
     with faster(nn.Linear(2, 2), CPU, ("gc",)):
         assert gc.get_threshold() == before[0]
     assert describe(CPU, torch.float32, ()) == "fp32"
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the memory of another C library is left alone")
+def test_freed_memory_is_kept_for_the_next_step() -> None:
+    code = """
+import ctypes, resource, sys, torch
+from pealm_core.speed import faster
+c = ctypes.CDLL(None)
+c.malloc.restype, c.memset.argtypes, c.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t], [ctypes.c_void_p]
+faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+with faster(torch.nn.Linear(1, 1), torch.device("cpu"), tuple(sys.argv[1:])):
+    for _ in range(6):
+        before = faults()
+        parts = [c.malloc(8_000_000) for _ in range(10)]
+        for part in parts:
+            c.memset(part, 1, 8_000_000)
+        for part in parts:
+            c.free(part)
+    print(faults() - before)
+"""
+    kept, mapped = (
+        int(subprocess.check_output([sys.executable, "-c", code, *words], text=True)) for words in ([], ["heap"])
+    )
+    assert kept < 100 and mapped > 100
 
 
 def test_what_is_left_out_changes_nothing(pealm: Callable[..., Any], book: Path, tmp_path: Path) -> None:

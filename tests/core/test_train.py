@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -129,6 +130,20 @@ def test_going_on_with_another_setting_is_an_error_that_names_it(
     book.write_text(book.read_text() + "more")
     result = pealm("train", "--out", tmp_path / "r", "--steps", 5)
     assert result.code == 2 and "has changed since the run began" in result.err
+
+
+def test_a_setting_that_is_newer_than_the_run_keeps_nothing_from_going_on(
+    train: Callable[..., Any], pealm: Callable[..., Any], tmp_path: Path
+) -> None:
+    train(tmp_path / "r", "--steps", 3)
+    config = tmp_path / "r" / "config.toml"
+    text, count = re.subn(r"(?m)^dropout = .*\n", "", config.read_text())
+    assert count == 1
+    config.write_text(text)
+    result = pealm("train", "--out", tmp_path / "r", "--steps", 4, "--model.dropout", 0.5)
+    assert result.code == 2 and "was begun with [model] dropout = None, not 0.5" in result.err
+    assert pealm("train", "--out", tmp_path / "r", "--steps", 4).code == 0
+    assert [row["step"] for row in lines(tmp_path / "r")] == [1, 2, 3, 4]
 
 
 def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_is_used(
