@@ -3,12 +3,16 @@
 import os
 import sys
 import textwrap
+import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import hypothesis
 import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # the other cores have tests of their own
 
 hypothesis.settings.register_profile("pealm", deadline=None)  # timing has no place in a test
 hypothesis.settings.load_profile("pealm")
@@ -27,6 +31,7 @@ def _private_home(
     monkeypatch.delenv("PEALM_DISABLE_PLUGINS", raising=False)
     if not WITH_ALL & {*request.path.relative_to(ROOT / "tests").parts}:
         monkeypatch.setenv("PEALM_DISABLE_PLUGINS", "report")  # hundreds of runs, each with a chart at its end
+    monkeypatch.setattr(urllib.request, "_opener", None)  # it keeps the proxies of the test that made it
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
 

@@ -3,17 +3,21 @@
     TIKTOKEN_CACHE_DIR=... python scripts/bench/prepare.py [TEXT]
 
 Makes parquet files of documents as long as FineWeb's from a text that is repeated with changes, and prepares them
-with a worker on every core, start-up and disk included. tiktoken is timed before and after, on the same documents,
-in this process. Prints tokens/s, and how many such threads the preparation is worth; the goal is 0.9 for each core.
-Where others use the machine, too, tokens for a second of CPU time tell more.
+with a worker on every core, start-up and disk included. tiktoken is timed before and after, in this process, on
+documents taken evenly from all of them. Prints tokens/s, and how many such threads the preparation is worth, round by
+round and the median; the goal is 0.9 for each core. Where others use the machine, too, tokens for a second of CPU
+time tell more.
 """
 
 import argparse
 import os
 import resource
+import shutil
+import statistics
 import tempfile
 import time
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import pyarrow as pa  # type: ignore[import-untyped]
@@ -65,27 +69,35 @@ def main() -> None:
     parser.add_argument("text", type=Path, nargs="?", default=TEXT, help="the text [../shared's tinyshakespeare]")
     parser.add_argument("--rows", type=int, default=80_000, help="documents of 4,500 characters a worker [80,000]")
     parser.add_argument("--workers", type=int, default=cores(), help="worker processes [a core each]")
+    parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
     text = args.text.read_text(encoding="utf-8")
-    some = documents(text)
-    sample = [next(some) for _ in range(min(5000, args.rows))]
+    rows = args.rows * args.workers
+    sample = list(islice(documents(text), 0, rows, max(1, rows // 5000)))
+    goal, ratios, of_cpu = 0.9 * min(args.workers, cores()), [], []
     with tempfile.TemporaryDirectory() as folder:
-        source, out = Path(folder, "source"), Path(folder, "out")
+        source = Path(folder, "source")
         source.mkdir()
-        write(source, documents(text), args.rows * args.workers)
+        write(source, documents(text), rows)
         before = alone(sample)
-        begin, cpu = time.perf_counter(), cpu_seconds()
-        prepare(Plan(out, source, shard_size=140 * args.rows * args.workers, workers=args.workers))
-        seconds, cpu = time.perf_counter() - begin, cpu_seconds() - cpu
-        after = alone(sample)
-        tokens = sum(path.stat().st_size for path in out.glob("*.npy")) // 2
-    wall, work = ((before[i] + after[i]) / 2 for i in (0, 1))
-    goal = 0.9 * min(args.workers, cores())
-    print(f"\n{'tiktoken alone, one thread':<40}{wall:>12,.0f} tokens/s")
-    print(f"{f'preparation, {args.workers} workers on {cores()} cores':<40}{tokens / seconds:>12,.0f} tokens/s")
-    print(f"{'ratio':<40}{tokens / seconds / wall:>12.2f} (goal {goal:.2f})")
-    print(f"{'of a second of CPU time, alone':<40}{work:>12,.0f} tokens")
-    print(f"{'of one of the preparation':<40}{tokens / cpu:>12,.0f} tokens, {tokens / cpu / work:.2f} times")
+        for number in range(args.rounds):
+            out = Path(folder, f"out-{number}")
+            begin, cpu = time.perf_counter(), cpu_seconds()
+            prepare(Plan(out, source, shard_size=140 * rows, workers=args.workers))
+            seconds, cpu = time.perf_counter() - begin, cpu_seconds() - cpu
+            after = alone(sample)
+            tokens = sum(path.stat().st_size for path in out.glob("*.npy")) // 2
+            shutil.rmtree(out)
+            wall, work = ((before[i] + after[i]) / 2 for i in (0, 1))
+            ratios.append(tokens / seconds / wall)
+            of_cpu.append(tokens / cpu / work)
+            print(f"\n{'tiktoken alone, one thread':<40}{wall:>12,.0f} tokens/s")
+            what = f"preparation, {args.workers} workers on {cores()} cores"
+            print(f"{what:<40}{tokens / seconds:>12,.0f} tokens/s")
+            print(f"{'ratio':<40}{ratios[-1]:>12.2f}, of CPU time {of_cpu[-1]:.2f}", flush=True)
+            before = after
+    middle = statistics.median(ratios)
+    print(f"\n{'median ratio':<40}{middle:>12.2f} (goal {goal:.2f}), of CPU time {statistics.median(of_cpu):.2f}")
     print(f"load of the machine before: {os.getloadavg()[2]:.1f}, now {os.getloadavg()[0]:.1f}")
 
 

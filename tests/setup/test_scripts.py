@@ -49,7 +49,7 @@ STAGES = [
 def test_the_test_script(tree: Path) -> None:
     code, out, called = run(tree / "scripts" / "test", "-k", "one thing")
     assert code == 0
-    assert called == [*STAGES, "pytest -k one thing"]
+    assert called == [*STAGES, "pytest -n logical --dist worksteal -k one thing"]
     assert [line[2:] for line in out.splitlines() if line] == called[1:]
 
 
