@@ -151,7 +151,7 @@ def run_pealm(text: Path, folder: Path, seed: int, preset: str, seconds: float, 
     import pealm_core
     from pealm_core import checkpoint
 
-    ahead = 6.0  # for imports, data, and the end
+    ahead = 5.0  # for imports, data, and the end
     command = [
         sys.executable,
         "-m",
