@@ -63,7 +63,8 @@ def test_freed_memory_is_kept_for_the_next_step() -> None:
 import ctypes, resource, sys, torch
 from pealm_core.speed import faster
 c = ctypes.CDLL(None)
-c.malloc.restype, c.memset.argtypes, c.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t], [ctypes.c_void_p]
+c.malloc.restype, c.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+c.memset.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
 faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 with faster(torch.nn.Linear(1, 1), torch.device("cpu"), tuple(sys.argv[1:])):
     for _ in range(6):
