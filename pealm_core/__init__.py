@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from pealm_core.cache import KVCache, causal_attention
     from pealm_core.config import setting
     from pealm_core.data import TokenFile
+    from pealm_core.device import fast_bf16
     from pealm_core.generate import generate_ids, start_token
     from pealm_core.hookspecs import hookimpl
     from pealm_core.lm import LM, load
@@ -33,6 +34,7 @@ _HOME = {
     "KVCache": "cache",
     "causal_attention": "cache",
     "TokenFile": "data",
+    "fast_bf16": "device",
     "cache_root": "paths",
     "setting": "config",
     "Sampling": "settings",
@@ -82,6 +84,7 @@ __all__ = [
     "cache_root",
     "causal_attention",
     "cover",
+    "fast_bf16",
     "generate_ids",
     "hookimpl",
     "load",
@@ -94,7 +97,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'pealm_core' has no attribute {name!r}")
-    if _HOME[name] in ("cache", "generate", "lm", "scoring"):
+    if _HOME[name] in ("cache", "device", "generate", "lm", "scoring"):
         from pealm_core.guard import refuse_heavy
 
         refuse_heavy("torch")

@@ -1,6 +1,8 @@
 """Which device to compute on, and in which precision."""
 
 import contextlib
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,15 +22,26 @@ def pick_device(name: str, local_rank: int = 0) -> torch.device:
 
 
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The dtype of a name; "auto": bf16 on a GPU that multiplies it fast, else fp32.
-
-    On CPUs "auto" is fp32: without AMX or AVX512-BF16 bf16 products are hundreds of times slower, and fp32 gives
-    the same losses on every CPU. `--dtype bf16` is there for those that multiply it fast.
-    """
+    """The dtype of a name; "auto": bf16 where the device multiplies it fast, else fp32."""
     if name == "auto":
-        fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        return torch.bfloat16 if fast else torch.float32
+        return torch.bfloat16 if fast_bf16(device) else torch.float32
     return {"fp32": torch.float32, "bf16": torch.bfloat16}[name]
+
+
+def fast_bf16(device: torch.device) -> bool:
+    """Whether products of bf16 are faster than those of fp32: on CPUs without AVX512-BF16 or AMX by far not."""
+    if device.type == "cpu":
+        return torch.backends.cpu.get_cpu_capability() == "AVX512" and bool(
+            {"avx512_bf16", "amx_bf16"} & set(cpuinfo().split())
+        )
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+@cache
+def cpuinfo() -> str:
+    """What Linux tells of the CPU; nothing elsewhere."""
+    about = Path("/proc/cpuinfo")
+    return about.read_text() if about.exists() else ""
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> contextlib.AbstractContextManager[Any]:

@@ -7,13 +7,14 @@ too, has. On a Zen 5 oneDNN does 220 GFLOP/s a core and MKL 93, in fp32 either w
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+
+from pealm_core.device import cpuinfo
 
 SHORT = 256  # keys up to which attention by whole matrices is faster than the flash kernel's small blocks
 
@@ -35,9 +36,10 @@ def products(device: torch.device) -> Iterator[None]:
 
 
 class _WholeMatrices(TorchFunctionMode):
-    """Inside, attention over few keys, in fp32 and without dropout, is three calls on whole matrices.
+    """Inside, attention over few keys and without dropout is three calls on whole matrices, in fp32.
 
-    The flash kernel of CPUs multiplies blocks of 32 rows, for which oneDNN takes longer to begin than to multiply.
+    The flash kernel of CPUs multiplies blocks of 32 rows, for which oneDNN takes longer to begin than to multiply: in
+    bf16 ten times as long.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -51,11 +53,15 @@ class _WholeMatrices(TorchFunctionMode):
 def _fits(q: Tensor, k: Tensor, *, attn_mask: Tensor | None = None, dropout_p: float = 0.0, **more: Any) -> bool:
     plain = not dropout_p and not more.keys() - {"is_causal"}
     masked = attn_mask is None or (attn_mask.dtype == torch.bool and attn_mask.dim() == 2)
-    return plain and masked and q.dtype == torch.float32 and q.shape[:-2] == k.shape[:-2] and k.shape[-2] <= SHORT
+    small = q.shape[:-2] == k.shape[:-2] and k.shape[-2] <= SHORT
+    return plain and masked and small and q.dtype in (torch.float32, torch.bfloat16)
 
 
 def _attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, causal: bool) -> Tensor:
     """(..., T, D), (..., S, D) and (..., S, E) to (..., T, E); mask: (T, S), true where a key is seen."""
+    if q.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
+        with torch.autocast("cpu", enabled=False):
+            return _attention(q.float(), k.float(), v.float(), mask, causal=causal).to(q.dtype)
     added = q.new_zeros(q.shape[-2], k.shape[-2])
     if causal:
         mask = torch.ones_like(added, dtype=torch.bool).tril_()
@@ -69,10 +75,10 @@ def _attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, causal: 
 @cache
 def _avx512_elsewhere() -> bool:
     """Whether the CPU has AVX-512 and is not Intel's."""
-    about = Path("/proc/cpuinfo")
+    about = cpuinfo()
     return (
         torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         and torch.backends.cpu.get_cpu_capability() == "AVX512"
-        and about.exists()
-        and "GenuineIntel" not in about.read_text()
+        and bool(about)
+        and "GenuineIntel" not in about
     )

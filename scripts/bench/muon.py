@@ -3,8 +3,8 @@
     python scripts/bench/muon.py
 
 torch.optim.Muon multiplies in bf16, one matrix after the other: fast where the CPU has AVX512-BF16 or AMX, hundreds
-of times slower elsewhere. Ours takes fp32 on any CPU, and the matrices of one shape together. Prints the median of
-both, alternating, their ratio, and how far each step is from the exactly orthogonalised one.
+of times slower elsewhere. Ours takes bf16 only where that is fast, and the matrices of one shape together. Prints the
+median of both, alternating, their ratio, and how far each step is from the exactly orthogonalised one.
 """
 
 import copy

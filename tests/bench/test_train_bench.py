@@ -11,6 +11,9 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
+
+from pealm_core import fast_bf16
 
 pytest.importorskip("pealm_gpt2")
 
@@ -60,8 +63,8 @@ def test_the_ladder(tmp_path: Path) -> None:
     assert "skipped: no tf32 here" in done.stdout and "A30" in done.stdout and "PaLM" in done.stdout
     with (tmp_path / "new" / "ladder.csv").open() as file:
         rows = list(csv.DictReader(file))
-    names = ["fp32, plain", "fused AdamW", "padded vocabulary", "oneDNN (AMD's CPUs)"]
-    names += ["freed memory is kept (CPUs)", "rare garbage collection"]
+    names = ["fp32, plain", *["bf16"] * fast_bf16(torch.device("cpu")), "fused AdamW", "padded vocabulary"]
+    names += ["oneDNN (AMD's CPUs)", "freed memory is kept (CPUs)", "rare garbage collection"]
     assert [row["rung"] for row in rows] == names and rows[0]["ratio"] == "1.0"
     assert all(float(row["memory"]) > 1e7 for row in rows)
     svg = ET.fromstring((tmp_path / "new" / "ladder.svg").read_text())

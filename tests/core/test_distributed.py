@@ -71,7 +71,7 @@ def short_book(tmp_path: Path) -> Path:
 def test_the_number_of_processes_does_not_change_what_is_learned(
     pealm: Callable[..., Any], launch: Callable[..., Any], tmp_path: Path, short_book: Path
 ) -> None:
-    begin = ["train", "char-transformer", "--input.text", short_book, *SMALL, *CONSTANT]
+    begin = ["train", "char-transformer", "--input.text", short_book, *SMALL, *CONSTANT, "--dtype", "fp32"]
     begin += ["--eval-every", 3, "--eval-tokens", 48]  # three windows: with four processes, one has none
     assert pealm(*begin, "--out", tmp_path / "straight", "--steps", 6).code == 0
     # Begun with two and accumulation, ended with one; begun with one, ended with two; four all the way.

@@ -87,10 +87,10 @@ def test_a_prompt_that_the_tokenizer_can_t_express_is_found_before_the_first_ste
 def test_one_of_two_processes_writes_and_both_learn_on(train: Callable[..., Any], tmp_path: Path, book: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "pealm"]
     command += ["train", "char-transformer", "--input.text", str(book), "--out", "two", "--steps", "4"]
-    command += [str(word) for word in (*SMALL, *CONSTANT, "--sample-every", 2)]
+    command += [str(word) for word in (*SMALL, *CONSTANT, "--sample-every", 2, "--dtype", "fp32")]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=150)
     assert done.returncode == 0, done.stderr
-    assert train(tmp_path / "one", "--steps", 4).code == 0
+    assert train(tmp_path / "one", "--steps", 4, "--dtype", "fp32").code == 0
     for two, one in zip(timeless(tmp_path / "two"), timeless(tmp_path / "one"), strict=True):
         assert two == pytest.approx(one, rel=1e-4)
     assert [line["step"] for line in lines(tmp_path / "two")] == [2, 4]

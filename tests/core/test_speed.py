@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import nn
 
+from pealm_core import device
 from pealm_core.errors import UserError
 from pealm_core.products import _attention
 from pealm_core.speed import Batches, describe, faster
@@ -111,3 +112,21 @@ def test_attention_by_whole_matrices_is_torch_s(kind: str) -> None:
         torch.autograd.grad(ours, (q, k), back), torch.autograd.grad(theirs, (q, k), back), strict=True
     ):
         torch.testing.assert_close(one, other)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(_attention(q, k, v, mask, causal=kind == "causal"), theirs)  # in fp32 all the same
+    low = [x.bfloat16() for x in (q, k, v)]
+    coarse = _attention(*low, mask, causal=kind == "causal")
+    assert coarse.dtype == torch.bfloat16
+    torch.testing.assert_close(coarse.float(), theirs, rtol=0.03, atol=0.03)
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_bf16_is_for_cpus_that_multiply_it_fast(fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "cpuinfo", lambda: "flags : avx2 avx512f " + "avx512_bf16" * fast)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    assert device.fast_bf16(CPU) == fast
+    assert device.pick_dtype("auto", CPU) == (torch.bfloat16 if fast else torch.float32)
+    assert device.pick_dtype("fp32", CPU) == torch.float32 and device.pick_dtype("bf16", CPU) == torch.bfloat16
+    assert not device.fast_bf16(torch.device("mps"))
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")  # as ATEN_CPU_CAPABILITY has it
+    assert not device.fast_bf16(CPU)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from pealm_core import fast_bf16
 from pealm_core.tensors import read_optimizer, read_tensors
 from pealm_muon.config import MuonConfig
 from pealm_muon.optimizer import build, matrices, orthogonalize, orthogonalize_all
@@ -52,7 +53,8 @@ def test_singular_values_go_to_about_one_and_the_singular_vectors_stay(shape: tu
     s = torch.linalg.svdvals(result)
     assert float(s.min()) > 0.6 and float(s.max()) < 1.3
     inside = u.mT @ result @ vh.mT  # diagonal, where the vectors are the same
-    assert float((inside - torch.diag_embed(inside.diagonal(dim1=1, dim2=2))).abs().max()) < 1e-3
+    near = 0.03 if fast_bf16(torch.device("cpu")) else 1e-3
+    assert float((inside - torch.diag_embed(inside.diagonal(dim1=1, dim2=2))).abs().max()) < near
 
 
 def test_a_batch_gives_what_each_matrix_alone_gives_whichever_way_round() -> None:
@@ -95,8 +97,11 @@ def test_weights_decay(cautious: bool) -> None:
     net, free = Net(), Net()
     step(net, build(MuonConfig(weight_decay=1.0, cautious=cautious), net, lr=0.1))
     step(free, build(MuonConfig(weight_decay=0.0), free, lr=0.1))
-    decayed = (net.up.weight - free.up.weight).abs() > 1e-7
-    assert bool(decayed.all()) is not cautious and bool(decayed.any())
+    before = Net().up.weight
+    smaller = (before - free.up.weight) * before > 0  # the step itself goes towards zero
+    assert bool(smaller.any()) and not bool(smaller.all())
+    lost = 0.1 * before * (smaller if cautious else 1)
+    torch.testing.assert_close(free.up.weight - net.up.weight, lost, rtol=1e-4, atol=1e-6)
     with pytest.raises(ValueError, match="no matrices"):
         build(MuonConfig(), nn.LayerNorm(3), lr=0.1)
 

@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from pealm_core import fast_bf16
 from pealm_muon.config import MuonConfig
 
 # The quintic x -> a x + b x^3 + c x^5, five times, takes every singular value in (0, 1] to within about 0.7 to 1.2;
@@ -109,34 +110,36 @@ class Muon(torch.optim.AdamW):
             buffers.append(state["momentum"])
         torch._foreach_lerp_(buffers, gradients, 1 - self.momentum)
         directions = torch._foreach_lerp(gradients, buffers, self.momentum)  # Nesterov: one step ahead
-        for p, update in zip(parameters, orthogonalize_all(list(directions)), strict=True):
-            # A step of lr times an orthogonal matrix moves a unit input by lr; a tall matrix has more outputs to
-            # move (Jordan et al.).
-            rate = group["lr"] * max(1.0, p.shape[-2] / p.shape[-1]) ** 0.5
-            if group["weight_decay"]:
-                decay = 1 - group["lr"] * group["weight_decay"]
-                if self.cautious:  # (Chen et al. 2025)
-                    p.copy_(torch.where(update * p > 0, p * decay, p))
-                else:
-                    p.mul_(decay)
-            p.add_(update, alpha=-rate)
+        updates = orthogonalize_all(list(directions))
+        if decay := group["lr"] * group["weight_decay"]:
+            if self.cautious:  # (Chen et al. 2025)
+                shrinks = torch._foreach_mul(updates, parameters)  # above 0 where the step shrinks the weight
+                torch._foreach_sign_(shrinks)
+                torch._foreach_clamp_min_(shrinks, 0.0)
+                torch._foreach_addcmul_(parameters, parameters, shrinks, value=-decay)
+            else:
+                torch._foreach_mul_(parameters, 1 - decay)
+        # A step of lr times an orthogonal matrix moves a unit input by lr; a tall matrix has more outputs to move
+        # (Jordan et al.).
+        rates = [group["lr"] * max(1.0, p.shape[-2] / p.shape[-1]) ** 0.5 for p in parameters]
+        torch._foreach_mul_(updates, rates)
+        torch._foreach_sub_(parameters, updates)
 
 
 def orthogonalize_all(tensors: list[Tensor]) -> list[Tensor]:
-    """Each tensor orthogonalised: matrices of one shape, whichever way round, in one product of a batch.
+    """Each tensor orthogonalised: matrices of one shape in one product of a batch.
 
     Where several processes train together, each takes its share of every batch and all get all of them.
     """
     batches: dict[tuple[int, ...], list[int]] = {}
     for i, tensor in enumerate(tensors):
-        batches.setdefault(tuple(sorted(tensor.shape[-2:])), []).append(i)
+        batches.setdefault(tuple(tensor.shape[-2:]), []).append(i)
     done = list(tensors)
-    for (rows, columns), members in batches.items():
+    for members in batches.values():
         parts = [tensors[i].reshape(-1, *tensors[i].shape[-2:]) for i in members]
-        wide = torch.cat([part if part.shape[1] == rows else part.mT for part in parts])
-        sizes = [len(part) for part in parts]
-        for i, part, result in zip(members, parts, torch.split(_shared(wide), sizes), strict=True):
-            done[i] = (result if part.shape[1:] == (rows, columns) else result.mT).reshape(tensors[i].shape)
+        results = torch.split(_shared(torch.cat(parts)), [len(part) for part in parts])
+        for i, result in zip(members, results, strict=True):
+            done[i] = result.view(tensors[i].shape)
     return done
 
 
@@ -156,16 +159,17 @@ def _shared(batch: Tensor) -> Tensor:
 
 
 def orthogonalize(batch: Tensor) -> Tensor:
-    """About the nearest semi-orthogonal matrix of each in (N, rows, columns), rows <= columns: U V' of U S V'.
+    """About the nearest semi-orthogonal matrix of each in (N, rows, columns): U V' of U S V'.
 
-    By Newton-Schulz iteration, which takes nothing but products: in bf16 on a GPU that has it, else in fp32.
+    By Newton-Schulz iteration, which takes nothing but products: in bf16 where the device multiplies that fast, else
+    in fp32.
     """
-    fast = batch.is_cuda and torch.cuda.is_bf16_supported(including_emulation=False)
-    x = batch.bfloat16() if fast else batch.float()
+    x = batch.float()
     x = x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-7)  # no singular value above 1
-    a, b, c = COEFFICIENTS
+    x = x.to(torch.bfloat16 if fast_bf16(x.device) else torch.float32)
+    (a, b, c), tall = COEFFICIENTS, x.shape[1] > x.shape[2]
     for _ in range(ITERATIONS):
-        square = x @ x.mT
+        square = x.mT @ x if tall else x @ x.mT  # the smaller of both
         polynomial = torch.baddbmm(square, square, square, beta=b, alpha=c)
-        x = torch.baddbmm(x, polynomial, x, beta=a)
+        x = torch.baddbmm(x, x, polynomial, beta=a) if tall else torch.baddbmm(x, polynomial, x, beta=a)
     return x.to(batch.dtype)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 def norm(x: Tensor) -> Tensor:
     """x over its root mean square, along the last dimension."""
-    found: Tensor = _Norm.apply(x) if _by_hand(x) else F.rms_norm(x, (x.shape[-1],))  # type: ignore[no-untyped-call]
+    found: Tensor = _Norm.apply(x.float()) if _by_hand(x) else F.rms_norm(x, (x.shape[-1],))  # type: ignore[no-untyped-call]
     return found
 
 
@@ -23,7 +23,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     cos, sin: of the angles, (T, ..., D / 2).
     """
     if _by_hand(x):
-        found: Tensor = _Rotate.apply(x, cos, sin)  # type: ignore[no-untyped-call]
+        found: Tensor = _Rotate.apply(x.float(), cos, sin)  # type: ignore[no-untyped-call]
         return found
     a, b = x.chunk(2, dim=-1)
     return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1).type_as(x)
@@ -36,7 +36,7 @@ def squared_relu(x: Tensor) -> Tensor:
 
 
 def _by_hand(x: Tensor) -> bool:
-    return x.device.type == "cpu" and x.dtype == torch.float32
+    return x.device.type == "cpu" and (x.dtype == torch.float32 or torch.is_autocast_enabled("cpu"))
 
 
 class _Norm(torch.autograd.Function):
