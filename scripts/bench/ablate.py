@@ -28,6 +28,8 @@ CHANGES = {
     "no decay of tables": "--optimizer.adam-decay 0",
     "learned positions": "--model.no-rotary",
     "no QK-norm": "--model.no-qk-norm",
+    "2.5 times the rate": "--lr 0.05",
+    "the same, no QK-norm": "--lr 0.05 --model.no-qk-norm",
     "GELU": "--model.no-squared-relu",
     "small random projections": "--model.no-zero-init",
     "tied head": "--model.no-untied",

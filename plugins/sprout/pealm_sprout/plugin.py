@@ -15,7 +15,12 @@ def pealm_models() -> Iterator[ModelSpec]:
         factory="pealm_sprout.model:Sprout",
         tokenizer="char",
         presets={
-            "tiny": {"block_size": 64, "n_layer": 2, "n_embd": 64, "optimizer": {"name": "muon", "adam_lr": 0.02}},
+            "tiny": {
+                "block_size": 64,
+                "n_layer": 2,
+                "n_embd": 64,
+                "optimizer": {"name": "muon", "weight_decay": 0.0, "adam_lr": 0.02},
+            },
             "cpu": {"block_size": 64, "ngram": 3, "optimizer": {"name": "muon", "adam_decay": 0.3}},
             "laptop": {
                 "block_size": 256,
