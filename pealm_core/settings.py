@@ -43,7 +43,7 @@ class TrainSettings:
     )
     seed: int = setting(1337, "seed of weights, data order and dropout", at_least=0)
     device: Literal["auto", "cpu", "cuda", "mps"] = setting("auto", "where to compute")
-    dtype: Literal["auto", "fp32", "bf16"] = setting("auto", "precision of matrix products; auto: bf16 where that is fast")
+    dtype: Literal["auto", "fp32", "bf16"] = setting("auto", "precision of matrix products; auto: bf16 where fast")
     without: tuple[Literal["tf32", "compile", "flash", "prefetch", "onednn", "heap", "gc"], ...] = setting(
         (), "speed-ups to leave out: tf32, compile, flash, prefetch, onednn, heap, gc"
     )

@@ -58,6 +58,24 @@ def test_logits_look_at_no_later_token_and_the_cache_changes_nothing(changes: di
 
 
 @pytest.mark.parametrize("changes", SWITCHES)
+def test_bf16_gives_nearly_the_same_loss_and_gradients(changes: dict[str, Any]) -> None:
+    model = made(**changes)
+    idx, targets = torch.randint(11, (2, 2, 16))
+    found = []
+    for low in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=low):
+            loss = model(idx, targets)[1]
+        assert loss is not None
+        found.append((loss.detach(), torch.cat([g.flatten() for g in torch.autograd.grad(loss, model.parameters())])))
+    (loss, gradient), (low_loss, low_gradient) = found
+    torch.testing.assert_close(low_loss, loss, rtol=0.01, atol=0.01)
+    assert float((low_gradient - gradient).norm() / gradient.norm()) < 0.03
+    cache = model.bfloat16().make_cache(2, 16)  # weights in bf16, without autocast
+    logits = [model(idx[:, a:b], cache=cache)[0] for a, b in ((0, 5), (5, 16))]
+    assert all(part is not None and part.dtype == torch.bfloat16 for part in logits)
+
+
+@pytest.mark.parametrize("changes", SWITCHES)
 def test_every_parameter_learns(changes: dict[str, Any]) -> None:
     model = made(**changes).train()
     idx = torch.randint(11, (2, 16))

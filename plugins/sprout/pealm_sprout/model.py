@@ -91,7 +91,7 @@ class Attention(nn.Module):
         if config.qk_norm:
             q = q * self.temperature
         if first is not None and config.value_residual:
-            v = torch.lerp(v, first, self.share)
+            v = torch.lerp(v, first, self.share.type_as(v))
         own = v
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, H, T, D)
         if cache is not None:
