@@ -4,8 +4,8 @@
 
 Makes parquet files of documents as long as FineWeb's from a text that is repeated with changes, and prepares them
 with a worker on every core, start-up and disk included. tiktoken is timed before and after, in this process, on
-documents taken evenly from all of them, and then in as many processes side by side as there are workers, which is what
-the machine could give. Prints tokens/s, and how many such threads the preparation is worth, round by round and the
+documents taken evenly from all of them, and then in as many processes side by side as there are workers: what the
+machine could give. Prints tokens/s, and how many such threads the preparation is worth, round by round and the
 median; the goal is 0.9 for each core. Where others use the machine, too, tokens for a second of CPU time tell more.
 """
 
@@ -103,7 +103,8 @@ def main() -> None:
             of_cpu.append(tokens / cpu / work)
             ceilings.append(ceiling / wall)
             print(f"\n{'tiktoken alone, one thread':<40}{wall:>12,.0f} tokens/s")
-            print(f"{f'the same in {args.workers} processes':<40}{ceiling:>12,.0f} tokens/s, ratio {ceilings[-1]:.2f}")
+            many = f"the same in {args.workers} processes"
+            print(f"{many:<40}{ceiling:>12,.0f} tokens/s, ratio {ceilings[-1]:.2f}")
             what = f"preparation, {args.workers} workers on {cores()} cores"
             print(f"{what:<40}{tokens / seconds:>12,.0f} tokens/s")
             print(f"{'ratio':<40}{ratios[-1]:>12.2f}, of CPU time {of_cpu[-1]:.2f}", flush=True)
