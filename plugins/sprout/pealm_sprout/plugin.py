@@ -19,6 +19,7 @@ def pealm_models() -> Iterator[ModelSpec]:
                 "block_size": 64,
                 "n_layer": 2,
                 "n_embd": 64,
+                "ngram": 2,
                 "optimizer": {"name": "muon", "weight_decay": 0.0, "adam_lr": 0.02},
             },
             "cpu": {"block_size": 64, "ngram": 3, "optimizer": {"name": "muon", "adam_decay": 0.3}},
