@@ -77,7 +77,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("text", type=Path, nargs="?", default=TEXT, help="the text [../shared's tinyshakespeare]")
-    parser.add_argument("--rows", type=int, default=160_000, help="documents of 4,500 characters a worker [160,000]")
+    parser.add_argument("--rows", type=int, default=80_000, help="documents of 4,500 characters a worker [80,000]")
     parser.add_argument("--workers", type=int, default=cores(), help="worker processes [a core each]")
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
