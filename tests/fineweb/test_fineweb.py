@@ -342,8 +342,11 @@ def test_ended_it_goes_on_without_a_finished_file(
     line = ["--out", "out", "--shard-size", SHARD, "--workers", 2]
     Hub.gate.clear()
     first = fineweb(*line, start_new_session=True)
-    until(lambda: len(Hub.fetched) == 2 or first.poll() is not None)  # it waits for the second file
+    state = tmp_path / "out" / "part-1-of-1.json"
+    # The first file is done, and it waits for the second one.
+    until(lambda: first.poll() is not None or (state.exists() and json.loads(state.read_text())["file"] == 1))
     assert first.poll() is None, first.communicate()
+    assert [name[-17:-14] for name in Hub.fetched] == ["000", "001"]
     workers = children(first.pid)
     assert workers
     if how == signal.SIGINT:
@@ -365,6 +368,7 @@ def test_ended_it_goes_on_without_a_finished_file(
     assert [name[-17:-14] for name in Hub.fetched] == ["000", "001", "001", "002"]
     assert names(tmp_path / "out") == names(prepared)  # no parquet, no tail, no lock
     assert "left" in out and "edufineweb_train_000002.npy" in out
+    assert "sample/10BT/002_00000.parquet  is being downloaded\n" in out
 
 
 def test_a_full_disk_is_one_line_and_it_goes_on_afterwards(

@@ -56,8 +56,8 @@ def command(
 ) -> None:
     """Download FineWeb-Edu's sample of 10 billion tokens and write it as GPT-2 token shards.
 
-    Takes 20 GB for the shards and 2.2 GB for the file at hand. Killed or cut off, the same command goes on where it
-    was. The shards do not depend on the number of workers.
+    Takes 20 GB for the shards and 4.3 GB for the file at hand and the next one. Killed or cut off, the same command
+    goes on where it was. The shards do not depend on the number of workers.
     """
     from pealm_fineweb.prepare import Plan, prepare
 

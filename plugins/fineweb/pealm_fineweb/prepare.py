@@ -9,9 +9,8 @@ import json
 import multiprocessing
 import os
 import shutil
-from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -21,7 +20,8 @@ from pealm_core import PealmError, UserError
 from pealm_fineweb.config import ENCODING, END_OF_TEXT, SHARD_SIZE, VOCAB_SIZE
 from pealm_fineweb.progress import Meter
 from pealm_fineweb.source import HubSource, LocalSource, SourceFile
-from pealm_fineweb.worker import Piece, Tokens, gpt2, pieces, start, tokenize
+from pealm_fineweb.stream import Files, Opened, tokens_of
+from pealm_fineweb.worker import gpt2, start
 from pealm_fineweb.writer import ShardWriter, State, atomically, read_state, state_path
 
 SHARD_BYTES_PER_SOURCE_BYTE = 0.8  # FineWeb-Edu: 10 billion tokens of two bytes from 28.5 GB of parquet, rounded up
@@ -85,47 +85,41 @@ def _fill(
     plan: Plan, source: HubSource | LocalSource, files: list[SourceFile], writer: ShardWriter, meter: Meter
 ) -> None:
     """Tokenize what is left of the files into the writer."""
-    workers = plan.workers or cores()
+    workers, begun, skip = plan.workers or cores(), writer.state, writer.state.offset
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=start)
+    # With a limit the file at hand may well be the last.
+    stream = Files(source, files, begun.file, begun.row, prefetch=plan.limit is None, say=meter.say)
+
+    def progress(file: Opened, row: int) -> None:
+        share = row / max(1, file.rows)
+        size = sum(other.size for other in files[: file.place]) + share * files[file.place].size
+        meter.update(writer.tokens if plan.limit else size, writer.tokens)
+
+    def begin(file: Opened) -> None:
+        name, size = files[file.place].name, files[file.place].size
+        meter.say(f"{name}  file {file.place + 1} of {len(files)}, {size / 1e6:,.1f} MB")
+        if file.place == begun.file:
+            progress(file, begun.row)
+
     try:
-        begun = writer.state
-        for place in range(begun.file, len(files)):
-            if writer.full():
-                return
-            file, size_before = files[place], sum(file.size for file in files[:place])
-            meter.say(f"{file.name}  file {place + 1} of {len(files)}, {file.size / 1e6:,.1f} MB")
-            row, skip = (begun.row, begun.offset) if place == begun.file else (0, 0)
-            with source.fetch(file) as path, meter:  # a download has a bar of its own
-                todo, rows = pieces(path, row)
-                size_of_row = file.size / max(1, rows)
-                meter.update(writer.tokens if plan.limit else size_before + row * size_of_row, writer.tokens)
-                for piece, tokens in _ordered(pool, todo, ahead=max(32, 4 * workers)):
-                    shards, skip = list(writer.add(tokens, place, piece.row, skip)), 0
-                    size = size_before + (piece.row + len(tokens.ends)) * size_of_row
-                    meter.update(writer.tokens if plan.limit else size, writer.tokens)
-                    for name in shards:
-                        meter.shard(name)
-                    if writer.full():
-                        return
-                writer.end_file(place)
+        with meter:
+            for file, piece, tokens in tokens_of(stream, pool, max(32, 4 * workers), begin):
+                if piece is None or tokens is None:
+                    writer.end_file(file.place)
+                    source.release(file.path)
+                    continue
+                shards, skip = list(writer.add(tokens, file.place, piece.row, skip)), 0
+                progress(file, piece.row + len(tokens.ends))
+                for name in shards:
+                    meter.shard(name)
+                if writer.full():
+                    return
     except BrokenProcessPool as error:
         raise PealmError(
             f"{plan.out}: a worker process died, perhaps for want of memory; run the same again with fewer --workers"
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _ordered(pool: Executor, todo: Iterable[Piece], ahead: int) -> Iterator[tuple[Piece, Tokens]]:
-    """The pieces' tokens in the pieces' order, `ahead` of them under way at once."""
-    waiting: deque[tuple[Piece, Future[Tokens]]] = deque()
-    for piece in todo:
-        waiting.append((piece, pool.submit(tokenize, piece)))
-        if len(waiting) == ahead:
-            first, result = waiting.popleft()
-            yield first, result.result()
-    for first, result in waiting:
-        yield first, result.result()
 
 
 def _files_of_part(plan: Plan, files: list[SourceFile]) -> list[SourceFile]:
@@ -159,7 +153,7 @@ def _check_disk(plan: Plan, state: State, files: list[SourceFile], downloads: bo
     if plan.limit is not None:
         need = min(need, 2.0 * (plan.limit - state.tokens))
     if downloads:
-        need += max((file.size for file in left), default=0)
+        need += sum(sorted(file.size for file in left)[-2:])  # the file at hand and the next one
     free = shutil.disk_usage(plan.out).free
     if need > free:
         raise UserError(

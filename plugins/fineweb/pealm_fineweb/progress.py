@@ -9,7 +9,11 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 
 class Meter:
-    """Progress towards `total`, in any unit, with the time left. The live line is there inside of `with meter:`."""
+    """Progress towards `total`, in any unit, with the time left.
+
+    The live line is there from the first update on, as a download before it has a bar of its own, and until the end
+    of `with meter:`.
+    """
 
     def __init__(self, total: float) -> None:
         self.console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
@@ -22,8 +26,6 @@ class Meter:
         self._text = ""
 
     def __enter__(self) -> "Meter":
-        if self.console.is_terminal:
-            self._live.start()
         return self
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
@@ -38,6 +40,8 @@ class Meter:
         """done: how much of the total; tokens: how many so far. The first call says where it begins."""
         if self._first is None:
             self._first = done, tokens, time.monotonic()
+            if self.console.is_terminal:
+                self._live.start()
         done_before, tokens_before, begun = self._first
         share, seconds = min(1.0, done / self._total), max(1e-9, time.monotonic() - begun)
         self._text = f"{100 * share:.0f}%  {tokens:,} tokens  {(tokens - tokens_before) / seconds:,.0f} tokens/s"

@@ -1,4 +1,4 @@
-"""Where the parquet files come from: the hub, one at a time, or a folder on this machine."""
+"""Where the parquet files come from: the hub, one after another, or a folder on this machine."""
 
 import sys
 from collections.abc import Iterator
@@ -35,10 +35,12 @@ class LocalSource:
             raise UserError(f"--source {self.folder}: no such folder, or no .parquet file in it")
         return [SourceFile(path.relative_to(self.folder).as_posix(), path.stat().st_size) for path in paths]
 
-    @contextmanager
-    def fetch(self, file: SourceFile) -> Iterator[Path]:
-        """The file's path."""
-        yield self.folder / file.name
+    def fetch(self, file: SourceFile, *, bar: bool) -> Path:
+        """The file's path; it is here already, and no bar shows it."""
+        return self.folder / file.name
+
+    def release(self, path: Path) -> None:
+        """The file is done with, and stays."""
 
 
 class HubSource:
@@ -64,20 +66,22 @@ class HubSource:
             raise UserError(f"{REPO} has no parquet files in {FOLDER} any more; give local ones: --source DIR")
         return [SourceFile(entry.path, entry.size, entry.blob_id) for entry in found]
 
-    @contextmanager
-    def fetch(self, file: SourceFile) -> Iterator[Path]:
-        """Download the file, or go on with its download; remove it when it is done with. Raises UserError."""
+    def fetch(self, file: SourceFile, *, bar: bool) -> Path:
+        """Download the file, or go on with its download. bar: show how far it is, on a terminal. Raises UserError."""
         from huggingface_hub import hf_hub_download
         from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
 
-        if not sys.stderr.isatty():
+        if not bar or not sys.stderr.isatty():
             disable_progress_bars()
         with _one_line(file.name):
             path = Path(hf_hub_download(REPO, file.name, repo_type="dataset", local_dir=self.work))
         if path.stat().st_size != file.size:
             path.unlink()
             raise UserError(f"{file.name} came with another size than the hub had announced; run the same again")
-        yield path
+        return path
+
+    def release(self, path: Path) -> None:
+        """The file is done with: remove it."""
         path.unlink()
 
 
