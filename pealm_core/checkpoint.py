@@ -43,10 +43,12 @@ def save(
     tokenizer: Tokenizer,
     state: Mapping[str, Any],
     optimizer: Mapping[str, Any] | None = None,
+    replace: bool = False,
 ) -> None:
-    """Write a checkpoint folder; one that is there is replaced at once. Raises PealmError where the disk refuses.
+    """Write a checkpoint folder. Raises PealmError where the disk refuses.
 
-    model, optimizer: state dicts. state: facts such as the step, which `verify` gives back.
+    model, optimizer: state dicts. state: facts such as the step, which `verify` gives back. replace: one that is
+    there is replaced at once, and `NAME.old` beside it is the writer's own; else there must be none.
     """
     from pealm_core.tensors import write_optimizer, write_tensors
 
@@ -70,15 +72,16 @@ def save(
         (aside / STATE).write_text(json.dumps({**facts, "sha256": _facts(facts)}, indent=1), encoding="utf-8")
         for path in (aside / STATE, aside / TOKENIZER, aside):
             _sync(path)
-        if folder.exists():
+        if replace and folder.exists():
             shutil.rmtree(old, ignore_errors=True)
             folder.rename(old)
         aside.rename(folder)
         _sync(folder.parent)
-        shutil.rmtree(old, ignore_errors=True)
+        if replace:
+            shutil.rmtree(old, ignore_errors=True)
     except BaseException as error:
         shutil.rmtree(aside, ignore_errors=True)
-        if folder.exists():
+        if replace and folder.exists():
             shutil.rmtree(old, ignore_errors=True)
         if isinstance(error, OSError):
             raise PealmError(f"{folder}: the checkpoint could not be written: {error}") from error
@@ -131,11 +134,12 @@ def prune(run: Path, keep: int) -> None:
 
 def tidy(run: Path) -> None:
     """Remove what interrupted saves left behind in a run that nobody else holds."""
-    for folder in (run, run / "checkpoints"):
-        for path in folder.glob(".*.tmp"):
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-        for old in folder.glob("*.old"):
+    for folder, name in ((run, "best"), (run / "checkpoints", "step-*")):  # a run's folder may hold other things, too
+        for path in folder.glob(f".{name}.tmp"):
+            shutil.rmtree(path, ignore_errors=True)
+        for path in folder.glob(f".{name}.*.tmp"):
+            shutil.rmtree(path, ignore_errors=True)
+        for old in folder.glob(f"{name}.old"):
             if (new := old.with_name(old.name.removesuffix(".old"))).exists():
                 shutil.rmtree(old, ignore_errors=True)
             else:  # killed between two renames
@@ -161,12 +165,15 @@ def verify(folder: Path, *names: str) -> dict[str, Any]:
         if names and name not in names:
             continue
         path = folder / name
-        if not path.is_file():
-            raise InvalidCheckpointError(f"{path} is missing from the checkpoint")
-        if path.stat().st_size != size:
-            raise InvalidCheckpointError(f"{path} has {path.stat().st_size:,} bytes, and {size:,} were saved")
-        if _digest(path) != digest:
-            raise InvalidCheckpointError(f"{path} is damaged: its content is not what was saved")
+        try:
+            if not path.is_file():
+                raise InvalidCheckpointError(f"{path} is missing from the checkpoint")
+            if path.stat().st_size != size:
+                raise InvalidCheckpointError(f"{path} has {path.stat().st_size:,} bytes, and {size:,} were saved")
+            if _digest(path) != digest:
+                raise InvalidCheckpointError(f"{path} is damaged: its content is not what was saved")
+        except OSError as error:
+            raise InvalidCheckpointError(f"{path} can't be read: {error.strerror}") from None
     return state
 
 

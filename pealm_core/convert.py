@@ -45,7 +45,6 @@ def to_weights(source: Path, target: Path, dtype: str | None = None) -> str:
                 tensors[name] = cast.setdefault(tensor.data_ptr(), tensor.to(wanted))
     if target.is_dir():
         target.rmdir()
-    state.pop("files", None)
     config, _ = read_toml(folder / checkpoint.CONFIG)
     saved: Any = _Saved(folder / checkpoint.TOKENIZER)
     checkpoint.save(target, model=tensors, config=config, tokenizer=saved, state=state)

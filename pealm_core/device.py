@@ -18,6 +18,10 @@ def pick_device(name: str, local_rank: int = 0) -> torch.device:
         raise UserError("--device cuda: torch finds no CUDA device here; use --device cpu")
     if name == "mps" and not torch.backends.mps.is_available():
         raise UserError("--device mps: torch finds no Metal device here; use --device cpu")
+    if name == "cuda" and local_rank >= (count := torch.cuda.device_count()):
+        raise UserError(
+            f"process {local_rank} of this machine has no GPU: torch finds {count}; start --nproc_per_node={count}"
+        )
     return torch.device(name, local_rank) if name == "cuda" else torch.device(name)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from pealm_core.config import Layer, Resolved, did_you_mean, dump, resolve, settings_of
 from pealm_core.errors import PealmError, PluginError, UserError
 from pealm_core.plugins import Entry, PluginHost
+from pealm_core.settings import RESUMABLE
 from pealm_core.specs import DatasetSpec, EvaluatorSpec, ModelSpec, OptimizerSpec, Spec, TokenizerSpec
 
 # table → the kind of component that it configures
@@ -184,6 +185,8 @@ def settle(
     schema: dict[str, type | None] = {**flat, **{table: entry.config for table, entry in entries.items()}}
     layers = _model_layers(request, entries.get("model"))
     _check_model_layers(host, schema, entries, layers)
+    if _is_whole(request.file):
+        _check_preset(host, schema, entries, request)
     if request.file is not None:
         check_tables(request.file)
         layers.append(request.file)
@@ -193,21 +196,45 @@ def settle(
 
 def _model_layers(request: Request, model: Entry[Any] | None) -> list[Layer]:
     """What the model's record sets: its recipe and the preset. A run's own config is whole and takes neither."""
-    whole = request.file is not None and "versions" in request.file.tables
+    whole = _is_whole(request.file)
     layers = [] if model is None or whole else [Layer("recipe", model.spec.recipe)]
     if request.preset is not None:
         if model is None:
             raise UserError("--preset needs a model")
-        if whole:
-            assert request.file is not None
-            raise UserError(f"--preset {request.preset}: {request.file.origin} is a whole config and sets every size")
         if request.preset not in model.spec.presets:
             raise UserError(
                 f"model {model.name!r} has no preset {request.preset!r}"
                 + (did_you_mean(request.preset, model.spec.presets) or "; it has none")
             )
-        layers.append(Layer(f"preset {request.preset}", preset_tables(model.spec.presets[request.preset])))
+        if not whole:
+            layers.append(Layer(f"preset {request.preset}", preset_tables(model.spec.presets[request.preset])))
     return layers
+
+
+def _is_whole(file: Layer | None) -> bool:
+    """Whether it is a run's own config, which sets everything."""
+    return file is not None and "versions" in file.tables
+
+
+def _check_preset(
+    host: PluginHost, schema: Mapping[str, type | None], entries: Mapping[str, Entry[Any]], request: Request
+) -> None:
+    """Raise UserError where a preset is not the one that the whole config was made with."""
+    if request.preset is None or request.file is None:
+        return
+    layer = Layer(f"preset {request.preset}", preset_tables(entries["model"].spec.presets[request.preset]))
+    preset = resolve(schema, [_fit(host, schema, entries, layer)])
+    file = resolve(schema, [_fit(host, schema, entries, request.file)])
+    for table, origins in preset.origins.items():
+        given = {key.replace("-", "_") for key in request.words.get(table, {})}
+        free = given | RESUMABLE if table == "train" else given
+        for name, origin in origins.items():
+            new, old = preset.values[table][name], file.values[table][name]
+            if origin == layer.origin and name not in free and new != old:
+                raise UserError(
+                    f"--preset {request.preset} sets [{table}] {name.replace('_', '-')} = {new!r}, and "
+                    f"{request.file.origin} has {old!r}; leave --preset out, or start a new run with another --out"
+                )
 
 
 def preset_tables(values: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

@@ -84,8 +84,7 @@ class LM:
     ) -> list[Sample]:
         """num_samples continuations of each prompt, with tokens and log-probabilities.
 
-        Prompts of as many tokens (or that are cut to one window) share a batch. drawn: called with the number of
-        tokens that each step gave.
+        Prompts of as many tokens share a batch. drawn: called with the number of tokens that each step gave.
         """
         chosen = dataclasses.replace(sampling or Sampling(), **changes)
         ids = [self.encode(prompt) for prompt in prompts]
@@ -154,21 +153,22 @@ def open_job(
     job: Job,
     ckpt: str | Path | None,
     *,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     dtype: str = "fp32",
     quantize: str | None = None,
     tokenizer_dir: Path | None = None,
 ) -> LM:
     """The model of a checkpoint, or without one the model that its record fetches. Raises PealmError.
 
-    dtype: of weights and cache: "fp32", "bf16" or "auto" (bf16 on a GPU that multiplies it fast: on a CPU it gains
-    little for one token at a time, and fp32 gives the same text and scores on every one). quantize: "int8".
+    device: its name, or the one that was picked. dtype: of weights and cache: "fp32", "bf16" or "auto" (bf16 on a GPU
+    that multiplies it fast: on a CPU it gains little for one token at a time, and fp32 gives the same text and scores
+    on every one). quantize: "int8".
     """
     if quantize not in (None, "int8"):
         raise UserError(f"--quantize {quantize}: unknown; int8 is what there is")
     if dtype not in ("auto", "fp32", "bf16"):
         raise UserError(f"--dtype {dtype}: unknown; give auto, fp32 or bf16")
-    target = pick_device(device)
+    target = device if isinstance(device, torch.device) else pick_device(device)
     config: Mapping[str, Any] = {}
     if ckpt is None:
         tokenizer = make_tokenizer(job, tokenizer_dir)

@@ -4,6 +4,7 @@ runs/MODEL/2026-11-22_10-15-30/  config.toml  run.json  metrics.jsonl  samples.j
 """
 
 import fcntl
+import itertools
 import json
 import os
 import socket
@@ -32,8 +33,11 @@ class Run:
     every rank; the methods are the trainer's.
     """
 
-    def __init__(self, folder: Path, config: Mapping[str, Any], *, rank: int = 0) -> None:
-        """Take hold of a run folder, new or not. Raises UserError where it can't be written or is in use."""
+    def __init__(self, folder: Path, config: Mapping[str, Any], *, rank: int = 0, resuming: bool = False) -> None:
+        """Take hold of a run folder, new or not. Raises UserError where it can't be written or is in use.
+
+        resuming: a run is known to be there. Nothing of it is changed yet, but for what interrupted saves left.
+        """
         self.dir, self.config, self.rank = folder, config, rank
         self._lock: Any = None
         self._logs = {name: _Log(folder / name) for name in (METRICS, SAMPLES)}
@@ -54,12 +58,18 @@ class Run:
             raise UserError(f"{folder} is in use by {holder}; wait for it or choose another --out") from None
         except OSError as error:
             raise UserError(f"{folder}: the run folder can't be written: {error.strerror}") from None
+        if not resuming and (folder / CONFIG).exists():
+            self._lock.close()
+            raise UserError(f"{folder} was begun by another process just now; the same again goes on with its run")
         self._lock.truncate(0)
         self._lock.write(f"process {os.getpid()} on {socket.gethostname()}{_launcher()}")
         self._lock.flush()
         checkpoint.tidy(folder)
-        # Also where the run goes on: its config is that of the run as a whole, longer than it was.
-        self._replace(CONFIG, tomli_w.dumps(dict(config)))
+
+    def keep_config(self) -> None:
+        """Write config.toml. Also where the run goes on: it is that of the run as a whole, longer than it was."""
+        if self.rank == 0:
+            self._replace(CONFIG, tomli_w.dumps(dict(self.config)))
 
     def record(self, **facts: Any) -> None:
         """Add to run.json, what is known of the run beside its config. A disk that refuses it ends no run."""
@@ -159,21 +169,31 @@ class _Log:
 
 
 def new_folder(model: str) -> Path:
-    """`runs/MODEL/DATE_TIME`, with a number behind it where two runs start in one second.
+    """Make `runs/MODEL/DATE_TIME`, with a number behind it where two runs start in one second. Raises UserError."""
+    date = time.strftime("%Y-%m-%d_%H-%M-%S")
+    for count in itertools.count(1):
+        folder = _home(model) / (date if count == 1 else f"{date}-{count}")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise UserError(f"{folder}: the run folder can't be written: {error.strerror}") from None
+        return folder
+    raise AssertionError("numbers have no end")
 
-    Where torchrun starts its processes again, it is the folder that they had before.
-    """
-    home = Path("runs") / model.replace("/", "-")
+
+def restarted_folder(model: str) -> Path | None:
+    """Where torchrun starts its processes again, the folder that they had before."""
     if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")):
-        for lock in sorted(home.glob("[!.]*/.lock"), reverse=True):
+        for lock in sorted(_home(model).glob("[!.]*/.lock"), reverse=True):
             if lock.read_text(errors="replace").endswith(_launcher()):
                 return lock.parent
-    base = home / time.strftime("%Y-%m-%d_%H-%M-%S")
-    folder, count = base, 1
-    while folder.exists():
-        count += 1
-        folder = base.with_name(f"{base.name}-{count}")
-    return folder
+    return None
+
+
+def _home(model: str) -> Path:
+    return Path("runs") / model.replace("/", "-")
 
 
 def _launcher() -> str:

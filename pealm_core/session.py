@@ -23,7 +23,7 @@ from pealm_core.job import Job
 from pealm_core.lm import LM
 from pealm_core.progress import Display
 from pealm_core.protocols import Dataset, Tokenizer, has
-from pealm_core.run import CONFIG, SAMPLES, Run, new_folder
+from pealm_core.run import CONFIG, SAMPLES, Run, new_folder, restarted_folder
 from pealm_core.settings import RESUMABLE, TrainSettings
 from pealm_core.speed import describe
 from pealm_core.tensors import Snapshot, read_optimizer
@@ -49,15 +49,16 @@ def _run(job: Job, out: Path | None, world: World, device: torch.device) -> int:
     s: TrainSettings = job.configs["train"]
     dtype = pick_dtype(s.dtype, device)
     name = job.entries["model"].name
-    folder = out or Path(world.texts(str(new_folder(name)) if world.main else "")[0])
+    restarted = world.texts(str(restarted_folder(name) or ""))[0]
+    folder = out or (Path(restarted) if restarted else None)
     with Display(quiet=not world.main) as display:
         with world.together():
-            resuming = (folder / CONFIG).exists()
-            if resuming:
-                _check_same(folder / CONFIG, job)
+            begun = folder if folder is not None and (folder / CONFIG).exists() else None  # the run to go on with
+            if begun:
+                _check_same(begun / CONFIG, job)
             job.entries["model"].load("factory")  # a misspelt one is told before a long tokenization
             dataset: Dataset = make_component(job, "input")
-        newest, wrong = _newest(folder, world) if resuming else (None, [])
+        newest, wrong = _newest(begun, world) if begun else (None, [])
         with one_by_one(world):  # the first process of a machine fills the caches for its others
             start = read_start(job, s.init) if s.init and newest is None else None
             saved = newest / checkpoint.TOKENIZER if newest else start.tokenizer if start else None
@@ -75,20 +76,28 @@ def _run(job: Job, out: Path | None, world: World, device: torch.device) -> int:
             config = job.configs["optimizer"]
             model = model.to(device)
             optimizer = make(job.entries["optimizer"], *([] if config is None else [config]), model, **lr)
-            run = Run(folder, job.tables(), rank=world.rank)
+        new = ""
+        with world.together():
+            if folder is None and world.main:
+                new = str(new_folder(name))
+        folder = folder or Path(world.texts(new)[0])
+        with world.together():
+            run = Run(folder, job.tables(), rank=world.rank, resuming=begun is not None)
             reporter = Reporter(run, job, tokenizer, corpus, display)
             trainer = Trainer(model, optimizer, train, val, s, world, device, dtype, reporter)
         floor = getattr(dataset, "entropy_floor", None)
         display.floor = floor * corpus.characters_per_token if floor and corpus.characters_per_token else None
         try:
             with world.together():
-                if resuming:
+                if begun:
                     _resume(run, trainer, corpus, display, newest, wrong)
                     reporter.best_on_disk = trainer.best_loss
             if trainer.progress() >= 1.0:
                 more = "--max-seconds" if s.max_seconds else "--steps"
                 display.say(f"{run.dir} is finished: {trainer.step:,} steps. A larger {more} goes on from there.")
                 return 0
+            with world.together():
+                run.keep_config()
             _introduce(job, trainer, run, tokenizer, corpus, display)
             run.record(status="running", **_facts(trainer, tokenizer, display.floor))
             return _fit(job, run, trainer, display)
@@ -121,6 +130,7 @@ class Reporter:
         self._memory = Snapshot()
         self._written: list[Path] = []  # what the writer is at
         self._best: float | None = None  # the loss of the weights that it writes to best/
+        self._best_written = False
         self.best_on_disk = math.inf
 
     def step(self, trainer: Trainer, metrics: Mapping[str, Any]) -> None:
@@ -148,7 +158,7 @@ class Reporter:
         self.run.check()
         step = self.run.dir / "checkpoints" / f"step-{trainer.step:08d}"
         self._written = [self.run.dir / "best"] * best + [step] * full
-        self._best = trainer.best_loss if best else None
+        self._best, self._best_written = trainer.best_loss if best else None, False
         if not trainer.world.main:
             return
         model = self._memory.take(trainer.model.state_dict(), "model")
@@ -159,6 +169,8 @@ class Reporter:
             "val_loss": trainer.val_loss,
             "best_loss": trainer.best_loss if math.isfinite(trainer.best_loss) else None,
             "first_val_loss": trainer.first_val_loss,
+            "eval_seconds": trainer.eval_seconds,
+            "used_up": trainer.used_up,
             "world_size": trainer.world.size,
             "data": self.corpus.key,
         }
@@ -173,7 +185,9 @@ class Reporter:
                     config=self.run.config,
                     tokenizer=self.tokenizer,
                     state=state,
+                    replace=True,
                 )
+                self._best_written |= folder.name == "best"
             checkpoint.prune(self.run.dir, trainer.settings.keep)
 
         self.writer.start(write)
@@ -193,15 +207,15 @@ class Reporter:
             return None
         error, written = self.writer.join(), self._written
         self._written = []
-        failed = bool(trainer.world.gather(error is not None)[0][0])
-        if self._best is not None and not failed:
+        failed, best_written = map(bool, trainer.world.gather(error is not None, self._best_written)[0])
+        if self._best is not None and best_written:
             self.best_on_disk = self._best
         elif trainer.best_loss == self._best:
             trainer.best_loss = self.best_on_disk  # what beats the weights that are there is saved
         if error is not None and not last:
             self.display.say(f"{error}; training goes on, and the next save tries again")
-        if not failed:
-            for folder in written:
+        for folder in written:
+            if not failed or (best_written and folder.name == "best"):
                 self.job.host.notify("pealm_checkpoint_saved", run=self.run, path=folder)
         return error
 
@@ -306,6 +320,7 @@ def _resume(
     trainer.step, trainer.seconds = state["step"], state["seconds"]
     trainer.best_loss = math.inf if state["best_loss"] is None else state["best_loss"]
     trainer.val_loss, trainer.first_val_loss = state["val_loss"], state["first_val_loss"]
+    trainer.eval_seconds, trainer.used_up = state.get("eval_seconds", 0.0), state.get("used_up", 0.0)
     display.say(f"going on from {newest}")
 
 

@@ -7,6 +7,7 @@ from typing import Literal
 from pealm_core.config import setting
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
+LARGEST_SEED = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,16 @@ class TrainSettings:
     init: str | None = setting(
         None, "weights to start from: a pretrained model's name, a run or checkpoint, a file (.safetensors, .pt)"
     )
-    seed: int = setting(1337, "seed of weights, data order and dropout", at_least=0)
+    seed: int = setting(1337, "seed of weights, data order and dropout", at_least=0, at_most=LARGEST_SEED)
     device: Literal["auto", "cpu", "cuda", "mps"] = setting("auto", "where to compute")
     dtype: Literal["auto", "fp32", "bf16"] = setting("auto", "precision of matrix products; auto: bf16 where fast")
     without: tuple[Literal["tf32", "compile", "flash", "prefetch", "onednn", "heap", "gc"], ...] = setting(
         (), "speed-ups to leave out: tf32, compile, flash, prefetch, onednn, heap, gc"
     )
+
+    def __post_init__(self) -> None:
+        if self.steps is None and self.max_seconds is None:
+            raise ValueError("steps: none, and max_seconds is not set, so that training would never end; set one")
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,7 @@ class Sampling:
     top_p: float | None = setting(None, "only the likeliest tokens that make up this share", above=0, at_most=1)
     min_p: float | None = setting(None, "only tokens with this share of the likeliest one's", above=0, at_most=1)
     repetition_penalty: float = setting(1.0, "above 1: less of what the text already has (CTRL)", above=0)
-    seed: int | None = setting(None, "the same seed gives the same text", at_least=0)
+    seed: int | None = setting(None, "the same seed gives the same text", at_least=0, at_most=LARGEST_SEED)
     num_samples: int = setting(1, "texts to write, in one batch", at_least=1)
     stop: tuple[str, ...] = setting((), "a text ends before the first of these", hidden=True)  # --stop, repeatable
 

@@ -41,7 +41,7 @@ class Reporter(Protocol):
 
 @dataclass
 class Trainer:
-    """What the loop works on, and how far it is. `step`, `seconds` and the losses are all of its state."""
+    """What the loop works on, and how far it is: `step` and the numbers behind it are all of its state."""
 
     model: torch.nn.Module
     optimizer: torch.optim.Optimizer
@@ -57,9 +57,10 @@ class Trainer:
     best_loss: float = math.inf
     val_loss: float | None = None  # of the last validation
     first_val_loss: float | None = None
+    eval_seconds: float = 0.0  # that the last validation took
+    used_up: float = 0.0  # the limit in seconds that the run has reached
     interrupted: int = 0  # the signal that asked the run to end, once every rank knows of it
     _began: float = field(default_factory=time.perf_counter, init=False)  # the clock's zero
-    _evaluating: float = field(default=0.0, init=False)  # seconds that the last validation took
     _evaluated: float = field(default=0.0, init=False)  # the clock at its end
     _signal: int = field(default=0, init=False)  # the signal that this process got
 
@@ -98,6 +99,8 @@ class Trainer:
             if last or (due(self.step, s.eval_every) and self.affordable()):
                 metrics["val_loss"] = self.validate()
                 last = self.finished()  # a validation may have used up the time
+            if last and s.max_seconds and not self.interrupted:
+                self.used_up = s.max_seconds
             self.reporter.step(self, metrics)
             full, best = last or due(self.step, s.save_every), metrics.get("val_loss", math.inf) < self.best_loss
             if best:
@@ -178,7 +181,7 @@ class Trainer:
             count += len(mine)
         everyone = self.world.gather(total, count, time.perf_counter() - began)
         self.val_loss = sum(row[0] for row in everyone) / sum(row[1] for row in everyone)
-        self._evaluating = everyone[0][2]
+        self.eval_seconds = everyone[0][2]
         self._evaluated = self.clock()
         return self.val_loss
 
@@ -192,8 +195,10 @@ class Trainer:
     def progress(self) -> float:
         """How far the schedule is, 0 to 1. By time, the last validation's seconds are kept back for the last one."""
         s = self.settings
+        if s.max_seconds and s.max_seconds <= self.used_up:
+            return 1.0
         if s.max_seconds:
-            return min(1.0, self.seconds / max(s.max_seconds - 1.5 * self._evaluating, 1e-9))
+            return min(1.0, self.seconds / max(s.max_seconds - 1.5 * self.eval_seconds, 1e-9))
         assert s.steps
         return min(1.0, self.step / s.steps)
 
@@ -207,7 +212,7 @@ class Trainer:
 
     def affordable(self) -> bool:
         """Whether a validation is worth its time: where time is limited, they take a tenth of it at most."""
-        return not self.settings.max_seconds or self.seconds - self._evaluated > 10 * self._evaluating
+        return not self.settings.max_seconds or self.seconds - self._evaluated > 10 * self.eval_seconds
 
     def finished(self) -> bool:
         """Whether the steps or the seconds are used up, or a signal asked to end."""
@@ -249,7 +254,8 @@ def _memory(trainer: Trainer) -> Iterator[None]:
         if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
             raise
         s, world = trainer.settings, trainer.world
-        micro = s.micro_batch_size or s.batch_size // world.size
+        share = s.batch_size // world.size
+        micro = min(s.micro_batch_size or share, share)
         smaller = f"--micro-batch-size {micro // 2}" if micro > 1 else f"--block-size {trainer.train.block_size // 2}"
         raise PealmError(
             f"out of memory on {trainer.device} at step {trainer.step + 1} (rank {world.rank}): {micro} sequences of "

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pealm_core import checkpoint
 from pealm_core.errors import UserError
-from pealm_core.job import Job, Request, file_layer, plan
+from pealm_core.job import Job, Request, file_layer, plan, preset_tables
 from pealm_core.specs import ModelSpec
 from pealm_core.tensors import read_tensors
 
@@ -50,13 +50,20 @@ def read_start(job: Job, init: str) -> Start:
         offer = f", or one of {', '.join(names)}" if names else ""
         raise UserError(f"--init {init}: no such run, checkpoint or file of weights{offer}")
     other = job.host.find(ModelSpec, init)
-    origins = job.resolved.origins["model"]
-    preset = next((o.removeprefix("preset ") for o in origins.values() if o.startswith("preset ")), None)
-    chosen = plan(
-        job.host, Request({"model": init}, preset=preset if preset in other.spec.presets else None), {}, ("model",)
-    )
+    chosen = plan(job.host, Request({"model": init}, preset=_preset(job, other.spec)), {}, ("model",))
     config, tensors = other.load("pretrained")(_changed(chosen.configs["model"], job))
     return Start(_changed(config, job), tensors, None)
+
+
+def _preset(job: Job, pretrained: ModelSpec) -> str | None:
+    """The preset that the job's model has: as the command line names it or, as with a run's config, by its values."""
+    origins, values = job.resolved.origins["model"], job.resolved.values["model"]
+    for name in pretrained.presets:
+        sizes = preset_tables(job.entries["model"].spec.presets.get(name, {}))["model"]
+        same = bool(sizes) and all(values[key.replace("-", "_")] == value for key, value in sizes.items())
+        if same or f"preset {name}" in origins.values():
+            return name
+    return None
 
 
 def _changed(config: Any, job: Job) -> Any:

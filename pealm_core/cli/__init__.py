@@ -109,6 +109,8 @@ def main(args: list[str] | None = None) -> NoReturn:
     except BrokenPipeError:  # the reader left, as in `pealm sample ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
+    except PermissionError as error:
+        code = fail(f"{error.filename}: {error.strerror}; choose another place, or have the rights changed", 2)
     except Exception as error:
         code = _defect(error)
     code = code if isinstance(code, int) else 0

@@ -62,13 +62,15 @@ def evaluate(
     from pealm_core.distributed import join, leave, peers, this_process
 
     world = this_process()
-    join(world, pick_device(device, world.local_rank))
+    picked = pick_device(device, world.local_rank)
+    join(world, picked)
     with peers(world):
-        result, seconds = _evaluate(job, ckpt, device, world)
+        evaluated = _evaluated(ckpt)  # a run that is still training may have a better one by the end
+        result, seconds = _evaluate(job, ckpt, picked, world)
     if world.main:
         _show(job, result, seconds)
         if output is not None:
-            text = json.dumps(_record(job, ckpt, result, seconds), indent=2, ensure_ascii=False) + "\n"
+            text = json.dumps(_record(job, evaluated, result, seconds), indent=2, ensure_ascii=False) + "\n"
             try:
                 output.write_text(text, encoding="utf-8")
             except OSError as error:
@@ -85,7 +87,7 @@ def _limited(job: Job, limit: int) -> Job:
     return replace(job, resolved=replace(resolved, values=values))
 
 
-def _evaluate(job: Job, ckpt: str | None, device: str, world: Any) -> tuple[Any, float]:
+def _evaluate(job: Job, ckpt: str | None, device: Any, world: Any) -> tuple[Any, float]:
     """The result and the seconds that it took, loading not counted."""
     from pealm_core.build import make_component
     from pealm_core.distributed import one_by_one
@@ -130,18 +132,27 @@ def _show(job: Job, result: Any, seconds: float) -> None:
         click.echo(line)
 
 
-def _record(job: Job, ckpt: str | None, result: Any, seconds: float) -> dict[str, Any]:
-    """What `--output` gets: the evaluation's own settings first."""
+def _evaluated(ckpt: str | None) -> dict[str, str | None]:
+    """Which weights are evaluated."""
     from pealm_core import checkpoint
 
-    tables, folder = job.tables(), checkpoint.find(Path(ckpt)) if ckpt is not None else None
-    files = checkpoint.state_of(folder)["files"] if folder is not None else {}
+    if ckpt is None:
+        return {"checkpoint": None, "checkpoint_sha256": None}
+    folder = checkpoint.find(Path(ckpt))
+    return {
+        "checkpoint": str(folder),
+        "checkpoint_sha256": checkpoint.state_of(folder)["files"][checkpoint.MODEL][1],
+    }
+
+
+def _record(job: Job, evaluated: dict[str, str | None], result: Any, seconds: float) -> dict[str, Any]:
+    """What `--output` gets: the evaluation's own settings first."""
+    tables = job.tables()
     return {
         **dump(job.configs.get("eval")),
         "evaluation": job.entries["eval"].name,
         "model": job.entries["model"].name,
-        "checkpoint": str(folder) if folder is not None else None,
-        "checkpoint_sha256": files[checkpoint.MODEL][1] if files else None,
+        **evaluated,
         "n": result.n,
         "rows_per_second": result.n / seconds,
         "metrics": {key: {"value": value, "stderr": stderr} for key, (value, stderr) in result.metrics.items()},

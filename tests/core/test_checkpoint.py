@@ -94,7 +94,7 @@ def test_a_damaged_state_is_found(tmp_path: Path, content: str) -> None:
 
 def test_replacing_keeps_one_valid_folder_at_every_instant(tmp_path: Path) -> None:
     best = save(tmp_path / "best", state={"step": 1})
-    save(tmp_path / "best", state={"step": 2})
+    save(tmp_path / "best", state={"step": 2}, replace=True)
     assert checkpoint.verify(best) == {"step": 2}
     best.rename(tmp_path / "best.old")  # as a kill between the two renames leaves it
     assert checkpoint.find(tmp_path) == tmp_path / "best.old"
@@ -131,9 +131,31 @@ def test_a_disk_that_refuses_leaves_the_old_one(tmp_path: Path, monkeypatch: pyt
             raise OSError(28, "No space left on device")
 
     with pytest.raises(PealmError, match="No space left"):
-        save(tmp_path / "best", state={"step": 2}, tokenizer=Full())
+        save(tmp_path / "best", state={"step": 2}, tokenizer=Full(), replace=True)
     assert checkpoint.verify(best) == {"step": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["best"]
+
+
+def test_what_is_not_to_be_replaced_stays_and_so_does_what_is_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "c.old").mkdir()
+    (tmp_path / "c.old" / "mine").write_text("x")
+    save(tmp_path / "c", state={"step": 1})
+    with pytest.raises(PealmError, match="could not be written"):
+        save(tmp_path / "c", state={"step": 2})
+    assert checkpoint.verify(tmp_path / "c") == {"step": 1}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["c", "c.old"]
+    assert (tmp_path / "c.old" / "mine").exists()
+
+
+def test_a_file_that_the_disk_does_not_give_is_a_damaged_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = save(tmp_path / "c")
+
+    def refuse(path: Path) -> str:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(checkpoint, "_digest", refuse)
+    with pytest.raises(InvalidCheckpointError, match="can't be read: Input/output error"):
+        checkpoint.verify(folder)
 
 
 def test_no_safetensors_is_an_error_not_a_crash(tmp_path: Path) -> None:

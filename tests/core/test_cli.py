@@ -123,6 +123,8 @@ MISTAKES = {
     "nan": (train("--lr", "nan"), "--lr must be finite, not nan"),
     "infinite": (train("--max-seconds", "inf"), "--max-seconds must be finite, not inf"),
     "no number": (train("--lr", "fast"), "--lr must be a number, not 'fast'"),
+    "no length": (train("--steps", "none"), "max_seconds is not set, so that training would never end; set one"),
+    "seed": (train("--seed", 2**64), "--seed must be at most 9.22337e+18, not 1.84467e+19"),
     "both lengths": (train("--steps", 3, "--max-seconds", 3), "exclude each other"),
     "no checkpoint": (("sample", "--ckpt", "EMPTY"), "EMPTY is no checkpoint"),
     "missing checkpoint": (("sample", "--ckpt", "nowhere"), "nowhere: no such file or folder"),
@@ -247,3 +249,12 @@ def test_python_api(ckpt: Path) -> None:
     text = lm.generate("hel", max_new_tokens=4, temperature=0)
     assert text.startswith("hel") and len(text) == 7
     assert "".join(lm.stream("hel", max_new_tokens=4, temperature=0)) == text[3:]
+
+
+def test_a_place_without_rights_is_one_line(pealm: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("pealm_core.checkpoint.find", refuse)
+    result = pealm("sample", "--ckpt", "theirs/run")
+    assert result.code == 2 and result.err.startswith("pealm: theirs/run: Permission denied; choose another place")

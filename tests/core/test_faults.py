@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import torch
 
-from pealm_core import UserError, checkpoint
+from pealm_core import PealmError, UserError, checkpoint
 from pealm_core.checkpoint import Writer
 from pealm_core.plugins import PluginHost
 from pealm_core.run import Run
@@ -256,6 +256,41 @@ def test_a_best_that_could_not_be_written_is_not_taken_for_written(
     assert (state["step"], state["val_loss"], state["best_loss"]) == (30, 2.0, 2.0)
 
 
+def test_a_best_that_is_on_the_disk_counts_though_the_step_beside_it_failed(
+    train: Callable[..., Any],
+    at_step: Callable[..., None],
+    tmp_path: Path,
+    waiting: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    losses, validate, save = iter([4.0, 3.0, 1.0, 2.0, 2.5]), Trainer.validate, checkpoint.save
+    told: list[str] = []
+    notify = PluginHost.notify
+
+    def scripted(self: Trainer) -> float:
+        validate(self)
+        self.val_loss = next(losses)
+        return self.val_loss
+
+    def refuse(folder: Path, **parts: Any) -> None:
+        if folder.name == "step-00000020":
+            raise PealmError(f"{folder}: the checkpoint could not be written: No space left on device")
+        save(folder, **parts)
+
+    def listen(self: PluginHost, hook: str, **values: Any) -> None:
+        if hook == "pealm_checkpoint_saved":
+            told.append(values["path"].name)
+        notify(self, hook, **values)
+
+    monkeypatch.setattr(Trainer, "validate", scripted)
+    monkeypatch.setattr(checkpoint, "save", refuse)
+    monkeypatch.setattr(PluginHost, "notify", listen)
+    assert train(tmp_path / "r", "--steps", 40, "--save-every", 10, "--eval-every", 10).code == 0
+    state = checkpoint.verify(tmp_path / "r" / "best")
+    assert (state["step"], state["val_loss"]) == (20, 1.0)
+    assert told == ["best", "step-00000010", "best", "step-00000030", "step-00000040"]
+
+
 @pytest.mark.parametrize("call", range(1, 9))
 def test_a_disk_that_refuses_at_any_moment_leaves_no_debris(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int
@@ -274,7 +309,9 @@ def test_a_disk_that_refuses_at_any_moment_leaves_no_debris(
 
     def save(step: int) -> None:
         model = torch.nn.Linear(2, 2).state_dict()
-        checkpoint.save(tmp_path / "best", model=model, config={}, tokenizer=Words(), state={"step": step})
+        checkpoint.save(
+            tmp_path / "best", model=model, config={}, tokenizer=Words(), state={"step": step}, replace=True
+        )
 
     save(1)
     calls, fsync = 0, os.fsync

@@ -14,7 +14,8 @@ import torch
 import pealm_core
 from pealm_core.errors import UserError
 from pealm_core.generate import generate_ids
-from pealm_core.lm import LM
+from pealm_core.job import Request, file_layer, host_for, plan
+from pealm_core.lm import LM, open_job
 from pealm_core.quantize import prepare
 from pealm_core.settings import Sampling
 
@@ -206,3 +207,26 @@ def test_every_way_to_load(ckpt: Path) -> None:
         lm = pealm_core.load(ckpt, device="cpu", dtype=dtype, quantize=quantize)
         assert lm.logprobs("hello world") == pytest.approx(exact, abs=0.1)
         assert lm.generate("hel", max_new_tokens=3).startswith("hel")
+
+
+def test_every_process_evaluates_on_the_device_that_was_picked_for_it(
+    pealm: Pealm, ckpt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[torch.device] = []
+    picked, text = torch.device("meta"), tmp_path / "text"
+    text.write_text("hello world")
+    monkeypatch.setattr("pealm_core.device.pick_device", lambda name, local_rank=0: picked)
+
+    def look(job: object, folder: object, *, device: torch.device) -> None:
+        seen.append(device)
+        raise UserError("seen")
+
+    monkeypatch.setattr("pealm_core.lm.open_job", look)
+    assert "seen" in pealm("eval", "--ckpt", ckpt, "--on", "perplexity", "--input.text", text).err
+    assert seen == [picked]
+
+
+def test_a_device_may_be_picked_beforehand(ckpt: Path) -> None:
+    file = file_layer(ckpt / "config.toml")
+    job = plan(host_for(file), Request(file=file), {}, ("model", "tokenizer"))
+    assert next(open_job(job, ckpt, device=torch.device("meta")).model.parameters()).is_meta

@@ -130,3 +130,13 @@ def test_bf16_is_for_cpus_that_multiply_it_fast(fast: bool, monkeypatch: pytest.
     assert not device.fast_bf16(torch.device("mps"))
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")  # as ATEN_CPU_CAPABILITY has it
     assert not device.fast_bf16(CPU)
+
+
+def test_more_processes_than_gpus_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert device.pick_device("auto", 1) == torch.device("cuda", 1)
+    with pytest.raises(
+        UserError, match="process 2 of this machine has no GPU: torch finds 2; start --nproc_per_node=2"
+    ):
+        device.pick_device("auto", 2)

@@ -165,6 +165,33 @@ def test_a_preset_sets_more_than_the_model(plug: Callable[..., None], pealm: Cal
     assert "train.batch_size 5" in pealm("train", "m", "--help").out
 
 
+def test_the_same_line_goes_on_and_another_preset_is_an_error(
+    plug: Callable[..., None], pealm: Callable[..., Any], tmp_path: Path
+) -> None:
+    tables = '"train": {"batch_size": 5, "steps": 9}, "optimizer": {"name": "o", "momentum": 0.5}'
+    plug('{"width": 9}', '{"width": 9, ' + tables + '}, "slim": {"width": 2}')
+    line = (
+        "train",
+        "m",
+        "--input.d",
+        "--optimizer",
+        "o",
+        "--model.block-size",
+        4,
+        "--out",
+        tmp_path / "r",
+        "--preset",
+    )
+    assert pealm(*line, "wide", "--steps", 2).code == 0
+    again = pealm(*line, "wide", "--steps", 2)
+    assert again.code == 0 and "is finished: 2 steps" in again.out
+    assert pealm(*line, "wide").code == 0  # the steps of a run are its own
+    other = pealm(*line, "slim")
+    assert other.code == 2 and "--preset slim sets [model] width = 2, and" in other.err
+    assert "config.toml has 9; leave --preset out, or start a new run with another --out" in other.err
+    assert "no preset 'wid'; did you mean 'wide'?" in pealm(*line, "wid").err
+
+
 DEFECTS = {
     "forward raises": ("logits = self.table(idx if", "raise KeyError('lost')\n        logits = self.table(idx if", "model 'm': KeyError: 'lost'"),
     "no loss": ("return logits, F.cross_entropy(logits.flatten(0, 1), targets.flatten())", "return logits, None", "the loss a scalar tensor"),

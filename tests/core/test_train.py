@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 import torch
 
-from pealm_core.run import Run
+from pealm_core.errors import UserError
+from pealm_core.run import Run, new_folder
 from pealm_core.tensors import read_optimizer, read_tensors
 
 SMALL = ("--model.block-size", 16, "--model.n-layer", 1, "--model.n-embd", 16, "--model.n-head", 2, "--batch-size", 8)
@@ -115,10 +116,12 @@ def test_a_finished_run_is_a_no_op_with_a_word(
     train: Callable[..., Any], pealm: Callable[..., Any], tmp_path: Path
 ) -> None:
     train(tmp_path / "r", "--steps", 3)
-    before = (tmp_path / "r" / "metrics.jsonl").read_text()
-    result = pealm("train", "--out", tmp_path / "r")
-    assert result.code == 0 and "is finished: 3 steps" in result.out
-    assert (tmp_path / "r" / "metrics.jsonl").read_text() == before
+    names = ("metrics.jsonl", "config.toml")
+    before = [(tmp_path / "r" / name).read_text() for name in names]
+    for words in ((), ("--steps", 2)):
+        result = pealm("train", "--out", tmp_path / "r", *words)
+        assert result.code == 0 and "is finished: 3 steps" in result.out
+        assert [(tmp_path / "r" / name).read_text() for name in names] == before
 
 
 def test_going_on_with_another_setting_is_an_error_that_names_it(
@@ -127,9 +130,11 @@ def test_going_on_with_another_setting_is_an_error_that_names_it(
     train(tmp_path / "r", "--steps", 3)
     result = pealm("train", "--out", tmp_path / "r", "--lr", 0.5, "--steps", 5)
     assert result.code == 2 and "was begun with [train] lr = 0.003, not 0.5" in result.err
+    before = (tmp_path / "r" / "config.toml").read_text()
     book.write_text(book.read_text() + "more")
     result = pealm("train", "--out", tmp_path / "r", "--steps", 5)
     assert result.code == 2 and "has changed since the run began" in result.err
+    assert (tmp_path / "r" / "config.toml").read_text() == before
 
 
 def test_a_setting_that_is_newer_than_the_run_keeps_nothing_from_going_on(
@@ -172,20 +177,50 @@ def test_only_the_newest_checkpoints_are_kept(
 
 
 def test_a_run_in_use_is_left_alone(train: Callable[..., Any], tmp_path: Path) -> None:
-    run = Run(tmp_path / "r", {"model": {"name": "x"}})
-    result = train(tmp_path / "r", "--steps", 3)
-    assert result.code == 2
-    run.close()
-    (tmp_path / "r" / "config.toml").unlink()
     holder = Run(tmp_path / "r", {})
-    (tmp_path / "r" / "config.toml").unlink()
     result = train(tmp_path / "r", "--steps", 3)
     assert result.code == 2 and f"in use by process {os.getpid()}" in result.err
     holder.close()
 
 
-def test_training_by_time_ends_with_a_validation_and_a_checkpoint(
+def test_a_run_that_another_process_began_and_ended_meanwhile_is_left_alone(
     train: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, take = tmp_path / "r", Run.__init__
+
+    def late(self: Run, folder: Path, *args: Any, **kwargs: Any) -> None:
+        folder.mkdir()
+        (folder / "config.toml").write_text("[model]\n")
+        take(self, folder, *args, **kwargs)
+
+    monkeypatch.setattr(Run, "__init__", late)
+    result = train(out, "--steps", 3)
+    assert result.code == 2 and f"{out} was begun by another process just now" in result.err
+    assert (out / "config.toml").read_text() == "[model]\n" and not (out / "metrics.jsonl").exists()
+
+
+def test_two_runs_of_one_second_have_a_folder_each(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("pealm_core.run.time.strftime", lambda _: "now")
+    assert [str(new_folder("x/y")) for _ in range(3)] == ["runs/x-y/now", "runs/x-y/now-2", "runs/x-y/now-3"]
+    (tmp_path / "runs" / "z").write_text("")
+    with pytest.raises(UserError, match="runs/z/now: the run folder can't be written"):
+        new_folder("z")
+
+
+def test_what_else_is_in_the_folder_stays(train: Callable[..., Any], tmp_path: Path) -> None:
+    run = tmp_path / "r"
+    kept = ["data", "data.old", ".x.tmp", "notes.old", "best.old.txt"]
+    ours = ["best.old", ".best.7.tmp", "checkpoints/step-00000009.old", "checkpoints/.step-00000009.tmp"]
+    for name in [*kept, *ours, "best", "checkpoints/step-00000009"]:
+        (run / name).mkdir(parents=True)
+    assert train(run, "--steps", 2).code == 0
+    assert all((run / name).is_dir() for name in kept)
+    assert not any((run / name).exists() for name in ours)
+
+
+def test_training_by_time_ends_with_a_validation_and_a_checkpoint(
+    train: Callable[..., Any], pealm: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = itertools.count()
     monkeypatch.setattr("pealm_core.trainer.time.perf_counter", lambda: 0.01 * next(clock))  # each look takes 10 ms
@@ -194,6 +229,11 @@ def test_training_by_time_ends_with_a_validation_and_a_checkpoint(
     rows = lines(tmp_path / "r")
     assert "val_loss" in rows[-1] and rows[-1]["lr"] < rows[len(rows) // 2]["lr"]
     assert newest(tmp_path / "r").name == f"step-{rows[-1]['step']:08d}"
+    again = pealm("train", "--out", tmp_path / "r")
+    assert again.code == 0 and f"is finished: {len(rows)} steps. A larger --max-seconds" in again.out
+    assert lines(tmp_path / "r") == rows
+    more = pealm("train", "--out", tmp_path / "r", "--max-seconds", 2.5)
+    assert more.code == 0 and len(lines(tmp_path / "r")) > len(rows)
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_update(train: Callable[..., Any], tmp_path: Path) -> None:

@@ -9,7 +9,10 @@ import pytest
 import torch
 
 import pealm_core
-from pealm_core import checkpoint
+from pealm_core import UserError, checkpoint
+from pealm_core.config import Layer
+from pealm_core.job import Request, host_for, plan
+from pealm_core.weights import read_start
 
 ARGS = ("--batch-size", 2, "--warmup-steps", 0, "--lr", 1e-3, "--eval-tokens", 100)
 
@@ -62,3 +65,19 @@ def test_the_pretrained_model_itself_is_not_trained(pealm: Callable[..., Any], b
     done = pealm("train", "gpt2-pretrained", "--input.text", book, "--out", tmp_path / "run")
     assert done.code == 2 and "pealm train gpt2 --init gpt2-pretrained" in done.err
     assert checkpoint.steps(tmp_path / "run") == []
+
+
+@pytest.mark.parametrize("preset", [None, "medium", "xl"])
+def test_a_run_s_own_config_fetches_the_size_that_it_was_made_with(
+    preset: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def download(size: str) -> Path:
+        raise UserError(f"asked for {size}")
+
+    monkeypatch.setattr("pealm_gpt2.pretrained.download", download)
+    host = host_for(None)
+    first = plan(host, Request({"model": "gpt2"}, preset=preset), {}, ("model",))
+    again = plan(host, Request(file=Layer("config.toml", first.tables())), {}, ("model",))
+    for job in (first, again):
+        with pytest.raises(UserError, match=f"asked for {preset or 'small'}"):
+            read_start(job, "gpt2-pretrained")

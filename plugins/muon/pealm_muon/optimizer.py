@@ -46,12 +46,13 @@ def matrices(model: nn.Module) -> list[nn.Parameter]:
         return [p for p in own() if p.requires_grad]
     vocab_size = getattr(getattr(model, "config", None), "vocab_size", None)
     tables = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
-    linear = [m for m in model.modules() if isinstance(m, nn.Linear) and m.out_features != vocab_size]
+    linear = [m for m in model.modules() if isinstance(m, nn.Linear)]
+    heads = [m for m in linear if m.out_features == vocab_size]  # others may be as wide by chance: the last one is it
     return [
         p
         for m in linear
         for name, p in m.named_parameters()
-        if name == "weight" and p.requires_grad and id(p) not in tables
+        if name == "weight" and p.requires_grad and id(p) not in tables and m not in heads[-1:]
     ]
 
 
