@@ -171,9 +171,9 @@ def shakespeare(curves: dict[str, dict[str, Points]], path: Path) -> None:
     names = [name for name in SHOWN if name in curves]
     most = max(curves[name]["val"][-1][0] for name in names)
     title, note = "Learning Shakespeare", "bits per character of tinyshakespeare: validation (dots), training (thin)"
-    chart = Chart(title, note, (3e4, most * 1.1), (2.0, 4.5), log=True)
+    chart = Chart(title, note, (3e4, most * 1.1), (1.5, 4.5), log=True)
     ticks = [(10.0**n, name) for n, name in ((5, "100,000"), (6, "a million"), (7, "ten million"))]
-    chart.axes([(x, name) for x, name in ticks if x <= most], (2, 2.5, 3, 3.5, 4, 4.5), "characters seen")
+    chart.axes([(x, name) for x, name in ticks if x <= most], (1.5, 2, 2.5, 3, 3.5, 4, 4.5), "characters seen")
     for name in names:
         curve, colour = curves[name], SHOWN[name]
         chart.line(curve["train"], colour, kind="thin")

@@ -152,6 +152,7 @@ def card(name: str, shipped: Shipped, made: Path, run: Path) -> str:
     lm = pealm_core.load(made, device="cpu")
     parameters = sum(p.numel() for p in lm.model.parameters())
     last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    precision = {"float32": "fp32", "bfloat16": "bf16"}[json.loads((run / "run.json").read_text())["dtype"]]
     unit = "character" if lm.config["tokenizer"]["name"] == "char" else "token"
     sample, evaluation = (
         output(*words, made) for words in (("sample", shipped.sample), ("eval", shipped.evaluation))
@@ -162,7 +163,8 @@ def card(name: str, shipped: Shipped, made: Path, run: Path) -> str:
 {shipped.title}.
 
 - **Data**: {DATA[shipped.data]}.
-- **Trained by** `pealm train {shipped.train}`; `pealm train --config {path}/config.toml` does the same again.
+- **Trained by** `pealm train {shipped.train}`; `pealm train --config {path}/config.toml --dtype {precision}`
+  does the same again.
 - **Steps**: {last["step"]:,}, these are the weights after {state["step"]:,}, the best of the validations
   (in about {last["seconds"]:.0f} s on {torch.get_num_threads()} thread(s) of a shared {processor()}).
 - **Validation loss**: {state["val_loss"]:.4f} nats per {unit} ({state["first_val_loss"]:.4f} before the first step).
