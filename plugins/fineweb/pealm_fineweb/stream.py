@@ -51,9 +51,12 @@ class Files:
         """Wait for the next one. Raises UserError."""
         opened = (self._coming or self._begin()).result()
         self._place, self._coming = self._place + 1, None
+        return opened
+
+    def fetch_ahead(self) -> None:
+        """Have the next one fetched, where files are fetched ahead."""
         if self._prefetch and self.left():
             self._coming = self._begin()
-        return opened
 
     def _begin(self) -> Future[Opened]:
         place, file, first = self._place, self._files[self._place], self._place == self._first
@@ -84,6 +87,7 @@ def tokens_of(
                     break
                 opened = files.next()
                 begin(opened)
+                files.fetch_ahead()
                 todo.extend((opened, piece) for piece in [*opened.todo, None])
             opened, piece = todo.popleft()
             under_way.append((opened, piece, None if piece is None else pool.submit(tokenize, piece)))
