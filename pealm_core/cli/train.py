@@ -28,7 +28,7 @@ from pealm_core.settings import TrainSettings
 @click.option("--config", metavar="FILE", help="A TOML file with settings, for instance RUN/config.toml.")
 @click.option("--preset", metavar="NAME", help="Named settings of the model: sizes, and what it learns best by.")
 @click.option("--tokenizer", metavar="NAME", help="Another tokenizer than the model's usual one.")
-@click.option("--optimizer", metavar="NAME", help="Another optimizer than the model's usual one (AdamW where it names none).")
+@click.option("--optimizer", metavar="NAME", help="Another optimizer than the model's usual one (or than AdamW).")
 @click.option("--print-config", is_flag=True, help="Print every setting and where it comes from, and stop.")
 def train(
     job: Job,
