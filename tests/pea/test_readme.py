@@ -32,7 +32,7 @@ def test_python() -> None:
 
 def test_commands() -> None:
     commands = [shlex.split(line, comments=True) for block in blocks("sh") for line in block.splitlines()]
-    assert ["pip", "install", "pea"] in commands
+    assert ["pip", "install", "./pea"] in commands
     runs = [command for command in commands if command[0] == "python"]
     assert runs
     for command in runs:
