@@ -127,7 +127,10 @@ class Job:
 def plan(host: PluginHost, request: Request, flat: Mapping[str, type], components: Sequence[str]) -> Job:
     """Resolve a request into a job. flat: tables without a component. Raises UserError or PluginError."""
     entries = choose(host, request, components)
-    return Job(host, entries, settle(host, request, flat, entries), _disabled(request.file))
+    resolved = settle(host, request, flat, entries)
+    if _is_whole(request.file):
+        _check_preset(host, resolved.schema, entries, request)
+    return Job(host, entries, resolved, _disabled(request.file))
 
 
 def choose(host: PluginHost, request: Request, components: Sequence[str]) -> dict[str, Entry[Any]]:
@@ -185,8 +188,6 @@ def settle(
     schema: dict[str, type | None] = {**flat, **{table: entry.config for table, entry in entries.items()}}
     layers = _model_layers(request, entries.get("model"))
     _check_model_layers(host, schema, entries, layers)
-    if _is_whole(request.file):
-        _check_preset(host, schema, entries, request)
     if request.file is not None:
         check_tables(request.file)
         layers.append(request.file)

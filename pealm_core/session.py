@@ -316,7 +316,13 @@ def _resume(
         display.say(f"{run.dir} has no valid checkpoint yet: starting from step 0")
         return
     checkpoint.load_model(trainer.model, newest)
-    trainer.optimizer.load_state_dict(read_optimizer(newest / checkpoint.OPTIMIZER))
+    try:
+        trainer.optimizer.load_state_dict(read_optimizer(newest / checkpoint.OPTIMIZER))
+    except ValueError as error:
+        raise UserError(
+            f"{newest}: the optimizer of this version does not fit ({error}); begin a new run, which may start from "
+            f"its weights: --init {run.dir}"
+        ) from None
     trainer.step, trainer.seconds = state["step"], state["seconds"]
     trainer.best_loss = math.inf if state["best_loss"] is None else state["best_loss"]
     trainer.val_loss, trainer.first_val_loss = state["val_loss"], state["first_val_loss"]

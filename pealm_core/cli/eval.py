@@ -65,8 +65,7 @@ def evaluate(
     picked = pick_device(device, world.local_rank)
     join(world, picked)
     with peers(world):
-        evaluated = _evaluated(ckpt)  # a run that is still training may have a better one by the end
-        result, seconds = _evaluate(job, ckpt, picked, world)
+        evaluated, result, seconds = _evaluate(job, ckpt, picked, world)
     if world.main:
         _show(job, result, seconds)
         if output is not None:
@@ -87,8 +86,8 @@ def _limited(job: Job, limit: int) -> Job:
     return replace(job, resolved=replace(resolved, values=values))
 
 
-def _evaluate(job: Job, ckpt: str | None, device: Any, world: Any) -> tuple[Any, float]:
-    """The result and the seconds that it took, loading not counted."""
+def _evaluate(job: Job, ckpt: str | None, device: Any, world: Any) -> tuple[dict[str, str | None], Any, float]:
+    """Which weights were evaluated, the result and the seconds that it took, loading not counted."""
     from pealm_core.build import make_component
     from pealm_core.distributed import one_by_one
     from pealm_core.lm import open_job
@@ -98,7 +97,10 @@ def _evaluate(job: Job, ckpt: str | None, device: Any, world: Any) -> tuple[Any,
     with world.together():
         evaluator, more = make_component(job, "eval"), _input(job)
     with one_by_one(world):  # the first process of a machine fetches the weights for its others
-        lm = open_job(job, ckpt, device=device)
+        while True:
+            evaluated, lm = _evaluated(ckpt), open_job(job, ckpt, device=device)
+            if _evaluated(ckpt) == evaluated:  # else a run that is still training has a better one by now
+                break
     began = time.perf_counter()
     with world.together(), Bar(quiet=not world.main) as bar:
         try:
@@ -107,7 +109,7 @@ def _evaluate(job: Job, ckpt: str | None, device: Any, world: Any) -> tuple[Any,
             raise UserError(f"--on {entry.name}: {error}") from error
         if not isinstance(result, EvalResult):
             raise PluginError(f"{entry.plugin.dist}: evaluate must give an EvalResult, not {result!r:.60}")
-    return result, time.perf_counter() - began
+    return evaluated, result, time.perf_counter() - began
 
 
 def _input(job: Job) -> dict[str, Any]:

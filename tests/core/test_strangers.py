@@ -182,6 +182,7 @@ def test_the_same_line_goes_on_and_another_preset_is_an_error(
         tmp_path / "r",
         "--preset",
     )
+    line = (*line[:-1], "--batch-size", 6, "--preset")  # another one than the preset's
     assert pealm(*line, "wide", "--steps", 2).code == 0
     again = pealm(*line, "wide", "--steps", 2)
     assert again.code == 0 and "is finished: 2 steps" in again.out

@@ -108,3 +108,35 @@ def test_with_a_limit_no_file_is_fetched_ahead(folder: Path) -> None:
     assert not source.fetched.is_set()
     source.gate.set()
     assert len(list(stream)) == 4
+
+
+def test_a_download_that_failed_early_is_told_after_what_is_done(folder: Path) -> None:
+    (folder / "b.parquet").unlink()
+    source, pool = Slow(folder), Pool()
+    source.fails = "c.parquet"
+    source.gate.set()
+    files = Files(source, source.files(), 0, 0, prefetch=True, say=lambda line: None)
+    stream = tokens_of(files, pool, 8, lambda file: None)
+    assert next(stream)[1] is not None
+    assert files._coming is not None and files._coming.exception(60)
+    assert [piece is None for _, piece, _ in (next(stream) for _ in range(3))] == [False, False, True]
+    with pytest.raises(UserError, match=r"c.parquet can't be had"):
+        next(stream)
+
+
+def test_no_more_than_two_files_are_here_at_once(folder: Path) -> None:
+    source, pool, here = LocalSource(folder), Pool(), set[str]()
+    fetch = source.fetch
+
+    def counted(file: SourceFile, *, bar: bool) -> Path:
+        here.add(file.name)
+        assert len(here) <= 2
+        return fetch(file, bar=bar)
+
+    source.fetch = counted  # type: ignore[method-assign]
+    files = Files(source, source.files(), 0, 0, prefetch=True, say=print)
+    for file, piece, _ in tokens_of(files, pool, 8, lambda file: None):
+        if files._coming is not None:
+            files._coming.exception(60)
+        if piece is None:
+            here.remove(file.path.name)

@@ -83,6 +83,8 @@ def test_it_takes_the_matrices_and_leaves_tables_head_and_vectors_to_adamw() -> 
     wide = Net()
     wide.up, wide.down = nn.Linear(4, 7), nn.Linear(7, 4, bias=False)  # as many as the vocabulary has tokens
     assert [id(p) for p in matrices(wide)] == [id(wide.up.weight), id(wide.down.weight)]
+    del wide.head  # as where the logits are products with the table
+    assert [id(p) for p in matrices(wide)] == [id(wide.up.weight), id(wide.down.weight)]
 
 
 def test_the_first_step_is_the_orthogonalised_gradient_at_the_rate_of_its_shape() -> None:

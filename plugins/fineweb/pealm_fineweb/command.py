@@ -1,14 +1,16 @@
 """`pealm prepare fineweb` and `python scripts/fineweb.py`: the same options."""
 
+import os
 import re
 import sys
+import threading
 from pathlib import Path
 from typing import NoReturn
 
 import click
 
 from pealm_core import PealmError
-from pealm_fineweb.config import SHARD_SIZE, FinewebConfig
+from pealm_fineweb.config import DOWNLOAD, SHARD_SIZE, FinewebConfig
 
 
 def read_part(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int, int]:
@@ -66,15 +68,20 @@ def command(
 
 def main() -> NoReturn:
     """Run the command as a program of its own."""
+    code = 0
     try:
         command.main(prog_name=Path(sys.argv[0]).name, standalone_mode=False)
     except PealmError as error:
         click.echo(f"fineweb: {error}", err=True)
-        sys.exit(error.exit_code)
+        code = error.exit_code
     except click.ClickException as error:
         error.show()
-        sys.exit(error.exit_code)
+        code = error.exit_code
     except (KeyboardInterrupt, click.Abort):
         click.echo("fineweb: interrupted; the same command goes on where it was", err=True)
-        sys.exit(130)
-    sys.exit(0)
+        code = 130
+    if any(thread.name == DOWNLOAD for thread in threading.enumerate()):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)  # the usual way out may break off the download's native code with a crash
+    sys.exit(code)

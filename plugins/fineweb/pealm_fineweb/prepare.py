@@ -153,7 +153,8 @@ def _check_disk(plan: Plan, state: State, files: list[SourceFile], downloads: bo
     if plan.limit is not None:
         need = min(need, 2.0 * (plan.limit - state.tokens))
     if downloads:
-        need += sum(sorted(file.size for file in left)[-2:])  # the file at hand and the next one
+        at_once = 2 if plan.limit is None else 1  # the file at hand and the next one
+        need += sum(sorted(file.size for file in left)[-at_once:])
     free = shutil.disk_usage(plan.out).free
     if need > free:
         raise UserError(

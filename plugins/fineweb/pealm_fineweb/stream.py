@@ -7,6 +7,7 @@ from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from pathlib import Path
 
+from pealm_fineweb.config import DOWNLOAD
 from pealm_fineweb.source import HubSource, LocalSource, SourceFile
 from pealm_fineweb.worker import Piece, Tokens, pieces, tokenize
 
@@ -55,7 +56,7 @@ class Files:
 
     def fetch_ahead(self) -> None:
         """Have the next one fetched, where files are fetched ahead."""
-        if self._prefetch and self.left():
+        if self._prefetch and self._coming is None and self.left():
             self._coming = self._begin()
 
     def _begin(self) -> Future[Opened]:
@@ -79,6 +80,7 @@ def tokens_of(
     """
     todo: deque[tuple[Opened, Piece | None]] = deque()
     under_way: deque[tuple[Opened, Piece | None, Future[Tokens] | None]] = deque()
+    at_work = 0  # files; with one that is fetched, two are here at once
     while True:
         while len(under_way) < ahead:
             if not todo:
@@ -87,7 +89,9 @@ def tokens_of(
                     break
                 opened = files.next()
                 begin(opened)
-                files.fetch_ahead()
+                at_work += 1
+                if at_work == 1:
+                    files.fetch_ahead()
                 todo.extend((opened, piece) for piece in [*opened.todo, None])
             opened, piece = todo.popleft()
             under_way.append((opened, piece, None if piece is None else pool.submit(tokenize, piece)))
@@ -95,6 +99,9 @@ def tokens_of(
             return
         opened, piece, result = under_way.popleft()
         yield opened, piece, None if result is None else result.result()
+        at_work -= piece is None
+        if at_work == 1:
+            files.fetch_ahead()
 
 
 def _background(call: Callable[[], Opened]) -> Future[Opened]:
@@ -107,5 +114,5 @@ def _background(call: Callable[[], Opened]) -> Future[Opened]:
         except BaseException as error:
             future.set_exception(error)
 
-    threading.Thread(target=run, daemon=True).start()
+    threading.Thread(target=run, name=DOWNLOAD, daemon=True).start()
     return future

@@ -38,7 +38,8 @@ def build(config: MuonConfig, model: nn.Module, *, lr: float) -> "Muon":
 def matrices(model: nn.Module) -> list[nn.Parameter]:
     """The parameters that Muon takes: what the model's own `muon_parameters()` gives, where it has one.
 
-    Else the weights of its linear layers, but for the one that gives the logits and those that are embeddings, too.
+    Else the weights of its linear layers, but for the last one where it gives the logits, and those that are
+    embeddings, too.
     Of a parameter with three dimensions, each slice along the first one is a matrix.
     """
     own = getattr(model, "muon_parameters", None)
@@ -47,12 +48,12 @@ def matrices(model: nn.Module) -> list[nn.Parameter]:
     vocab_size = getattr(getattr(model, "config", None), "vocab_size", None)
     tables = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
     linear = [m for m in model.modules() if isinstance(m, nn.Linear)]
-    heads = [m for m in linear if m.out_features == vocab_size]  # others may be as wide by chance: the last one is it
+    heads = [m for m in linear[-1:] if m.out_features == vocab_size]  # an earlier one is as wide by chance
     return [
         p
         for m in linear
         for name, p in m.named_parameters()
-        if name == "weight" and p.requires_grad and id(p) not in tables and m not in heads[-1:]
+        if name == "weight" and p.requires_grad and id(p) not in tables and m not in heads
     ]
 
 
