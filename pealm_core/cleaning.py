@@ -114,7 +114,7 @@ def _facts(run: Path, steps: list[Path]) -> tuple[str, int | None, str]:
         state = json.loads((newest / checkpoint.STATE).read_text(encoding="utf-8"))
         step = int(state["step"])
         if seconds := train.get("max-seconds"):  # such a run ends a little before, so as to validate in time
-            percent = 100 if state.get("used_up", 0.0) >= seconds else round(100 * state["seconds"] / seconds)
+            percent = round(100 * state["seconds"] / (seconds - 1.5 * state.get("eval_seconds", 0.0)))
         else:
             percent = 100 * step // train["steps"]
     except FileNotFoundError:

@@ -170,7 +170,6 @@ class Reporter:
             "best_loss": trainer.best_loss if math.isfinite(trainer.best_loss) else None,
             "first_val_loss": trainer.first_val_loss,
             "eval_seconds": trainer.eval_seconds,
-            "used_up": trainer.used_up,
             "world_size": trainer.world.size,
             "data": self.corpus.key,
         }
@@ -326,7 +325,7 @@ def _resume(
     trainer.step, trainer.seconds = state["step"], state["seconds"]
     trainer.best_loss = math.inf if state["best_loss"] is None else state["best_loss"]
     trainer.val_loss, trainer.first_val_loss = state["val_loss"], state["first_val_loss"]
-    trainer.eval_seconds, trainer.used_up = state.get("eval_seconds", 0.0), state.get("used_up", 0.0)
+    trainer.eval_seconds = state.get("eval_seconds", 0.0)
     display.say(f"going on from {newest}")
 
 

@@ -58,7 +58,6 @@ class Trainer:
     val_loss: float | None = None  # of the last validation
     first_val_loss: float | None = None
     eval_seconds: float = 0.0  # that the last validation took
-    used_up: float = 0.0  # the limit in seconds that the run has reached
     interrupted: int = 0  # the signal that asked the run to end, once every rank knows of it
     _began: float = field(default_factory=time.perf_counter, init=False)  # the clock's zero
     _evaluated: float = field(default=0.0, init=False)  # the clock at its end
@@ -99,8 +98,6 @@ class Trainer:
             if last or (due(self.step, s.eval_every) and self.affordable()):
                 metrics["val_loss"] = self.validate()
                 last = self.finished()  # a validation may have used up the time
-            if last and s.max_seconds and not self.interrupted:
-                self.used_up = s.max_seconds
             self.reporter.step(self, metrics)
             full, best = last or due(self.step, s.save_every), metrics.get("val_loss", math.inf) < self.best_loss
             if best:
@@ -195,8 +192,6 @@ class Trainer:
     def progress(self) -> float:
         """How far the schedule is, 0 to 1. By time, the last validation's seconds are kept back for the last one."""
         s = self.settings
-        if s.max_seconds and s.max_seconds <= self.used_up:
-            return 1.0
         if s.max_seconds:
             return min(1.0, self.seconds / max(s.max_seconds - 1.5 * self.eval_seconds, 1e-9))
         assert s.steps
