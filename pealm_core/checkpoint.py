@@ -108,7 +108,7 @@ class Writer:
                 self._error = PealmError(f"the checkpoint could not be written: {type(error).__name__}: {error}")
 
         self._error = None
-        self._thread = threading.Thread(target=work, name="checkpoint", daemon=True)
+        self._thread = threading.Thread(target=work, name="pealm-checkpoint", daemon=True)
         self._thread.start()
 
     @property
@@ -134,12 +134,12 @@ def prune(run: Path, keep: int) -> None:
 
 def tidy(run: Path) -> None:
     """Remove what interrupted saves left behind in a run that nobody else holds."""
-    for folder, name in ((run, "best"), (run / "checkpoints", "step-*")):  # a run's folder may hold other things, too
-        for path in folder.glob(f".{name}.tmp"):
+    # By their names alone: a run's folder may hold other things, too.
+    numbered = run / "checkpoints"
+    for folder, aside, replaced in ((run, ".best.*.tmp", "best.old"), (numbered, ".step-*.tmp", "step-*.old")):
+        for path in folder.glob(aside):
             shutil.rmtree(path, ignore_errors=True)
-        for path in folder.glob(f".{name}.*.tmp"):
-            shutil.rmtree(path, ignore_errors=True)
-        for old in folder.glob(f"{name}.old"):
+        for old in folder.glob(replaced):
             if (new := old.with_name(old.name.removesuffix(".old"))).exists():
                 shutil.rmtree(old, ignore_errors=True)
             else:  # killed between two renames

@@ -115,9 +115,9 @@ def main(args: list[str] | None = None) -> NoReturn:
         code = _defect(error)
     code = code if isinstance(code, int) else 0
     several = os.environ.get("WORLD_SIZE", "1") != "1"
-    if several or {"checkpoint", "pealm-download"} & {thread.name for thread in threading.enumerate()}:
-        # The threads of a process group, a save or a download that nobody waits for any more: the usual way out may
-        # break off their native code with a crash.
+    if several or any(thread.name.startswith("pealm-") for thread in threading.enumerate()):
+        # The threads of a process group, or one of ours (a save, a download) that nobody waits for any more: the
+        # usual way out may break off their native code with a crash.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

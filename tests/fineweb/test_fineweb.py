@@ -151,6 +151,18 @@ def test_a_limit_takes_the_first_tokens_and_leaves_some_to_train_on(
     assert len(list(tmp_path.glob("*train*"))) == 10  # shards of 1,234, and a rest of 5
 
 
+def test_a_limit_that_is_reached_needs_no_file_any_more(parquet: Path, tmp_path: Path) -> None:
+    """Killed between the last shard and the end: what is done is only said."""
+    prepare(Plan(tmp_path, parquet, limit=12_000, workers=1))
+    before, path = content(tmp_path), tmp_path / "part-1-of-1.json"
+    state = json.loads(path.read_text())
+    path.write_text(json.dumps({**state, "done": False}))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pealm_fineweb.source.LocalSource.fetch", None)
+        prepare(Plan(tmp_path, parquet, limit=12_000, workers=1))
+    assert content(tmp_path) == before and json.loads(path.read_text()) == state
+
+
 def test_a_damaged_file_is_named_and_its_good_part_stays(prepared: Path, parquet: Path, tmp_path: Path) -> None:
     """It stops in the middle of a file, and goes on from the last shard: in the middle of a document."""
     source, out = tmp_path / "source", tmp_path / "out"

@@ -125,15 +125,15 @@ def test_a_download_that_failed_early_is_told_after_what_is_done(folder: Path) -
 
 
 def test_no_more_than_two_files_are_here_at_once(folder: Path) -> None:
-    source, pool, here = LocalSource(folder), Pool(), set[str]()
-    fetch = source.fetch
+    here = set[str]()
 
-    def counted(file: SourceFile, *, bar: bool) -> Path:
-        here.add(file.name)
-        assert len(here) <= 2
-        return fetch(file, bar=bar)
+    class Counting(LocalSource):
+        def fetch(self, file: SourceFile, *, bar: bool) -> Path:
+            here.add(file.name)
+            assert len(here) <= 2
+            return super().fetch(file, bar=bar)
 
-    source.fetch = counted  # type: ignore[method-assign]
+    source, pool = Counting(folder), Pool()
     files = Files(source, source.files(), 0, 0, prefetch=True, say=print)
     for file, piece, _ in tokens_of(files, pool, 8, lambda file: None):
         if files._coming is not None:

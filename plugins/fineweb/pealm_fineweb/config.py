@@ -7,7 +7,7 @@ from pealm_core import setting
 
 ENCODING, VOCAB_SIZE, END_OF_TEXT = "gpt2", 50257, 50256
 SHARD_SIZE = 100_000_000  # tokens
-DOWNLOAD = "pealm-download"  # the name of the thread, which pealm's own way out knows, too
+DOWNLOAD = "pealm-download"  # a thread; nobody waits for one whose name begins like this when pealm ends
 
 
 @dataclass(frozen=True)

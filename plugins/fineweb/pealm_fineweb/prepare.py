@@ -69,7 +69,8 @@ def prepare(plan: Plan) -> None:
             file.write(json.dumps(meta, indent=1).encode())
         writer = ShardWriter(plan.out, work, plan.part, plan.tokens_per_shard, plan.limit, state)
         meter = Meter(plan.limit or sum(file.size for file in files))
-        _fill(plan, source, files, writer, meter)
+        if not writer.full():
+            _fill(plan, source, files, writer, meter)
         if plan.parts == 1 and writer.count < 2:
             raise UserError(
                 f"all {writer.tokens:,} tokens fit into the val shard, which leaves none to train on; "
