@@ -8,8 +8,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from pealm_core import hookspecs, protocols
-from pealm_core.specs import KINDS, Spec
+from pealm_core.contract import hookspecs, protocols
+from pealm_core.contract.specs import KINDS, Spec
 from pealm_core.testing import Conformance
 from pealm_core.testing.check import KITS
 

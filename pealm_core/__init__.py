@@ -6,21 +6,15 @@ Importing this package loads neither torch nor numpy: the names below arrive on 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from pealm_core.errors import PealmError, PluginError, UserError
+from pealm_core.contract.errors import PealmError, PluginError, UserError
 
 if TYPE_CHECKING:
-    from pealm_core.cache import KVCache, causal_attention
-    from pealm_core.config import setting
-    from pealm_core.data import TokenFile
-    from pealm_core.device import fast_bf16
-    from pealm_core.generate import generate_ids, start_token
-    from pealm_core.hookspecs import hookimpl
-    from pealm_core.lm import LM, load
-    from pealm_core.paths import cache_root
-    from pealm_core.protocols import Dataset, EvalResult, Evaluator, Model, Tokenizer
-    from pealm_core.scoring import Score, cover, score
-    from pealm_core.settings import Sampling
-    from pealm_core.specs import (
+    from pealm_core.config.layers import setting
+    from pealm_core.config.paths import cache_root
+    from pealm_core.config.settings import Sampling
+    from pealm_core.contract.hookspecs import hookimpl
+    from pealm_core.contract.protocols import Dataset, EvalResult, Evaluator, Model, Tokenizer
+    from pealm_core.contract.specs import (
         CommandSpec,
         DatasetSpec,
         EvaluatorSpec,
@@ -29,35 +23,41 @@ if TYPE_CHECKING:
         OptimizerSpec,
         TokenizerSpec,
     )
+    from pealm_core.data.tokens import TokenFile
+    from pealm_core.hardware.device import fast_bf16
+    from pealm_core.inference.generate import generate_ids, start_token
+    from pealm_core.inference.kv_cache import KVCache, causal_attention
+    from pealm_core.inference.lm import LM, load
+    from pealm_core.inference.scoring import Score, cover, score
 
 _HOME = {
-    "KVCache": "cache",
-    "causal_attention": "cache",
-    "TokenFile": "data",
-    "fast_bf16": "device",
-    "cache_root": "paths",
-    "setting": "config",
-    "Sampling": "settings",
-    "hookimpl": "hookspecs",
-    "generate_ids": "generate",
-    "start_token": "generate",
-    "LM": "lm",
-    "load": "lm",
-    "Dataset": "protocols",
-    "EvalResult": "protocols",
-    "Evaluator": "protocols",
-    "Model": "protocols",
-    "Tokenizer": "protocols",
-    "Score": "scoring",
-    "cover": "scoring",
-    "score": "scoring",
-    "CommandSpec": "specs",
-    "DatasetSpec": "specs",
-    "EvaluatorSpec": "specs",
-    "FormatSpec": "specs",
-    "ModelSpec": "specs",
-    "OptimizerSpec": "specs",
-    "TokenizerSpec": "specs",
+    "KVCache": "inference.kv_cache",
+    "causal_attention": "inference.kv_cache",
+    "TokenFile": "data.tokens",
+    "fast_bf16": "hardware.device",
+    "cache_root": "config.paths",
+    "setting": "config.layers",
+    "Sampling": "config.settings",
+    "hookimpl": "contract.hookspecs",
+    "generate_ids": "inference.generate",
+    "start_token": "inference.generate",
+    "LM": "inference.lm",
+    "load": "inference.lm",
+    "Dataset": "contract.protocols",
+    "EvalResult": "contract.protocols",
+    "Evaluator": "contract.protocols",
+    "Model": "contract.protocols",
+    "Tokenizer": "contract.protocols",
+    "Score": "inference.scoring",
+    "cover": "inference.scoring",
+    "score": "inference.scoring",
+    "CommandSpec": "contract.specs",
+    "DatasetSpec": "contract.specs",
+    "EvaluatorSpec": "contract.specs",
+    "FormatSpec": "contract.specs",
+    "ModelSpec": "contract.specs",
+    "OptimizerSpec": "contract.specs",
+    "TokenizerSpec": "contract.specs",
 }
 
 __all__ = [
@@ -97,8 +97,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'pealm_core' has no attribute {name!r}")
-    if _HOME[name] in ("cache", "device", "generate", "lm", "scoring"):
-        from pealm_core.guard import refuse_heavy
+    if _HOME[name].startswith(("inference.", "hardware.")):
+        from pealm_core.plugins.guard import refuse_heavy
 
         refuse_heavy("torch")
     return getattr(import_module(f"pealm_core.{_HOME[name]}"), name)

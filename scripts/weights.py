@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 
 import pealm_core
-from pealm_core.data import Windows
+from pealm_core.data.windows import Windows
 from pealm_kindergarten.dataset import Kindergarten
 from pealm_tinyshakespeare.dataset import Tinyshakespeare
 

@@ -106,7 +106,7 @@ def test_every_command_in_order(tmp_path: Path, shakespeare: Path) -> None:
 
 
 def test_the_plugin_example_is_a_plugin(stranger) -> None:  # type: ignore[no-untyped-def]
-    from pealm_core.plugins import PluginHost
+    from pealm_core.plugins.host import PluginHost
 
     (source,) = (block for block in blocks("python") if "hookimpl" in block)
     stranger("pealm-mine", source)

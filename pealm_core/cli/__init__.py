@@ -11,7 +11,7 @@ from typing import NoReturn
 
 import click
 
-from pealm_core.errors import ElsewhereError, PealmError
+from pealm_core.contract.errors import ElsewhereError, PealmError
 
 # name → (module:command, the line in `pealm --help`)
 COMMANDS = {
@@ -30,8 +30,8 @@ class LazyGroup(click.Group):
     """The core's commands and the plugins' ones, each imported on use."""
 
     def _plugin_commands(self) -> dict[str, list]:  # type: ignore[type-arg]
-        from pealm_core.plugins import PluginHost
-        from pealm_core.specs import CommandSpec
+        from pealm_core.contract.specs import CommandSpec
+        from pealm_core.plugins.host import PluginHost
 
         return PluginHost.installed().entries(CommandSpec)
 
@@ -45,10 +45,10 @@ class LazyGroup(click.Group):
             module, _, attribute = COMMANDS[cmd_name][0].partition(":")
             command = getattr(import_module(module), attribute)
         else:
-            from pealm_core.config import nearest
-            from pealm_core.errors import PluginError, UserError
-            from pealm_core.plugins import PluginHost
-            from pealm_core.specs import CommandSpec
+            from pealm_core.config.layers import nearest
+            from pealm_core.contract.errors import PluginError, UserError
+            from pealm_core.contract.specs import CommandSpec
+            from pealm_core.plugins.host import PluginHost
 
             host = PluginHost.installed()
             close = nearest(cmd_name, [*COMMANDS, *host.entries(CommandSpec)])
@@ -128,7 +128,7 @@ def _defect(error: Exception) -> int:
     """An exception that nobody expected: one line where it came out of a plugin, else a traceback."""
     import traceback
 
-    from pealm_core.plugins import PluginHost
+    from pealm_core.plugins.host import PluginHost
 
     debug = bool(os.environ.get("PEALM_DEBUG"))
     blamed = PluginHost.installed().blame(error)
@@ -143,7 +143,7 @@ def _words(error: click.ClickException) -> str:
     """click's message in one line, with the nearest option and the way to the help page."""
     message = " ".join(error.format_message().split())
     if isinstance(error, click.NoSuchOption):
-        from pealm_core.config import did_you_mean
+        from pealm_core.config.layers import did_you_mean
 
         message = f"unknown option {error.option_name}{did_you_mean(error.option_name, error.possibilities or [])}"
     where = f" (see: {error.ctx.command_path} --help)" if isinstance(error, click.UsageError) and error.ctx else ""

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
-from pealm_core.cleaning import KINDS, Found, Item, find_runs, find_tokens, is_marked, remove, shown
-from pealm_core.errors import PealmError, UserError
-from pealm_core.paths import MARK
+from pealm_core.checkpoints.cleaning import KINDS, Found, Item, find_runs, find_tokens, is_marked, remove, shown
+from pealm_core.config.paths import MARK
+from pealm_core.contract.errors import PealmError, UserError
 
 
 @click.command()

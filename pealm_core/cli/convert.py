@@ -4,9 +4,9 @@ from pathlib import Path
 
 import click
 
-from pealm_core.errors import PluginError, UserError
-from pealm_core.plugins import PluginHost
-from pealm_core.specs import FormatSpec
+from pealm_core.contract.errors import PluginError, UserError
+from pealm_core.contract.specs import FormatSpec
+from pealm_core.plugins.host import PluginHost
 
 
 @click.command(short_help="Convert a checkpoint.")
@@ -33,7 +33,7 @@ def convert(source: Path, target: Path, dtype: str | None, to_: str | None, from
         _foreign(source, target, to_ or from_ or "", "exporter" if to_ else "importer")
         click.echo(f"wrote {target}")
         return
-    from pealm_core.convert import to_weights
+    from pealm_core.checkpoints.convert import to_weights
 
     click.echo(to_weights(source, target, dtype))
 

@@ -13,10 +13,10 @@ import click
 from pealm_core.cli.components import ComponentCommand
 from pealm_core.cli.given import checkpoint_config
 from pealm_core.cli.sample import need_weights
-from pealm_core.config import dump, settings_of
-from pealm_core.errors import PealmError, PluginError, UserError
-from pealm_core.job import Job
-from pealm_core.settings import DEVICES
+from pealm_core.config.job import Job
+from pealm_core.config.layers import dump, settings_of
+from pealm_core.config.settings import DEVICES
+from pealm_core.contract.errors import PealmError, PluginError, UserError
 
 
 @click.command(
@@ -58,8 +58,8 @@ def evaluate(
     job.configs  # noqa: B018 (every mistake in the settings shows before torch is loaded)
     if output is not None and not output.parent.is_dir():
         raise UserError(f"--output {output}: there is no folder {output.parent}")
-    from pealm_core.device import pick_device
-    from pealm_core.distributed import join, leave, peers, this_process
+    from pealm_core.hardware.device import pick_device
+    from pealm_core.hardware.distributed import join, leave, peers, this_process
 
     world = this_process()
     picked = pick_device(device, world.local_rank)
@@ -88,10 +88,10 @@ def _limited(job: Job, limit: int) -> Job:
 
 def _evaluate(job: Job, ckpt: str | None, device: Any, world: Any) -> tuple[dict[str, str | None], Any, float]:
     """Which weights were evaluated, the result and the seconds that it took, loading not counted."""
-    from pealm_core.build import make_component
-    from pealm_core.distributed import one_by_one
-    from pealm_core.lm import open_job
-    from pealm_core.protocols import EvalResult
+    from pealm_core.checkpoints.build import make_component
+    from pealm_core.contract.protocols import EvalResult
+    from pealm_core.hardware.distributed import one_by_one
+    from pealm_core.inference.lm import open_job
 
     entry = job.entries["eval"]
     with world.together():
@@ -116,8 +116,8 @@ def _input(job: Job) -> dict[str, Any]:
     """What an evaluation on a dataset gets: the dataset and which part of it."""
     if "input" not in job.entries:
         return {}
-    from pealm_core.build import make_component
-    from pealm_core.protocols import has
+    from pealm_core.checkpoints.build import make_component
+    from pealm_core.contract.protocols import has
 
     dataset, value = make_component(job, "input"), job.entries["input"].spec.value
     named = value is not None and job.resolved.origins["input"][value] == "command line"
@@ -136,7 +136,7 @@ def _show(job: Job, result: Any, seconds: float) -> None:
 
 def _evaluated(ckpt: str | None) -> dict[str, str | None]:
     """Which weights are evaluated."""
-    from pealm_core import checkpoint
+    from pealm_core.checkpoints import folder as checkpoint
 
     if ckpt is None:
         return {"checkpoint": None, "checkpoint_sha256": None}

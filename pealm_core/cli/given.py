@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from pealm_core import checkpoint
+from pealm_core.checkpoints import folder as checkpoint
 from pealm_core.cli.components import FirstPass
-from pealm_core.config import Layer
-from pealm_core.errors import UserError
-from pealm_core.job import file_layer
+from pealm_core.config.job import file_layer
+from pealm_core.config.layers import Layer
+from pealm_core.contract.errors import UserError
 
 
 def config_or_run(peek: FirstPass) -> Layer | None:

@@ -15,9 +15,9 @@ from string import Template
 
 import click
 
-from pealm_core.errors import UserError
-from pealm_core.plugins import CORE_COMMANDS, PluginHost
-from pealm_core.specs import KINDS
+from pealm_core.contract.errors import UserError
+from pealm_core.contract.specs import KINDS
+from pealm_core.plugins.host import CORE_COMMANDS, PluginHost
 
 
 @click.command("new-plugin", short_help="Write a plugin of your own to begin with.")

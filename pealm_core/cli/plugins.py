@@ -8,9 +8,9 @@ from typing import Any
 
 import click
 
-from pealm_core.errors import PealmError, PluginError, UserError
-from pealm_core.plugins import Entry, Plugin, PluginHost
-from pealm_core.specs import Spec
+from pealm_core.contract.errors import PealmError, PluginError, UserError
+from pealm_core.contract.specs import Spec
+from pealm_core.plugins.host import Entry, Plugin, PluginHost
 
 SLOW_MS = 50  # an import that every `pealm --help` waits for
 
@@ -108,8 +108,8 @@ def _options(plugin: Plugin, record: Spec) -> list[str]:
     """The settings of a record as options with their defaults, or what is wrong with them."""
     from dataclasses import MISSING
 
-    from pealm_core.config import settings_of
-    from pealm_core.job import COMPONENTS
+    from pealm_core.config.job import COMPONENTS
+    from pealm_core.config.layers import settings_of
 
     tables = {spec.kind: table for table, spec in COMPONENTS.items()}
     try:

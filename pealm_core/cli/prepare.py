@@ -4,10 +4,10 @@ from typing import Any
 
 import click
 
-from pealm_core.config import settings_of
-from pealm_core.errors import UserError
-from pealm_core.plugins import Entry, PluginHost
-from pealm_core.specs import DatasetSpec, EvaluatorSpec
+from pealm_core.config.layers import settings_of
+from pealm_core.contract.errors import UserError
+from pealm_core.contract.specs import DatasetSpec, EvaluatorSpec
+from pealm_core.plugins.host import Entry, PluginHost
 
 
 @click.command(context_settings={"allow_interspersed_args": False, "ignore_unknown_options": True})
@@ -20,7 +20,7 @@ def prepare(name: str, options: tuple[str, ...]) -> None:
     """
     host = PluginHost.installed()
     found = find_preparable(host, name)
-    from pealm_core.build import make
+    from pealm_core.checkpoints.build import make
 
     component = make(found, *([found.config()] if found.config else []))
     command = getattr(component, "prepare_command", None)

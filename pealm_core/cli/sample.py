@@ -11,9 +11,9 @@ import click
 
 from pealm_core.cli.components import ComponentCommand
 from pealm_core.cli.given import checkpoint_config
-from pealm_core.errors import UserError
-from pealm_core.job import Job
-from pealm_core.settings import DEVICES, Sampling
+from pealm_core.config.job import Job
+from pealm_core.config.settings import DEVICES, Sampling
+from pealm_core.contract.errors import UserError
 
 
 @click.command(
@@ -67,7 +67,7 @@ def sample(
     if tokenizer_dir is not None and not tokenizer_dir.is_dir():
         raise UserError(f"--tokenizer-dir {tokenizer_dir}: no such folder")
     prompt = read_prompt(prompt, prompt_file)
-    from pealm_core.lm import Sample, open_job
+    from pealm_core.inference.lm import Sample, open_job
 
     lm = open_job(job, ckpt, device=device, dtype=dtype, quantize=quantize, tokenizer_dir=tokenizer_dir)
     ids = lm.encode(prompt)  # a prompt that can't be encoded is an error before anything is shown
@@ -119,7 +119,7 @@ class Clock:
 
 
 def _stats(lm: Any, timings: dict[str, Any]) -> str:
-    from pealm_core.quantize import bytes_per_token, read_bandwidth
+    from pealm_core.hardware.inference_weights import bytes_per_token, read_bandwidth
 
     device = next(lm.model.parameters()).device
     most, weights = read_bandwidth(device), bytes_per_token(lm.model)

@@ -7,9 +7,9 @@ import click
 
 from pealm_core.cli.components import ComponentCommand
 from pealm_core.cli.given import config_or_run
-from pealm_core.errors import UserError
-from pealm_core.job import Job
-from pealm_core.settings import TrainSettings
+from pealm_core.config.job import Job
+from pealm_core.config.settings import TrainSettings
+from pealm_core.contract.errors import UserError
 
 
 @click.command(
@@ -64,7 +64,7 @@ def train(
         raise UserError(f"{model_entry.name} is trained as {family}: pealm train {family} --init {model_entry.name}")
     job.configs  # noqa: B018 (every mistake in the settings shows before torch is loaded)
     check_sizes(job.configs["train"], int(os.environ.get("WORLD_SIZE", "1")))
-    from pealm_core.session import run_training
+    from pealm_core.training.train import run_training
 
     click.get_current_context().exit(run_training(job, out))
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pealm_core.errors import UserError
+from pealm_core.contract.errors import UserError
 
 
 class TokenFile:

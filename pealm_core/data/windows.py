@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pealm_core.data.cache import Shard
 from pealm_core.data.order import combine, permute
+from pealm_core.data.token_cache import Shard
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 

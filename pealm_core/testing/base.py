@@ -14,12 +14,12 @@ from unittest import SkipTest
 
 import tomli_w
 
-from pealm_core.build import make
-from pealm_core.config import Layer, dump, resolve, settings_of
-from pealm_core.errors import PealmError, UserError
-from pealm_core.guard import HEAVY
-from pealm_core.plugins import Entry, PluginHost
-from pealm_core.specs import Spec
+from pealm_core.checkpoints.build import make
+from pealm_core.config.layers import Layer, dump, resolve, settings_of
+from pealm_core.contract.errors import PealmError, UserError
+from pealm_core.contract.specs import Spec
+from pealm_core.plugins.guard import HEAVY
+from pealm_core.plugins.host import Entry, PluginHost
 from pealm_core.testing.watch import watched
 
 # What a fresh Python loads for a plugin's record and config, and what that does.
@@ -27,7 +27,7 @@ _LIGHT = """
 import json, sys, time
 sys.path[:], modules = json.loads(sys.argv[1])
 import importlib
-from pealm_core.guard import HEAVY
+from pealm_core.plugins.guard import HEAVY
 from pealm_core.testing.watch import watched
 began = time.perf_counter()
 with watched() as seen:

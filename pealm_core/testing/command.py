@@ -10,7 +10,7 @@ from unittest import SkipTest
 
 import click
 
-from pealm_core.specs import CommandSpec
+from pealm_core.contract.specs import CommandSpec
 from pealm_core.testing.base import Conformance
 
 _RUN = """
@@ -21,7 +21,7 @@ from pealm_core.cli import main
 try:
     main()
 finally:
-    from pealm_core.guard import HEAVY
+    from pealm_core.plugins.guard import HEAVY
     print("\\nHEAVY" + " ".join(sorted(HEAVY & set(sys.modules))))
 """
 

@@ -11,9 +11,9 @@ from unittest import SkipTest, mock
 
 import numpy as np
 
-from pealm_core.errors import PealmError
-from pealm_core.protocols import has
-from pealm_core.specs import DatasetSpec
+from pealm_core.contract.errors import PealmError
+from pealm_core.contract.protocols import has
+from pealm_core.contract.specs import DatasetSpec
 from pealm_core.testing.base import Conformance
 from pealm_core.testing.watch import offline, watched
 

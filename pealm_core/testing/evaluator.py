@@ -9,9 +9,9 @@ from unittest import SkipTest
 
 import torch
 
-from pealm_core.errors import PealmError
-from pealm_core.protocols import EvalResult
-from pealm_core.specs import EvaluatorSpec
+from pealm_core.contract.errors import PealmError
+from pealm_core.contract.protocols import EvalResult
+from pealm_core.contract.specs import EvaluatorSpec
 from pealm_core.testing.base import Conformance
 from pealm_core.testing.dummies import Bytes, Texts, Uniform
 from pealm_core.testing.ranks import on_ranks

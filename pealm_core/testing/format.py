@@ -10,14 +10,14 @@ from unittest import SkipTest
 
 import torch
 
-from pealm_core import checkpoint
-from pealm_core.build import make_model, make_tokenizer
-from pealm_core.config import Layer
-from pealm_core.errors import PealmError
-from pealm_core.job import Request, host_for, plan
-from pealm_core.lm import LM, load
-from pealm_core.protocols import has
-from pealm_core.specs import FormatSpec
+from pealm_core.checkpoints import folder as checkpoint
+from pealm_core.checkpoints.build import make_model, make_tokenizer
+from pealm_core.config.job import Request, host_for, plan
+from pealm_core.config.layers import Layer
+from pealm_core.contract.errors import PealmError
+from pealm_core.contract.protocols import has
+from pealm_core.contract.specs import FormatSpec
+from pealm_core.inference.lm import LM, load
 from pealm_core.testing.base import Conformance
 
 

@@ -14,15 +14,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pealm_core import checkpoint
-from pealm_core.build import make
-from pealm_core.config import dump
-from pealm_core.device import autocast
-from pealm_core.errors import PealmError
-from pealm_core.generate import generate_ids
-from pealm_core.protocols import has
-from pealm_core.settings import Sampling
-from pealm_core.specs import ModelSpec
+from pealm_core.checkpoints import folder as checkpoint
+from pealm_core.checkpoints.build import make
+from pealm_core.config.layers import dump
+from pealm_core.config.settings import Sampling
+from pealm_core.contract.errors import PealmError
+from pealm_core.contract.protocols import has
+from pealm_core.contract.specs import ModelSpec
+from pealm_core.hardware.device import autocast
+from pealm_core.inference.generate import generate_ids
 from pealm_core.testing.base import Conformance
 from pealm_core.testing.dummies import Bytes
 from pealm_core.testing.ranks import learn, on_ranks

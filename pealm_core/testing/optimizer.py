@@ -7,9 +7,9 @@ from typing import ClassVar
 
 import torch
 
-from pealm_core.build import make
-from pealm_core.specs import OptimizerSpec
-from pealm_core.tensors import read_optimizer, write_optimizer
+from pealm_core.checkpoints.build import make
+from pealm_core.checkpoints.tensors import read_optimizer, write_optimizer
+from pealm_core.contract.specs import OptimizerSpec
 from pealm_core.testing.base import Conformance
 from pealm_core.testing.dummies import Toy
 

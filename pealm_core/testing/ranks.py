@@ -76,7 +76,7 @@ def learn(task: dict[str, Any]) -> list[float]:
     import torch.distributed as dist
 
     from pealm_core.testing.model import ModelConformance
-    from pealm_core.trainer import _parallel
+    from pealm_core.training.trainer import _parallel
 
     class Check(ModelConformance):
         spec, config, vocab_size = task["spec"], task["config"], task["vocab_size"]

@@ -8,11 +8,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from pealm_core.data.cache import fingerprint
-from pealm_core.errors import PealmError
-from pealm_core.generate import stream_decoder
-from pealm_core.protocols import has
-from pealm_core.specs import TokenizerSpec
+from pealm_core.contract.errors import PealmError
+from pealm_core.contract.protocols import has
+from pealm_core.contract.specs import TokenizerSpec
+from pealm_core.data.token_cache import fingerprint
+from pealm_core.inference.generate import stream_decoder
 from pealm_core.testing.base import Conformance
 from pealm_core.testing.watch import watched
 

@@ -21,8 +21,8 @@ from typing import Any
 import torch
 
 from pealm_core import Sampling
-from pealm_core.generate import generate_ids
-from pealm_core.quantize import bytes_per_token, prepare, read_bandwidth
+from pealm_core.hardware.inference_weights import bytes_per_token, prepare, read_bandwidth
+from pealm_core.inference.generate import generate_ids
 from pealm_gpt2.config import GPT2Config
 from pealm_gpt2.model import GPT2
 

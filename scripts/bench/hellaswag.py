@@ -32,10 +32,10 @@ def random_checkpoint(folder: Path, sizes: dict[str, int], *, scale: float = 3.0
     """GPT-2 with random weights, each matrix `scale` times its usual size, as a weights folder."""
     import torch
 
-    from pealm_core import checkpoint
-    from pealm_core.build import make_model, make_tokenizer
-    from pealm_core.config import Layer
-    from pealm_core.job import Request, host_for, plan
+    from pealm_core.checkpoints import folder as checkpoint
+    from pealm_core.checkpoints.build import make_model, make_tokenizer
+    from pealm_core.config.job import Request, host_for, plan
+    from pealm_core.config.layers import Layer
 
     tables = {"model": {"name": "gpt2", **sizes}}
     job = plan(host_for(None), Request(file=Layer("sizes", tables)), {}, ("model", "tokenizer"))

@@ -149,7 +149,7 @@ def run_pealm(text: Path, folder: Path, seed: int, preset: str, seconds: float, 
     `seconds` is all that it gets; what it needs before its own clock starts comes off.
     """
     import pealm_core
-    from pealm_core import checkpoint
+    from pealm_core.checkpoints import folder as checkpoint
 
     ahead = 5.0  # for imports, data, and the end
     command = [

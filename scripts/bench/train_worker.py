@@ -21,8 +21,8 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from pealm_core.device import autocast, pick_device, pick_dtype
-from pealm_core.errors import PealmError
+from pealm_core.contract.errors import PealmError
+from pealm_core.hardware.device import autocast, pick_device, pick_dtype
 
 TOKENS = 4_000_000  # random ones, to draw batches from
 LR, CLIP = 6e-4, 1.0  # the recipe's
@@ -76,17 +76,17 @@ def random_tokens(vocab_size: int) -> Any:
 
 def pealm(spec: Mapping[str, Any], device: torch.device, answer: Callable[[Any], None]) -> None:
     """pealm's trainer: data, loop, metrics.jsonl, all but validations and saves."""
-    from pealm_core.adamw import build
-    from pealm_core.adamw_config import AdamWConfig
-    from pealm_core.data import Windows
-    from pealm_core.distributed import World
-    from pealm_core.job import Request, host_for, plan
-    from pealm_core.progress import Display
-    from pealm_core.run import Run
-    from pealm_core.session import Reporter
-    from pealm_core.settings import TrainSettings
-    from pealm_core.speed import describe
-    from pealm_core.trainer import Trainer
+    from pealm_core.config.job import Request, host_for, plan
+    from pealm_core.config.settings import TrainSettings
+    from pealm_core.data.windows import Windows
+    from pealm_core.hardware.distributed import World
+    from pealm_core.hardware.speed import describe
+    from pealm_core.training.adamw import build
+    from pealm_core.training.adamw_config import AdamWConfig
+    from pealm_core.training.progress import Display
+    from pealm_core.training.run import Run
+    from pealm_core.training.train import Reporter
+    from pealm_core.training.trainer import Trainer
     from pealm_gpt2 import model as gpt2
     from pealm_gpt2.config import GPT2Config
 

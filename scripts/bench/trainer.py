@@ -19,15 +19,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from pealm_core import checkpoint
-from pealm_core.data import Windows
-from pealm_core.distributed import World
-from pealm_core.job import Request, host_for, plan
-from pealm_core.progress import Display
-from pealm_core.run import Run
-from pealm_core.session import Reporter
-from pealm_core.settings import TrainSettings
-from pealm_core.trainer import Trainer
+from pealm_core.checkpoints import folder as checkpoint
+from pealm_core.config.job import Request, host_for, plan
+from pealm_core.config.settings import TrainSettings
+from pealm_core.data.windows import Windows
+from pealm_core.hardware.distributed import World
+from pealm_core.training.progress import Display
+from pealm_core.training.run import Run
+from pealm_core.training.train import Reporter
+from pealm_core.training.trainer import Trainer
 
 
 class NoTokenizer:

@@ -73,7 +73,7 @@ def command(run: Path, steps: int) -> list[str]:
 
 def storm(run: Path, kills: int, steps: int, draw: random.Random, began: float) -> None:
     """Train under that many SIGKILLs, then to the end."""
-    from pealm_core import checkpoint
+    from pealm_core.checkpoints import folder as checkpoint
 
     seen: Counter[str] = Counter()
     lost: list[int] = []
@@ -171,8 +171,8 @@ def compare(straight: Path, stormy: Path) -> str:
     """Whether both runs are the same to the last bit."""
     import torch
 
-    from pealm_core import checkpoint
-    from pealm_core.tensors import read_optimizer, read_tensors
+    from pealm_core.checkpoints import folder as checkpoint
+    from pealm_core.checkpoints.tensors import read_optimizer, read_tensors
 
     one, two = metrics(straight), metrics(stormy)
     if one != two:
@@ -206,7 +206,8 @@ def compare(straight: Path, stormy: Path) -> str:
 def damage(run: Path, places: int, draw: random.Random) -> str:
     """Flip a bit or cut off the end, look whether it is found by all who read checkpoints, and repair it."""
     import pealm_core
-    from pealm_core import PealmError, checkpoint
+    from pealm_core import PealmError
+    from pealm_core.checkpoints import folder as checkpoint
 
     folders = [*checkpoint.steps(run), run / "best"]
     counts: Counter[str] = Counter()
@@ -245,7 +246,7 @@ def damage(run: Path, places: int, draw: random.Random) -> str:
 
 def damage_for_real(run: Path, copy: Path, steps: int, draw: random.Random) -> str:
     """Each file of the newest checkpoint damaged: `train` names it and takes the one before, `sample` refuses."""
-    from pealm_core import checkpoint
+    from pealm_core.checkpoints import folder as checkpoint
 
     before, newest = checkpoint.steps(run)[-2:]
     names = [path.relative_to(newest) for path in sorted(newest.rglob("*")) if path.is_file()]

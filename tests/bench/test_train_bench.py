@@ -83,7 +83,7 @@ def test_the_ladder_ends_where_pealm_begins(ladder: ModuleType, train: ModuleTyp
 def test_the_speed_ups_are_the_trainers(train: ModuleType) -> None:
     from typing import get_args, get_type_hints
 
-    from pealm_core.settings import TrainSettings
+    from pealm_core.config.settings import TrainSettings
 
     (names, _) = get_args(get_type_hints(TrainSettings)["without"])
     assert get_args(names) == train.SPEED_UPS

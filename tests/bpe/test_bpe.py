@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pealm_bpe.config import BPEConfig
 from pealm_bpe.tokenizer import BPETokenizer
-from pealm_core.generate import stream_decoder
+from pealm_core.inference.generate import stream_decoder
 
 TEXT = "a rose is a rose is a rose, said the rabbit. \u00fcber na\u00efve caf\u00e9s \U0001f600\n" * 3
 

@@ -7,8 +7,8 @@ import torch
 
 from pealm_char_transformer.config import TransformerConfig
 from pealm_char_transformer.model import Transformer
-from pealm_core.generate import generate_ids
-from pealm_core.settings import Sampling
+from pealm_core.config.settings import Sampling
+from pealm_core.inference.generate import generate_ids
 
 CONFIG = TransformerConfig(vocab_size=11, block_size=8, n_layer=2, n_head=2, n_embd=16)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pealm_core.specs import KINDS
+from pealm_core.contract.specs import KINDS
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"

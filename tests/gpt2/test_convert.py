@@ -11,12 +11,13 @@ import torch
 from safetensors.torch import load_file
 
 import pealm_core
-from pealm_core import PealmError, UserError, checkpoint
-from pealm_core.build import make_model, make_tokenizer
-from pealm_core.config import Layer
-from pealm_core.job import Request, host_for, plan
-from pealm_core.plugins import PluginHost
-from pealm_core.specs import FormatSpec
+from pealm_core import PealmError, UserError
+from pealm_core.checkpoints import folder as checkpoint
+from pealm_core.checkpoints.build import make_model, make_tokenizer
+from pealm_core.config.job import Request, host_for, plan
+from pealm_core.config.layers import Layer
+from pealm_core.contract.specs import FormatSpec
+from pealm_core.plugins.host import PluginHost
 from pealm_gpt2.convert import export_folder, import_folder
 from pealm_gpt2.vocabulary import merges, spell
 

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 import pealm_core
-from pealm_core import UserError, checkpoint
-from pealm_core.config import Layer
-from pealm_core.job import Request, host_for, plan
-from pealm_core.weights import read_start
+from pealm_core import UserError
+from pealm_core.checkpoints import folder as checkpoint
+from pealm_core.checkpoints.start import read_start
+from pealm_core.config.job import Request, host_for, plan
+from pealm_core.config.layers import Layer
 
 ARGS = ("--batch-size", 2, "--warmup-steps", 0, "--lr", 1e-3, "--eval-tokens", 100)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pealm_core.build import check_model
+from pealm_core.checkpoints.build import check_model
 from pealm_gpt2.config import SIZES, GPT2Config
 from pealm_gpt2.model import GPT2
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pealm_core.checkpoint import state_of
+from pealm_core.checkpoints.folder import state_of
 
 Pealm = Callable[..., Any]
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from pealm_core.tensors import read_optimizer, read_tensors
+from pealm_core.checkpoints.tensors import read_optimizer, read_tensors
 from pealm_muon.config import MuonConfig
 from pealm_muon.optimizer import build, matrices, orthogonalize, orthogonalize_all
 

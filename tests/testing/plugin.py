@@ -66,7 +66,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
-from pealm_core import EvalResult, UserError, checkpoint, cover, load, score
+from pealm_core import EvalResult, UserError, cover, load, score
+from pealm_core.checkpoints import folder as checkpoint
 
 class State:
     def __init__(self, h):

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pealm_core.plugins import CORE_COMMANDS, PluginHost
+from pealm_core.plugins.host import CORE_COMMANDS, PluginHost
 
 PLUGIN = """
 from pealm_core import CommandSpec, ModelSpec, TokenizerSpec, hookimpl
@@ -34,7 +34,7 @@ for words in json.loads(sys.argv[2]):
     with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.suppress(SystemExit):
         main(words)
     assert len(out.getvalue()) > 150, (words, out.getvalue())
-from pealm_core.guard import HEAVY
+from pealm_core.plugins.guard import HEAVY
 print(sorted(HEAVY & set(sys.modules)), "nowhere" in sys.modules)
 """
 

@@ -15,8 +15,8 @@ import pytest
 
 from pealm_core import UserError
 from pealm_core.cli.new_plugin import fill, new_plugin
-from pealm_core.plugins import PluginHost
-from pealm_core.specs import KINDS
+from pealm_core.contract.specs import KINDS
+from pealm_core.plugins.host import PluginHost
 
 ROOT = Path(__file__).resolve().parents[2]
 

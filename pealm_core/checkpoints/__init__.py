@@ -1,0 +1,1 @@
+"""Checkpoint folders: format, tensors, building components from a config, convert, clean."""

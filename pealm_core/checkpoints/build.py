@@ -1,0 +1,113 @@
+"""From a resolved job to the things themselves: tokenizer, dataset, model. The only room that calls factories."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pealm_core.checkpoints.folder import load_tensors
+from pealm_core.checkpoints.start import Start
+from pealm_core.config.job import Job
+from pealm_core.contract.errors import PealmError, PluginError, UserError
+from pealm_core.contract.protocols import Dataset, Tokenizer, has
+from pealm_core.plugins.host import Entry
+
+
+def make(entry: Entry[Any], *args: Any, **kwargs: Any) -> Any:
+    """Call a record's factory. ValueError is the user's mistake; any other exception is the plugin's defect."""
+    factory = entry.load("factory")
+    try:
+        return factory(*args, **kwargs)
+    except PealmError:
+        raise
+    except ValueError as error:
+        raise UserError(f"{entry.spec.kind} {entry.name}: {error}") from error
+    except (Exception, SystemExit) as error:
+        raise PluginError(
+            f"{entry.plugin.dist}: making {entry.spec.kind} {entry.name!r} failed: {type(error).__name__}: {error}"
+        ) from error
+
+
+def make_component(job: Job, table: str) -> Any:
+    """The tokenizer, dataset or evaluator of a job. A component without settings is made without arguments."""
+    entry, config = job.entries[table], job.configs[table]
+    return make(entry) if config is None else make(entry, config)
+
+
+def make_tokenizer(job: Job, saved: Path | None = None, dataset: Dataset | None = None) -> Tokenizer:
+    """The job's tokenizer, with the vocabulary of a saved folder or fitted on the dataset's training text."""
+    tokenizer: Tokenizer = make_component(job, "tokenizer")
+    name, dist = job.entries["tokenizer"].name, job.entries["tokenizer"].plugin.dist
+    if has(tokenizer, "fit") and not (has(tokenizer, "save") and has(tokenizer, "load")):
+        raise PluginError(f"{dist}: tokenizer {name!r} can fit but not save and load: its checkpoints would be lost")
+    try:
+        if saved is not None:
+            if has(tokenizer, "load"):
+                tokenizer.load(saved)  # type: ignore[attr-defined]
+        elif dataset is not None and has(tokenizer, "fit"):
+            if not has(dataset, "documents"):
+                raise UserError(
+                    f"--input.{job.entries['input'].name} is tokenized already, and {name!r} learns from text: "
+                    f"name the --tokenizer that its tokens are of"
+                )
+            tokenizer.fit(dataset.documents("train"))  # type: ignore[attr-defined]
+    except (FileNotFoundError, ValueError) as error:
+        raise UserError(f"tokenizer {name}: {saved or 'training text'}: {error}") from error
+    return tokenizer
+
+
+def make_model(job: Job, vocab_size: int, start: Start | None = None) -> tuple[torch.nn.Module, Job]:
+    """The job's model for a vocabulary, and the job as built. `start`: the weights of `--init`."""
+    entry = job.entries["model"]
+    config, weights = job.configs["model"], None
+    if start is not None:
+        config, weights = start.config, start.tensors
+        if config.vocab_size not in (0, vocab_size):
+            raise UserError(
+                f"the tokenizer has {vocab_size:,} tokens and the weights of --init {config.vocab_size:,}"
+            )
+        config = dataclasses.replace(config, vocab_size=vocab_size)
+        job = job.with_model_config(config)
+    elif entry.spec.pretrained is not None:
+        config, weights = entry.load("pretrained")(config)
+        if vocab_size > config.vocab_size:
+            raise UserError(f"the tokenizer has {vocab_size:,} tokens and {entry.name} only {config.vocab_size:,}")
+    else:
+        config = dataclasses.replace(config, vocab_size=vocab_size)
+        job = job.with_model_config(config)
+    model: torch.nn.Module = make(entry, config)
+    if not isinstance(model, torch.nn.Module):
+        raise PluginError(f"{entry.plugin.dist}: the factory of model {entry.name!r} gave {model!r}, no nn.Module")
+    if weights is not None:
+        load_tensors(model, weights, f"--init {job.configs['train'].init}" if start else entry.name)
+    try:
+        check_model(model, config.vocab_size)
+    except Exception as error:
+        raise PluginError(f"{entry.plugin.dist}: model {entry.name!r}: {type(error).__name__}: {error}") from error
+    return model, job
+
+
+@torch.no_grad()
+def check_model(model: Any, vocab_size: int) -> None:
+    """Try what the contract asks of a model on two tokens. Raises what the model raises, or TypeError."""
+    for name in ("vocab_size", "block_size"):
+        if not isinstance(getattr(getattr(model, "config", None), name, None), int):
+            raise TypeError(f"needs .config.{name}, a whole number")
+    training, random = model.training, torch.get_rng_state()
+    model.eval()
+    idx = torch.zeros(1, min(2, model.config.block_size), dtype=torch.long, device=next(model.parameters()).device)
+    _, loss = model(idx, idx)
+    if not isinstance(loss, torch.Tensor) or loss.shape != () or not loss.is_floating_point():
+        raise TypeError("forward with targets must give (logits or None, loss), the loss a scalar tensor")
+    cache = model.make_cache(1, model.config.block_size) if has(model, "make_cache") else None
+    logits, _ = model(idx, cache=cache, at=[-1])
+    if not isinstance(logits, torch.Tensor) or logits.shape != (1, 1, vocab_size):
+        shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else logits
+        raise TypeError(f"forward with at=[-1] must give logits of shape (1, 1, {vocab_size}), not {shape}")
+    if cache is not None:
+        two = cache.repeat(2)
+        if idx.shape[1] < model.config.block_size:
+            model(idx[:, :1].expand(2, -1), cache=two, at=[-1])
+    model.train(training)
+    torch.set_rng_state(random)

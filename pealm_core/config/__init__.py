@@ -1,0 +1,1 @@
+"""Settings: dataclasses, TOML files and command lines, layered into a `Job`."""

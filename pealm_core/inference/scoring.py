@@ -1,0 +1,224 @@
+"""Log-likelihoods of continuations: what every evaluator stands on."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+
+from pealm_core.contract.protocols import has
+from pealm_core.hardware.cpu_kernels import products
+
+Request = tuple[Sequence[int], Sequence[int]]
+SLACK = 2  # contexts that differ by no more tokens than these are run together, up to where the shortest ends
+
+
+@dataclass(frozen=True)
+class Score:
+    """log_prob: nats, summed over the continuation's tokens; greedy: whether it is what argmax would write.
+
+    cut: how many tokens of the context did not fit into the block.
+    """
+
+    log_prob: float
+    tokens: int
+    greedy: bool
+    cut: int = 0
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """What one pass scores: a request, or a stretch of one that is longer than the block."""
+
+    request: int
+    context: tuple[int, ...]
+    continuation: tuple[int, ...]
+    cut: int
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """A context and the numbers of the pieces that have it."""
+
+    context: tuple[int, ...]
+    pieces: list[int]
+
+
+@dataclass(frozen=True)
+class _Row:
+    """What is left to run of a piece: ids after those in the cache's row `place`; logits count from `begin` on."""
+
+    piece: int
+    place: int
+    ids: Sequence[int]
+    begin: int
+    targets: Sequence[int]
+
+
+def score(
+    model: Any,
+    requests: Sequence[Request],
+    *,
+    batch_tokens: int | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    each: Callable[[int, Score], None] = lambda request, result: None,
+) -> list[Score]:
+    """Score each (context, continuation) of token ids, both at least one token long, in the order given.
+
+    A request longer than block_size + 1 tokens loses the left end of its context; a continuation that is longer
+    itself is scored in stretches of half a block, each after as many tokens before it as fit.
+
+    Where torch.distributed is initialised, every rank calls this with the same requests, does its share, and gets
+    all scores. batch_tokens: of a pass at most, unless one request is longer. progress: called with (done, total).
+    each: called with a request's place in the list and its score as soon as this rank knows them.
+    Raises ValueError for an empty context or continuation.
+    """
+    pieces = [piece for i, request in enumerate(requests) for piece in _pieces(i, request, model.config.block_size)]
+    left = Counter(piece.request for piece in pieces)
+    rank, size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    found, done = torch.zeros(len(pieces), 2, dtype=torch.float64), 0
+    sums = torch.zeros(len(requests), 2, dtype=torch.float64)  # log-likelihood, pieces that are not greedy
+
+    def result(i: int) -> Score:
+        return Score(float(sums[i, 0]), len(requests[i][1]), not sums[i, 1], cuts[i])
+
+    cuts = {piece.request: piece.cut for piece in reversed(pieces)}  # that of a request's first piece
+    with torch.inference_mode(), products(next(model.parameters()).device):
+        for numbers, results in _run(model, pieces, _contexts(pieces)[rank::size], batch_tokens):
+            found[numbers] = results
+            done += len(numbers)
+            for number, values in zip(numbers, results, strict=True):
+                i = pieces[number].request
+                sums[i] += values
+                left[i] -= 1
+                if not left[i]:
+                    each(i, result(i))
+            progress(min(len(requests), len(requests) * done * size // len(pieces)), len(requests))
+    if size > 1:
+        dist.all_reduce(found)
+    sums.zero_().index_add_(0, torch.tensor([piece.request for piece in pieces], dtype=torch.long), found)
+    return [result(i) for i in range(len(requests))]
+
+
+def _pieces(i: int, request: Request, block: int) -> Iterator[_Piece]:
+    context, continuation = (tuple(int(token) for token in ids) for ids in request)
+    if not context or not continuation:
+        raise ValueError(
+            f"a request has a context and tokens to score, not {len(context)} and {len(continuation)} tokens"
+        )
+    stretch = len(continuation) if len(continuation) <= block else max(1, block // 2)
+    for begin in range(0, len(continuation), stretch):
+        targets = continuation[begin : begin + stretch]
+        before = context + continuation[:begin] if begin else context
+        cut = max(0, len(before) + len(targets) - block - 1)
+        yield _Piece(i, before[cut:], targets, cut)
+
+
+def _contexts(pieces: Sequence[_Piece]) -> list[_Shared]:
+    """The distinct contexts, longest first."""
+    found: dict[tuple[int, ...], list[int]] = {}
+    for number, piece in enumerate(pieces):
+        found.setdefault(piece.context, []).append(number)
+    return sorted((_Shared(*item) for item in found.items()), key=lambda shared: -len(shared.context))
+
+
+def _run(
+    model: Any, pieces: Sequence[_Piece], contexts: Sequence[_Shared], batch_tokens: int | None
+) -> Iterator[tuple[list[int], Tensor]]:
+    """Numbers of pieces and, for each, log-likelihood and 0 if it is greedy, else 1: (n, 2) in float64."""
+    device = next(model.parameters()).device
+    if batch_tokens is None:
+        # The logits of a pass take 32 MB on a CPU, whose caches and allocator like it, and 2 GB elsewhere.
+        logits = 2**23 if device.type == "cpu" else 2**29
+        batch_tokens = min(2**13 if device.type == "cpu" else 2**15, max(64, logits // model.config.vocab_size))
+    for group, shared in _groups(model, contexts, batch_tokens):
+        rows = [
+            _Row(
+                number,
+                place,
+                item.context[shared:] + pieces[number].continuation[:-1],
+                len(item.context) - shared - 1,
+                pieces[number].continuation,
+            )
+            for place, item in enumerate(group)
+            for number in item.pieces
+        ]
+        rows.sort(key=lambda row: -len(row.ids))
+        cache = None
+        if shared:
+            cache = model.make_cache(len(group), shared + len(rows[0].ids))
+            prefixes = torch.tensor([item.context[:shared] for item in group], device=device)
+            model(prefixes, cache=cache, at=slice(0, 0))  # no logits: each row's first ones come with its own ids
+        for batch in _batches(rows, batch_tokens):
+            yield [row.piece for row in batch], _pass(model, batch, cache, device)
+
+
+def _groups(model: Any, contexts: Sequence[_Shared], batch_tokens: int) -> Iterator[tuple[list[_Shared], int]]:
+    """Contexts to run together, and how many tokens of each are run once for all of its continuations."""
+    caches = has(model, "make_cache")
+    several = [item for item in contexts if caches and len(item.pieces) > 1]
+    selects = bool(several) and has(model.make_cache(1, 1), "select")
+    group: list[_Shared] = []
+    for item in several:
+        room = selects and (len(group) + 1) * len(item.context) <= max(512, batch_tokens)
+        if group and not (room and len(group[0].context) - len(item.context) <= SLACK):
+            yield group, len(group[-1].context) - 1
+            group = []
+        group.append(item)
+    if group:
+        yield group, len(group[-1].context) - 1
+    single = [item for item in contexts if not caches or len(item.pieces) == 1]
+    if single:
+        yield single, 0
+
+
+def _batches(rows: Sequence[_Row], batch_tokens: int) -> Iterator[list[_Row]]:
+    """Rows of about one length together, so that little is padded; batch_tokens at most in a batch."""
+    batch: list[_Row] = []
+    for row in rows:
+        if batch and (len(batch) + 1) * len(batch[0].ids) > batch_tokens:
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch
+
+
+def _pass(model: Any, batch: Sequence[_Row], cache: Any, device: torch.device) -> Tensor:
+    """What `_run` gives of each row: (B, 2) on the CPU."""
+    longest, first = len(batch[0].ids), min(row.begin for row in batch)
+    idx = torch.tensor([[*row.ids, *[0] * (longest - len(row.ids))] for row in batch], device=device)  # (B, T)
+    targets = torch.full((len(batch), longest - first), -100)  # what cross_entropy ignores
+    for number, row in enumerate(batch):
+        targets[number, row.begin - first : len(row.ids) - first] = torch.tensor(row.targets)
+    targets = targets.to(device)
+    if cache is not None:
+        places = torch.tensor([row.place for row in batch], device=device)
+        cache = cache.select(places) if has(cache, "select") else cache.repeat(len(batch))
+    logits, _ = model(idx, cache=cache, at=slice(first, None))
+    logits = logits.float()  # (B, n, V)
+    nll = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)  # (B, n)
+    other = ((logits.argmax(-1) != targets) & (targets != -100)).any(-1)
+    return torch.stack([-nll.sum(-1), other.float()], dim=1).cpu().double()
+
+
+def cover(ids: Sequence[int], block_size: int, stride: int | None = None) -> list[Request]:
+    """Requests that score each of ids[1:] once; the window moves on by `stride` tokens, half a block by default.
+
+    >>> cover([0, 1, 2, 3, 4, 5, 6], block_size=4)
+    [([0], [1, 2, 3, 4]), ([2, 3, 4], [5, 6])]
+    """
+    stride = max(1, block_size // 2) if stride is None else stride
+    if not 1 <= stride <= block_size:
+        raise ValueError(f"a window of {block_size} tokens can't move on by {stride}")
+    end = min(len(ids), block_size + 1)
+    requests: list[Request] = [(ids[:1], ids[1:end])] if end > 1 else []
+    while end < len(ids):
+        stop = min(len(ids), end + stride)
+        requests.append((ids[max(0, stop - block_size - 1) : end], ids[end:stop]))
+        end = stop
+    return requests

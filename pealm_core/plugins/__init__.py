@@ -1,0 +1,1 @@
+"""The plugin host: discover installed plugins, quarantine broken ones, resolve names."""

@@ -1,0 +1,260 @@
+"""The command line: help, config, sampling, and one clear line for every mistake."""
+
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pealm_core.checkpoints import folder as checkpoint
+
+Pealm = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def ckpt(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trained bigram."""
+    folder = tmp_path_factory.mktemp("ckpt")
+    text = folder / "text.txt"
+    text.write_text("hello world\n" * 300)
+    args = ["train", "char-bigram", "--input.text", str(text), "--steps", "30", "--out", str(folder / "run")]
+    subprocess.run([sys.executable, "-m", "pealm", *args], check=True, capture_output=True)
+    return folder / "run"
+
+
+def test_help_of_every_command(pealm: Pealm) -> None:
+    top = pealm("--help").out
+    for command in ("train", "sample", "eval", "prepare", "clean", "plugins"):
+        assert command in top
+        assert pealm(command, "--help").code == 0
+    general = pealm("train", "--help").out
+    assert "char-bigram" in general and "--input.tinyshakespeare" in general and "--model." not in general
+    special = pealm("train", "char-transformer", "--input.text", "x", "--help").out
+    for text in ("--model.n-layer INT", "--input.text TEXT", "--input.val-fraction", "--tokenizer.unknown", "--lr"):
+        assert text in special
+
+
+def test_help_is_shown_although_the_rest_of_the_line_is_wrong(pealm: Pealm) -> None:
+    result = pealm("train", "no-such-model", "--help")
+    assert result.code == 0 and "Usage: pealm train" in result.out
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("--help",),
+        ("train", "--help"),
+        ("train", "char-transformer", "--input.text", "x", "--help"),
+        ("sample", "--help"),
+        ("eval", "--help"),
+        ("plugins",),
+        ("clean", "--help"),
+        ("train", "char-transformer", "--input.text", "x", "--model.n-head", "3"),
+        ("train", "char-transformer", "--input.text", "x", "--batch-size", "8", "--micro-batch-size", "3"),
+        ("sample", "--ckpt", "no-such-folder"),
+    ],
+)
+def test_these_never_import_torch(args: tuple[str, ...]) -> None:
+    code = (
+        "import sys\nfrom pealm_core.cli import main\ntry:\n    main()\nexcept SystemExit:\n    pass\n"
+        "heavy = {'torch', 'numpy', 'tiktoken', 'transformers'} & set(sys.modules)\nassert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *args], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_python_m_pealm_is_pealm() -> None:
+    done = subprocess.run([sys.executable, "-m", "pealm", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("pealm, version 0.")
+
+
+def test_print_config_says_where_every_value_comes_from(pealm: Pealm, tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text('[train]\nlr = 0.5\n[input]\ntext = "a.txt"\nval-fraction = 0.2\n')
+    out = pealm("train", "char-bigram", "--config", file, "--seed", 7, "--print-config").out
+    values = tomllib.loads(out)
+    assert (values["train"]["lr"], values["train"]["seed"], values["input"]["val-fraction"]) == (0.5, 7, 0.2)
+    rows = {line.split(" = ")[0]: line.rpartition("# ")[2] for line in out.splitlines() if " = " in line}
+    assert rows["lr"] == str(file) and rows["seed"] == "command line"
+    assert rows["steps"] == "recipe" and rows["eval-every"] == "default"
+
+
+def test_the_command_lines_dataset_replaces_the_files(pealm: Pealm, tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text('[model]\nname = "char-bigram"\n[input]\ntext = "a.txt"\nval-fraction = 0.2\n')
+    out = pealm("train", "--config", file, "--input.tinyshakespeare", "--print-config").out
+    assert tomllib.loads(out)["input"] == {"tinyshakespeare": True}
+
+
+def test_underscores_work_too(pealm: Pealm) -> None:
+    out = pealm(
+        "train", "char-bigram", "--input.text", "x", "--batch_size", 9, "--input.val_fraction=0.3", "--print-config"
+    ).out
+    values = tomllib.loads(out)
+    assert (values["train"]["batch-size"], values["input"]["val-fraction"]) == (9, 0.3)
+
+
+def train(*args: object) -> tuple[object, ...]:
+    return ("train", "char-transformer", "--input.text", "BOOK", *args)
+
+
+MISTAKES = {
+    "no model": (("train",), "train needs a model"),
+    "no input": (("train", "char-bigram"), "train needs an input"),
+    "unknown command": (("trian",), "unknown command 'trian'; did you mean 'train'?"),
+    "unknown model": (("train", "char-bigrm"), "unknown model 'char-bigrm'; did you mean 'char-bigram'?"),
+    "unknown dataset": (("train", "char-bigram", "--input.txt", "x"), "unknown dataset 'txt'; did you mean 'text'?"),
+    "unknown input key": (train("--input.val-fractoin", 1), "--input.val-fractoin; did you mean 'val-fraction'?"),
+    "unknown tokenizer": (train("--tokenizer", "chars"), "unknown tokenizer 'chars'; did you mean 'char'?"),
+    "unknown optimizer": (train("--optimizer", "adam"), "unknown optimizer 'adam'; did you mean 'adamw'?"),
+    "unknown option": (train("--model.n-layr", 3), "unknown option --model.n-layr; did you mean '--model.n-layer'?"),
+    "unknown flat option": (train("--stepz", 3), "--steps"),
+    "unknown preset": (train("--preset", "huge"), "has no preset 'huge'"),
+    "two inputs": (train("--input.tinyshakespeare"), "one input at a time"),
+    "missing text": (("train", "char-bigram", "--input.text", "none.txt"), "--input.text none.txt: no such file"),
+    "not divisible": (train("--batch-size", 12, "--micro-batch-size", 5), "does not divide --batch-size 12; try 4"),
+    "heads": (train("--model.n-head", 3), "n-head 3 does not divide n-embd 128; try n-head 2"),
+    "block": (train("--block-size", 129), "--block-size 129 is beyond the model's 128"),
+    "negative": (train("--model.n-layer", -1), "--model.n-layer must be at least 1, not -1"),
+    "zero": (train("--steps", 0), "--steps must be at least 1, not 0"),
+    "nan": (train("--lr", "nan"), "--lr must be finite, not nan"),
+    "infinite": (train("--max-seconds", "inf"), "--max-seconds must be finite, not inf"),
+    "no number": (train("--lr", "fast"), "--lr must be a number, not 'fast'"),
+    "no length": (train("--steps", "none"), "max_seconds is not set, so that training would never end; set one"),
+    "seed": (train("--seed", 2**64), "--seed must be at most 9.22337e+18, not 1.84467e+19"),
+    "both lengths": (train("--steps", 3, "--max-seconds", 3), "exclude each other"),
+    "no checkpoint": (("sample", "--ckpt", "EMPTY"), "EMPTY is no checkpoint"),
+    "missing checkpoint": (("sample", "--ckpt", "nowhere"), "nowhere: no such file or folder"),
+    "other model": (("sample", "char-transformer", "--ckpt", "CKPT"), "is a checkpoint of 'char-bigram', not of"),
+    "no weights": (("sample", "char-bigram"), "model 'char-bigram' has no weights of its own: give --ckpt PATH"),
+    "nothing to sample": (("sample",), "no model was named: give --ckpt PATH"),
+    "bad prompt": (("sample", "--ckpt", "CKPT", "--prompt", "h€"), "character '€' (position 1) is not among the 9"),
+    "bad temperature": (("sample", "--ckpt", "CKPT", "--temperature", "-1"), "--temperature must be at least 0, not -1"),
+    "bad tokenizer dir": (("sample", "--ckpt", "CKPT", "--tokenizer-dir", "nowhere"), "no such folder"),
+    "no evaluation": (("eval", "--ckpt", "CKPT", "--on", "kindergarden"), "did you mean 'kindergarten'?"),
+    "nothing to prepare": (("prepare", "text"), "nothing to prepare"),
+    "unknown to prepare": (("prepare", "tinyshakespear"), "did you mean 'tinyshakespeare'?"),
+    "unknown plugin": (("plugins", "show", "nothing"), "no plugin 'nothing' is installed"),
+    "bad device": (("sample", "--ckpt", "CKPT", "--device", "tpu"), "tpu"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+def test_a_mistake_gets_one_clear_line_and_exit_code_2(
+    case: str, pealm: Pealm, book: Path, ckpt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = tmp_path / "work"
+    (work / "EMPTY").mkdir(parents=True)
+    monkeypatch.chdir(work)
+    args, words = MISTAKES[case]
+    result = pealm(*({"BOOK": book, "CKPT": ckpt}.get(str(arg), arg) for arg in args))
+    assert result.code == 2, result.err
+    assert words in result.err
+    assert len(result.err.strip().splitlines()) == 1
+    assert [p.name for p in work.rglob("*")] == ["EMPTY"]  # nothing half-written
+
+
+FILES = {
+    "typo": ("[train]\nlr = 0.1\nstpes = 3\n", "c.toml, line 3: [train] stpes: unknown key; did you mean 'steps'?"),
+    "type": ('[train]\nlr = "fast"\n', "c.toml, line 2: [train] lr must be a number, not 'fast'"),
+    "syntax": ("[train\n", "c.toml: bad TOML"),
+    "table": ("[trian]\nlr = 1.0\n", "c.toml, line 1: [trian]: unknown table; did you mean 'train'?"),
+    "no table": ("lr = 1.0\n", "lr"),
+    "value": ("[model]\nn-layer = -3\n", "c.toml, line 2: [model] n-layer must be at least 1, not -3"),
+    "name": ('[model]\nname = 3\n', "c.toml, line 2: [model] name must be text, not 3"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", FILES)
+def test_mistakes_in_a_config_file_name_file_line_and_key(
+    case: str, pealm: Pealm, book: Path, tmp_path: Path
+) -> None:
+    text, words = FILES[case]
+    file = tmp_path / "c.toml"
+    file.write_text(text)
+    model = () if case == "name" else ("char-transformer",)
+    result = pealm("train", *model, "--input.text", book, "--config", file)
+    assert result.code == 2 and words in result.err and len(result.err.splitlines()) == 1
+
+
+def test_a_plugins_defect_is_exit_code_3(pealm: Pealm, stranger: Callable[..., None], book: Path) -> None:
+    stranger("pealm-owl", "import no_such_module")
+    result = pealm("train", "owl", "--input.text", book)
+    assert result.code == 3 and "comes from pealm-owl 1.0, which failed to load" in result.err
+    assert pealm("plugins").code == 0
+    shown = pealm("plugins", "show", "owl").out
+    assert "ModuleNotFoundError" in shown and "no_such_module" in shown
+
+
+def test_a_colliding_name_is_an_error_with_the_way_out(
+    pealm: Pealm, stranger: Callable[..., None], book: Path, tmp_path: Path
+) -> None:
+    stranger(
+        "pealm-mine",
+        """
+        from pealm_core import ModelSpec, hookimpl
+        @hookimpl
+        def pealm_models():
+            return ModelSpec(name="char-bigram", summary="Mine", config="pealm_char_bigram.config:BigramConfig",
+                             factory="pealm_char_bigram.model:Bigram")
+        """,
+    )
+    result = pealm("train", "char-bigram", "--input.text", book)
+    assert result.code == 2 and "say which: pealm-char-bigram/char-bigram or pealm-mine/char-bigram" in result.err
+    run = tmp_path / "r"
+    assert pealm("train", "pealm-mine/char-bigram", "--input.text", book, "--steps", 2, "--out", run).code == 0
+    assert pealm("sample", "--ckpt", run, "-n", 5).code == 0
+    assert "conflict" in pealm("plugins").out
+    assert "char-bigram" in pealm("train", "--help").out
+
+
+def test_a_model_of_another_shape_is_named(pealm: Pealm, ckpt: Path, tmp_path: Path) -> None:
+    from pealm_core.checkpoints.tensors import read_tensors
+
+    best = checkpoint.find(ckpt)
+    tensors, _ = read_tensors(best / "model.safetensors")
+
+    class Other:
+        vocab_size = 2
+
+        def save(self, folder: Path) -> None:
+            (folder / "chars.json").write_text('"ab"')
+
+    config = tomllib.loads((best / "config.toml").read_text())
+    checkpoint.save(tmp_path / "c", model=tensors, config=config, tokenizer=Other(), state={})  # type: ignore[arg-type]
+    result = pealm("sample", "--ckpt", tmp_path / "c")
+    assert result.code == 2 and "table.weight is (9, 9) there and (2, 2) in the model" in result.err
+
+
+def test_sampling(pealm: Pealm, ckpt: Path) -> None:
+    args = ("sample", "--ckpt", ckpt, "-n", 30, "--seed", 1, "--prompt", "hel")
+    streamed, whole = pealm(*args), pealm(*args, "--no-stream")
+    assert streamed.code == 0 and streamed.out == whole.out
+    assert streamed.out.startswith("hel") and len(streamed.out) == 3 + 30 + 1
+    assert "30 tokens" in streamed.err and "tokens/s" in streamed.err
+    assert pealm(*args[:-4], "--seed", 2, "--prompt", "hel").out != streamed.out
+    several = pealm("sample", "char-bigram", "--ckpt", ckpt / "best", "--max-new-tokens", 5, "--num-samples", 3).out
+    assert several.count("--- ") == 3
+    named = pealm(*args, "--tokenizer-dir", ckpt / "best" / "tokenizer")
+    assert named.out == streamed.out
+
+
+def test_python_api(ckpt: Path) -> None:
+    import pealm_core
+
+    lm = pealm_core.load(ckpt)
+    text = lm.generate("hel", max_new_tokens=4, temperature=0)
+    assert text.startswith("hel") and len(text) == 7
+    assert "".join(lm.stream("hel", max_new_tokens=4, temperature=0)) == text[3:]
+
+
+def test_a_place_without_rights_is_one_line(pealm: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("pealm_core.checkpoints.folder.find", refuse)
+    result = pealm("sample", "--ckpt", "theirs/run")
+    assert result.code == 2 and result.err.startswith("pealm: theirs/run: Permission denied; choose another place")

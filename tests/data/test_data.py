@@ -1,0 +1,176 @@
+"""Windows, their order, and the token cache."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pealm_core.contract.errors import UserError
+from pealm_core.data.order import permute
+from pealm_core.data.token_cache import fingerprint, tokenize
+from pealm_core.data.windows import Windows
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 10, 64, 65, 1000, 4097])
+@pytest.mark.parametrize("key", [0, 1, 12345])
+def test_permute_is_a_permutation(n: int, key: int) -> None:
+    assert sorted(permute(np.arange(n), n, key).tolist()) == list(range(n))
+
+
+def test_permute_depends_on_the_key_and_mixes() -> None:
+    a, b = permute(np.arange(1000), 1000, 1), permute(np.arange(1000), 1000, 2)
+    assert (a == b).mean() < 0.02
+    assert abs(np.corrcoef(np.arange(1000), a.astype(float))[0, 1]) < 0.1
+
+
+def test_permute_needs_no_memory_for_a_huge_range() -> None:
+    out = permute(np.array([0, 1, 10**12]), 10**12 + 1, 5)
+    assert len(set(out.tolist())) == 3 and (out <= 10**12).all()
+
+
+def stream(length: int) -> np.ndarray:
+    return np.arange(length, dtype=np.uint16)
+
+
+def test_an_epoch_is_every_window_once_with_a_phase_of_its_own() -> None:
+    data = Windows([stream(103), stream(57)], 10, seed=3)
+    firsts = []
+    for epoch in range(4):
+        idx, targets = zip(*(data.batch(epoch * data.per_epoch + i, 1) for i in range(data.per_epoch)), strict=True)
+        rows = torch.cat(idx)
+        assert torch.equal(torch.cat(targets)[:, :-1], rows[:, 1:])
+        starts = sorted(rows[:, 0].tolist())
+        assert len(starts) == data.per_epoch == 9 + 4
+        firsts.append(starts[0])
+    assert len(set(firsts)) > 1  # the phase differs from epoch to epoch
+
+
+def test_windows_of_one_epoch_do_not_overlap() -> None:
+    data = Windows([stream(1000)], 16, seed=9)
+    idx, _ = data.batch(0, data.per_epoch)
+    flat = idx.flatten().tolist()
+    assert len(set(flat)) == len(flat)
+
+
+def test_a_batch_is_a_pure_function_of_seed_and_step() -> None:
+    one, two = Windows([stream(5000)], 8, seed=1), Windows([stream(5000)], 8, seed=1)
+    for step in (0, 7, 400):
+        assert torch.equal(one.batch(step, 12)[0], two.batch(step, 12)[0])
+    other = Windows([stream(5000)], 8, seed=2)
+    assert not torch.equal(one.batch(0, 12)[0], other.batch(0, 12)[0])
+
+
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_the_global_batch_is_the_same_for_any_number_of_ranks(world_size: int) -> None:
+    data = Windows([stream(5000)], 8, seed=1)
+    for step in (0, 77):  # 77: across the end of an epoch
+        whole = data.batch(step, 8)[0]
+        parts = [data.batch(step, 8, rank=r, world_size=world_size)[0] for r in range(world_size)]
+        assert torch.equal(torch.cat(parts), whole)
+
+
+def test_a_batch_may_span_epochs() -> None:
+    data = Windows([stream(50)], 10, seed=0)
+    idx, _ = data.batch(0, 3 * data.per_epoch)
+    assert idx.shape == (3 * data.per_epoch, 10)
+
+
+@pytest.mark.parametrize("length", [11, 12, 19, 20, 21])
+def test_the_shortest_texts(length: int) -> None:
+    idx, targets = Windows([stream(length)], 10).batch(0, 4)
+    assert (targets - idx == 1).all() and int(targets.max()) < length
+
+
+def test_too_short_a_text_says_how_short() -> None:
+    with pytest.raises(ValueError, match="10 tokens are too few for a block of 10, which needs 11"):
+        Windows([stream(10)], 10)
+
+
+def test_fixed_windows_are_spread_and_bounded() -> None:
+    data = Windows([stream(1001)], 10)
+    assert data.fixed(10**9) == [(0, i) for i in range(0, 1000, 10)]
+    few = data.fixed(50)
+    assert few == [(0, 0), (0, 200), (0, 400), (0, 600), (0, 800)] == data.fixed(50)
+    idx, targets = data.rows(few)
+    assert idx.shape == targets.shape == (5, 10)
+
+
+class Letters:
+    """A tokenizer that counts how often it works."""
+
+    vocab_size = 256
+    calls = 0
+
+    def __init__(self, eot: int | None = None) -> None:
+        self.eot_id = eot
+
+    def encode(self, text: str) -> list[int]:
+        self.calls += 1
+        return [ord(c) for c in text]
+
+    def decode(self, ids: list[int]) -> str:
+        return "".join(map(chr, ids))
+
+
+class Docs:
+    def __init__(self, *train: str, val: tuple[str, ...] = ("xyz",)) -> None:
+        self.splits = {"train": train, "val": val}
+
+    def documents(self, split: str) -> Iterator[str]:
+        yield from self.splits[split]
+
+
+def test_text_is_tokenized_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PEALM_CACHE", str(tmp_path))
+    tokenizer = Letters()
+    first = tokenize(Docs("ab", "cd"), tokenizer, "mark")
+    assert (first.cached, tokenizer.calls) == (False, 4)  # three documents, and a look at the first one's start
+    assert [s[:].tolist() for s in first.train] == [[97, 98, 99, 100]]
+    again = tokenize(Docs("ab", "cd"), tokenizer, "mark")
+    assert (again.cached, tokenizer.calls, again.key) == (True, 5, first.key)
+    assert not tokenize(Docs("ab", "ce"), tokenizer, "mark").cached  # other text
+    assert not tokenize(Docs("abc", "d"), tokenizer, "mark").cached  # other documents
+    assert not tokenize(Docs("ab", "cd"), tokenizer, "other").cached  # other tokenizer
+
+
+def test_end_of_text_stands_before_every_document(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PEALM_CACHE", str(tmp_path))
+    corpus = tokenize(Docs("ab", "c"), Letters(eot=0), "eot")
+    assert corpus.train[0][:].tolist() == [0, 97, 98, 0, 99]
+
+
+def test_a_killed_tokenization_leaves_no_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PEALM_CACHE", str(tmp_path))
+
+    class Dies(Letters):
+        def encode(self, text: str) -> list[int]:
+            if self.calls == 2:
+                raise KeyboardInterrupt
+            return super().encode(text)
+
+    with pytest.raises(KeyboardInterrupt):
+        tokenize(Docs("ab"), Dies(), "mark")
+    assert [path.name for path in (tmp_path / "tokens").iterdir()] == [".pealm"]
+
+
+def test_a_cache_that_cannot_be_written_is_a_user_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("PEALM_CACHE", str(tmp_path / "file"))
+    with pytest.raises(UserError, match="set PEALM_CACHE"):
+        tokenize(Docs("ab"), Letters(), "mark")
+
+
+def test_the_fingerprint_is_of_what_is_saved() -> None:
+    class Saves(Letters):
+        def __init__(self, words: str) -> None:
+            super().__init__()
+            self.words = words
+
+        def save(self, folder: Path) -> None:
+            (folder / "words").write_text(self.words)
+
+    assert fingerprint("a", {}, Saves("x")) == fingerprint("a", {}, Saves("x"))
+    assert fingerprint("a", {}, Saves("x")) != fingerprint("a", {}, Saves("y"))
+    assert fingerprint("a", {"k": 1}, Saves("x")) != fingerprint("a", {}, Saves("x"))

@@ -1,0 +1,245 @@
+"""Several processes, started by torchrun as a user does: the same learning, one voice, and no hang when one fails."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pealm_core.checkpoints import folder as checkpoint
+from pealm_core.checkpoints.tensors import read_optimizer, read_tensors
+
+SMALL = ["--model.block-size", 16, "--model.n-layer", 1, "--model.n-embd", 16, "--model.n-head", 2, "--batch-size", 8]
+CONSTANT = ["--warmup-steps", 0, "--min-lr-ratio", 1]  # a rate that does not know the run's length
+PEALM = ("-m", "pealm")
+WALL_CLOCK = {"seconds", "tokens_per_second"}
+PATIENCE = 150  # seconds; whoever needs as many hangs
+
+
+def rows(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def timeless(run: Path) -> list[dict[str, Any]]:
+    return [{key: value for key, value in row.items() if key not in WALL_CLOCK} for row in rows(run)]
+
+
+def torchrun(processes: int, *args: object, restarts: int = 0, logs: Path | None = None) -> list[str]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    command += [f"--max-restarts={restarts}", "--monitor-interval=0.1"]
+    command += [f"--log-dir={logs}", "--redirects=3"] if logs else []
+    return [*command, *map(str, args)]
+
+
+@pytest.fixture
+def launch(tmp_path: Path) -> Callable[..., "subprocess.CompletedProcess[str]"]:
+    def run(processes: int, *args: object, **options: Any) -> "subprocess.CompletedProcess[str]":
+        process = subprocess.Popen(
+            torchrun(processes, *args, **options),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=tmp_path,
+            start_new_session=True,
+        )
+        try:
+            out, err = process.communicate(timeout=PATIENCE)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    return run
+
+
+@pytest.fixture
+def short_book(tmp_path: Path) -> Path:
+    """49 windows of 16 tokens: an epoch of 6 steps and a bit."""
+    path = tmp_path / "short.txt"
+    path.write_text("the quick brown fox jumps over the lazy dog. " * 20)
+    return path
+
+
+def test_the_number_of_processes_does_not_change_what_is_learned(
+    pealm: Callable[..., Any], launch: Callable[..., Any], tmp_path: Path, short_book: Path
+) -> None:
+    begin = ["train", "char-transformer", "--input.text", short_book, *SMALL, *CONSTANT, "--dtype", "fp32"]
+    begin += ["--eval-every", 3, "--eval-tokens", 48]  # three windows: with four processes, one has none
+    assert pealm(*begin, "--out", tmp_path / "straight", "--steps", 6).code == 0
+    # Begun with two and accumulation, ended with one; begun with one, ended with two; four all the way.
+    assert launch(2, *PEALM, *begin, "--out", "2-1", "--steps", 3, "--micro-batch-size", 2).returncode == 0
+    assert pealm("train", "--out", tmp_path / "2-1", "--steps", 6).code == 0
+    assert pealm(*begin, "--out", tmp_path / "1-2", "--steps", 3).code == 0
+    assert launch(2, *PEALM, "train", "--out", "1-2", "--steps", 6).returncode == 0
+    four = launch(4, *PEALM, *begin, "--out", "4", "--steps", 6)
+    assert four.returncode == 0, four.stderr
+    straight = rows(tmp_path / "straight")
+    for name in ("2-1", "1-2", "4"):
+        run = rows(tmp_path / name)
+        assert [row["step"] for row in run] == [1, 2, 3, 4, 5, 6], name
+        for one, other in zip(straight, run, strict=True):
+            assert other["loss"] == pytest.approx(one["loss"], rel=1e-5), name
+            assert other["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-4), name
+            assert other["tokens"] == one["tokens"] and other["lr"] == one["lr"]
+            assert other.keys() == one.keys()
+            assert other.get("val_loss", 0) == pytest.approx(one.get("val_loss", 0), rel=1e-5), name
+    said = four.stdout.splitlines()
+    assert len(said) == len(set(said)) and sum(", 4 processes" in line for line in said) == 1
+    assert "pealm:" not in four.stderr and "Warning" not in four.stderr
+    assert checkpoint.verify(tmp_path / "4" / "checkpoints" / "step-00000006")["world_size"] == 4
+
+
+def test_two_processes_that_stop_and_go_on_end_with_the_same_bits(
+    launch: Callable[..., Any], tmp_path: Path, short_book: Path
+) -> None:
+    begin = ["train", "char-transformer", "--input.text", short_book, *SMALL, "--model.dropout", 0.2]
+    begin += ["--micro-batch-size", 2, "--eval-every", 2, "--save-every", 3, "--keep", 0, "--steps", 8]
+    straight, parts = tmp_path / "straight", tmp_path / "parts"
+    assert launch(2, *PEALM, *begin, "--out", straight).returncode == 0
+    shutil.copytree(straight, parts)
+    for step in (6, 8):  # as the disk is where the run was stopped after step 3, in the middle of an epoch
+        shutil.rmtree(parts / "checkpoints" / f"step-{step:08d}")
+    done = launch(2, *PEALM, "train", "--out", parts)
+    assert "going on from parts/checkpoints/step-00000003" in done.stdout.replace(f"{tmp_path}/", ""), done.stderr
+    assert timeless(parts) == timeless(straight)
+    for folder in ("checkpoints/step-00000006", "checkpoints/step-00000008", "best"):
+        a, b = straight / folder, parts / folder
+        one, two = checkpoint.verify(a), checkpoint.verify(b)
+        for state in (one, two):
+            del state["seconds"], state["eval_seconds"]
+        assert one == two
+        for name in ("model.safetensors", "optimizer.safetensors"):
+            if folder == "best" and name.startswith("optimizer"):
+                continue
+            first, second = read_tensors(a / name)[0], read_tensors(b / name)[0]
+            assert first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+            if name.startswith("optimizer"):
+                assert read_optimizer(a / name)["param_groups"] == read_optimizer(b / name)["param_groups"]
+
+
+# What goes wrong on rank 1, one fault for each time that torchrun starts the processes, and what it must say.
+FAULTS = {
+    "settings": "the processes differ: [train] lr is 0.003 on rank 0 and 0.5 on rank 1",
+    "hook": "pealm-moody/moody: pealm_step_end failed at step 3: RuntimeError: not today",
+    "shard": "pealm: rank 1: shard_7.npy has become shorter",
+    "nan": "the loss is not finite at step 4 (rank 1): loss nan",
+}
+FAULTY = f"""
+import os, sys
+rank, attempt = int(os.environ["RANK"]), int(os.environ["TORCHELASTIC_RESTART_COUNT"])
+fault = {list(FAULTS)!r}[attempt] if rank == 1 else None
+if fault == "settings":
+    sys.argv += ["--lr", "0.5"]
+os.environ["MOOD"] = str(fault)
+
+from pealm_core import UserError
+from pealm_core.cli import main
+from pealm_core.training.trainer import Trainer
+
+gradients = Trainer.gradients
+
+def failing(self, model):
+    if self.step == 3:
+        if fault == "shard":
+            raise UserError("shard_7.npy has become shorter")
+    loss = gradients(self, model)
+    return loss * float("nan") if self.step == 3 and fault == "nan" else loss
+
+Trainer.gradients = failing
+main()
+"""
+MOODY = """
+import os
+from pealm_core import hookimpl
+
+@hookimpl
+def pealm_step_end(run, step):
+    if step == 3 and os.environ.get("MOOD") == "hook":
+        raise RuntimeError("not today")
+"""
+
+
+def test_a_rank_that_fails_ends_all_with_its_own_message(
+    launch: Callable[..., Any],
+    stranger: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    book: Path,
+) -> None:
+    stranger("pealm-moody", MOODY)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'site-pealm-moody'}:{os.environ.get('PYTHONPATH', '')}")
+    (tmp_path / "faulty.py").write_text(FAULTY)
+    args = ["train", "char-transformer", "--input.text", book, *SMALL, "--steps", 6, "--out", "r", "--eval-every", 3]
+    done = launch(2, tmp_path / "faulty.py", *args, restarts=len(FAULTS) - 1, logs=tmp_path / "logs")
+    assert done.returncode == 1
+    for attempt, (fault, message) in enumerate(FAULTS.items()):
+        (folder,) = (tmp_path / "logs").glob(f"*/attempt_{attempt}")
+        first, second = ((folder / rank / "stderr.log").read_text() for rank in ("0", "1"))
+        assert "Traceback" not in first + second, (fault, first, second)
+        if fault == "nan":  # which both ranks know of, and say
+            assert message in first + second
+            continue
+        assert (first + second).count(message) == 1 and len((first + second).splitlines()) == 1, (
+            fault,
+            first,
+            second,
+        )
+        assert not first or fault == "settings", (fault, first)
+    assert [row["step"] for row in rows(tmp_path / "r")] == [1, 2, 3]
+
+
+KILLABLE = """
+import os, pathlib
+pathlib.Path(f"rank{os.environ['RANK']}.pid").write_text(str(os.getpid()))
+from pealm_core.cli import main
+main()
+"""
+
+
+def test_a_killed_worker_is_started_again_and_a_signal_ends_with_a_checkpoint(
+    pealm: Callable[..., Any], tmp_path: Path, book: Path
+) -> None:
+    (tmp_path / "killable.py").write_text(KILLABLE)
+    args = ["train", "char-transformer", "--input.text", book, *SMALL, "--steps", 1_000_000, "--save-every", 20]
+    out, log = tmp_path / "out.txt", tmp_path / "err.txt"
+    with out.open("w") as stdout, log.open("w") as stderr:
+        process = subprocess.Popen(
+            torchrun(2, "killable.py", *args, restarts=1), cwd=tmp_path, stdout=stdout, stderr=stderr
+        )
+    try:
+        until(process, lambda: len(list(tmp_path.glob("runs/*/*/checkpoints/step-*"))) > 1, log)
+        (run,) = tmp_path.glob("runs/char-transformer/*")  # without --out: it must find the same folder again
+        os.kill(int((tmp_path / "rank1.pid").read_text()), signal.SIGKILL)
+        until(process, lambda: "going on from" in out.read_text(), log)
+        begun = len((run / "metrics.jsonl").read_bytes())
+        until(process, lambda: len((run / "metrics.jsonl").read_bytes()) > begun + 2000, log)
+        process.send_signal(signal.SIGTERM)
+        process.wait(timeout=PATIENCE)
+    finally:
+        if process.poll() is None:
+            process.kill()
+    assert [*tmp_path.glob("runs/*/*")] == [run]
+    last = rows(run)[-1]["step"]
+    assert [row["step"] for row in rows(run)] == list(range(1, last + 1))
+    assert checkpoint.newest(run) == (run / "checkpoints" / f"step-{last:08d}", [])
+    assert out.read_text().count("interrupted; go on with: pealm train --out") == 1
+    assert "pealm:" not in log.read_text() and "pealm_core" not in log.read_text()  # no word, no traceback of ours
+    assert not [*run.glob("**/*.tmp")]
+    assert pealm("train", "--out", run, "--steps", last + 2).code == 0  # as long as it is now known to be
+    assert [row["step"] for row in rows(run)] == list(range(1, last + 3))
+
+
+def until(process: "subprocess.Popen[bytes]", ready: Callable[[], bool], log: Path) -> None:
+    end = time.monotonic() + PATIENCE
+    while not ready():
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < end, log.read_text()
+        time.sleep(0.02)

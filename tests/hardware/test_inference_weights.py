@@ -1,0 +1,185 @@
+"""The weights of inference: the same results from blocks, near ones from int8, and less memory."""
+
+import copy
+import math
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import pealm_core
+from pealm_core.contract.errors import UserError
+from pealm_core.hardware.inference_weights import (
+    BlockWeight,
+    Int8Weight,
+    bytes_per_token,
+    linear_weights,
+    nbytes,
+    prepare,
+    read_bandwidth,
+)
+from pealm_core.inference.scoring import score
+
+FAMILIES = {
+    "gpt2": ("pealm_gpt2.model", "GPT2", "pealm_gpt2.config", "GPT2Config"),
+    "sprout": ("pealm_sprout.model", "Sprout", "pealm_sprout.config", "SproutConfig"),
+    "char-transformer": (
+        "pealm_char_transformer.model",
+        "Transformer",
+        "pealm_char_transformer.config",
+        "TransformerConfig",
+    ),
+}
+
+
+def family(name: str, n_embd: int = 192) -> nn.Module:
+    """A small model of a family with all of its weights shaken."""
+    module, model, settings, config = FAMILIES[name]
+    made = pytest.importorskip(settings).__dict__[config](
+        vocab_size=515, block_size=16, n_layer=2, n_head=2, n_embd=n_embd
+    )
+    torch.manual_seed(0)
+    built: nn.Module = pytest.importorskip(module).__dict__[model](made).eval()
+    for parameter in built.parameters():
+        parameter.data += 0.02 * torch.randn_like(parameter)
+    return built
+
+
+def logits(model: nn.Module, idx: Tensor) -> Tensor:
+    with torch.inference_mode():
+        found: Tensor = model(idx)[0]
+    return found
+
+
+def kinds(model: nn.Module) -> set[type]:
+    return {type(parameter) for module in model.modules() for parameter in module._parameters.values()}
+
+
+def test_int8_is_the_nearest_of_255_levels_in_each_row() -> None:
+    weight = torch.tensor([[1.27, -0.634, 0.0], [-254.0, 3.1, 0.9], [0.0, 0.0, 0.0]])
+    found = Int8Weight.of(weight)
+    assert found.q.tolist() == [[127, -63, 0], [-127, 2, 0], [0, 0, 0]]
+    torch.testing.assert_close(found.scale[:2, 0], torch.tensor([0.01, 2.0]))
+    torch.testing.assert_close(found.dequantize(), torch.tensor([[1.27, -0.63, 0], [-254.0, 4.0, 0], [0, 0, 0]]))
+
+
+def test_an_int8_product_is_exact_where_nothing_is_rounded() -> None:
+    weight = torch.tensor([[127.0, -3, 5], [254, 0, -2]])
+    x = torch.tensor(
+        [[[127.0, 1, -2]], [[0, -254, 4]]]
+    )  # (2, 1, 3): whole numbers of -127 to 127, doubled in one row
+    bias = torch.tensor([0.5, -torch.inf])
+    found = F.linear(x, Int8Weight.of(weight), bias)
+    torch.testing.assert_close(found, F.linear(x, weight, bias))
+
+
+def test_an_int8_row_is_the_same_in_every_batch() -> None:
+    torch.manual_seed(0)
+    weight, x, bias = Int8Weight.of(torch.randn(24, 40)), torch.randn(80, 1, 40), torch.randn(24)
+    alone = torch.stack([F.linear(row, weight, bias) for row in x])
+    for rows in (2, 5, 64, 80):
+        torch.testing.assert_close(F.linear(x[:rows], weight, bias), alone[:rows], atol=1e-5, rtol=1e-6)
+    torch.testing.assert_close(F.linear(x[:, 0], weight, bias), alone[:, 0], atol=1e-5, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_blocks_change_nothing(name: str) -> None:
+    model = family(name)
+    fast = prepare(copy.deepcopy(model))
+    assert BlockWeight in kinds(fast)
+    state = fast.state_dict()
+    assert all(
+        type(tensor) is Tensor and torch.equal(tensor, state[key]) for key, tensor in model.state_dict().items()
+    )
+    for rows, tokens in ((1, 1), (2, 1), (5, 1), (70, 1), (1, 9), (4, 9)):
+        idx = torch.randint(515, (rows, tokens), generator=torch.Generator().manual_seed(rows))
+        torch.testing.assert_close(logits(fast, idx), logits(model, idx), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_int8_logits_are_near_and_their_memory_a_quarter(name: str) -> None:
+    model = family(name)
+    small = prepare(copy.deepcopy(model), "int8")
+    idx = torch.randint(515, (3, 16), generator=torch.Generator().manual_seed(0))
+    exact, found = logits(model, idx), logits(small, idx)
+    assert 0 < (found - exact).norm() < 0.05 * exact.norm()
+    assert bytes_per_token(small) < 0.27 * bytes_per_token(model)
+    assert sum(map(nbytes, linear_weights(small))) < 0.26 * sum(map(nbytes, linear_weights(model)))
+    with torch.inference_mode():
+        assert torch.isfinite(small(idx, idx)[1])  # a loss, too
+    assert all(torch.isfinite(tensor).all() for tensor in small.state_dict().values())
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_bf16_logits_are_near(name: str) -> None:
+    model = family(name)
+    idx = torch.randint(515, (2, 16), generator=torch.Generator().manual_seed(0))
+    exact, found = logits(model, idx), logits(prepare(copy.deepcopy(model).bfloat16()), idx)
+    assert found.dtype == torch.bfloat16 and (found.float() - exact).norm() < 0.05 * exact.norm()
+    with torch.inference_mode():
+        cache = model.bfloat16().make_cache(2, 16)  # type: ignore[operator]
+        stepped = torch.cat([model(idx[:, i : i + 1], cache=cache)[0] for i in range(16)], dim=1)
+    assert (stepped.float() - exact).norm() < 0.05 * exact.norm()
+
+
+def test_what_a_token_reads() -> None:
+    model = family("gpt2")
+    found = {id(weight) for weight in linear_weights(model)}
+    names = {name for name, parameter in model.named_parameters() if id(parameter) in found}
+    layers = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
+    assert names == {"wte.weight"} | {f"h.{i}.{name}.weight" for i in range(2) for name in layers}
+    assert len(linear_weights(prepare(copy.deepcopy(model)))) == len(names)
+    assert len(linear_weights(prepare(model, "int8"))) == len(names)
+
+
+def test_a_tied_weight_stays_tied() -> None:
+    model = prepare(family("gpt2"), "int8")
+    weight, table = model.get_parameter("wte.weight"), model.get_submodule("wte")
+    assert isinstance(weight, Int8Weight) and weight.dtype == torch.float32
+    row = table(torch.tensor([7]))
+    assert torch.equal(row[0], weight.dequantize()[7]) and torch.equal(row[0], weight[7])
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_scores_are_those_of_the_plain_model(name: str) -> None:
+    model = family(name)
+    ids = torch.randint(515, (40,), generator=torch.Generator().manual_seed(0)).tolist()
+    requests = [(ids[:9], ids[9:12]), (ids[:9], ids[20:24]), (ids[3:5], ids[5:30])]
+    exact = [found.log_prob for found in score(model, requests)]
+    fast = [found.log_prob for found in score(prepare(copy.deepcopy(model)), requests)]
+    assert fast == pytest.approx(exact, abs=1e-3)
+    small = [found.log_prob for found in score(prepare(copy.deepcopy(model), "int8"), requests)]
+    assert small == pytest.approx(exact, rel=0.01)
+
+
+def test_mistakes(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--quantize int4: unknown"):
+        prepare(family("gpt2"), "int4")
+
+
+def test_a_bandwidth_is_a_number_of_bytes() -> None:
+    assert 1e8 < read_bandwidth() < math.inf
+
+
+def test_int8_of_a_trained_model(shakespeare: Path, tmp_path: Path, pealm: Callable[..., Any]) -> None:
+    args = ["train", "char-transformer", "--input.text", str(shakespeare), "--steps", "60", "--block-size", "64"]
+    args += ["--eval-every", "0", "--out", str(tmp_path / "run"), "--lr", "3e-3", "--warmup-steps", "10"]
+    args += ["--batch-size", "16", "--model.n-layer", "2", "--model.n-embd", "64", "--model.n-head", "2"]
+    subprocess.run([sys.executable, "-m", "pealm", *args], check=True, capture_output=True)
+    losses = []
+    for quantize in (None, "int8"):
+        lm = pealm_core.load(tmp_path / "run", device="cpu", quantize=quantize)
+        text = shakespeare.read_text()[-20_000:]
+        logprobs = lm.logprobs(text)
+        losses.append(-sum(logprobs) / len(logprobs))
+    exact, found = losses
+    assert exact < 3.0  # it has learned more than the letters' shares
+    assert found < 1.005 * exact
+    result = pealm("sample", "--ckpt", tmp_path / "run", "--quantize", "int8", "-n", 40, "--device", "cpu", "--stats")
+    assert result.code == 0 and len(result.out) == 41 and "% of the measured" in result.err

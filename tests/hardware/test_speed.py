@@ -1,0 +1,142 @@
+"""What is on for speed changes nothing else."""
+
+import gc
+import platform
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from pealm_core.checkpoints.tensors import read_tensors
+from pealm_core.contract.errors import UserError
+from pealm_core.hardware import device
+from pealm_core.hardware.cpu_kernels import _attention
+from pealm_core.hardware.speed import Batches, describe, faster
+
+CPU = torch.device("cpu")
+
+
+def test_batches_ahead_are_those_of_their_steps() -> None:
+    drawn: list[tuple[int, str]] = []
+
+    def draw(step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        drawn.append((step, threading.current_thread().name))
+        return torch.tensor([step]), torch.tensor([step + 1])
+
+    batches = Batches(draw, CPU, ahead=True)
+    assert [batches.get(step)[0].item() for step in (0, 1, 2, 7, 8)] == [0, 1, 2, 7, 8]
+    batches.close()
+    assert [name.startswith("batches") for step, name in drawn if step in (1, 2, 8)] == [True] * 3  # by the thread
+
+
+def test_a_batch_that_can_not_be_drawn_fails_at_its_own_step() -> None:
+    def draw(step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        if step == 2:
+            raise UserError("shard.npy has become shorter")
+        return torch.tensor([step]), torch.tensor([step])
+
+    batches = Batches(draw, CPU, ahead=True)
+    assert batches.get(0)[0].item() == 0 and batches.get(1)[0].item() == 1
+    with pytest.raises(UserError, match="shorter"):
+        batches.get(2)
+    batches.close()
+
+
+def test_everything_is_as_before_afterwards() -> None:
+    before = gc.get_threshold(), torch.get_float32_matmul_precision()
+    with faster(nn.Linear(2, 2), CPU, ()):
+        assert gc.get_threshold() != before[0]
+    assert (gc.get_threshold(), torch.get_float32_matmul_precision()) == before
+    with faster(nn.Linear(2, 2), CPU, ("gc",)):
+        assert gc.get_threshold() == before[0]
+    assert describe(CPU, torch.float32, ()) == "fp32"
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the memory of another C library is left alone")
+def test_freed_memory_is_kept_for_the_next_step() -> None:
+    code = """
+import ctypes, resource, sys, torch
+from pealm_core.hardware.speed import faster
+c = ctypes.CDLL(None)
+c.malloc.restype, c.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+c.memset.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
+faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+with faster(torch.nn.Linear(1, 1), torch.device("cpu"), tuple(sys.argv[1:])):
+    for _ in range(6):
+        before = faults()
+        parts = [c.malloc(8_000_000) for _ in range(10)]
+        for part in parts:
+            c.memset(part, 1, 8_000_000)
+        for part in parts:
+            c.free(part)
+    print(faults() - before)
+"""
+    kept, mapped = (
+        int(subprocess.check_output([sys.executable, "-c", code, *words], text=True)) for words in ([], ["heap"])
+    )
+    assert kept < 100 and mapped > 100
+
+
+def test_what_is_left_out_changes_nothing(pealm: Callable[..., Any], book: Path, tmp_path: Path) -> None:
+    small = ("--model.block-size", 8, "--model.n-layer", 1, "--model.n-embd", 8, "--model.n-head", 2, "--steps", 3)
+    fewer = ("--without", "gc,prefetch,heap", "--optimizer.fused")
+    for name, extra in (("a", ()), ("b", fewer), ("c", ("--without", "onednn"))):
+        done = pealm("train", "char-transformer", "--input.text", book, *small, "--out", tmp_path / name, *extra)
+        assert done.code == 0, done.err
+    one, two, three = (read_tensors(tmp_path / n / "best" / "model.safetensors")[0] for n in "abc")
+    assert all(torch.equal(one[name], two[name]) for name in two)
+    assert all(torch.allclose(one[name], three[name], rtol=1e-3, atol=1e-5) for name in three)
+    wrong = pealm("train", "char-transformer", "--input.text", book, "--without", "gcc")
+    assert wrong.code == 2 and "--without" in wrong.err and "did you mean gc" in wrong.err
+
+
+@pytest.mark.parametrize("kind", ["causal", "masked", "open"])
+def test_attention_by_whole_matrices_is_torch_s(kind: str) -> None:
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, 3, t, 8, requires_grad=True) for t in (5, 5 if kind == "causal" else 9, 9))
+    v = v[:, :, : k.shape[2], :6]
+    mask = torch.rand(5, 9) < 0.5 if kind == "masked" else None
+    if mask is not None:
+        mask[:, 0] = True
+    theirs = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=kind == "causal")
+    ours = _attention(q, k, v, mask, causal=kind == "causal")
+    torch.testing.assert_close(ours, theirs)
+    back = torch.randn_like(ours)
+    for one, other in zip(
+        torch.autograd.grad(ours, (q, k), back), torch.autograd.grad(theirs, (q, k), back), strict=True
+    ):
+        torch.testing.assert_close(one, other)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(_attention(q, k, v, mask, causal=kind == "causal"), theirs)  # in fp32 all the same
+    low = [x.bfloat16() for x in (q, k, v)]
+    coarse = _attention(*low, mask, causal=kind == "causal")
+    assert coarse.dtype == torch.bfloat16
+    torch.testing.assert_close(coarse.float(), theirs, rtol=0.03, atol=0.03)
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_bf16_is_for_cpus_that_multiply_it_fast(fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "cpuinfo", lambda: "flags : avx2 avx512f " + "avx512_bf16" * fast)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    assert device.fast_bf16(CPU) == fast
+    assert device.pick_dtype("auto", CPU) == (torch.bfloat16 if fast else torch.float32)
+    assert device.pick_dtype("fp32", CPU) == torch.float32 and device.pick_dtype("bf16", CPU) == torch.bfloat16
+    assert not device.fast_bf16(torch.device("mps"))
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")  # as ATEN_CPU_CAPABILITY has it
+    assert not device.fast_bf16(CPU)
+
+
+def test_more_processes_than_gpus_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert device.pick_device("auto", 1) == torch.device("cuda", 1)
+    with pytest.raises(
+        UserError, match="process 2 of this machine has no GPU: torch finds 2; start --nproc_per_node=2"
+    ):
+        device.pick_device("auto", 2)
