@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 from pealm_core.contract.errors import PealmError, PluginError, UserError
 
 if TYPE_CHECKING:
-    from pealm_core.config.layers import setting
     from pealm_core.config.paths import cache_root
     from pealm_core.config.settings import Sampling
+    from pealm_core.contract.fields import setting
     from pealm_core.contract.hookspecs import hookimpl
-    from pealm_core.contract.protocols import Dataset, EvalResult, Evaluator, Model, Tokenizer
+    from pealm_core.contract.protocols import Dataset, EvalResult, Evaluator, Model, Run, Tokenizer
     from pealm_core.contract.specs import (
         CommandSpec,
         DatasetSpec,
@@ -36,7 +36,7 @@ _HOME = {
     "TokenFile": "data.tokens",
     "fast_bf16": "hardware.device",
     "cache_root": "config.paths",
-    "setting": "config.layers",
+    "setting": "contract.fields",
     "Sampling": "config.settings",
     "hookimpl": "contract.hookspecs",
     "generate_ids": "inference.generate",
@@ -47,6 +47,7 @@ _HOME = {
     "EvalResult": "contract.protocols",
     "Evaluator": "contract.protocols",
     "Model": "contract.protocols",
+    "Run": "contract.protocols",
     "Tokenizer": "contract.protocols",
     "Score": "inference.scoring",
     "cover": "inference.scoring",
@@ -75,6 +76,7 @@ __all__ = [
     "OptimizerSpec",
     "PealmError",
     "PluginError",
+    "Run",
     "Sampling",
     "Score",
     "TokenFile",

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from pealm_core.checkpoints import folder as checkpoint
+from pealm_core.checkpoints.build import make_model, make_tokenizer, plan_of
 from pealm_core.checkpoints.tensors import read_tensors
 from pealm_core.config.layers import read_toml
 from pealm_core.contract.errors import PealmError, UserError
@@ -59,9 +60,10 @@ def to_weights(source: Path, target: Path, dtype: str | None = None) -> str:
 
 def _check(target: Path, tensors: dict[str, torch.Tensor]) -> None:
     """Raise PealmError where the folder does not give the model with these tensors."""
-    from pealm_core.inference.lm import load
-
-    own = load(target, device="cpu").model.state_dict()
+    job = plan_of(target)
+    model, _ = make_model(job, make_tokenizer(job, target / checkpoint.TOKENIZER).vocab_size)
+    checkpoint.load_model(model, target)
+    own = model.state_dict()
     for name, tensor in tensors.items():
         if not torch.equal(own[name].to(tensor.dtype), tensor):
             raise PealmError(f"{target}: {name} was not read back as it was written; nothing was kept")

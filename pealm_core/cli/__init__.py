@@ -45,8 +45,8 @@ class LazyGroup(click.Group):
             module, _, attribute = COMMANDS[cmd_name][0].partition(":")
             command = getattr(import_module(module), attribute)
         else:
-            from pealm_core.config.layers import nearest
             from pealm_core.contract.errors import PluginError, UserError
+            from pealm_core.contract.fields import nearest
             from pealm_core.contract.specs import CommandSpec
             from pealm_core.plugins.host import PluginHost
 
@@ -143,7 +143,7 @@ def _words(error: click.ClickException) -> str:
     """click's message in one line, with the nearest option and the way to the help page."""
     message = " ".join(error.format_message().split())
     if isinstance(error, click.NoSuchOption):
-        from pealm_core.config.layers import did_you_mean
+        from pealm_core.contract.fields import did_you_mean
 
         message = f"unknown option {error.option_name}{did_you_mean(error.option_name, error.possibilities or [])}"
     where = f" (see: {error.ctx.command_path} --help)" if isinstance(error, click.UsageError) and error.ctx else ""

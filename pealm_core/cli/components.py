@@ -13,8 +13,9 @@ from typing import Any
 import click
 
 from pealm_core.config.job import Request, choose, host_for, option_name, plan, settle, takes_input
-from pealm_core.config.layers import Layer, Resolved, Setting, did_you_mean, settings_of
+from pealm_core.config.layers import Layer, Resolved
 from pealm_core.contract.errors import UserError
+from pealm_core.contract.fields import Setting, did_you_mean, settings_of
 from pealm_core.contract.specs import DatasetSpec, EvaluatorSpec, ModelSpec, OptimizerSpec, Spec, TokenizerSpec
 from pealm_core.plugins.host import Entry, PluginHost
 

@@ -14,9 +14,9 @@ from pealm_core.cli.components import ComponentCommand
 from pealm_core.cli.given import checkpoint_config
 from pealm_core.cli.sample import need_weights
 from pealm_core.config.job import Job
-from pealm_core.config.layers import dump, settings_of
 from pealm_core.config.settings import DEVICES
 from pealm_core.contract.errors import PealmError, PluginError, UserError
+from pealm_core.contract.fields import dump, settings_of
 
 
 @click.command(

@@ -109,7 +109,7 @@ def _options(plugin: Plugin, record: Spec) -> list[str]:
     from dataclasses import MISSING
 
     from pealm_core.config.job import COMPONENTS
-    from pealm_core.config.layers import settings_of
+    from pealm_core.contract.fields import settings_of
 
     tables = {spec.kind: table for table, spec in COMPONENTS.items()}
     try:

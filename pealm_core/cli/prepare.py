@@ -4,8 +4,8 @@ from typing import Any
 
 import click
 
-from pealm_core.config.layers import settings_of
 from pealm_core.contract.errors import UserError
+from pealm_core.contract.fields import settings_of
 from pealm_core.contract.specs import DatasetSpec, EvaluatorSpec
 from pealm_core.plugins.host import Entry, PluginHost
 

@@ -11,9 +11,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pealm_core.config.layers import Layer, Resolved, did_you_mean, dump, resolve, settings_of
+from pealm_core.config.layers import Layer, Resolved, resolve
 from pealm_core.config.settings import RESUMABLE
 from pealm_core.contract.errors import PealmError, PluginError, UserError
+from pealm_core.contract.fields import did_you_mean, dump, settings_of
 from pealm_core.contract.specs import DatasetSpec, EvaluatorSpec, ModelSpec, OptimizerSpec, Spec, TokenizerSpec
 from pealm_core.plugins.host import Entry, PluginHost
 

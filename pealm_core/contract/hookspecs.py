@@ -21,7 +21,7 @@ from pealm_core.contract.specs import (
 )
 
 if TYPE_CHECKING:
-    from pealm_core.training.run import Run
+    from pealm_core.contract.protocols import Run
 
 hookspec = pluggy.HookspecMarker("pealm")
 hookimpl = pluggy.HookimplMarker("pealm")

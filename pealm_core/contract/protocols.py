@@ -5,6 +5,7 @@ Methods marked optional may be missing; the core then does without.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -88,6 +89,14 @@ class Dataset(Protocol):
     def documents(self, split: str) -> Iterator[str]:
         """The documents of "train" or "val", the same ones on every call."""
         ...
+
+
+class Run(Protocol):
+    """A training run, as the hooks of a run get it: its folder, its config as in config.toml, this process's rank."""
+
+    dir: Path
+    config: Mapping[str, Any]
+    rank: int
 
 
 class Evaluator(Protocol):

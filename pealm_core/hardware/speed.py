@@ -14,14 +14,12 @@ gc        Python's garbage collector runs rarely: its pauses come on different r
 import ctypes
 import gc
 import sys
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from pealm_core.data.windows import Batch
 from pealm_core.hardware.cpu_kernels import products
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # as glibc's malloc.h numbers them
@@ -71,32 +69,3 @@ def describe(device: torch.device, dtype: torch.dtype, without: tuple[str, ...])
         chosen = SDPBackend(torch._fused_sdp_choice(q, q, q, is_causal=True))
         words.append(f"{'math' if 'flash' in without else chosen.name.lower().removesuffix('_attention')} attention")
     return ", ".join(words)
-
-
-class Batches:
-    """This rank's batch of each step on the device; where `ahead`, the next one is drawn while a step runs."""
-
-    def __init__(self, draw: Callable[[int], Batch], device: torch.device, *, ahead: bool) -> None:
-        self._draw, self._device = draw, device
-        self._thread = ThreadPoolExecutor(1, "batches") if ahead else None
-        self._next: tuple[int, Future[Batch]] | None = None
-
-    def get(self, step: int) -> Batch:
-        """The batch of a step. Raises what drawing it raises."""
-        if self._thread is None:
-            return self._fetch(step)
-        ready = self._next
-        batch = ready[1].result() if ready is not None and ready[0] == step else self._fetch(step)
-        self._next = (step + 1, self._thread.submit(self._fetch, step + 1))
-        return batch
-
-    def close(self) -> None:
-        """Let go of the thread."""
-        if self._thread is not None:
-            self._thread.shutdown(wait=False, cancel_futures=True)
-
-    def _fetch(self, step: int) -> Batch:
-        idx, targets = self._draw(step)
-        if self._device.type == "cuda":
-            idx, targets = idx.pin_memory(), targets.pin_memory()
-        return idx.to(self._device, non_blocking=True), targets.to(self._device, non_blocking=True)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from pealm_core.checkpoints import folder as checkpoint
-from pealm_core.checkpoints.build import make_model, make_tokenizer
-from pealm_core.config.job import Job, Request, file_layer, host_for, plan
+from pealm_core.checkpoints.build import make_model, make_tokenizer, plan_of
+from pealm_core.config.job import Job, file_layer
 from pealm_core.config.settings import Sampling
 from pealm_core.contract.errors import UserError
 from pealm_core.contract.protocols import Tokenizer
@@ -191,6 +191,4 @@ def load(path: str | Path, *, device: str = "auto", dtype: str = "auto", quantiz
 
     device: "auto", "cpu", "cuda" or "mps"; dtype and quantize: as `open_job` has them.
     """
-    file = file_layer(checkpoint.find(Path(path)) / checkpoint.CONFIG)
-    job = plan(host_for(file), Request(file=file), {}, ("model", "tokenizer"))
-    return open_job(job, path, device=device, dtype=dtype, quantize=quantize)
+    return open_job(plan_of(Path(path)), path, device=device, dtype=dtype, quantize=quantize)

@@ -109,7 +109,7 @@ class Entry(Generic[S]):
         """The dataclass of its settings, None where it has none. Raises PluginError, also where it loads torch."""
         if not getattr(self.spec, "config", None):
             return None
-        from pealm_core.config.layers import settings_of  # not at the top: `pealm --help` needs no settings
+        from pealm_core.contract.fields import settings_of  # not at the top: `pealm --help` needs no settings
 
         with light_imports():
             config = self.load("config")
@@ -190,7 +190,7 @@ class PluginHost:
         for name in dir(module):
             marked = self._manager.parse_hookimpl_opts(module, name) is not None
             if marked and name not in known:
-                from pealm_core.config.layers import did_you_mean
+                from pealm_core.contract.fields import did_you_mean
 
                 raise _DefectError(f"has a hook {name!r} that pealm does not know{did_you_mean(name, known)}")
             if name in known and not marked and callable(getattr(module, name)):
@@ -233,7 +233,7 @@ class PluginHost:
 
         prefer: distributions that win where several provide the name: those that a checkpoint was made with.
         """
-        from pealm_core.config.layers import did_you_mean, nearest
+        from pealm_core.contract.fields import did_you_mean, nearest
 
         dist, _, bare = name.rpartition("/")
         entries = self.entries(kind)

@@ -15,8 +15,9 @@ from unittest import SkipTest
 import tomli_w
 
 from pealm_core.checkpoints.build import make
-from pealm_core.config.layers import Layer, dump, resolve, settings_of
+from pealm_core.config.layers import Layer, resolve
 from pealm_core.contract.errors import PealmError, UserError
+from pealm_core.contract.fields import dump, settings_of
 from pealm_core.contract.specs import Spec
 from pealm_core.plugins.guard import HEAVY
 from pealm_core.plugins.host import Entry, PluginHost

@@ -9,8 +9,8 @@ from dataclasses import MISSING
 from typing import Any
 from unittest import SkipTest
 
-from pealm_core.config.layers import settings_of
 from pealm_core.contract.errors import UserError
+from pealm_core.contract.fields import settings_of
 from pealm_core.contract.specs import ModelSpec, Spec
 from pealm_core.plugins.host import Entry, Plugin, PluginHost
 from pealm_core.testing.base import Conformance, light_import

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from pealm_core.checkpoints import folder as checkpoint
 from pealm_core.checkpoints.build import make
-from pealm_core.config.layers import dump
 from pealm_core.config.settings import Sampling
 from pealm_core.contract.errors import PealmError
+from pealm_core.contract.fields import dump
 from pealm_core.contract.protocols import has
 from pealm_core.contract.specs import ModelSpec
 from pealm_core.hardware.device import autocast

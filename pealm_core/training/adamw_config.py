@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from pealm_core.config.layers import setting
+from pealm_core.contract.fields import setting
 
 
 @dataclass(frozen=True)

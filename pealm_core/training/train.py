@@ -17,9 +17,9 @@ from pealm_core.checkpoints.build import make, make_component, make_model, make_
 from pealm_core.checkpoints.start import read_start
 from pealm_core.checkpoints.tensors import Snapshot, read_optimizer
 from pealm_core.config.job import Job
-from pealm_core.config.layers import dump
 from pealm_core.config.settings import RESUMABLE, TrainSettings
 from pealm_core.contract.errors import PealmError, UserError
+from pealm_core.contract.fields import dump
 from pealm_core.contract.protocols import Dataset, Tokenizer, has
 from pealm_core.data.token_cache import Corpus, fingerprint, open_shards, tokenize
 from pealm_core.data.windows import Windows

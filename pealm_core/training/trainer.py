@@ -19,7 +19,8 @@ from pealm_core.data.order import combine
 from pealm_core.data.windows import Batch, Windows
 from pealm_core.hardware.device import autocast
 from pealm_core.hardware.distributed import World
-from pealm_core.hardware.speed import Batches, faster
+from pealm_core.hardware.speed import faster
+from pealm_core.training.batches import Batches
 
 ECHO_SECONDS = 2.0
 EVAL_TOKENS = 8192  # in one pass of validation, which keeps no activations

@@ -7,8 +7,9 @@ from typing import Literal
 import pytest
 import tomli_w
 
-from pealm_core.config.layers import Layer, dump, nearest, read_toml, resolve, setting, settings_of
+from pealm_core.config.layers import Layer, read_toml, resolve
 from pealm_core.contract.errors import UserError
+from pealm_core.contract.fields import dump, nearest, setting, settings_of
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from pealm_core.checkpoints.tensors import read_tensors
 from pealm_core.contract.errors import UserError
 from pealm_core.hardware import device
 from pealm_core.hardware.cpu_kernels import _attention
-from pealm_core.hardware.speed import Batches, describe, faster
+from pealm_core.hardware.speed import describe, faster
+from pealm_core.training.batches import Batches
 
 CPU = torch.device("cpu")
 

@@ -20,8 +20,9 @@ from pealm_core.inference.generate import generate_ids
 from pealm_core.inference.lm import LM, open_job
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "hardware"))
 from fakes import Chars, Table
-from test_quantize import FAMILIES, family
+from test_inference_weights import FAMILIES, family
 
 Pealm = Callable[..., Any]
 BLOCK = 16  # of `family`

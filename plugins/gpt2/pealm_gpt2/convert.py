@@ -11,7 +11,8 @@ from pealm_core import PealmError, UserError, load
 from pealm_core.checkpoints import folder as checkpoint
 from pealm_core.checkpoints.build import make_tokenizer
 from pealm_core.config.job import Request, host_for, plan
-from pealm_core.config.layers import Layer, dump
+from pealm_core.config.layers import Layer
+from pealm_core.contract.fields import dump
 from pealm_gpt2.layout import read_folder, resize, write_folder
 from pealm_gpt2.model import GPT2
 from pealm_gpt2.vocabulary import export_vocabulary, import_vocabulary

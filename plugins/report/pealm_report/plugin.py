@@ -8,7 +8,7 @@ import click
 from pealm_core import CommandSpec, hookimpl
 
 if TYPE_CHECKING:
-    from pealm_core.training.run import Run
+    from pealm_core import Run
 
 
 @hookimpl
