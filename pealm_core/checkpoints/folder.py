@@ -12,8 +12,7 @@ import json
 import os
 import re
 import shutil
-import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,42 +85,6 @@ def save(
         if isinstance(error, OSError):
             raise PealmError(f"{folder}: the checkpoint could not be written: {error}") from error
         raise
-
-
-class Writer:
-    """Writes beside the training: one job at a time, in a thread that nobody waits for at the end of the process."""
-
-    def __init__(self) -> None:
-        self._thread: threading.Thread | None = None
-        self._error: PealmError | None = None
-
-    def start(self, job: Callable[[], None]) -> None:
-        """Run a job, after the one before."""
-        self.join()
-
-        def work() -> None:
-            try:
-                job()
-            except PealmError as error:
-                self._error = error
-            except Exception as error:  # a plugin's tokenizer, an old checkpoint that can't be removed
-                self._error = PealmError(f"the checkpoint could not be written: {type(error).__name__}: {error}")
-
-        self._error = None
-        self._thread = threading.Thread(target=work, name="pealm-checkpoint", daemon=True)
-        self._thread.start()
-
-    @property
-    def busy(self) -> bool:
-        """Whether the job is still at work."""
-        return self._thread is not None and self._thread.is_alive()
-
-    def join(self) -> PealmError | None:
-        """Wait for the job; gives what went wrong with it."""
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
-        return self._error
 
 
 def prune(run: Path, keep: int) -> None:

@@ -1,12 +1,10 @@
 """Tensors on disk: state dicts as safetensors, with JSON for what is no tensor. Nothing pickles or unpickles."""
 
-import copy
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -14,36 +12,8 @@ from torch import Tensor
 from pealm_core.contract.errors import InvalidCheckpointError
 
 
-class Snapshot:
-    """Copies of tensors in the host's memory, which training can't change; the next copies use the same memory."""
-
-    def __init__(self) -> None:
-        self._memory: dict[str, Tensor] = {}
-
-    def take(self, tree: Any, place: str = "") -> Any:
-        """The same nested dicts with every tensor copied; what shared memory shares it in the copy, too."""
-        copies: dict[tuple[Any, ...], Tensor] = {}
-        taken = self._copy(tree, place, copies)
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        return taken
-
-    def _copy(self, tree: Any, place: str, copies: dict[tuple[Any, ...], Tensor]) -> Any:
-        if isinstance(tree, Mapping):
-            return {key: self._copy(value, f"{place}.{key}", copies) for key, value in tree.items()}
-        if not isinstance(tree, Tensor):
-            return copy.deepcopy(tree)
-        if (known := copies.get(_identity(tree))) is not None:
-            return known
-        memory = self._memory.get(place)
-        if memory is None or memory.shape != tree.shape or memory.dtype != tree.dtype:
-            memory = torch.empty(tree.shape, dtype=tree.dtype, pin_memory=tree.is_cuda)
-            self._memory[place] = memory
-        copies[_identity(tree)] = memory.copy_(tree.detach(), non_blocking=True)
-        return memory
-
-
-def _identity(tensor: Tensor) -> tuple[Any, ...]:
+def identity(tensor: Tensor) -> tuple[Any, ...]:
+    """Return a key that only tensors over the same memory share."""
     return (
         (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
         if tensor.numel()
@@ -56,10 +26,10 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], extra: Mapping[str,
     first: dict[tuple[Any, ...], str] = {}
     aliases: dict[str, str] = {}
     for name, tensor in tensors.items():
-        if _identity(tensor) in first:
-            aliases[name] = first[_identity(tensor)]
+        if identity(tensor) in first:
+            aliases[name] = first[identity(tensor)]
         else:
-            first[_identity(tensor)] = name
+            first[identity(tensor)] = name
     kept = {name: t.detach().cpu().contiguous() for name, t in tensors.items() if name not in aliases}
     metadata = {"format": "pt", "aliases": json.dumps(aliases)}
     try:

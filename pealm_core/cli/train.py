@@ -64,7 +64,7 @@ def train(
         raise UserError(f"{model_entry.name} is trained as {family}: pealm train {family} --init {model_entry.name}")
     job.configs  # noqa: B018 (every mistake in the settings shows before torch is loaded)
     check_sizes(job.configs["train"], int(os.environ.get("WORLD_SIZE", "1")))
-    from pealm_core.training.train import run_training
+    from pealm_core.training.train import train as run_training
 
     click.get_current_context().exit(run_training(job, out))
 

@@ -1,7 +1,6 @@
 """The settings of training and of sampling: flat tables, whose options have no dot."""
 
 from dataclasses import dataclass
-from math import cos, pi
 from typing import Literal
 
 from pealm_core.contract.fields import setting
@@ -78,20 +77,3 @@ RESUMABLE = frozenset(
     {"steps", "max_seconds", "micro_batch_size", "save_every", "keep", "device", "without"}  # how
     | {"sample_every", "sample_prompt"}  # what is seen of it
 )
-
-
-def lr_scale(progress: float, step: int, s: TrainSettings) -> float:
-    """The share of the peak rate: linear warm-up over steps, then the schedule over progress (0 to 1).
-
-    >>> [round(lr_scale(p, 999, TrainSettings()), 3) for p in (0.0, 0.5, 1.0)]
-    [1.0, 0.55, 0.1]
-    >>> [round(lr_scale(p, 999, TrainSettings(schedule="wsd", decay_share=0.5)), 3) for p in (0.0, 0.5, 0.75, 1.0)]
-    [1.0, 1.0, 0.55, 0.1]
-    """
-    progress = min(max(progress, 0.0), 1.0)
-    if s.schedule == "cosine":
-        share = 0.5 * (1 + cos(pi * progress))
-    else:
-        share = min(1.0, (1 - progress) / s.decay_share)
-    scale = s.min_lr_ratio + (1 - s.min_lr_ratio) * share
-    return scale * min(1.0, (step + 1) / s.warmup_steps) if s.warmup_steps else scale

@@ -76,7 +76,7 @@ def learn(task: dict[str, Any]) -> list[float]:
     import torch.distributed as dist
 
     from pealm_core.testing.model import ModelConformance
-    from pealm_core.training.trainer import _parallel
+    from pealm_core.training.strategy import data_parallel
 
     class Check(ModelConformance):
         spec, config, vocab_size = task["spec"], task["config"], task["vocab_size"]
@@ -84,7 +84,7 @@ def learn(task: dict[str, Any]) -> list[float]:
     model = Check().make(seed=4)
     idx, targets = Check().batch(model)
     rank, size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    wrapped = _parallel(model) if size > 1 else model  # as the trainer wraps it
+    wrapped = data_parallel(model) if size > 1 else model  # as the trainer wraps it
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     losses = []
     for _ in range(3):

@@ -6,7 +6,7 @@ from pealm_core.training.adamw_config import AdamWConfig
 
 
 def build(config: AdamWConfig, model: torch.nn.Module, *, lr: float) -> torch.optim.Optimizer:
-    """AdamW over the model's parameters in two groups: matrices, which decay, and the rest, which do not."""
+    """Return AdamW over two groups of parameters: matrices with weight decay, vectors and scalars without."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": config.weight_decay},

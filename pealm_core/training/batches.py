@@ -9,7 +9,7 @@ from pealm_core.data.windows import Batch
 
 
 class Batches:
-    """This rank's batch of each step on the device; where `ahead`, the next one is drawn while a step runs."""
+    """This rank's batches on the device. `ahead`: a thread draws the next one while a step runs."""
 
     def __init__(self, draw: Callable[[int], Batch], device: torch.device, *, ahead: bool) -> None:
         self._draw, self._device = draw, device
@@ -17,7 +17,7 @@ class Batches:
         self._next: tuple[int, Future[Batch]] | None = None
 
     def get(self, step: int) -> Batch:
-        """The batch of a step. Raises what drawing it raises."""
+        """Return the batch of a step. Raises what drawing it raises."""
         if self._thread is None:
             return self._fetch(step)
         ready = self._next
@@ -26,12 +26,12 @@ class Batches:
         return batch
 
     def close(self) -> None:
-        """Let go of the thread."""
+        """End the thread."""
         if self._thread is not None:
             self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _fetch(self, step: int) -> Batch:
         idx, targets = self._draw(step)
-        if self._device.type == "cuda":
-            idx, targets = idx.pin_memory(), targets.pin_memory()
-        return idx.to(self._device, non_blocking=True), targets.to(self._device, non_blocking=True)
+        if self._device.type == "cuda":  # elsewhere a copy that isn't waited for may read freed memory
+            idx, targets = (part.pin_memory().to(self._device, non_blocking=True) for part in (idx, targets))
+        return idx.to(self._device), targets.to(self._device)

@@ -1,8 +1,10 @@
 """What a training run shows: a live line on a terminal, plain lines elsewhere."""
 
+import os
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
@@ -11,11 +13,14 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 
 class Display:
-    """The progress of a run. Plain lines come with each validation and otherwise every ten seconds."""
+    """The progress of a run. Plain lines come with each validation and otherwise every ten seconds.
+
+    Losing the terminal or the pipe that reads the lines never ends a run: it continues in silence.
+    """
 
     def __init__(self, *, floor: float | None = None, quiet: bool = False) -> None:
         """floor: the entropy floor in nats per token, shown beside the validation loss."""
-        self.console = Console(file=sys.stdout, quiet=quiet, highlight=False, soft_wrap=True)
+        self.console = _Console(file=sys.stdout, quiet=quiet, highlight=False, soft_wrap=True)
         self.floor = floor
         self._live: Progress | None = None
         self._task: Any = None
@@ -36,15 +41,19 @@ class Display:
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         if self._live is not None:
-            self._live.stop()
+            with suppress(OSError):
+                self._live.stop()
             self._live = None
 
     def say(self, line: str) -> None:
-        """A line that stays."""
-        self.console.print(line, markup=False)
+        """Print a line that stays."""
+        try:
+            self.console.print(line, markup=False)
+        except OSError:
+            self.console.give_up()
 
     def step(self, metrics: Mapping[str, Any], progress: float) -> None:
-        """Show a step: its metrics and how much of the run is done (0 to 1)."""
+        """Show a step: its metrics and the fraction of the run that is done (0 to 1)."""
         text = f"step {metrics['step']:,}  loss {metrics['loss']:.4f}  {metrics['tokens_per_second']:,.0f} tokens/s"
         if self._live is not None:
             self._live.update(self._task, completed=progress, description=text)
@@ -55,3 +64,16 @@ class Display:
             floor = f" (floor {self.floor:.4f})" if self.floor else ""
             self.say(f"step {metrics['step']:>6,}  train {metrics['loss']:.4f}  val {metrics['val_loss']:.4f}{floor}")
             self._shown = time.monotonic()
+
+
+class _Console(Console):
+    """A console that falls silent when nobody reads it any more; rich's own ends the process."""
+
+    def on_broken_pipe(self) -> None:
+        self.give_up()
+
+    def give_up(self) -> None:
+        """Print nothing more, also not at exit."""
+        self.quiet = True
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

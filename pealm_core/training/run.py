@@ -1,16 +1,18 @@
-"""A run's folder: config, metrics, checkpoints, and the lock that keeps two processes out of one run.
+"""A run's folder: config, metrics, checkpoints, and a lock that keeps two processes out of one run.
 
 runs/MODEL/2026-11-22_10-15-30/  config.toml  run.json  metrics.jsonl  samples.jsonl  checkpoints/  best/
 """
 
-import fcntl
+import errno
 import itertools
 import json
 import os
 import socket
+import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +31,13 @@ SAMPLES = "samples.jsonl"
 class Run:
     """A training run on disk. Only rank 0 writes.
 
-    For plugins, in lifecycle hooks: `dir` (its folder), `config` (its tables, as in config.toml) and `rank`, on
-    every rank; the methods are the trainer's.
+    Plugins may use, on every rank: `dir` (its folder), `config` (its tables, as in config.toml) and `rank`.
     """
 
     def __init__(self, folder: Path, config: Mapping[str, Any], *, rank: int = 0, resuming: bool = False) -> None:
-        """Take hold of a run folder, new or not. Raises UserError where it can't be written or is in use.
+        """Lock a run folder, new or not. Raises UserError if it can't be written or is in use.
 
-        resuming: a run is known to be there. Nothing of it is changed yet, but for what interrupted saves left.
+        resuming: the folder holds a run. Nothing of it changes yet, except that leftovers of interrupted saves go.
         """
         self.dir, self.config, self.rank = folder, config, rank
         self._lock: Any = None
@@ -45,34 +46,33 @@ class Run:
         if rank != 0:
             return
         try:
-            new = not folder.exists() or not any(folder.iterdir())  # a folder with other things in it stays theirs
+            new = not folder.exists() or not any(folder.iterdir())  # a folder with other files stays the user's
             folder.mkdir(parents=True, exist_ok=True)
             if new:
                 mark(folder)
-            self._lock = (folder / ".lock").open("a+")
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._lock.seek(0)
-            holder = self._lock.read().strip() or "another process"
-            self._lock.close()
-            raise UserError(f"{folder} is in use by {holder}; wait for it or choose another --out") from None
+            self._lock = FileIO(folder / ".lock", "a+", opener=_no_links)
+            locked = lock(self._lock)
         except OSError as error:
             raise UserError(f"{folder}: the run folder can't be written: {error.strerror}") from None
+        if not locked:
+            self._lock.seek(0)
+            holder = self._lock.read().decode(errors="replace").strip() or "another process"
+            self._lock.close()
+            raise UserError(f"{folder} is in use by {holder}; wait for it or choose another --out")
         if not resuming and (folder / CONFIG).exists():
             self._lock.close()
-            raise UserError(f"{folder} was begun by another process just now; the same again goes on with its run")
+            raise UserError(f"{folder} was just started by another process; run the same command again to resume it")
         self._lock.truncate(0)
-        self._lock.write(f"process {os.getpid()} on {socket.gethostname()}{_launcher()}")
-        self._lock.flush()
+        self._lock.write(f"process {os.getpid()} on {socket.gethostname()}{_launcher()}".encode())
         checkpoint.tidy(folder)
 
     def keep_config(self) -> None:
-        """Write config.toml. Also where the run goes on: it is that of the run as a whole, longer than it was."""
+        """Write config.toml; on resuming, the run's new one, with a larger --steps for instance."""
         if self.rank == 0:
             self._replace(CONFIG, tomli_w.dumps(dict(self.config)))
 
     def record(self, **facts: Any) -> None:
-        """Add to run.json, what is known of the run beside its config. A disk that refuses it ends no run."""
+        """Add to run.json: facts beside the config. A disk that refuses it doesn't end the run."""
         if self.rank != 0:
             return
         self._facts |= facts
@@ -80,7 +80,7 @@ class Run:
             self._replace(FACTS, json.dumps(self._facts, indent=1) + "\n")
 
     def rewind(self, step: int) -> None:
-        """Drop the metrics and samples after a step, so that a run that goes on writes each line once."""
+        """Drop the metrics and samples after a step, so that a resumed run writes each line once."""
         if self.rank != 0:
             return
         for name, log in self._logs.items():
@@ -93,44 +93,45 @@ class Run:
             self._logs[name].append(line)
 
     def sync(self) -> None:
-        """Make the lines so far outlive a power cut, as a checkpoint that is about to be written does."""
+        """Make the lines so far survive a power cut, as the checkpoint that is written next does."""
         for log in self._logs.values():
             log.sync()
 
     def check(self) -> None:
-        """Raise PealmError where the run's folder is gone, or another run has taken its place."""
+        """Raise PealmError if the run's folder is gone, or another run has taken its place."""
         if self.rank != 0:
             return
         try:
-            here = os.path.samestat(os.fstat(self._lock.fileno()), (self.dir / ".lock").stat())
+            same = os.path.samestat(os.fstat(self._lock.fileno()), (self.dir / ".lock").stat())
         except OSError:
-            here = False
-        if not here:
+            same = False
+        if not same:
             raise PealmError(f"{self.dir} has vanished while the run was training; nothing more can be saved there")
 
     def close(self) -> None:
-        """Let go of the folder."""
+        """Release the folder."""
         for handle in (*self._logs.values(), self._lock):
             if handle is not None:
                 handle.close()
 
     def _replace(self, name: str, text: str) -> None:
-        """Write a file at once or not at all."""
-        aside = self.dir / f".{name}.tmp"
+        """Write a file completely or not at all."""
+        temporary = self.dir / f".{name}.tmp"
         try:
-            with aside.open("w", encoding="utf-8") as file:
+            temporary.unlink(missing_ok=True)
+            with temporary.open("x", encoding="utf-8") as file:  # never through a link that lies there
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
-            aside.replace(self.dir / name)
+            temporary.replace(self.dir / name)
         except OSError as error:
             with suppress(OSError):
-                aside.unlink()
+                temporary.unlink()
             raise PealmError(f"{self.dir / name} can't be written: {error.strerror}") from error
 
 
 class _Log:
-    """A file of JSON lines that only grows. While the disk is full, lines wait for the next one."""
+    """A file of JSON lines that only grows. While the disk is full, lines wait in memory for the next one."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -141,16 +142,16 @@ class _Log:
         self._unwritten += json.dumps(line).encode() + b"\n"
         try:
             if self._file is None:
-                self._file = self.path.open("ab", buffering=0)
+                self._file = FileIO(self.path, "a", opener=_no_links)
             while self._unwritten:
                 self._unwritten = self._unwritten[self._file.write(self._unwritten) :]
         except OSError:
             pass
 
     def until(self, step: int) -> str:
-        """The lines up to a step."""
+        """Return the lines up to a step."""
         kept = []
-        for line in self.path.read_text(encoding="utf-8").splitlines():
+        for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 if json.loads(line)["step"] <= step:
                     kept.append(line)
@@ -168,8 +169,33 @@ class _Log:
             self._file.close()
 
 
+def _no_links(path: str, flags: int) -> int:
+    """Open a file of a run; a symbolic link, which could lead anywhere, is refused."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0), 0o666)
+
+
+def lock(file: Any) -> bool:
+    """Lock a file for this process; return False if another process has it.
+
+    Where the file system or the platform has no locks (some network file systems, Windows), nothing is locked.
+    """
+    try:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except ImportError:
+        return True
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
+        print(f"pealm: {file.name} can't be locked here; don't train in this folder twice at once", file=sys.stderr)
+    return True
+
+
 def new_folder(model: str) -> Path:
-    """Make `runs/MODEL/DATE_TIME`, with a number behind it where two runs start in one second. Raises UserError."""
+    """Make `runs/MODEL/DATE_TIME`, with a number appended if two runs start in one second. Raises UserError."""
     date = time.strftime("%Y-%m-%d_%H-%M-%S")
     for count in itertools.count(1):
         folder = _home(model) / (date if count == 1 else f"{date}-{count}")
@@ -180,15 +206,15 @@ def new_folder(model: str) -> Path:
         except OSError as error:
             raise UserError(f"{folder}: the run folder can't be written: {error.strerror}") from None
         return folder
-    raise AssertionError("numbers have no end")
+    raise AssertionError("the numbers never end")
 
 
 def restarted_folder(model: str) -> Path | None:
-    """Where torchrun starts its processes again, the folder that they had before."""
+    """Return the folder that this torchrun's processes had before a restart, None if this is their first start."""
     if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")):
-        for lock in sorted(_home(model).glob("[!.]*/.lock"), reverse=True):
-            if lock.read_text(errors="replace").endswith(_launcher()):
-                return lock.parent
+        for path in sorted(_home(model).glob("[!.]*/.lock"), reverse=True):
+            if path.read_text(errors="replace").endswith(_launcher()):
+                return path.parent
     return None
 
 
@@ -197,6 +223,6 @@ def _home(model: str) -> Path:
 
 
 def _launcher() -> str:
-    """Which torchrun started this process, the same after every restart."""
-    run = os.environ.get("TORCHELASTIC_RUN_ID")
-    return f", started by torchrun {run}/{os.getppid()}" if run else ""
+    """Return which torchrun started this process, the same after every restart."""
+    launcher = os.environ.get("TORCHELASTIC_RUN_ID")
+    return f", started by torchrun {launcher}/{os.getppid()}" if launcher else ""

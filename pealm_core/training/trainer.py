@@ -1,47 +1,33 @@
 """The training loop."""
 
-import inspect
 import math
-import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from torch.nn.parallel import DistributedDataParallel
 
-from pealm_core.config.settings import TrainSettings, lr_scale
+from pealm_core.config.settings import TrainSettings
 from pealm_core.contract.errors import PealmError
 from pealm_core.data.order import combine
 from pealm_core.data.windows import Batch, Windows
-from pealm_core.hardware.device import autocast
 from pealm_core.hardware.distributed import World
 from pealm_core.hardware.speed import faster
 from pealm_core.training.batches import Batches
+from pealm_core.training.objective import accumulate, out_of_memory, validation_loss
+from pealm_core.training.recorder import Recorder
+from pealm_core.training.schedule import Budget, due, lr_factor
+from pealm_core.training.signals import Signals
+from pealm_core.training.strategy import data_parallel
 
-ECHO_SECONDS = 2.0
-EVAL_TOKENS = 8192  # in one pass of validation, which keeps no activations
-
-
-class Reporter(Protocol):
-    """What the loop tells of itself: to a run folder, a screen, plugins."""
-
-    def step(self, trainer: "Trainer", metrics: Mapping[str, Any]) -> None:
-        """A step is done; called on every rank."""
-
-    def save(self, trainer: "Trainer", *, full: bool, best: bool) -> None:
-        """Save a checkpoint to go on from (full), the weights of the lowest loss so far (best); on every rank."""
-
-    def finish(self, trainer: "Trainer", *, failed: bool) -> None:
-        """The loop is over: wait for what is still being saved. Raises PealmError where that fails."""
+READ_EVERY = 10  # on a GPU, which would otherwise have to be waited for in each step
 
 
 @dataclass
 class Trainer:
-    """What the loop works on, and how far it is: `step` and the numbers behind it are all of its state."""
+    """The training loop and its state: `step` and the numbers below it are all that a checkpoint has to keep."""
 
     model: torch.nn.Module
     optimizer: torch.optim.Optimizer
@@ -51,234 +37,208 @@ class Trainer:
     world: World
     device: torch.device
     dtype: torch.dtype
-    reporter: Reporter
+    recorder: Recorder
     step: int = 0
     seconds: float = 0.0  # spent training, earlier parts of the run included
     best_loss: float = math.inf
     val_loss: float | None = None  # of the last validation
     first_val_loss: float | None = None
-    eval_seconds: float = 0.0  # that the last validation took
+    eval_seconds: float = 0.0  # what a validation takes
     interrupted: int = 0  # the signal that asked the run to end, once every rank knows of it
-    _began: float = field(default_factory=time.perf_counter, init=False)  # the clock's zero
-    _evaluated: float = field(default=0.0, init=False)  # the clock at its end
-    _signal: int = field(default=0, init=False)  # the signal that this process got
+    read_every: int = 1  # steps between two reads of losses from the device
+    _start: float = field(default_factory=time.perf_counter, init=False)  # the clock's zero
+    _validated: float | None = field(default=None, init=False)  # the clock at the end of the last validation
+    _unread: list[tuple[dict[str, Any], torch.Tensor]] = field(default_factory=list, init=False)
+
+    def __post_init__(self) -> None:
+        if self.device.type != "cpu":
+            self.read_every = READ_EVERY
 
     @cached_property
     def batches(self) -> Batches:
         """This rank's batches, on the device."""
         s, world = self.settings, self.world
-        ahead = self.device.type == "cuda" and "prefetch" not in s.without
+        prefetch = self.device.type == "cuda" and "prefetch" not in s.without
 
         def draw(step: int) -> Batch:
             return self.train.batch(step, s.batch_size, rank=world.rank, world_size=world.size)
 
-        return Batches(draw, self.device, ahead=ahead)
+        return Batches(draw, self.device, ahead=prefetch)
+
+    @cached_property
+    def signals(self) -> Signals:
+        """The signals that this process gets."""
+        return Signals(launched=self.world.size > 1)
+
+    @cached_property
+    def budget(self) -> Budget:
+        """How much of the run is done."""
+        return Budget(self.settings)
 
     def fit(self) -> None:
-        """Train until the steps or the seconds are used up, or a signal comes; then validate and save."""
-        self._began = time.perf_counter() - self.seconds
-        model = _parallel(self.model) if self.world.size > 1 else self.model
-        with _signals(self), faster(self.model, self.device, self.settings.without):
+        """Train until the steps or seconds are used up or a signal comes; then save."""
+        self._start = time.perf_counter() - self.seconds
+        model = data_parallel(self.model) if self.world.size > 1 else self.model
+        with self.signals, faster(self.model, self.device, self.settings.without):
             try:
                 self._loop(model)
             except Exception:
-                self.reporter.finish(self, failed=True)
+                self.recorder.finish(self, failed=True)
                 raise
             finally:
                 self.batches.close()
-            self.reporter.finish(self, failed=False)
+            self.recorder.finish(self, failed=False)
 
     def _loop(self, model: torch.nn.Module) -> None:
-        s, last = self.settings, False
+        s = self.settings
         if self.step == 0:
             self.first_val_loss = self.validate()
+        lines: list[dict[str, Any]] = []  # metrics of the steps that are not recorded yet
+        last = bool(self.interrupted)
         while not last:
-            metrics = self.update(model)
-            last = self.finished()
-            if last or (due(self.step, s.eval_every) and self.affordable()):
-                metrics["val_loss"] = self.validate()
-                last = self.finished()  # a validation may have used up the time
-            self.reporter.step(self, metrics)
-            full, best = last or due(self.step, s.save_every), metrics.get("val_loss", math.inf) < self.best_loss
-            if best:
-                self.best_loss = metrics["val_loss"]
+            lines.append(self.update(model))
+            last, loss = self.finished(), None
+            if (last and not self.interrupted) or (due(self.step, s.eval_every) and self.affordable()):
+                loss = self.validate()
+                last = self.finished()  # the validation may have used up the time, or a signal came
+            full, best = last or due(self.step, s.save_every), loss is not None and loss < self.best_loss
+            if loss is not None:
+                lines[-1]["val_loss"] = loss
+            if full or loss is not None or not self._unread:
+                self.read()  # no checkpoint is written before its losses are known to be finite
+                for line in lines:
+                    self.recorder.step(self, line)
+                lines = []
+            self.best_loss = min(self.best_loss, self.best_loss if loss is None else loss)
             if full or best:
-                self.reporter.save(self, full=full, best=best)
+                self.recorder.save(self, full=full, best=best)
 
     def update(self, model: torch.nn.Module) -> dict[str, Any]:
-        """One optimizer step; gives its line of metrics.jsonl, with the loss (nats per token) before the update."""
-        s, began, scale = self.settings, time.perf_counter(), self.scale()
+        """Run one optimizer step; return its metrics, with the loss (nats per token) before the update."""
+        s, began, factor = self.settings, time.perf_counter(), self.lr_factor()
+        tokens = s.batch_size * self.train.block_size
+        line = {"step": self.step + 1, "tokens": (self.step + 1) * tokens, "loss": 0.0, "lr": factor * s.lr}
         for group in self.optimizer.param_groups:
-            group["lr"] = group.setdefault("initial_lr", group["lr"]) * scale
-        with _memory(self):
-            mean = self.gradients(model)
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        total = torch.nn.utils.get_total_norm(gradients)
-        loss, norm = torch.stack((mean, total.to(mean))).tolist()  # the step's one wait for the device
-        everyone = self.world.gather(loss, norm, self._signal)
-        check_finite(self.step + 1, [row[:2] for row in everyone])
-        self.interrupted = int(max(row[2] for row in everyone))  # all ranks end at one step
-        loss = sum(row[0] for row in everyone) / len(everyone)
-        if s.grad_clip and norm > s.grad_clip:
-            torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), s.grad_clip, total)
-        with _memory(self):  # its state is made in the first step
+            group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
+        with out_of_memory(self._memory_advice):
+            loss = self.gradients(model)
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
+        self._unread.append((line, torch.stack((loss, norm.to(loss)))))
+        if self.read_every == 1:
+            self.read()  # before the update, so that a loss that is not finite changes nothing
+        if s.grad_clip and (self.read_every > 1 or float(norm) > s.grad_clip):
+            torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), s.grad_clip, norm)
+        with out_of_memory(self._memory_advice):  # the optimizer's state is made in the first step
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
-        tokens = s.batch_size * self.train.block_size
-        speed = tokens / (time.perf_counter() - began)
-        return {
-            "step": self.step,
-            "tokens": self.step * tokens,
-            "loss": loss,
-            "lr": scale * s.lr,
-            "grad_norm": norm,
-            "tokens_per_second": round(speed, 1),
-            "seconds": round(self.clock(), 3),
-        }
+        if len(self._unread) >= self.read_every or (self.signals.number and self.world.size == 1):
+            self.read()
+        line["tokens_per_second"] = round(tokens / (time.perf_counter() - began), 1)
+        line["seconds"] = round(self.clock(), 3)
+        return line
 
     def gradients(self, model: torch.nn.Module) -> torch.Tensor:
-        """Forward and backward over this rank's share of the step's batch; gives its mean loss, on the device."""
+        """Run forward and backward over this rank's part of the step's batch; return its mean loss, on the device."""
         s = self.settings
-        share = s.batch_size // self.world.size
-        micro = min(s.micro_batch_size or share, share)
-        idx, targets = self.batches.get(self.step)
+        batch = self.batches.get(self.step)
         torch.manual_seed(combine(s.seed, self.step, self.world.rank) % 2**63)  # dropout
         self.model.train()
-        total = torch.zeros((), device=self.device)
-        for start in range(0, share, micro):
-            last = start + micro >= share
-            with nullcontext() if last or self.world.size == 1 else model.no_sync():  # type: ignore[operator]
-                with autocast(self.device, self.dtype):
-                    _, loss = model(
-                        idx[start : start + micro],
-                        targets[start : start + micro],
-                    )
-                loss = loss * (micro / share)
-                loss.backward()
-            total += loss.detach()
-        return total
+        return accumulate(
+            model, batch, micro_batch_size=self.micro_batch_size, dtype=self.dtype, sync=self.world.size > 1
+        )
 
-    @torch.no_grad()
-    def validate(self) -> float:
-        """The mean loss in nats per token over the same validation windows every time, on all ranks."""
-        began = time.perf_counter()
-        self.model.eval()
-        places = self.val.fixed(self.settings.eval_tokens)
-        rows = max(1, EVAL_TOKENS // self.val.block_size)
-        total, count = 0.0, 0
-        # Every rank takes part in every round; one for which nothing is left looks at a row that does not count.
-        for start in range(0, len(places), self.world.size * rows):
-            round_ = places[start : start + self.world.size * rows]
-            mine = round_[self.world.rank :: self.world.size]
-            idx, targets = self.val.rows(mine or round_[:1])
-            with autocast(self.device, self.dtype), _memory(self):
-                _, loss = self.model(idx.to(self.device), targets.to(self.device))
-            total += float(loss) * len(mine)
-            count += len(mine)
-        everyone = self.world.gather(total, count, time.perf_counter() - began)
-        self.val_loss = sum(row[0] for row in everyone) / sum(row[1] for row in everyone)
-        self.eval_seconds = everyone[0][2]
-        self._evaluated = self.clock()
-        return self.val_loss
+    def read(self) -> None:
+        """Read the losses and gradient norms of the steps since the last call, and whether a signal came on any rank.
+
+        Raises PealmError if a number is not finite on any rank.
+        """
+        unread, self._unread = self._unread, []
+        if not unread:
+            return
+        values = torch.stack([pair for _, pair in unread]).tolist()  # waits for the device
+        everyone = self.world.gather(*(number for pair in values for number in pair), self.signals.number)
+        self.interrupted = int(max(row[-1] for row in everyone))
+        for place, (line, _) in enumerate(unread):
+            pairs = [row[2 * place : 2 * place + 2] for row in everyone]
+            check_finite(line["step"], pairs)
+            line["loss"] = sum(loss for loss, _ in pairs) / len(pairs)
+            line["grad_norm"] = values[place][1]
+
+    def validate(self) -> float | None:
+        """Return the mean loss in nats per token over the validation windows; None if a signal cut it short."""
+        ends = [time.perf_counter()]
+
+        def round_done() -> bool:
+            ends.append(time.perf_counter())
+            return bool(self.signals.number)
+
+        with out_of_memory(self._memory_advice):
+            loss = validation_loss(
+                self.model,
+                self.val,
+                max_tokens=self.settings.eval_tokens,
+                world=self.world,
+                device=self.device,
+                dtype=self.dtype,
+                round_done=round_done,
+            )
+        if loss is None:
+            self.interrupted = int(max(number for (number,) in self.world.gather(self.signals.number)))
+            return None
+        rounds = ends if self._validated is not None else ends[1:]  # the process's first call may have compiled
+        seconds = (rounds[-1] - rounds[0]) * (len(ends) - 1) / max(1, len(rounds) - 1)
+        self.val_loss, self.eval_seconds = loss, self.world.gather(seconds)[0][0]
+        self._validated = self.clock()
+        return loss
 
     def clock(self) -> float:
-        """Seconds of training so far, earlier parts of the run included; where they decide, those of rank 0."""
-        self.seconds = time.perf_counter() - self._began
+        """Return the seconds of training so far, earlier parts of the run included; a time limit counts rank 0's."""
+        self.seconds = time.perf_counter() - self._start
         if self.settings.max_seconds:
             self.seconds = self.world.gather(self.seconds)[0][0]
         return self.seconds
 
     def progress(self) -> float:
-        """How far the schedule is, 0 to 1. By time, the last validation's seconds are kept back for the last one."""
-        s = self.settings
-        if s.max_seconds:
-            return min(1.0, self.seconds / max(s.max_seconds - 1.5 * self.eval_seconds, 1e-9))
-        assert s.steps
-        return min(1.0, self.step / s.steps)
+        """Return the fraction of the run that is done, 0 to 1."""
+        return self.budget.progress(self.step, self.seconds, self.eval_seconds)
 
-    def scale(self) -> float:
-        """The share of the peak learning rate at this step; the schedule begins when the warm-up ends."""
-        s = self.settings
-        progress = self.progress()
-        if s.steps:
-            progress = (self.step - s.warmup_steps) / max(1, s.steps - s.warmup_steps)
-        return lr_scale(progress, self.step, s)
+    def lr_factor(self) -> float:
+        """Return the learning rate of this step as a fraction of its peak."""
+        return lr_factor(self.progress(), self.step, self.settings)
 
     def affordable(self) -> bool:
-        """Whether a validation is worth its time: where time is limited, they take a tenth of it at most."""
-        return not self.settings.max_seconds or self.seconds - self._evaluated > 10 * self.eval_seconds
+        """Return whether a validation is worth its time: with a time limit, they take a tenth of it at most."""
+        since = self.seconds - (self._validated or 0.0)
+        return not self.settings.max_seconds or since > 10 * self.eval_seconds
 
     def finished(self) -> bool:
-        """Whether the steps or the seconds are used up, or a signal asked to end."""
+        """Return whether the steps or seconds are used up, or a signal asked the run to end."""
         if self.settings.max_seconds:
             self.clock()
         return bool(self.interrupted) or self.progress() >= 1.0
 
+    @property
+    def micro_batch_size(self) -> int:
+        """Sequences in one pass of this process."""
+        local = self.settings.batch_size // self.world.size
+        return min(self.settings.micro_batch_size or local, local)
+
+    def _memory_advice(self) -> str:
+        micro, block = self.micro_batch_size, self.train.block_size
+        smaller = f"--micro-batch-size {micro // 2}" if micro > 1 else f"--block-size {block // 2}"
+        return (
+            f"out of memory on {self.device} at step {self.step + 1} (rank {self.world.rank}): {micro} sequences of "
+            f"{block} tokens in a pass; try {smaller} or a smaller model (--model.n-layer, ...)"
+        )
+
 
 def check_finite(step: int, everyone: Sequence[Sequence[float]]) -> None:
-    """Raise PealmError where a rank's loss, or else its gradient norm, is not finite. everyone: both, by rank."""
+    """Raise PealmError if a rank's loss or gradient norm is not finite. everyone: (loss, norm) by rank."""
     for place, what in enumerate(("loss", "gradient norm")):
         for rank, values in enumerate(everyone):
             if not math.isfinite(values[place]):
                 raise PealmError(
                     f"the {what} is not finite at step {step} (rank {rank}): loss {values[0]}, "
-                    f"gradient norm {values[1]}; nothing was updated. A lower --lr or more --warmup-steps may help"
+                    f"gradient norm {values[1]}; the last checkpoint is kept. Try a lower --lr or more --warmup-steps"
                 )
-
-
-def _parallel(model: torch.nn.Module) -> torch.nn.Module:
-    """Gradients averaged over the processes. Buffers are not sent around: a model's are constants."""
-    names = inspect.signature(DistributedDataParallel).parameters  # torch 2.13 has renamed it
-    sync = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
-    options: dict[str, Any] = {sync: False}
-    return DistributedDataParallel(model, **options)
-
-
-def due(step: int, every: int) -> bool:
-    """Whether what comes every so many steps comes now; 0: never."""
-    return every > 0 and step % every == 0
-
-
-@contextmanager
-def _memory(trainer: Trainer) -> Iterator[None]:
-    """Running out of memory becomes a PealmError that says what to make smaller."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
-            raise
-        s, world = trainer.settings, trainer.world
-        share = s.batch_size // world.size
-        micro = min(s.micro_batch_size or share, share)
-        smaller = f"--micro-batch-size {micro // 2}" if micro > 1 else f"--block-size {trainer.train.block_size // 2}"
-        raise PealmError(
-            f"out of memory on {trainer.device} at step {trainer.step + 1} (rank {world.rank}): {micro} sequences of "
-            f"{trainer.train.block_size} tokens in a pass; try {smaller} or a smaller model (--model.n-layer, ...)"
-        ) from error
-
-
-@contextmanager
-def _signals(trainer: Trainer) -> Iterator[None]:
-    """SIGINT and SIGTERM ask the loop to end after this step; a second Ctrl-C ends at once."""
-    asked = 0.0
-
-    def ask(number: int, frame: Any) -> None:
-        nonlocal asked
-        # torchrun repeats a signal that its processes got from the terminal already.
-        repeated = trainer.world.size > 1 and time.monotonic() - asked < ECHO_SECONDS
-        if trainer._signal and not repeated:
-            raise KeyboardInterrupt
-        trainer._signal, asked = number, time.monotonic()
-
-    old: dict[signal.Signals, Any] = {}
-    try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            old[number] = signal.signal(number, ask)
-    except ValueError:  # not the main thread: whoever runs us deals with signals
-        pass
-    try:
-        yield
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)

@@ -84,8 +84,8 @@ def pealm(spec: Mapping[str, Any], device: torch.device, answer: Callable[[Any],
     from pealm_core.training.adamw import build
     from pealm_core.training.adamw_config import AdamWConfig
     from pealm_core.training.progress import Display
+    from pealm_core.training.recorder import Recorder
     from pealm_core.training.run import Run
-    from pealm_core.training.train import Reporter
     from pealm_core.training.trainer import Trainer
     from pealm_gpt2 import model as gpt2
     from pealm_gpt2.config import GPT2Config
@@ -112,7 +112,7 @@ def pealm(spec: Mapping[str, Any], device: torch.device, answer: Callable[[Any],
     windows = Windows([random_tokens(shape["vocab_size"])], shape["block_size"])
     dtype = pick_dtype(spec["dtype"], device)
 
-    class Timed(Reporter):
+    class Timed(Recorder):
         """Counts the steps and saves nothing."""
 
         def step(self, trainer: Trainer, metrics: Mapping[str, Any]) -> None:

@@ -25,8 +25,8 @@ from pealm_core.config.settings import TrainSettings
 from pealm_core.data.windows import Windows
 from pealm_core.hardware.distributed import World
 from pealm_core.training.progress import Display
+from pealm_core.training.recorder import Recorder
 from pealm_core.training.run import Run
-from pealm_core.training.train import Reporter
 from pealm_core.training.trainer import Trainer
 
 
@@ -42,14 +42,13 @@ def trainer(folder: Path, model: torch.nn.Module, block: int, batch: int) -> Tra
     tokens = np.random.default_rng(0).integers(config.vocab_size, size=1_000_000).astype(np.uint16)
     settings = TrainSettings(steps=10_000, batch_size=batch, block_size=block, warmup_steps=0, grad_clip=0.0)
     job: Any = plan(host_for(None), Request(), {"train": TrainSettings}, ())
-    corpus: Any = type("Corpus", (), {"key": "random"})
     tokenizer: Any = NoTokenizer()
     run = Run(folder, {"train": {}})
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     windows = Windows([tokens], block)
-    reporter = Reporter(run, job, tokenizer, corpus, Display(quiet=True))
+    recorder = Recorder(run, job, tokenizer, "random", Display(quiet=True))
     cpu = torch.device("cpu")
-    return Trainer(model, optimizer, windows, windows, settings, World(), cpu, torch.float32, reporter)
+    return Trainer(model, optimizer, windows, windows, settings, World(), cpu, torch.float32, recorder)
 
 
 def overhead(block: int, batch: int, steps: int) -> None:
@@ -76,7 +75,7 @@ def overhead(block: int, batch: int, steps: int) -> None:
         ours.model.train()
 
         def step() -> None:
-            ours.reporter.step(ours, ours.update(model))
+            ours.recorder.step(ours, ours.update(model))
 
         times: dict[str, list[float]] = {"bare": [], "pealm": []}
         for number in range(steps + 2):
@@ -109,16 +108,16 @@ def saving() -> None:
             began = time.perf_counter()
             ours.update(model)
             alone.append(time.perf_counter() - began)
-        reporter: Any = ours.reporter
+        recorder: Any = ours.recorder
         for number in range(3):
             began = time.perf_counter()
-            reporter.save(ours, full=True, best=False)
+            recorder.save(ours, full=True, best=False)
             stall, beside = time.perf_counter() - began, []
-            while reporter.writer.busy:
+            while recorder.saver.writer.busy:
                 start = time.perf_counter()
                 ours.update(model)
                 beside.append(time.perf_counter() - start)
-            reporter.finish(ours, failed=False)
+            recorder.finish(ours, failed=False)
             total = time.perf_counter() - began
             size = sum(p.stat().st_size for p in checkpoint.steps(Path(folder))[-1].rglob("*") if p.is_file())
             print(

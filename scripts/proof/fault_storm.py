@@ -4,7 +4,7 @@
     python scripts/proof/fault_storm.py --kills 6 --damages 30 --steps 1200      a small one
 
 A small model with dropout and accumulation is trained twice: once undisturbed, and once under SIGKILLs, of which some
-are aimed at the instants of a save (seen from outside, by the files that it writes) and some at those of going on.
+are aimed at the instants of a save (seen from outside, by the files that it writes) and some at those of resuming.
 Both must end with the same bits. Then bits are flipped in, and ends cut off, the files of its checkpoints: every
 damage must be found, and none loaded. Ends with 1 where anything is not as it should be.
 """
@@ -26,7 +26,7 @@ SAVE_EVERY = 50
 MODEL = "--model.block-size 16 --model.n-layer 1 --model.n-embd 16 --model.n-head 2 --model.dropout 0.1"
 TRAIN = f"--batch-size 8 --micro-batch-size 4 --eval-every 200 --eval-tokens 256 --save-every {SAVE_EVERY} --keep 3"
 WALL_CLOCK = {"seconds", "tokens_per_second", "eval_seconds"}
-KINDS = {"in a step": 0.45, "in a save": 0.40, "going on": 0.12, "starting": 0.03}
+KINDS = {"in a step": 0.45, "in a save": 0.40, "resuming": 0.12, "starting": 0.03}
 PARTS = ("", "model.safetensors", "optimizer.safetensors", "config.toml", "tokenizer", "state.json", "done")
 
 
@@ -122,12 +122,12 @@ class Aim:
         self.run, self.log, self.process, self.draw = run, log, process, draw
 
     def wait(self, kind: str, target: int) -> None:
-        """Return at a random instant: while starting or going on, or from step target on, or in a save after that."""
+        """Return at a random instant: while starting or resuming, or from step target on, or in a save after that."""
         if kind == "starting":
             time.sleep(self.draw.uniform(0, 3))
             return
         self.until(lambda: read(self.run / ".lock").startswith(f"process {self.process.pid} "))
-        if kind == "going on":
+        if kind == "resuming":
             time.sleep(self.draw.uniform(0, 0.1))
             return
         self.until(lambda: "\nrun     " in read(self.log))
@@ -161,7 +161,7 @@ class Aim:
 def check_resumed(log: Path, step: int) -> None:
     """Fail where the run went on from anything but the newest save; one that was killed early said nothing yet."""
     text = log.read_text()
-    told = [line for line in text.splitlines() if line.startswith("going on from ") or "no valid checkpoint" in line]
+    told = [line for line in text.splitlines() if line.startswith("resuming from ") or "no valid checkpoint" in line]
     expected = f"step-{step:08d}" if step else "no valid checkpoint"
     if (told and expected not in told[0]) or "skipped:" in text:
         fail(f"the run should have gone on from step {step}:\n{text}")
@@ -263,7 +263,7 @@ def damage_for_real(run: Path, copy: Path, steps: int, draw: random.Random) -> s
         done = subprocess.run(more, capture_output=True, text=True)
         found = (
             f"skipped: {folder / name}" in done.stdout
-            and f"going on from {copy / before.relative_to(run)}" in done.stdout
+            and f"resuming from {copy / before.relative_to(run)}" in done.stdout
         )
         if done.returncode or not found:
             fail(f"{how} in {name}: train ended with {done.returncode}: {done.stdout}{done.stderr}")

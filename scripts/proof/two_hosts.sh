@@ -99,10 +99,10 @@ reach() { # reach RUN STEP
     done
 }
 
-heard() { grep -h "going on from" "$home/$1-host0.log" | tail -n 1 | sed "s|$home/||"; }
+heard() { grep -h "resuming from" "$home/$1-host0.log" | tail -n 1 | sed "s|$home/||"; }
 
 again() { # again RUN COUNT: wait until the run has gone on for the COUNTth time
-    until (($(grep -c "going on from" "$home/$1-host0.log" || true) >= $2)); do
+    until (($(grep -c "resuming from" "$home/$1-host0.log" || true) >= $2)); do
         kill -0 "${pids[0]}" 2>/dev/null || die "$1: host 0 ended"
         sleep 0.05
     done

@@ -1,6 +1,7 @@
 """loss.png: there after every run that trained, and never the end of one."""
 
 import json
+import signal
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Any
 import pytest
 from matplotlib.axes import Axes
 
+from pealm_core import UserError
+from pealm_core.training.trainer import Trainer
 from pealm_report import picture, plugin
 from pealm_report.picture import draw
 
@@ -39,21 +42,19 @@ def test_every_run_that_trained_has_one(train: Callable[..., Any], tmp_path: Pat
 
 @pytest.mark.parametrize(
     ("what", "code", "status"),
-    [("raise ValueError('no')", 3, "failed"), ("signal.raise_signal(signal.SIGTERM)", 143, "interrupted")],
+    [("raise UserError('a bad shard')", 2, "failed"), ("signal.raise_signal(signal.SIGTERM)", 143, "interrupted")],
 )
 def test_a_run_that_ends_early_has_one(
-    train: Callable[..., Any], stranger: Callable[..., None], tmp_path: Path, what: str, code: int, status: str
+    train: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, code: int, status: str
 ) -> None:
-    source = f"""
-        import signal
-        from pealm_core import hookimpl
+    gradients = Trainer.gradients
 
-        @hookimpl
-        def pealm_step_end(step):
-            if step == 3:
-                {what}
-    """
-    stranger("pealm-early", source)
+    def failing(self: Trainer, model: Any) -> Any:
+        if self.step == 3:
+            exec(what, {"signal": signal, "UserError": UserError})
+        return gradients(self, model)
+
+    monkeypatch.setattr(Trainer, "gradients", failing)
     result = train(tmp_path / "r", "--steps", 50)
     assert result.code == code and "could not be drawn" not in result.err
     assert size(tmp_path / "r" / "loss.png") == (1200, 780)

@@ -20,10 +20,10 @@ import torch
 
 from pealm_core import PealmError, UserError
 from pealm_core.checkpoints import folder as checkpoint
-from pealm_core.checkpoints.folder import Writer
 from pealm_core.checkpoints.tensors import read_tensors
 from pealm_core.plugins.host import PluginHost
 from pealm_core.training.run import Run
+from pealm_core.training.saving import Writer
 from pealm_core.training.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -153,7 +153,7 @@ def fault_storm() -> ModuleType:
 def test_a_small_storm_of_kills_loses_nothing_and_damage_is_found(
     fault_storm: ModuleType, pealm: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, book: Path
 ) -> None:
-    monkeypatch.setattr(fault_storm, "KINDS", {"in a save": 0.7, "in a step": 0.2, "going on": 0.1, "starting": 0})
+    monkeypatch.setattr(fault_storm, "KINDS", {"in a save": 0.7, "in a step": 0.2, "resuming": 0.1, "starting": 0})
     straight, stormy, draw = tmp_path / "straight", tmp_path / "stormy", random.Random(3)
     assert pealm(*fault_storm.command(straight, 500)[3:]).code == 0
     began = time.monotonic()
@@ -211,7 +211,7 @@ def test_a_full_disk_costs_a_save_and_not_the_run(
     assert result.code == 0, result.err
     (line,) = [line for line in (result.out + result.err).splitlines() if "No space left" in line]
     assert "step-00000040: the checkpoint could not be written" in line
-    assert "training goes on, and the next save tries again" in line
+    assert "training continues, and the next save tries again" in line
     assert saved(run) == [20, 60]
     assert steps(run) == list(range(1, 61))  # those of the full disk were kept until there was room
 
@@ -226,7 +226,7 @@ def test_a_last_save_that_fails_is_a_failed_run(
     assert result.code == 1
     assert (
         result.err.count("the checkpoint could not be written") == 1
-        and "training goes on" not in result.out + result.err
+        and "training continues" not in result.out + result.err
     )
     disk.free()
     faults.clear()

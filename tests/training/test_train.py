@@ -93,7 +93,7 @@ def test_a_run_that_stops_and_goes_on_equals_one_that_never_stopped(
     train(tmp_path / "straight", "--steps", 12, *args)
     train(tmp_path / "parts", "--steps", 5, *args)
     assert pealm("train", "--out", tmp_path / "parts", "--steps", 7).code == 0
-    assert "going on from" in pealm("train", "--out", tmp_path / "parts", "--steps", 12).out
+    assert "resuming from" in pealm("train", "--out", tmp_path / "parts", "--steps", 12).out
     a, b = newest(tmp_path / "straight"), newest(tmp_path / "parts")
     assert same_tensors(a / "model.safetensors", b / "model.safetensors")
     assert same_tensors(a / "optimizer.safetensors", b / "optimizer.safetensors")
@@ -130,11 +130,11 @@ def test_going_on_with_another_setting_is_an_error_that_names_it(
 ) -> None:
     train(tmp_path / "r", "--steps", 3)
     result = pealm("train", "--out", tmp_path / "r", "--lr", 0.5, "--steps", 5)
-    assert result.code == 2 and "was begun with [train] lr = 0.003, not 0.5" in result.err
+    assert result.code == 2 and "was started with [train] lr = 0.003, not 0.5" in result.err
     before = (tmp_path / "r" / "config.toml").read_text()
     book.write_text(book.read_text() + "more")
     result = pealm("train", "--out", tmp_path / "r", "--steps", 5)
-    assert result.code == 2 and "has changed since the run began" in result.err
+    assert result.code == 2 and "has changed since the run was started" in result.err
     assert (tmp_path / "r" / "config.toml").read_text() == before
 
 
@@ -147,7 +147,7 @@ def test_a_setting_that_is_newer_than_the_run_keeps_nothing_from_going_on(
     assert count == 1
     config.write_text(text)
     result = pealm("train", "--out", tmp_path / "r", "--steps", 4, "--model.dropout", 0.5)
-    assert result.code == 2 and "was begun with [model] dropout = None, not 0.5" in result.err
+    assert result.code == 2 and "was started with [model] dropout = None, not 0.5" in result.err
     assert pealm("train", "--out", tmp_path / "r", "--steps", 4).code == 0
     assert [row["step"] for row in lines(tmp_path / "r")] == [1, 2, 3, 4]
 
@@ -196,7 +196,7 @@ def test_a_run_that_another_process_began_and_ended_meanwhile_is_left_alone(
 
     monkeypatch.setattr(Run, "__init__", late)
     result = train(out, "--steps", 3)
-    assert result.code == 2 and f"{out} was begun by another process just now" in result.err
+    assert result.code == 2 and f"{out} was just started by another process" in result.err
     assert (out / "config.toml").read_text() == "[model]\n" and not (out / "metrics.jsonl").exists()
 
 
@@ -266,7 +266,7 @@ def test_a_signal_saves_and_the_run_goes_on(
     process.send_signal(number)
     out, _ = process.communicate(timeout=60)
     assert process.returncode == code, out
-    assert "interrupted; go on with: pealm train --out" in out and "Traceback" not in out
+    assert "interrupted; resume with: pealm train --out" in out and "Traceback" not in out
     step = lines(tmp_path / "r")[-1]["step"]
     assert newest(tmp_path / "r").name == f"step-{step:08d}"
     assert pealm("train", "--out", tmp_path / "r", "--steps", step + 2).code == 0

@@ -1,0 +1,117 @@
+"""Resume a run: check that the settings are the same, find the newest valid checkpoint, restore it."""
+
+import json
+import math
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from pealm_core.checkpoints import folder as checkpoint
+from pealm_core.checkpoints.tensors import read_optimizer
+from pealm_core.config.job import Job
+from pealm_core.config.layers import read_toml
+from pealm_core.config.settings import RESUMABLE
+from pealm_core.contract.errors import InvalidCheckpointError, UserError
+from pealm_core.hardware.distributed import World
+from pealm_core.training.progress import Display
+from pealm_core.training.run import FACTS, Run
+from pealm_core.training.trainer import Trainer
+
+
+def check_same_settings(config: Path, job: Job) -> None:
+    """Raise UserError if the job differs from a run's config.toml in more than `RESUMABLE`."""
+    saved, _ = read_toml(config)
+    tables = job.tables()
+    for table in (table for table in ("model", "tokenizer", "optimizer", "input", "train") if table in tables):
+        old, new = saved.get(table, {}), tables[table]
+        settings = job.configs[table]
+        defaults = {f.name.replace("_", "-"): f.default for f in fields(settings)} if settings else {}
+        for key in sorted(old.keys() | new.keys(), key=lambda key: (key != "name", key)):
+            if (table == "train" and key.replace("-", "_") in RESUMABLE) or (table, key) == ("model", "vocab-size"):
+                continue
+            if key not in old and new[key] == defaults.get(key):
+                continue  # a setting that came with a newer version
+            if key == "name" and job.entries[table].plugin.dist in saved.get("versions", {}):
+                old, new = ({**values, key: values.get(key, "").rpartition("/")[2]} for values in (old, new))
+            if old.get(key) != new.get(key):
+                raise UserError(
+                    f"{config.parent} was started with [{table}] {key} = {old.get(key)!r}, not {new.get(key)!r}; "
+                    f"resume with the same value, or start a new run with another --out"
+                )
+
+
+def newest_checkpoint(run: Path, world: World) -> tuple[Path | None, list[str]]:
+    """Return a run's newest valid step checkpoint as rank 0 sees it, and what is wrong with newer ones.
+
+    Raises UserError if the run has only its best weights left to start from, or another rank lacks the folder.
+    """
+    newest, wrong = checkpoint.newest(run) if world.main else (None, [])
+    name, *wrong = json.loads(world.texts(json.dumps([newest and newest.name, *wrong]))[0])
+    with world.together():
+        if name is None:
+            if world.main and not wrong and _had_checkpoints(run):
+                raise UserError(
+                    f"{run} has no step checkpoint to resume from, only best/; start a new run from its weights: "
+                    f"--init {run} --out ANOTHER"
+                )
+            return None, wrong
+        folder = run / "checkpoints" / name
+        if not (folder / checkpoint.STATE).is_file():
+            raise UserError(
+                f"{folder} exists on rank 0 but not on rank {world.rank}; to resume, all nodes must share the folder"
+            )
+    return folder, wrong
+
+
+def _had_checkpoints(run: Path) -> bool:
+    """Return whether a run without step checkpoints had some, which `pealm clean --keep-best` removed."""
+    if not (run / "best" / checkpoint.STATE).is_file():
+        return False
+    with suppress(OSError, ValueError, TypeError, AttributeError):
+        facts = json.loads((run / FACTS).read_text(encoding="utf-8"))
+        return bool(facts.get("cleaned")) or facts.get("status") in ("done", "interrupted")
+    return False
+
+
+def restore(
+    run: Run, trainer: Trainer, data_key: str, display: Display, newest: Path | None, wrong: Sequence[str]
+) -> None:
+    """Load a run's newest valid checkpoint into the trainer; without one, the run starts again from step 0."""
+    for line in wrong:
+        display.say(f"skipped: {line}")
+    state = checkpoint.state_of(newest) if newest else None
+    if state is not None and state["data"] != data_key:
+        raise UserError(f"{run.dir}: the input's text or tokenizer has changed since the run was started")
+    run.rewind(state["step"] if state else 0)
+    if trainer.world.main:
+        checkpoint.set_aside(run.dir, newest)
+    trainer.recorder.saver.best_on_disk = on_disk = trainer.world.gather(best_loss(run))[0][0]
+    if newest is None or state is None:
+        display.say(f"{run.dir} has no valid checkpoint yet: starting from step 0")
+        return
+    checkpoint.load_model(trainer.model, newest)
+    try:
+        trainer.optimizer.load_state_dict(read_optimizer(newest / checkpoint.OPTIMIZER))
+    except ValueError as error:
+        raise UserError(
+            f"{newest}: the optimizer of this version does not fit ({error}); start a new run, which may use its "
+            f"weights: --init {run.dir}"
+        ) from None
+    trainer.step, trainer.seconds = state["step"], state["seconds"]
+    if state["best_loss"] is not None and math.isfinite(on_disk):
+        trainer.best_loss = state["best_loss"]
+    trainer.val_loss, trainer.first_val_loss = state["val_loss"], state["first_val_loss"]
+    trainer.eval_seconds = state.get("eval_seconds", 0.0)
+    display.say(f"resuming from {newest}")
+
+
+def best_loss(run: Run) -> float:
+    """Return the validation loss of the weights in best/, infinity where there are none that are valid."""
+    try:
+        state: dict[str, Any] = checkpoint.verify(run.dir / "best") if run.rank == 0 else {}
+    except InvalidCheckpointError:
+        return math.inf
+    loss = state.get("best_loss")
+    return math.inf if loss is None else float(loss)
