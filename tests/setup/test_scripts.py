@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+TOOLS = ("ruff", "mypy", "lint-imports", "pytest", "pealm")
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs a POSIX shell")
 
 
@@ -19,7 +20,7 @@ def tree(tmp_path: Path) -> Path:
         (root / script).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / script, root / script)
     (root / "plugins" / "one" / "pealm_one").mkdir(parents=True)
-    for command in ("scripts/setup", *(f".venv/bin/{name}" for name in ("ruff", "mypy", "pytest", "pealm"))):
+    for command in ("scripts/setup", *(f".venv/bin/{name}" for name in TOOLS)):
         path = root / command
         path.parent.mkdir(parents=True, exist_ok=True)
         name = path.name
@@ -43,6 +44,7 @@ STAGES = [
     "ruff check .",
     "ruff format --check .",
     "mypy --explicit-package-bases pea pealm_core plugins/one/pealm_one scripts",
+    "lint-imports",
 ]
 
 
@@ -53,7 +55,9 @@ def test_the_test_script(tree: Path) -> None:
     assert [line[2:] for line in out.splitlines() if line] == called[1:]
 
 
-@pytest.mark.parametrize(("fails", "stages"), [("setup", 1), ("ruff", 2), ("mypy", 4), ("pytest", 5)])
+@pytest.mark.parametrize(
+    ("fails", "stages"), [("setup", 1), ("ruff", 2), ("mypy", 4), ("lint-imports", 5), ("pytest", 6)]
+)
 def test_it_stops_at_the_first_failure(tree: Path, fails: str, stages: int) -> None:
     code, _, called = run(tree / "scripts" / "test", FAILS=fails)
     assert code == 7
