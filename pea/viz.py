@@ -18,13 +18,15 @@ MOST_NODES = 500  # beyond it graphviz takes minutes and nobody can read the pic
 def draw(value: Value, *, depth: int | None = None) -> graphviz.Source:
     """Give the graph that made `value` as a graphviz object; `.render("g", format="svg")` saves a picture.
 
-    Notebooks show it by themselves. `depth` cuts it after so many operations. Needs the extra `pea[viz]`;
+    Notebooks show it by themselves. `depth` cuts it after so many operations. Needs the extra `pealm-pea[viz]`;
     where the program `dot` is missing, a warning says how to get a picture out of the text in `.source`.
     """
     try:
         import graphviz
     except ImportError:
-        raise ImportError("drawing needs graphviz: pip install 'pea[viz]' (pea.viz.source needs nothing)") from None
+        raise ImportError(
+            "drawing needs graphviz: pip install 'pealm-pea[viz]' (pea.viz.source needs nothing)"
+        ) from None
     nodes = _nodes(value, depth)
     if len(nodes) > MOST_NODES:
         raise ValueError(f"{len(nodes)} values are too many to draw (at most {MOST_NODES}); cut it with depth=")

@@ -2,12 +2,12 @@
 # Every distribution, installed alone from its wheel into an environment of its own with nothing else in it.
 #
 #   scripts/proof/fresh_installs.sh                      # all of them, an hour where torch comes over a slow line
-#   scripts/proof/fresh_installs.sh pealm-gpt2 pea       # some
+#   scripts/proof/fresh_installs.sh pealm-gpt2 pealm-pea # some
 #
 # Wheels are built from this checkout; what they need of each other comes from these wheels, the rest from pip's usual
 # index (with its cache, and the pins of constraints.txt). In each environment: the distributions of ours are exactly
 # those that its metadata asks for; `pip check`; `pealm --help` and `python -m pealm` work; every plugin is ok and keeps
-# the contract (`pealm plugins check`). `pea` comes without torch. The cheap version is tests/examples/test_alone.py.
+# the contract (`pealm plugins check`). `pealm-pea` comes without torch. The cheap version is tests/examples/test_alone.py.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 root=$PWD
@@ -60,12 +60,12 @@ check() { # check NAME CLOSURE...
     "$venv/bin/pip" check
     cd "$home"
     local ours plugin names
-    ours=$("$venv/bin/pip" freeze | sed -n 's/^\(pea\|pealm[a-z0-9-]*\) .*/\1/p' | sort | xargs)
+    ours=$("$venv/bin/pip" freeze | sed -n 's/^\(pealm[a-z0-9-]*\) .*/\1/p' | sort | xargs)
     if [[ $ours != "$(printf '%s\n' "${@:2}" | sort | xargs)" ]]; then
         echo "of ours it has $ours, and asks for ${*:2}"
         return 1
     fi
-    if [[ $1 == pea ]]; then
+    if [[ $1 == pealm-pea ]]; then
         "$venv/bin/python" -c 'from pea import Value; a = Value(3.0); (a * a).backward(); assert a.grad == 6'
         "$venv/bin/python" -c 'import importlib.util as u; assert u.find_spec("torch") is None'
         return

@@ -30,10 +30,10 @@ def run(*words: object) -> "subprocess.CompletedProcess[str]":
 
 
 def test_a_draft_of_two(tmp_path: Path) -> None:
-    done = run(tmp_path / "out", "--draft", "--only", "pea", "--only", "pealm-gpt2")
+    done = run(tmp_path / "out", "--draft", "--only", "pealm-pea", "--only", "pealm-gpt2")
     assert done.returncode == 0, done.stderr
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert {name.partition("-")[0] for name in names} == {"pea", "pealm_gpt2"} and len(names) == 4
+    assert {name.partition("-")[0] for name in names} == {"pealm_pea", "pealm_gpt2"} and len(names) == 4
     assert "twine upload" in done.stdout
     again = run(tmp_path / "out", "--draft")
     assert again.returncode == 1 and again.stderr == f"release: {tmp_path / 'out'} is not empty\n"
@@ -41,7 +41,7 @@ def test_a_draft_of_two(tmp_path: Path) -> None:
 
 def test_it_finds_every_distribution(release: Any) -> None:
     names = [release.table(folder)["name"] for folder in release.projects(ROOT)]
-    assert names[-1] == "pealm" and "pea" in names and len(names) == len(set(names)) > 15
+    assert names[-1] == "pealm" and "pealm-pea" in names and len(names) == len(set(names)) > 15
     assert release.one_version(release.projects(ROOT))
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECTS = sorted(
@@ -66,11 +67,16 @@ def test_git_ignores_no_code() -> None:
     assert done.stdout == ""
 
 
-def test_the_umbrella_brings_every_distribution() -> None:
+def test_the_umbrella_needs_every_distribution() -> None:
     root = read(ROOT)
     names = sorted(read(project)["project"]["name"] for project in PROJECTS)
-    assert sorted(root["project"]["dependencies"]) == names
+    assert sorted(Requirement(line).name for line in root["project"]["dependencies"]) == names
     assert sorted(root["tool"]["uv"]["sources"]) == names
+
+
+def test_every_name_is_one_of_ours() -> None:
+    """Plain `pea` on the index is another project: `pip install pealm` would run its code."""
+    assert all(read(project)["project"]["name"].startswith("pealm-") for project in PROJECTS)
 
 
 def test_pip_and_uv_pin_the_same() -> None:
