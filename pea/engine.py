@@ -72,26 +72,12 @@ class Value:
 
     def __pow__(self, other: Value | float) -> Value:
         """`self ** other`; the exponent gets a gradient if it is a `Value`, and then no base is negative."""
-        exponent = other if isinstance(other, Value) else Value(other)
-        x, y = self.data, exponent.data
-        try:
-            out = x**y
-            dx = y * x ** (y - 1.0) if y else 0.0  # (xʸ)' = y xʸ⁻¹
-        except ZeroDivisionError:
-            raise ZeroDivisionError(f"{x} ** {y}: the power or its slope divides by zero") from None
-        except OverflowError:
-            raise OverflowError(f"{x} ** {y}: the power or its slope is too large for a float") from None
-        if isinstance(out, complex):
-            raise ValueError(f"{x} ** {y} is not real: a negative base needs a whole exponent")
-        if exponent is not other:
-            return _node(out, f"**{y:g}", (self,), (dx,))
-        try:
-            dy = 0.0 if x == 0.0 < y else out * math.log(x)  # (xʸ)' = xʸ log x, which tends to 0 at 0
-        except ValueError:
-            raise ValueError(
-                f"{x} ** Value({y}): the exponent's slope needs log({x}); use a plain number as exponent"
-            ) from None
-        return _node(out, "**", (self, exponent), (dx, dy))
+        x = self.data
+        if not isinstance(other, Value):
+            y = Value(other).data
+            return _node(_power(x, y), f"**{y:g}", (self,), (_base_slope(x, y),))
+        y = other.data
+        return _node(_power(x, y), "**", (self, other), (_base_slope(x, y), _exponent_slope(x, y)))
 
     def __neg__(self) -> Value:
         return _node(-self.data, "neg", (self,), (-1.0,))
@@ -109,7 +95,8 @@ class Value:
         return Value(other) / self
 
     def __rpow__(self, other: float) -> Value:
-        return Value(other) ** self
+        x, y = Value(other).data, self.data
+        return _node(_power(x, y), f"{x:g}**", (self,), (_exponent_slope(x, y),))
 
     # Functions of one number. At a kink (relu and abs at 0) the slope is 0, which is torch's choice as well.
 
@@ -219,6 +206,38 @@ def _node(data: float, op: str, parents: tuple[Value, ...], slopes: tuple[float,
 
 
 _new = object.__new__
+
+
+def _power(x: float, y: float) -> float:
+    try:
+        out = x**y
+    except ZeroDivisionError:
+        raise ZeroDivisionError(f"{x} ** {y}: division by zero") from None
+    except OverflowError:
+        raise OverflowError(f"{x} ** {y}: too large for a float") from None
+    if isinstance(out, complex):
+        raise ValueError(f"{x} ** {y} is not real: a negative base needs a whole exponent")
+    return float(out)
+
+
+def _base_slope(x: float, y: float) -> float:
+    try:
+        return float(y * x ** (y - 1.0)) if y else 0.0  # (xʸ)' = y xʸ⁻¹
+    except ZeroDivisionError:
+        raise ZeroDivisionError(f"{x} ** {y}: its slope divides by zero") from None
+    except OverflowError:
+        raise OverflowError(f"{x} ** {y}: its slope is too large for a float") from None
+
+
+def _exponent_slope(x: float, y: float) -> float:
+    if x == 0.0 <= y:
+        return 0.0  # the limit of xʸ log x for y > 0; for y = 0 there is none, and torch has 0 as well
+    try:
+        return float(x**y * (math.log(x) if x else -math.inf))  # (xʸ)' = xʸ log x
+    except ValueError:
+        raise ValueError(
+            f"{x} ** Value({y}): the exponent's slope needs log({x}); use a plain number as exponent"
+        ) from None
 
 
 # Sums over sequences. As one node, `w·x + b` has 2n + 1 parents; as `*` and `+` it would be 2n nodes.
