@@ -4,8 +4,8 @@ Every operation makes a new `Value` that keeps its result, its parents, and one 
 derivative, a plain number, worked out on the spot. `backward()` then needs a single rule, the chain rule:
 walk from the result to the inputs and add `slope * gradient` to each parent.
 
-Operands. A number is an `int` or a `float` (so `True` is 1.0, as everywhere in Python); anything else is a
-`TypeError`: `complex`, `str`, arrays, and numpy scalars other than `float64` (which is a `float`).
+Operands. A number is an `int`, a `float` or another real number such as a numpy scalar, on either side of the
+operator; `True` is 1.0, as everywhere in Python. Anything else is a `TypeError`: `complex`, `str`, arrays.
 
 Errors. Python's own floats decide. What they refuse is refused, by the same kind of exception with the values
 in its message: `log(0)` is a `ValueError`, `1 / 0` and `0 ** -1` are a `ZeroDivisionError`, `exp(1000)` is an
@@ -22,6 +22,7 @@ from __future__ import annotations
 import builtins
 import math
 from collections.abc import Iterable, Sequence
+from numbers import Real
 from operator import mul
 
 
@@ -36,10 +37,11 @@ class Value:
     """
 
     __slots__ = ("data", "grad", "label", "op", "parents", "slopes")
+    __array_ufunc__ = None  # so that numpy leaves `np.float64(2) * value` to `__rmul__`
 
     def __init__(self, data: float, label: str = "") -> None:
-        if not isinstance(data, (int, float)):
-            raise TypeError(f"a Value holds one int or float, not {data!r} ({type(data).__name__})")
+        if not isinstance(data, (int, float, Real)):
+            raise TypeError(f"a Value holds one real number, not {data!r} ({type(data).__name__})")
         self.data = float(data)
         self.grad = 0.0
         self.label = label

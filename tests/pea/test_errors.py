@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 
 import pea
@@ -36,7 +37,9 @@ def test_refused_with_the_values(call: Callable[[], object], error: type[Excepti
         call()
 
 
-@pytest.mark.parametrize("bad", ["2", 2j, None, [2.0], Value])
+@pytest.mark.parametrize(
+    "bad", ["2", 2j, None, [2.0], Value, np.array(2.0), np.array([1.0, 2.0]), np.complex128(2), np.True_]
+)
 def test_only_numbers_are_operands(bad: Any) -> None:
     a = Value(1.0)
     calls: list[Callable[[], object]] = [
@@ -56,7 +59,7 @@ def test_only_numbers_are_operands(bad: Any) -> None:
         lambda: pea.dot([a], [1.0], bias=bad),
     ]
     for call in calls:
-        with pytest.raises(TypeError, match="a Value holds one int or float, not "):
+        with pytest.raises(TypeError, match="a Value holds one real number, not "):
             call()
 
 

@@ -4,8 +4,13 @@ import copy
 import doctest
 import gc
 import importlib
+import math
 import pickle
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Any
 
+import numpy as np
 import pytest
 
 import pea
@@ -24,6 +29,24 @@ def test_numbers_on_either_side() -> None:
     results = [a + 1, 1 + a, a - 1, 1 - a, a * 3, 3 * a, a / 4, 4 / a, a**3, 3**a, -a, abs(-a), True + a]
     assert [v.data for v in results] == [3, 3, 1, -1, 6, 6, 0.5, 2, 8, 9, -2, 2, 3]
     assert all(type(v.data) is float for v in results)
+
+
+@pytest.mark.parametrize("kind", [np.float64, np.float32, np.float16, np.longdouble, np.int64, np.uint8, Fraction])
+def test_numpy_scalars_on_either_side(kind: Callable[[int], Any]) -> None:
+    a, n = Value(3.0), kind(2)
+    results = [a + n, n + a, a - n, n - a, a * n, n * a, a / n, n / a, a**n, n**a, Value(n)]
+    assert all(type(v) is Value and type(v.data) is float for v in results)
+    assert [v.data for v in results] == [5, 5, 1, -1, 6, 6, 1.5, 2 / 3, 9, 8, 2]
+    (n * a + a * n + n**a).backward()
+    assert a.grad == pytest.approx(4 + 8 * math.log(2))
+    n += a
+    assert type(n) is Value
+
+
+def test_numpy_arrays_as_sequences() -> None:
+    assert pea.sum(np.array([1.0, 2.0])).data == 3.0
+    assert pea.dot(np.arange(3), [Value(1.0)] * 3).data == 3.0
+    assert type(pea.nn.Neuron(2)(np.array([1.0, 2.0], dtype=np.float32))) is Value
 
 
 def test_a_value_used_as_both_operands() -> None:
