@@ -65,22 +65,32 @@ def check(f: Callable[..., Value], *inputs: Value | float, step: float = 1e-5, t
     if not inputs:
         raise ValueError("nothing to check: give the function's inputs, such as check(f, 2.0, 3.0)")
     values = [v if isinstance(v, Value) else Value(v) for v in inputs]
-    before = [v.grad for v in values]
+    out = f(*values)
+    if not isinstance(out, Value):
+        raise TypeError(f"the function must give a Value, not {out!r} ({type(out).__name__})")
+    before = {v: v.grad for v in (*values, *_graph(out))}
     try:
         for v in values:
             v.grad = 0.0
-        out = f(*values)
-        if not isinstance(out, Value):
-            raise TypeError(f"the function must give a Value, not {out!r} ({type(out).__name__})")
         out.backward()
         rows = tuple(
             Row(v.label or f"input {i}", v.data, v.grad, _central_difference(f, values, i, step))
             for i, v in enumerate(values)
         )
     finally:
-        for v, grad in zip(values, before, strict=True):
+        for v, grad in before.items():
             v.grad = grad
     return Report(rows, tolerance)
+
+
+def _graph(out: Value) -> set[Value]:
+    """Collect `out` and everything it was computed from."""
+    graph, stack = {out}, [out]
+    while stack:
+        parents = [p for p in stack.pop().parents if p not in graph]
+        graph.update(parents)
+        stack += parents
+    return graph
 
 
 def _central_difference(f: Callable[..., Value], values: list[Value], i: int, step: float) -> float:
