@@ -36,7 +36,7 @@ def moons(n: int, *, noise: float = 0.1, rng: random.Random) -> tuple[list[Point
 
 def hinge_loss(model: MLP, points: Sequence[Point], labels: Sequence[int]) -> tuple[Value, float]:
     """Ask every score to be beyond 1 on its own side, and weights to be small; give also the accuracy."""
-    scores = [score for point in points for score in model(point)]
+    scores = [model(point) for point in points]
     margins = [(1.0 - label * score).relu() for label, score in zip(labels, scores, strict=True)]
     params = model.parameters()
     loss = pea.sum(margins) / len(margins) + 1e-4 * pea.dot(params, params)
@@ -70,7 +70,7 @@ def picture(model: MLP, points: Sequence[Point], labels: Sequence[int]) -> str:
     rows = []
     for row in range(HEIGHT):
         y = TOP - (row + 0.5) * dy
-        scores = [model((LEFT + (col + 0.5) * dx, y))[0].data for col in range(WIDTH)]
+        scores = [model((LEFT + (col + 0.5) * dx, y)).data for col in range(WIDTH)]
         rows.append([SHADES[max(0, min(3, math.floor(score) + 2))] for score in scores])
     for (x, y), label in zip(points, labels, strict=True):
         row, col = math.floor((TOP - y) / dy), math.floor((x - LEFT) / dx)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from pea.engine import Value, affine, as_values, sum
 
@@ -68,7 +69,7 @@ class Neuron(Module):
 
 
 class Layer(Module):
-    """`nout` neurons that see the same `nin` inputs; gives a list of `nout` values, also when `nout` is 1."""
+    """`nout` neurons with the same `nin` inputs. Gives a list of `nout` values, or one `Value` if `nout` is 1."""
 
     def __init__(self, nin: int, nout: int, *, activation: str = "relu", rng: random.Random | None = None) -> None:
         if nout < 1:
@@ -76,8 +77,9 @@ class Layer(Module):
         self.nin = nin
         self.neurons = [Neuron(nin, activation=activation, rng=rng) for _ in range(nout)]
 
-    def __call__(self, x: Iterable[Value | float]) -> list[Value]:
-        return self.forward(_inputs(self, x, self.nin))
+    def __call__(self, x: Iterable[Value | float]) -> Any:
+        out = self.forward(_inputs(self, x, self.nin))
+        return out[0] if len(out) == 1 else out
 
     def forward(self, x: Sequence[Value]) -> list[Value]:
         """Compute the outputs for inputs that have been counted and converted."""
@@ -93,12 +95,12 @@ class Layer(Module):
 class MLP(Module):
     """A multi-layer perceptron: layers of sizes `nouts`, each fed with the outputs of the one before.
 
-    Hidden layers use `activation`, the last one `output`. Gives a list of `nouts[-1]` values:
+    Hidden layers use `activation`, the last one `output`. Gives a list of `nouts[-1]` values, or one `Value` if
+    that is 1:
 
     >>> model = MLP(2, [16, 16, 1])
-    >>> [score] = model([0.5, -1.0])
-    >>> len(model.parameters())
-    337
+    >>> isinstance(model([0.5, -1.0]), Value), len(model.parameters())
+    (True, 337)
     """
 
     def __init__(
@@ -117,8 +119,9 @@ class MLP(Module):
         self.nin = nin
         self.layers = [Layer(n, m, activation=act, rng=rng) for n, m, act in sizes]
 
-    def __call__(self, x: Iterable[Value | float]) -> list[Value]:
-        return self.forward(_inputs(self, x, self.nin))
+    def __call__(self, x: Iterable[Value | float]) -> Any:
+        out = self.forward(_inputs(self, x, self.nin))
+        return out[0] if len(out) == 1 else out
 
     def forward(self, x: Sequence[Value]) -> list[Value]:
         """Compute the outputs for inputs that have been counted and converted."""
