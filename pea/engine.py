@@ -19,7 +19,6 @@ slopes, so its `backward()` still gives the gradients at the numbers it was buil
 
 from __future__ import annotations
 
-import builtins
 import math
 from collections.abc import Iterable, Sequence
 from numbers import Real
@@ -242,7 +241,8 @@ def _exponent_slope(x: float, y: float) -> float:
         ) from None
 
 
-# Sums over sequences. As one node, `w·x + b` has 2n + 1 parents; as `*` and `+` it would be 2n nodes.
+# Sums over sequences. As one node, `w·x + b` has 2n + 1 parents; as `*` and `+` it would be 2n nodes. They add from
+# left to right, as `+` does: the built-in `sum` compensates for rounding, but only from Python 3.12 on.
 
 
 def sum(terms: Iterable[Value | float]) -> Value:
@@ -252,7 +252,10 @@ def sum(terms: Iterable[Value | float]) -> Value:
     Value(6.0, grad=0.0)
     """
     values = as_values(terms)
-    return _node(builtins.sum([v.data for v in values]), "sum", values, (1.0,) * len(values))
+    out = 0.0
+    for v in values:
+        out += v.data
+    return _node(out, "sum", values, (1.0,) * len(values))
 
 
 def dot(weights: Iterable[Value | float], inputs: Iterable[Value | float], bias: Value | float = 0.0) -> Value:
@@ -271,7 +274,9 @@ def affine(ws: Sequence[Value], xs: Sequence[Value], b: Value) -> Value:
     """Do what `dot` does, for `Value`s that have been checked: `nn` checks once and calls this many times."""
     wdata = [w.data for w in ws]
     xdata = [x.data for x in xs]
-    out = builtins.sum(map(mul, wdata, xdata), b.data)
+    out = b.data
+    for product in map(mul, wdata, xdata):
+        out += product
     return _node(out, "dot", (*ws, *xs, b), (*xdata, *wdata, 1.0))  # as in `*`: the slope is the other factor
 
 

@@ -113,6 +113,16 @@ def test_sum_and_dot_are_single_nodes() -> None:
     assert pea.sum(v for v in (a, b)).data == 5.0
 
 
+def test_sums_add_from_left_to_right() -> None:
+    """As `+` does, on every Python: the built-in sum gives 2.0 for the first one from 3.12 on."""
+    for terms in ([1.0, 1e100, 1.0, -1e100], [0.1] * 10, [-0.0], [1e308, 1e308, -1e308]):
+        by_plus = 0.0
+        for term in terms:
+            by_plus += term
+        assert pea.sum(terms).data == pea.dot(terms, [1.0] * len(terms)).data == by_plus
+    assert (pea.sum([1.0, 1e100, 1.0, -1e100]).data, pea.sum([0.1] * 10).data) == (0.0, 0.9999999999999999)
+
+
 def test_unequal_lengths_are_an_error() -> None:
     with pytest.raises(ValueError, match="2 weights, 3 inputs"):
         pea.dot([1.0, 2.0], [1.0, 2.0, 3.0])
