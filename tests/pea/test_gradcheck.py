@@ -6,11 +6,11 @@ import pytest
 
 import pea
 from pea import Value
-from pea.engine import _node
+from pea.engine import make_node
 
 
 def wrong_cube(v: Value) -> Value:
-    return _node(v.data**3, "cube", (v,), (2 * v.data**2,))  # should be 3
+    return make_node(v.data**3, "cube", (v,), (2 * v.data**2,))  # should be 3
 
 
 def test_right_gradients_are_right() -> None:

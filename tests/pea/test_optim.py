@@ -47,7 +47,7 @@ def test_same_path_as_torch(make_ours: Callable[..., Any], make_theirs: Callable
 def test_mistakes() -> None:
     with pytest.raises(ValueError, match="no parameters"):
         SGD([], 0.1)
-    with pytest.raises(ValueError, match="lr is -1"):
+    with pytest.raises(ValueError, match="lr=-1"):
         Adam([Value(1.0)], -1.0)
 
 

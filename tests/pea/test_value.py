@@ -17,7 +17,7 @@ import pea
 from pea import Value
 
 
-@pytest.mark.parametrize("module", ["pea.engine", "pea.nn", "pea.gradcheck"])
+@pytest.mark.parametrize("module", ["pea.engine", "pea.sums", "pea.nn", "pea.gradcheck"])
 def test_docstrings_are_true(module: str) -> None:
     result = doctest.testmod(importlib.import_module(module))
     assert result.attempted > 0
