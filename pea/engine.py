@@ -58,9 +58,7 @@ class Value:
 
     def __mul__(self, other: Value | float) -> Value:
         other = other if isinstance(other, Value) else Value(other)
-        return make_node(
-            self.data * other.data, "*", (self, other), (other.data, self.data)
-        )  # slope: the other factor
+        return make_node(self.data * other.data, "*", (self, other), (other.data, self.data))  # d(xy)/dx = y
 
     def __truediv__(self, other: Value | float) -> Value:
         other = other if isinstance(other, Value) else Value(other)
