@@ -1,4 +1,4 @@
-"""`scripts/test`, `scripts/quickstart` and `.ci/run` call what they say, from any directory, spaces or not."""
+"""`scripts/test`, `scripts/quickstart` and `.ci/run` call the right commands, from any directory."""
 
 import os
 import shutil
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs a POSIX shell"
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """The scripts, and commands which only write down that they were called."""
+    """A copy of the scripts, with commands that only record their calls."""
     root = tmp_path / "a folder"
     for script in ("scripts/test", "scripts/quickstart", ".ci/run"):
         (root / script).parent.mkdir(parents=True, exist_ok=True)
@@ -32,7 +32,7 @@ def tree(tmp_path: Path) -> Path:
 
 
 def run(script: Path, *args: str, **environment: str) -> tuple[int, str, list[str]]:
-    """How it ended, what it printed and what it called."""
+    """Return the exit status, the output and the commands that were called."""
     called = script.parents[1] / "called"
     called.unlink(missing_ok=True)
     done = subprocess.run([script, *args], cwd="/", env=os.environ | environment, stdout=subprocess.PIPE, text=True)
