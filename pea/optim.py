@@ -37,9 +37,10 @@ class SGD(Optimizer):
 
     def step(self) -> None:
         """Update every parameter once."""
+        lr = float(self.lr)  # a schedule may set a numpy scalar, which would turn the weights into numpy scalars
         for i, p in enumerate(self.params):
             self.velocity[i] = self.momentum * self.velocity[i] + p.grad
-            p.data -= self.lr * self.velocity[i]
+            p.data -= lr * self.velocity[i]
 
 
 class Adam(Optimizer):
@@ -62,6 +63,7 @@ class Adam(Optimizer):
 
     def step(self) -> None:
         """Update every parameter once."""
+        lr = float(self.lr)
         beta1, beta2 = self.betas
         self.t += 1
         for i, p in enumerate(self.params):
@@ -69,4 +71,4 @@ class Adam(Optimizer):
             self.v[i] = beta2 * self.v[i] + (1.0 - beta2) * p.grad**2
             mean = self.m[i] / (1.0 - beta1**self.t)  # the means start at 0; this corrects the bias
             square = self.v[i] / (1.0 - beta2**self.t)
-            p.data -= self.lr * mean / (square**0.5 + self.eps)
+            p.data -= lr * mean / (square**0.5 + self.eps)
