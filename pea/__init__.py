@@ -1,7 +1,8 @@
-"""pea: a scalar autograd engine in plain Python. Read `engine.py` first, then `nn.py`, then `optim.py`."""
+"""A scalar autograd engine in plain Python. Read `engine.py` first, then `sums.py`, `nn.py` and `optim.py`."""
 
 from pea import nn, optim, viz
-from pea.engine import Value, dot, sum
+from pea.engine import Value
 from pea.gradcheck import check
+from pea.sums import dot, sum
 
 __all__ = ["Value", "check", "dot", "nn", "optim", "sum", "viz"]

@@ -1,4 +1,4 @@
-"""`python -m pea`: train a small network to tell two moons apart, then draw what it learned in characters."""
+"""Train a small network to separate two moons, and draw its decision boundary in characters."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from pea.optim import SGD
 
 Point = tuple[float, float]
 
-WIDTH, HEIGHT = 72, 24  # of the picture, in characters, which are about twice as high as wide
+WIDTH, HEIGHT = 72, 24  # of the picture, in characters (about twice as high as wide)
 LEFT, RIGHT, BOTTOM, TOP = -1.6, 2.6, -1.1, 1.6
-SHADES = ".:- "  # score below -1: surely the lower moon; below 0; above 0; above 1: surely the upper
+SHADES = ".:- "  # score below -1 (certainly the lower moon), below 0, above 0, above 1 (certainly the upper)
 
 
 def moons(n: int, *, noise: float = 0.1, rng: random.Random) -> tuple[list[Point], list[int]]:
-    """Make `n` points on two interleaved half circles, labelled +1 (upper) and -1 (lower) in turns."""
+    """Make `n` points on two interleaved half circles, labelled alternately +1 (upper) and -1 (lower)."""
     points, labels = [], []
     for i in range(n):
         angle = math.pi * rng.random()
@@ -35,17 +35,17 @@ def moons(n: int, *, noise: float = 0.1, rng: random.Random) -> tuple[list[Point
 
 
 def hinge_loss(model: MLP, points: Sequence[Point], labels: Sequence[int]) -> tuple[Value, float]:
-    """Ask every score to be beyond 1 on its own side, and weights to be small; give also the accuracy."""
-    scores = [score for point in points for score in model(point)]
+    """Return hinge loss plus weight decay, and the accuracy. A score beyond 1 on the right side costs nothing."""
+    scores = [model(point) for point in points]
     margins = [(1.0 - label * score).relu() for label, score in zip(labels, scores, strict=True)]
     params = model.parameters()
     loss = pea.sum(margins) / len(margins) + 1e-4 * pea.dot(params, params)
-    right = [(score.data > 0) == (label > 0) for label, score in zip(labels, scores, strict=True)]
-    return loss, sum(right) / len(right)
+    correct = [(score.data > 0) == (label > 0) for label, score in zip(labels, scores, strict=True)]
+    return loss, sum(correct) / len(correct)
 
 
 def train(model: MLP, points: Sequence[Point], labels: Sequence[int], *, steps: int) -> None:
-    """Train with a falling rate, showing one line: rewritten on a terminal, ten times printed elsewhere."""
+    """Train with a decaying learning rate. Show progress in one line on a terminal, in ten lines elsewhere."""
     optimizer = SGD(model.parameters(), lr=1.0)
     live = sys.stdout.isatty()
     start = time.perf_counter()
@@ -65,12 +65,12 @@ def train(model: MLP, points: Sequence[Point], labels: Sequence[int], *, steps: 
 
 
 def picture(model: MLP, points: Sequence[Point], labels: Sequence[int]) -> str:
-    """Draw the sign of the model's score over the plane, and the points on top: `o` upper, `x` lower."""
+    """Draw the model's score over the plane, with the points on top: `o` upper, `x` lower."""
     dx, dy = (RIGHT - LEFT) / WIDTH, (TOP - BOTTOM) / HEIGHT
     rows = []
     for row in range(HEIGHT):
         y = TOP - (row + 0.5) * dy
-        scores = [model((LEFT + (col + 0.5) * dx, y))[0].data for col in range(WIDTH)]
+        scores = [model((LEFT + (col + 0.5) * dx, y)).data for col in range(WIDTH)]
         rows.append([SHADES[max(0, min(3, math.floor(score) + 2))] for score in scores])
     for (x, y), label in zip(points, labels, strict=True):
         row, col = math.floor((TOP - y) / dy), math.floor((x - LEFT) / dx)
@@ -82,10 +82,12 @@ def picture(model: MLP, points: Sequence[Point], labels: Sequence[int]) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m pea", description=__doc__)
     parser.add_argument("--steps", type=int, default=100, help="training steps (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=7, help="of points and weights (default: %(default)s)")
+    parser.add_argument(
+        "--seed", type=int, default=7, help="random seed of points and weights (default: %(default)s)"
+    )
     args = parser.parse_args(argv)
     if args.steps < 1:
-        parser.error(f"--steps {args.steps}: at least 1")
+        parser.error(f"--steps {args.steps} is too small; use 1 or more")
     rng = random.Random(args.seed)
     points, labels = moons(100, rng=rng)
     model = MLP(2, [16, 16, 1], rng=rng)

@@ -1,32 +1,30 @@
-"""Numbers that remember how they were made, so that one number's gradient reaches all the others.
+"""Scalar reverse-mode automatic differentiation: a `Value` records how it was computed.
 
-Every operation makes a new `Value` that keeps its result, its parents, and one *slope* a parent: the local
-derivative, a plain number, worked out on the spot. `backward()` then needs a single rule, the chain rule:
-walk from the result to the inputs and add `slope * gradient` to each parent.
+Every operation returns a new `Value` with its result, its parents, and one *slope* for each parent: the local
+derivative, a plain number, computed at the same time. `backward()` then needs a single rule, the chain rule:
+walk from the result back to the inputs and add `slope * gradient` to the gradient of each parent.
 
-Operands. A number is an `int` or a `float` (so `True` is 1.0, as everywhere in Python); anything else is a
-`TypeError`: `complex`, `str`, arrays, and numpy scalars other than `float64` (which is a `float`).
+Operands. A number is an `int`, a `float` or another real number such as a numpy scalar, on either side of the
+operator; `True` is 1.0, as everywhere in Python. Anything else is a `TypeError`: `complex`, `str`, arrays.
 
-Errors. Python's own floats decide. What they refuse is refused, by the same kind of exception with the values
-in its message: `log(0)` is a `ValueError`, `1 / 0` and `0 ** -1` are a `ZeroDivisionError`, `exp(1000)` is an
-`OverflowError`; a slope that cannot be computed (`0 ** 0.5`) counts like a value that cannot. What they let
-through goes through: `1e308 * 10` is `inf`, `nan` stays `nan`. One thing is stricter: a negative number to a
-fractional power, complex in Python, is a `ValueError` here.
+Errors. The rule is that of Python's floats. What they refuse raises the same exception here, with the values in
+its message: `log(0)` is a `ValueError`, `1 / 0` and `0 ** -1` are a `ZeroDivisionError`, `exp(1000)` is an
+`OverflowError`. A slope that cannot be computed (`Value(0) ** 0.5`) raises as well. What floats accept is
+accepted: `1e308 * 10` is `inf`, `nan` stays `nan`. There is one exception: a negative number to a fractional
+power is complex in Python, and a `ValueError` here.
 
-Setting `.data` changes what is computed from then on. A graph that already exists keeps its values and its
-slopes, so its `backward()` still gives the gradients at the numbers it was built from.
+Setting `.data` changes what is computed from then on. An existing graph keeps its values and slopes, so its
+`backward()` still gives the gradients at the numbers it was built from.
 """
 
 from __future__ import annotations
 
-import builtins
 import math
-from collections.abc import Iterable, Sequence
-from operator import mul
+from numbers import Real
 
 
 class Value:
-    """A number in a graph: `data`, its gradient `grad`, and the `op`, `parents` and `slopes` that made it.
+    """A number in a graph: `data`, its gradient `grad`, and how it was made: `op`, `parents` and `slopes`.
 
     >>> a, b = Value(2.0), Value(3.0)
     >>> c = a * b + b
@@ -36,30 +34,31 @@ class Value:
     """
 
     __slots__ = ("data", "grad", "label", "op", "parents", "slopes")
+    __array_ufunc__ = None  # so that numpy leaves `np.float64(2) * value` to `__rmul__`
 
     def __init__(self, data: float, label: str = "") -> None:
-        if not isinstance(data, (int, float)):
-            raise TypeError(f"a Value holds one int or float, not {data!r} ({type(data).__name__})")
+        if not isinstance(data, (int, float, Real)):
+            raise TypeError(f"a Value holds one real number, not {data!r} ({type(data).__name__})")
         self.data = float(data)
         self.grad = 0.0
         self.label = label
-        self.op = ""  # a leaf: nothing made it
+        self.op = ""  # empty for a leaf, which no operation made
         self.parents: tuple[Value, ...] = ()
-        self.slopes: tuple[float, ...] = ()  # one a parent, or none at all where nothing flows back
+        self.slopes: tuple[float, ...] = ()  # one for each parent, or none if no gradient flows back
 
-    # Arithmetic. Each result says: its number, its name, what made it, how fast it moves with each of those.
+    # Arithmetic. Each result consists of its number, the name of the operation, the parents and their slopes.
 
     def __add__(self, other: Value | float) -> Value:
         other = other if isinstance(other, Value) else Value(other)
-        return _node(self.data + other.data, "+", (self, other), (1.0, 1.0))  # moves as much as either term
+        return make_node(self.data + other.data, "+", (self, other), (1.0, 1.0))  # d(x+y)/dx = d(x+y)/dy = 1
 
     def __sub__(self, other: Value | float) -> Value:
         other = other if isinstance(other, Value) else Value(other)
-        return _node(self.data - other.data, "-", (self, other), (1.0, -1.0))
+        return make_node(self.data - other.data, "-", (self, other), (1.0, -1.0))
 
     def __mul__(self, other: Value | float) -> Value:
         other = other if isinstance(other, Value) else Value(other)
-        return _node(self.data * other.data, "*", (self, other), (other.data, self.data))  # the other factor
+        return make_node(self.data * other.data, "*", (self, other), (other.data, self.data))  # d(xy)/dx = y
 
     def __truediv__(self, other: Value | float) -> Value:
         other = other if isinstance(other, Value) else Value(other)
@@ -68,60 +67,44 @@ class Value:
             out = x / y
         except ZeroDivisionError:
             raise ZeroDivisionError(f"{x} / {y}: division by zero") from None
-        return _node(out, "/", (self, other), (1.0 / y, -out / y))  # (x/y)' = 1/y and -x/y²
+        return make_node(out, "/", (self, other), (1.0 / y, -out / y))  # (x/y)' = 1/y and -x/y²
 
     def __pow__(self, other: Value | float) -> Value:
-        """`self ** other`; the exponent gets a gradient if it is a `Value`, and then no base is negative."""
-        exponent = other if isinstance(other, Value) else Value(other)
-        x, y = self.data, exponent.data
-        try:
-            out = x**y
-            dx = y * x ** (y - 1.0) if y else 0.0  # (xʸ)' = y xʸ⁻¹
-        except ZeroDivisionError:
-            raise ZeroDivisionError(f"{x} ** {y}: the power or its slope divides by zero") from None
-        except OverflowError:
-            raise OverflowError(f"{x} ** {y}: the power or its slope is too large for a float") from None
-        if isinstance(out, complex):
-            raise ValueError(f"{x} ** {y} is not real: a negative base needs a whole exponent")
-        if exponent is not other:
-            return _node(out, f"**{y:g}", (self,), (dx,))
-        try:
-            dy = 0.0 if x == 0.0 < y else out * math.log(x)  # (xʸ)' = xʸ log x, which tends to 0 at 0
-        except ValueError:
-            raise ValueError(
-                f"{x} ** Value({y}): the exponent's slope needs log({x}); use a plain number as exponent"
-            ) from None
-        return _node(out, "**", (self, exponent), (dx, dy))
+        """Raise to a power. If `other` is a `Value`, it gets a gradient, and a negative base is an error."""
+        x = self.data
+        if not isinstance(other, Value):
+            y = Value(other).data
+            return make_node(_power(x, y), f"**{y:g}", (self,), (_base_slope(x, y),))
+        y = other.data
+        return make_node(_power(x, y), "**", (self, other), (_base_slope(x, y), _exponent_slope(x, y)))
 
     def __neg__(self) -> Value:
-        return _node(-self.data, "neg", (self,), (-1.0,))
+        return make_node(-self.data, "neg", (self,), (-1.0,))
 
-    def __radd__(self, other: float) -> Value:
-        return self + other
+    __radd__ = __add__
+    __rmul__ = __mul__
 
     def __rsub__(self, other: float) -> Value:
         return Value(other) - self
-
-    def __rmul__(self, other: float) -> Value:
-        return self * other
 
     def __rtruediv__(self, other: float) -> Value:
         return Value(other) / self
 
     def __rpow__(self, other: float) -> Value:
-        return Value(other) ** self
+        x, y = Value(other).data, self.data
+        return make_node(_power(x, y), f"{x:g}**", (self,), (_exponent_slope(x, y),))
 
-    # Functions of one number. At a kink (relu and abs at 0) the slope is 0, which is torch's choice as well.
+    # Functions of one number. At a kink (relu and abs at 0) the slope is 0, as in torch.
 
     def relu(self) -> Value:
         x = self.data
         if x <= 0.0:
-            return _node(0.0, "relu", (self,), ())  # flat here: backward() need not look behind it
-        return _node(x, "relu", (self,), (1.0,))
+            return make_node(0.0, "relu", (self,), ())  # the slope is 0: backward() can skip the parents
+        return make_node(x, "relu", (self,), (1.0,))
 
     def abs(self) -> Value:
         x = self.data
-        return _node(math.fabs(x), "abs", (self,), (math.copysign(1.0, x) if x else 0.0,))
+        return make_node(math.fabs(x), "abs", (self,), (math.copysign(1.0, x) if x else 0.0,))
 
     __abs__ = abs
 
@@ -130,7 +113,7 @@ class Value:
             out = math.exp(self.data)
         except OverflowError:
             raise OverflowError(f"exp({self.data}): too large for a float, whose limit is exp(709.78)") from None
-        return _node(out, "exp", (self,), (out,))  # the one function that is its own slope
+        return make_node(out, "exp", (self,), (out,))  # exp is its own derivative
 
     def log(self) -> Value:
         x = self.data
@@ -138,25 +121,25 @@ class Value:
             out = math.log(x)
         except ValueError:
             raise ValueError(f"log({x}): only positive numbers have a logarithm") from None
-        return _node(out, "log", (self,), (1.0 / x,))
+        return make_node(out, "log", (self,), (1.0 / x,))
 
     def tanh(self) -> Value:
         out = math.tanh(self.data)
-        return _node(out, "tanh", (self,), (1.0 - out * out,))
+        return make_node(out, "tanh", (self,), (1.0 - out * out,))
 
     def sigmoid(self) -> Value:
         x = self.data
-        e = math.exp(-math.fabs(x))  # never above 1, so neither end overflows
+        e = math.exp(-math.fabs(x))  # at most 1, so it cannot overflow
         out = (1.0 if x >= 0.0 else e) / (1.0 + e)
-        return _node(out, "sigmoid", (self,), (e / (1.0 + e) ** 2,))  # s (1 - s), without the cancellation
+        return make_node(out, "sigmoid", (self,), (e / (1.0 + e) ** 2,))  # s (1 - s), without cancellation
 
     # The chain rule.
 
     def backward(self) -> None:
-        """Add the derivative of this value to the `grad` of every leaf it was made from.
+        """Add the derivative of this value to the `grad` of every leaf it was computed from.
 
-        Leaves add up over calls, as a training step with several losses needs it; `zero_grad` starts afresh.
-        Results in the middle show the gradient of the last call that reached them.
+        Gradients of leaves accumulate over calls, so that a training step can have several losses; `zero_grad`
+        resets them. Intermediate results have the gradient of the last call that reached them.
         """
         order = self._order()
         for node in order:
@@ -168,10 +151,10 @@ class Value:
                 parent.grad += slope * grad
 
     def _order(self) -> list[Value]:
-        """List the results that gradients flow through, each after all of its parents; leaves are left out.
+        """List the results that gradients flow through in topological order: parents first, without the leaves.
 
-        Depth first, with a stack of its own, since a deep graph would exhaust Python's. A node goes back on
-        it below the mark `done`: when that comes up again, what lay above it, the node's parents, is listed.
+        A depth-first search with an explicit stack, because recursion would fail on deep graphs. Each node is
+        pushed a second time, below the marker `done`: when the marker is popped, all parents are in the list.
         """
         done = Value(0.0)
         order: list[Value] = []
@@ -192,7 +175,7 @@ class Value:
         return order
 
     def zero_grad(self) -> None:
-        """Set this value's own gradient to zero."""
+        """Set the gradient of this value to zero."""
         self.grad = 0.0
 
     def __repr__(self) -> str:
@@ -200,14 +183,14 @@ class Value:
         return f"Value({self.data!r}, grad={self.grad!r}{label})"
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Let leaves, and so whole models, be copied and pickled; a result, tied to its graph, refuses."""
+        """Support copying and pickling of leaves, and so of models. A result needs its graph, so it is refused."""
         if self.parents:
             raise TypeError(f"only leaves can be copied or pickled, not a result of {self.op!r}: use Value(v.data)")
         return Value, (self.data, self.label), (None, {"grad": self.grad})
 
 
-def _node(data: float, op: str, parents: tuple[Value, ...], slopes: tuple[float, ...]) -> Value:
-    """Make the result of an operation, without the checks of `Value()`: all speed hangs on it."""
+def make_node(data: float, op: str, parents: tuple[Value, ...], slopes: tuple[float, ...]) -> Value:
+    """Make the result of an operation. It skips the checks of `Value()`, since most of the time is spent here."""
     node = _new(Value)
     node.data = data
     node.grad = 0.0
@@ -221,39 +204,24 @@ def _node(data: float, op: str, parents: tuple[Value, ...], slopes: tuple[float,
 _new = object.__new__
 
 
-# Sums over sequences. As one node, `w·x + b` has 2n + 1 parents; as `*` and `+` it would be 2n nodes.
+def _power(x: float, y: float, where: str = "") -> float:
+    try:
+        out = x**y
+    except (ZeroDivisionError, OverflowError) as error:
+        reason = "division by zero" if isinstance(error, ZeroDivisionError) else "too large for a float"
+        raise type(error)(f"{where}{x} ** {y}: {reason}") from None
+    if isinstance(out, complex):
+        raise ValueError(f"{x} ** {y} is not real: a negative base needs a whole exponent")
+    return float(out)
 
 
-def sum(terms: Iterable[Value | float]) -> Value:
-    """Add up `terms` as one node.
-
-    >>> sum([Value(1.0), Value(2.0), 3])
-    Value(6.0, grad=0.0)
-    """
-    values = as_values(terms)
-    return _node(builtins.sum([v.data for v in values]), "sum", values, (1.0,) * len(values))
+def _base_slope(x: float, y: float) -> float:
+    return y * _power(x, y - 1.0, f"slope of {x} ** {y}: ") if y else 0.0  # (xʸ)' = y xʸ⁻¹
 
 
-def dot(weights: Iterable[Value | float], inputs: Iterable[Value | float], bias: Value | float = 0.0) -> Value:
-    """Compute `w₁x₁ + w₂x₂ + … + bias` as one node; `ValueError` unless both sequences are of one length.
-
-    >>> dot([Value(2.0), Value(3.0)], [10.0, 1.0], bias=0.5)
-    Value(23.5, grad=0.0)
-    """
-    ws, xs = as_values(weights), as_values(inputs)
-    if len(ws) != len(xs):
-        raise ValueError(f"dot needs as many inputs as weights: {len(ws)} weights, {len(xs)} inputs")
-    return affine(ws, xs, bias if isinstance(bias, Value) else Value(bias))
-
-
-def affine(ws: Sequence[Value], xs: Sequence[Value], b: Value) -> Value:
-    """Do what `dot` does, for `Value`s that have been checked: `nn` checks once and calls this many times."""
-    wdata = [w.data for w in ws]
-    xdata = [x.data for x in xs]
-    out = builtins.sum(map(mul, wdata, xdata), b.data)
-    return _node(out, "dot", (*ws, *xs, b), (*xdata, *wdata, 1.0))  # as in `*`: the slope is the other factor
-
-
-def as_values(numbers: Iterable[Value | float]) -> tuple[Value, ...]:
-    """Turn the plain numbers of a sequence into constants, that is into leaves that nobody asks about."""
-    return tuple([v if isinstance(v, Value) else Value(v) for v in numbers])
+def _exponent_slope(x: float, y: float) -> float:
+    if x < 0.0:
+        raise ValueError(f"{x} ** Value({y}): the slope of the exponent needs log({x}); use a number as exponent")
+    if x == 0.0 <= y:
+        return 0.0  # the limit for y > 0; there is none for y = 0, where torch has 0 as well
+    return _power(x, y) * (math.log(x) if x else -math.inf)  # (xʸ)' = xʸ log x

@@ -1,4 +1,4 @@
-"""Is this derivative right? Compare `backward()` with what the function does when an input is nudged."""
+"""Gradient checking: compare `backward()` with finite differences."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pea.engine import Value
 
 @dataclass(frozen=True)
 class Row:
-    """One input's gradient, found in two ways."""
+    """The gradient of one input, computed in two ways."""
 
     name: str
     at: float
@@ -19,14 +19,14 @@ class Row:
 
     @property
     def error(self) -> float:
-        """Their distance, relative to the larger of them where that is above 1."""
+        """Difference of the two, relative to the larger one if that is above 1."""
         distance = abs(self.backward - self.difference) / max(1.0, abs(self.backward), abs(self.difference))
-        return distance if distance == distance else float("inf")  # a nan agrees with nothing
+        return distance if distance == distance else float("inf")  # nan never agrees
 
 
 @dataclass(frozen=True)
 class Report:
-    """What `check` found: `ok`, every row, and the `worst` of them; printing it tells the story."""
+    """Result of `check`: `ok` if all gradients agree, all rows, and the `worst` one. Its repr is a summary."""
 
     rows: tuple[Row, ...]
     tolerance: float
@@ -54,10 +54,10 @@ class Report:
 def check(f: Callable[..., Value], *inputs: Value | float, step: float = 1e-5, tolerance: float = 1e-6) -> Report:
     """Compare every gradient of `f(*inputs)` with the central difference `(f(x + h) - f(x - h)) / 2h`.
 
-    `h` is `step`, times the input's size where that is above 1. The difference itself is only good to about
-    1e-9, and at a kink, such as `relu` at 0, it is the mean of the slopes on both sides. Inputs that are
-    `Value`s are nudged in place and put back, gradients too, so that a whole model can be checked:
-    `check(lambda *_: loss(model), *model.parameters())`.
+    `h` is `step`, times the size of the input if that is above 1. The difference is only accurate to about
+    1e-9, and at a kink, such as `relu` at 0, it is the mean of the slopes on both sides. An input that is a
+    `Value` is changed in place and restored, so that a whole model can be checked:
+    `check(lambda *_: loss(model), *model.parameters())`. All gradients stay as they were.
 
     >>> check(lambda a, b: a * b + b, 2.0, 3.0).ok
     True
@@ -65,22 +65,32 @@ def check(f: Callable[..., Value], *inputs: Value | float, step: float = 1e-5, t
     if not inputs:
         raise ValueError("nothing to check: give the function's inputs, such as check(f, 2.0, 3.0)")
     values = [v if isinstance(v, Value) else Value(v) for v in inputs]
-    before = [v.grad for v in values]
+    out = f(*values)
+    if not isinstance(out, Value):
+        raise TypeError(f"the function must give a Value, not {out!r} ({type(out).__name__})")
+    before = {v: v.grad for v in (*values, *_graph(out))}
     try:
         for v in values:
             v.grad = 0.0
-        out = f(*values)
-        if not isinstance(out, Value):
-            raise TypeError(f"the function must give a Value, not {out!r} ({type(out).__name__})")
         out.backward()
         rows = tuple(
             Row(v.label or f"input {i}", v.data, v.grad, _central_difference(f, values, i, step))
             for i, v in enumerate(values)
         )
     finally:
-        for v, grad in zip(values, before, strict=True):
+        for v, grad in before.items():
             v.grad = grad
     return Report(rows, tolerance)
+
+
+def _graph(out: Value) -> set[Value]:
+    """Return `out` and everything it was computed from."""
+    graph, stack = {out}, [out]
+    while stack:
+        parents = [p for p in stack.pop().parents if p not in graph]
+        graph.update(parents)
+        stack += parents
+    return graph
 
 
 def _central_difference(f: Callable[..., Value], values: list[Value], i: int, step: float) -> float:
@@ -93,4 +103,4 @@ def _central_difference(f: Callable[..., Value], values: list[Value], i: int, st
         below = f(*values).data
     finally:
         values[i].data = x
-    return (above - below) / (high - low)  # not 2h: x + h is rounded
+    return (above - below) / (high - low)  # not / (2h), because x + h is rounded

@@ -1,11 +1,13 @@
-"""Neurons, layers of neurons, layers of layers; and the functions that turn their scores into a loss."""
+"""Neurons, layers and multi-layer perceptrons, and the functions that turn their outputs into a loss."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
-from pea.engine import Value, affine, as_values, sum
+from pea.engine import Value
+from pea.sums import affine, as_values, sum
 
 ACTIVATIONS: dict[str, Callable[[Value], Value]] = {
     "relu": Value.relu,
@@ -16,14 +18,14 @@ ACTIVATIONS: dict[str, Callable[[Value], Value]] = {
 
 
 class Module:
-    """Something with parameters."""
+    """Base class of everything with parameters."""
 
     def parameters(self) -> list[Value]:
-        """List the values that training may change."""
-        raise NotImplementedError(f"{type(self).__name__} does not say what its parameters are")
+        """Return the values that training changes."""
+        raise NotImplementedError(f"{type(self).__name__} must define parameters()")
 
     def zero_grad(self) -> None:
-        """Forget the gradients of the last step."""
+        """Set all gradients to zero."""
         for p in self.parameters():
             p.grad = 0.0
 
@@ -31,9 +33,9 @@ class Module:
 class Neuron(Module):
     """`activation(w·x + b)`, over `nin` inputs.
 
-    Weights are uniform with variance 1/nin, twice that for relu, which throws half of the signal away
-    (He et al. 2015, arXiv:1502.01852); the bias starts at 0. They come from `rng`, or else from Python's own
-    `random`, so that `random.seed(0)` or `rng=random.Random(0)` makes them repeatable.
+    Weights are uniform with variance 1/nin, or 2/nin for relu, which drops half of the signal
+    (He et al. 2015, arXiv:1502.01852); the bias starts at 0. They are drawn from `rng`, or from the module
+    `random` by default, so `rng=random.Random(0)` or `random.seed(0)` makes them reproducible.
 
     >>> n = Neuron(2)
     >>> n.w[0].data, n.w[1].data = 1.0, -2.0
@@ -57,7 +59,7 @@ class Neuron(Module):
         return self.forward(_inputs(self, x, self.nin))
 
     def forward(self, x: Sequence[Value]) -> Value:
-        """Compute the output for inputs that have been counted and converted."""
+        """Compute the output for inputs that are already checked and converted."""
         return ACTIVATIONS[self.activation](affine(self.w, x, self.b))
 
     def parameters(self) -> list[Value]:
@@ -68,7 +70,7 @@ class Neuron(Module):
 
 
 class Layer(Module):
-    """`nout` neurons that see the same `nin` inputs; gives a list of `nout` values, also when `nout` is 1."""
+    """`nout` neurons with the same `nin` inputs. Gives a list of `nout` values, or one `Value` if `nout` is 1."""
 
     def __init__(self, nin: int, nout: int, *, activation: str = "relu", rng: random.Random | None = None) -> None:
         if nout < 1:
@@ -76,11 +78,12 @@ class Layer(Module):
         self.nin = nin
         self.neurons = [Neuron(nin, activation=activation, rng=rng) for _ in range(nout)]
 
-    def __call__(self, x: Iterable[Value | float]) -> list[Value]:
-        return self.forward(_inputs(self, x, self.nin))
+    def __call__(self, x: Iterable[Value | float]) -> Any:
+        out = self.forward(_inputs(self, x, self.nin))
+        return out[0] if len(out) == 1 else out
 
     def forward(self, x: Sequence[Value]) -> list[Value]:
-        """Compute the outputs for inputs that have been counted and converted."""
+        """Compute the list of outputs for inputs that are already checked and converted."""
         return [neuron.forward(x) for neuron in self.neurons]
 
     def parameters(self) -> list[Value]:
@@ -91,14 +94,14 @@ class Layer(Module):
 
 
 class MLP(Module):
-    """A multi-layer perceptron: layers of sizes `nouts`, each fed with the outputs of the one before.
+    """A multi-layer perceptron: layers of sizes `nouts`, each applied to the outputs of the previous one.
 
-    Hidden layers use `activation`, the last one `output`. Gives a list of `nouts[-1]` values:
+    `activation` is the activation function of hidden layers, `output` that of the last one. Gives a list of
+    `nouts[-1]` values, or one `Value` if that is 1:
 
     >>> model = MLP(2, [16, 16, 1])
-    >>> [score] = model([0.5, -1.0])
-    >>> len(model.parameters())
-    337
+    >>> isinstance(model([0.5, -1.0]), Value), len(model.parameters())
+    (True, 337)
     """
 
     def __init__(
@@ -117,11 +120,12 @@ class MLP(Module):
         self.nin = nin
         self.layers = [Layer(n, m, activation=act, rng=rng) for n, m, act in sizes]
 
-    def __call__(self, x: Iterable[Value | float]) -> list[Value]:
-        return self.forward(_inputs(self, x, self.nin))
+    def __call__(self, x: Iterable[Value | float]) -> Any:
+        out = self.forward(_inputs(self, x, self.nin))
+        return out[0] if len(out) == 1 else out
 
     def forward(self, x: Sequence[Value]) -> list[Value]:
-        """Compute the outputs for inputs that have been counted and converted."""
+        """Compute the list of outputs for inputs that are already checked and converted."""
         first, *others = self.layers
         out = first.forward(x)
         for layer in others:
@@ -136,7 +140,7 @@ class MLP(Module):
 
 
 def _inputs(module: Module, x: Iterable[Value | float], nin: int) -> tuple[Value, ...]:
-    """Check and convert the inputs of a call, once, so that the modules inside need not."""
+    """Check and convert the inputs of a call. `forward` of the inner modules then needs no checks."""
     values = as_values(x)
     if len(values) != nin:
         raise ValueError(f"{module!r} takes {nin} inputs, got {len(values)}")
@@ -146,7 +150,7 @@ def _inputs(module: Module, x: Iterable[Value | float], nin: int) -> tuple[Value
 def softmax(logits: Iterable[Value | float]) -> list[Value]:
     """Turn scores into probabilities, `exp(xᵢ) / Σ exp(xⱼ)`.
 
-    The largest score is taken off first: it cancels out, and no `exp` can overflow.
+    The largest score is subtracted first: it cancels out, and `exp` cannot overflow.
 
     >>> [p.data for p in softmax([1000.0, 1000.0])]
     [0.5, 0.5]
@@ -156,7 +160,7 @@ def softmax(logits: Iterable[Value | float]) -> list[Value]:
 
 
 def cross_entropy_loss(logits: Iterable[Value | float], target: int) -> Value:
-    """Compute `-log softmax(logits)[target]`, finite however unlikely the target is.
+    """Compute `-log softmax(logits)[target]`, finite even for a very unlikely target.
 
     >>> round(cross_entropy_loss([0.0, 0.0, 0.0, 0.0], target=2).data, 4)  # log 4: four equal guesses
     1.3863
@@ -165,11 +169,11 @@ def cross_entropy_loss(logits: Iterable[Value | float], target: int) -> Value:
     if not 0 <= target < len(values):
         raise ValueError(f"target {target} is not one of the {len(values)} logits (0 to {len(values) - 1})")
     _, total, top = _exps(values)
-    return total.log() + top - values[target]  # log Σ exp(xⱼ) - xₜ; through softmax itself it could be log(0)
+    return total.log() + top - values[target]  # log Σ exp(xⱼ) - xₜ; the log of softmax could be log(0)
 
 
 def _exps(logits: Sequence[Value]) -> tuple[list[Value], Value, float]:
-    """Give `exp(x - top)` of every score, their sum (at least 1), and the largest score `top`."""
+    """Return `exp(x - top)` for every score, their sum (at least 1), and the largest score `top`."""
     if not logits:
         raise ValueError("no logits")
     top = max(x.data for x in logits)
@@ -178,7 +182,7 @@ def _exps(logits: Sequence[Value]) -> tuple[list[Value], Value, float]:
 
 
 def one_hot(idx: int, n: int) -> list[float]:
-    """Write class `idx` of `n` as a list of zeros with a single one: `one_hot(1, 3) == [0.0, 1.0, 0.0]`."""
+    """Encode class `idx` of `n` as a list of zeros with a single one: `one_hot(1, 3) == [0.0, 1.0, 0.0]`."""
     if not 0 <= idx < n:
         raise ValueError(f"class {idx} is not one of {n} (0 to {n - 1})")
     return [1.0 if i == idx else 0.0 for i in range(n)]

@@ -1,4 +1,4 @@
-"""How parameters move once their gradients are known. `lr` may be set between steps, for a schedule."""
+"""Optimizers: update parameters from their gradients. A schedule can set `lr` before each step."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pea.engine import Value
 
 
 class Optimizer:
-    """The parameters to move and the step's size."""
+    """Base class: the parameters and the learning rate."""
 
     def __init__(self, params: Iterable[Value], lr: float) -> None:
         self.params = list(params)
@@ -16,18 +16,18 @@ class Optimizer:
         if not self.params:
             raise ValueError("no parameters to optimize")
         if lr < 0:
-            raise ValueError(f"lr is {lr}; it cannot be negative")
+            raise ValueError(f"lr={lr}: the learning rate must not be negative")
 
     def zero_grad(self) -> None:
-        """Forget the gradients of the last step."""
+        """Set all gradients to zero."""
         for p in self.params:
             p.grad = 0.0
 
 
 class SGD(Optimizer):
-    """Gradient descent: downhill by `lr` times the gradient, or times a running sum of gradients.
+    """Gradient descent, optionally with momentum.
 
-    With momentum `v = momentum * v + grad` and `p -= lr * v`, as torch has it (no dampening).
+    `v = momentum * v + grad`, then `p -= lr * v`, as in torch without dampening.
     """
 
     def __init__(self, params: Iterable[Value], lr: float, *, momentum: float = 0.0) -> None:
@@ -36,14 +36,15 @@ class SGD(Optimizer):
         self.velocity = [0.0] * len(self.params)
 
     def step(self) -> None:
-        """Move every parameter once."""
+        """Update every parameter once."""
+        lr = float(self.lr)  # a schedule may set a numpy scalar, which would turn the weights into numpy scalars
         for i, p in enumerate(self.params):
             self.velocity[i] = self.momentum * self.velocity[i] + p.grad
-            p.data -= self.lr * self.velocity[i]
+            p.data -= lr * self.velocity[i]
 
 
 class Adam(Optimizer):
-    """Steps of about `lr` whatever the gradient's scale (Kingma & Ba 2014, arXiv:1412.6980, algorithm 1)."""
+    """Adam (Kingma & Ba 2014, arXiv:1412.6980, algorithm 1). Steps are about `lr`, whatever the gradient's scale."""
 
     def __init__(
         self,
@@ -57,16 +58,17 @@ class Adam(Optimizer):
         self.betas = betas
         self.eps = eps
         self.t = 0
-        self.m = [0.0] * len(self.params)  # running mean of the gradients
-        self.v = [0.0] * len(self.params)  # and of their squares
+        self.m = [0.0] * len(self.params)  # running mean of gradients
+        self.v = [0.0] * len(self.params)  # running mean of squared gradients
 
     def step(self) -> None:
-        """Move every parameter once."""
+        """Update every parameter once."""
+        lr = float(self.lr)
         beta1, beta2 = self.betas
         self.t += 1
         for i, p in enumerate(self.params):
             self.m[i] = beta1 * self.m[i] + (1.0 - beta1) * p.grad
             self.v[i] = beta2 * self.v[i] + (1.0 - beta2) * p.grad**2
-            mean = self.m[i] / (1.0 - beta1**self.t)  # both start at 0; this takes the bias out
+            mean = self.m[i] / (1.0 - beta1**self.t)  # the means start at 0; this corrects the bias
             square = self.v[i] / (1.0 - beta2**self.t)
-            p.data -= self.lr * mean / (square**0.5 + self.eps)
+            p.data -= lr * mean / (square**0.5 + self.eps)

@@ -1,4 +1,4 @@
-"""Draw the graph behind a value: numbers in boxes, operations in circles, slopes on the arrows."""
+"""Draw the graph of a value: numbers in boxes, operations in circles, slopes on the arrows."""
 
 from __future__ import annotations
 
@@ -12,33 +12,35 @@ from pea.engine import Value
 if TYPE_CHECKING:
     import graphviz  # type: ignore[import-untyped]
 
-MOST_NODES = 500  # beyond it graphviz takes minutes and nobody can read the picture
+MOST_NODES = 500  # graphviz takes minutes for more, and the picture is unreadable
 
 
 def draw(value: Value, *, depth: int | None = None) -> graphviz.Source:
-    """Give the graph that made `value` as a graphviz object; `.render("g", format="svg")` saves a picture.
+    """Return the graph of `value` as a graphviz object; `.render("g", format="svg")` saves a picture.
 
-    Notebooks show it by themselves. `depth` cuts it after so many operations. Needs the extra `pea[viz]`;
-    where the program `dot` is missing, a warning says how to get a picture out of the text in `.source`.
+    Notebooks display it. `depth` limits the number of operations from `value` to an input. Requires the extra
+    `pealm-pea[viz]`. If the program `dot` is missing, a warning explains how to render the text in `.source`.
     """
     try:
         import graphviz
     except ImportError:
-        raise ImportError("drawing needs graphviz: pip install 'pea[viz]' (pea.viz.source needs nothing)") from None
+        raise ImportError(
+            "drawing needs graphviz: pip install 'pealm-pea[viz]' (pea.viz.source works without)"
+        ) from None
     nodes = _nodes(value, depth)
     if len(nodes) > MOST_NODES:
-        raise ValueError(f"{len(nodes)} values are too many to draw (at most {MOST_NODES}); cut it with depth=")
+        raise ValueError(f"{len(nodes)} values are too many to draw (at most {MOST_NODES}); limit them with depth=")
     if shutil.which("dot") is None:
         warnings.warn(
-            "the program `dot` is missing, so there is no picture yet: install Graphviz (apt or brew install "
-            "graphviz), or save .source as g.dot and run `dot -Tsvg g.dot -o g.svg` elsewhere",
+            "the program `dot`, which renders pictures, is missing: install Graphviz (apt or brew install graphviz), "
+            "or save .source as g.dot and run `dot -Tsvg g.dot -o g.svg` on another machine",
             stacklevel=2,
         )
     return graphviz.Source(source(value, depth=depth))
 
 
 def source(value: Value, *, depth: int | None = None) -> str:
-    """Write the graph that made `value` in the DOT language. Needs no package and no program."""
+    """Return the graph of `value` in the DOT language. Requires neither graphviz nor `dot`."""
     nodes = _nodes(value, depth)
     lines = [
         "digraph pea {",
@@ -64,7 +66,7 @@ def source(value: Value, *, depth: int | None = None) -> str:
 
 
 def _nodes(value: Value, depth: int | None) -> dict[Value, int]:
-    """Number the values at most `depth` operations behind `value`, nearest first."""
+    """Number the values at most `depth` operations away from `value`, nearest first."""
     nodes = {value: 0}
     level = [value]
     while level and (depth is None or depth > 0):

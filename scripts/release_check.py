@@ -1,7 +1,6 @@
-"""What `scripts/release` does: build wheels and source archives of all distributions, and check them."""
+"""Build the wheel and the source archive of every distribution, and check them; `scripts/release` runs this."""
 
 import argparse
-import os
 import re
 import subprocess
 import sys
@@ -9,162 +8,212 @@ import tarfile
 import tempfile
 import tomllib
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from email.parser import Parser
 from pathlib import Path
 from typing import Any
 
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = "import setuptools.build_meta as b, sys; b.build_{}(sys.argv[1])"
 
+# Every project of others that a distribution of ours may need, and why. Installing runs its code on the user's
+# machine, so a new name is added here only after a look at what that project on the index is.
+THIRD_PARTY = {
+    "click": "the command line",
+    "graphviz": "pictures of pea's graphs (the extra viz)",
+    "huggingface-hub": "downloads GPT-2's weights and FineWeb-Edu",
+    "jinja2": "HTML of the reports",
+    "markupsafe": "escaped text in that HTML",
+    "matplotlib": "charts of the reports",
+    "numpy": "token arrays",
+    "packaging": "version numbers and their bounds",
+    "pluggy": "hooks",
+    "pyarrow": "reads FineWeb-Edu's parquet files",
+    "pytest": "runs the tests of plugins",
+    "rich": "tables and progress bars",
+    "safetensors": "checkpoint files",
+    "setuptools": "builds every distribution",
+    "tiktoken": "OpenAI's encodings",
+    "tokenizers": "learns byte-pair encodings",
+    "tomli-w": "writes config files",
+    "torch": "tensors and gradients",
+}
 
-class WrongError(Exception):
-    """What stands in the way of a release, in one line."""
+
+class ReleaseError(Exception):
+    """Whatever prevents a release, in one line."""
 
 
 def projects(root: Path) -> list[Path]:
-    """The folders of all distributions, the umbrella last."""
-    found = [root / "pea", root / "pealm_core", *sorted((root / "plugins").iterdir())]
-    return [path for path in (*found, root) if (path / "pyproject.toml").is_file()]
+    """List the folders of all distributions, the umbrella last."""
+    folders = [root / "pea", root / "pealm_core", *sorted((root / "plugins").iterdir()), root]
+    return [folder for folder in folders if (folder / "pyproject.toml").is_file()]
 
 
-def table(project: Path) -> dict[str, Any]:
-    """The [project] table."""
-    found: dict[str, Any] = tomllib.loads((project / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    return found
+def pyproject(project: Path) -> dict[str, Any]:
+    """Read a project's pyproject.toml."""
+    return tomllib.loads((project / "pyproject.toml").read_text(encoding="utf-8"))
 
 
-def one_version(folders: Iterable[Path]) -> str:
-    """The version of all distributions. Raises WrongError where they differ, or a sibling would not accept it."""
-    versions = {table(folder)["name"]: table(folder)["version"] for folder in folders}
+def read_versions(folders: Iterable[Path]) -> dict[str, str]:
+    """Map the name of each distribution to its version."""
+    tables = [pyproject(folder)["project"] for folder in folders]
+    return {canonicalize_name(table["name"]): table["version"] for table in tables}
+
+
+def common_version(versions: Mapping[str, str]) -> str:
+    """Return the version that all distributions have. Raise ReleaseError if they differ."""
     if len(set(versions.values())) != 1:
-        raise WrongError(f"the versions differ: {', '.join(f'{k} {v}' for k, v in versions.items())}")
-    (version,) = set(versions.values())
-    for folder in folders:
-        for line in table(folder).get("dependencies", []):
-            need = Requirement(line)
-            if need.name in versions and not need.specifier.contains(version, prereleases=True):
-                raise WrongError(f"{table(folder)['name']} needs {line}, and this release is {version}")
-    return str(version)
+        raise ReleaseError(f"the versions differ: {', '.join(f'{k} {v}' for k, v in versions.items())}")
+    return next(iter(versions.values()))
+
+
+def check_dependencies(name: str, lines: Iterable[str], versions: Mapping[str, str]) -> None:
+    """Raise ReleaseError unless each dependency is one of ours, with both bounds, or in THIRD_PARTY.
+
+    versions: name → version of the distributions in this checkout; both bounds must admit it.
+    """
+    for line in lines:
+        need = Requirement(line)
+        dependency = canonicalize_name(need.name)
+        if need.url:
+            raise ReleaseError(f"{name} needs {line}: a URL is not accepted by the index; name a version")
+        if dependency not in versions:
+            if dependency not in THIRD_PARTY:
+                raise ReleaseError(
+                    f"{name} needs {line}: not a distribution of this repository, and not in THIRD_PARTY of "
+                    "scripts/release_check.py"
+                )
+            continue
+        operators = {bound.operator for bound in need.specifier}
+        if not (operators & {">=", "~=", "=="} and operators & {"<", "<=", "~=", "=="}):
+            raise ReleaseError(f"{name} needs {line}: give it a lower and an upper bound, such as >=0.1,<0.2")
+        if not need.specifier.contains(versions[dependency], prereleases=True):
+            raise ReleaseError(f"{name} needs {line}, but this release is {versions[dependency]}")
 
 
 def build(project: Path, target: Path) -> tuple[Path, Path]:
-    """Wheel and source archive of a folder's content as git has it: nothing that an earlier build left slips in."""
+    """Build wheel and source archive from a copy with only the files that git knows, without earlier build output."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder, project.name)
         for name in tracked(project):
             place = copy / name
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_bytes((project / name).read_bytes())
-        source = made(copy, target, "sdist")
-        wheel = made(copy, target, "wheel")
+        source = run_backend(copy, target, "sdist")
+        wheel = run_backend(copy, target, "wheel")
     return wheel, source
 
 
 def tracked(project: Path) -> list[str]:
-    """The folder's files, without those that git ignores; of the root, only the umbrella's own."""
-    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    done = subprocess.run(listed, cwd=project, capture_output=True, check=True)
+    """List the project's files that git does not ignore; for the root, only the umbrella's own."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    done = subprocess.run(command, cwd=project, capture_output=True, check=True)
     names = [name for name in done.stdout.decode().split("\0") if name and (project / name).is_file()]
-    return names if (project / "pyproject.toml").parent != ROOT else ["pyproject.toml", "README.md", "LICENSE"]
+    return names if project != ROOT else ["pyproject.toml", "README.md", "LICENSE"]
 
 
-def made(copy: Path, target: Path, kind: str) -> Path:
-    """Run the build backend in the copy; gives the file that it made."""
+def run_backend(project: Path, target: Path, kind: str) -> Path:
+    """Build a "wheel" or an "sdist" with setuptools; return the new file in `target`."""
     target.mkdir(parents=True, exist_ok=True)
     before = set(target.iterdir())
     done = subprocess.run(
-        [sys.executable, "-c", BUILD.format(kind), target],
-        cwd=copy,
-        capture_output=True,
-        text=True,
-        env=dict(os.environ),
+        [sys.executable, "-c", BUILD.format(kind), target], cwd=project, capture_output=True, text=True
     )
     if done.returncode:
-        raise WrongError(f"{copy.name}: building the {kind} failed: {done.stderr.strip().splitlines()[-1]}")
+        raise ReleaseError(f"{project.name}: building the {kind} failed: {done.stderr.strip().splitlines()[-1]}")
     (file,) = set(target.iterdir()) - before
     return file
 
 
-def check(project: Path, wheel: Path, source: Path, version: str) -> None:
-    """Raise WrongError where wheel or archive lack something, or hold what does not belong there."""
-    settings = tomllib.loads((project / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+def check(project: Path, wheel: Path, source: Path, versions: Mapping[str, str]) -> None:
+    """Raise ReleaseError if the wheel or the source archive is incomplete, or has a dependency it must not have."""
+    settings = pyproject(project)
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
-        about = next(name for name in names if name.endswith(".dist-info/METADATA"))
-        metadata = Parser().parsestr(archive.read(about).decode())
-    if metadata["Version"] != version or not metadata.get_payload():
-        raise WrongError(f"{wheel.name}: version {metadata['Version']}, or no README in it")
-    expected = {
-        f"{package.replace('.', '/')}/{file.name}"
-        for package in settings["packages"]
-        for file in folder_of(project, package, settings.get("package-dir", {})).glob("*.py")
-    }
-    for package, patterns in settings.get("package-data", {}).items():
-        place = folder_of(project, package, settings.get("package-dir", {}))
-        found = (file for pattern in patterns for file in place.glob(pattern))
-        expected |= {f"{package.replace('.', '/')}/{file.relative_to(place).as_posix()}" for file in found}
-    if missing := expected - names:
-        raise WrongError(f"{wheel.name} lacks {', '.join(sorted(missing))}")
-    with tarfile.open(source) as archive_:
-        held = {name.partition("/")[2] for name in archive_.getnames()}
+        metadata_file = next(name for name in names if name.endswith(".dist-info/METADATA"))
+        metadata = Parser().parsestr(archive.read(metadata_file).decode())
+    if metadata["Version"] != versions[canonicalize_name(metadata["Name"])] or not metadata.get_payload():
+        raise ReleaseError(f"{wheel.name}: version {metadata['Version']}, or no README in it")
+    lines = [*metadata.get_all("Requires-Dist", []), *settings["build-system"]["requires"]]
+    check_dependencies(wheel.name, lines, versions)
+    if missing := package_files(project, settings["tool"]["setuptools"]) - names:
+        raise ReleaseError(f"{wheel.name} lacks {', '.join(sorted(missing))}")
+    with tarfile.open(source) as sdist:
+        packed = {name.partition("/")[2] for name in sdist.getnames()}
     for name in tracked(project):
-        if name.endswith((".py", ".toml", ".typed", ".txt")) and name not in held and not name.startswith("tests/"):
-            raise WrongError(f"{source.name} lacks {name}")
+        if name.endswith((".py", ".toml", ".typed", ".txt")) and name not in packed and not name.startswith("tests/"):
+            raise ReleaseError(f"{source.name} lacks {name}")
     with tempfile.TemporaryDirectory() as folder:
-        with tarfile.open(source) as archive_:
-            archive_.extractall(folder, filter="data")
+        with tarfile.open(source) as sdist:
+            sdist.extractall(folder, filter="data")
         (unpacked,) = Path(folder).iterdir()
-        again = made(unpacked, Path(folder, "again"), "wheel")
-        with zipfile.ZipFile(again) as archive:
-            if set(archive.namelist()) != names:
-                different = sorted(set(archive.namelist()) ^ names)
-                raise WrongError(f"{source.name} builds another wheel: {', '.join(different)}")
+        rebuilt = run_backend(unpacked, Path(folder, "rebuilt"), "wheel")
+        with zipfile.ZipFile(rebuilt) as archive:
+            difference = sorted(set(archive.namelist()) ^ names)
+    if difference:
+        raise ReleaseError(f"a wheel built from {source.name} has other files: {', '.join(difference)}")
 
 
-def folder_of(project: Path, package: str, places: dict[str, str]) -> Path:
-    """Where setuptools finds a package: below the nearest parent that package-dir names."""
+def package_files(project: Path, settings: dict[str, Any]) -> set[str]:
+    """Name every file that belongs into the wheel: the modules and the data of the listed packages."""
+    names = set()
+    for package in settings["packages"]:
+        place = package_folder(project, package, settings.get("package-dir", {}))
+        for pattern in ("*.py", *settings.get("package-data", {}).get(package, [])):
+            names |= {
+                f"{package.replace('.', '/')}/{file.relative_to(place).as_posix()}" for file in place.glob(pattern)
+            }
+    return names
+
+
+def package_folder(project: Path, package: str, package_dir: dict[str, str]) -> Path:
+    """Return the folder where setuptools looks for a package: below the nearest parent that package-dir names."""
     parts = package.split(".")
     for n in range(len(parts), 0, -1):
-        if (parent := ".".join(parts[:n])) in places:
-            return project.joinpath(places[parent], *parts[n:])
+        if (parent := ".".join(parts[:n])) in package_dir:
+            return project.joinpath(package_dir[parent], *parts[n:])
     return project.joinpath(*parts)
 
 
-def clean(root: Path, version: str) -> None:
-    """Raise WrongError where something is not committed, or the changelog does not know the version."""
+def check_checkout(root: Path, version: str) -> None:
+    """Raise ReleaseError if something is not committed, or the changelog has no section for the version."""
     done = subprocess.run(["git", "status", "--porcelain"], cwd=root, capture_output=True, text=True, check=True)
     if done.stdout:
-        raise WrongError(f"not committed: {done.stdout.split()[1]} and others; commit, or pass --draft")
+        raise ReleaseError(f"not committed: {done.stdout.split()[1]} and maybe others; commit, or pass --draft")
     if not re.search(rf"^## {re.escape(version)}\b", (root / "CHANGELOG.md").read_text(), re.MULTILINE):
-        raise WrongError(f"CHANGELOG.md has no section `## {version}`; name it, or pass --draft")
+        raise ReleaseError(f"CHANGELOG.md has no section `## {version}`; add it, or pass --draft")
 
 
 def main() -> None:
-    """Build, check, and say what would be uploaded."""
+    """Build and check, then print the command that uploads the files."""
     parser = argparse.ArgumentParser(prog="scripts/release", description=__doc__)
     parser.add_argument("folder", nargs="?", type=Path, default=ROOT / "dist", help="new or empty [dist]")
-    parser.add_argument("--draft", action="store_true", help="also from a checkout with changes")
-    parser.add_argument("--only", metavar="NAME", action="append", help="only these distributions")
-    given = parser.parse_args()
+    parser.add_argument("--draft", action="store_true", help="skip the checks for uncommitted changes and changelog")
+    parser.add_argument("--only", metavar="NAME", action="append", help="only this distribution (repeatable)")
+    args = parser.parse_args()
     try:
         folders = projects(ROOT)
-        version = one_version(folders)
-        if not given.draft:
-            clean(ROOT, version)
-        if given.folder.exists() and any(given.folder.iterdir()):
-            raise WrongError(f"{given.folder} is not empty")
-        for project in folders:
-            if given.only and table(project)["name"] not in given.only:
+        versions = read_versions(folders)
+        version = common_version(versions)
+        if args.only and (unknown := set(args.only) - set(versions)):
+            raise ReleaseError(f"--only {', '.join(sorted(unknown))}: no such distribution; {', '.join(versions)}")
+        if not args.draft:
+            check_checkout(ROOT, version)
+        if args.folder.exists() and any(args.folder.iterdir()):
+            raise ReleaseError(f"{args.folder} is not empty")
+        for name, project in zip(versions, folders, strict=True):
+            if args.only and name not in args.only:
                 continue
-            wheel, source = build(project, given.folder)
-            check(project, wheel, source, version)
+            wheel, source = build(project, args.folder)
+            check(project, wheel, source, versions)
             print(f"{wheel.name}  {source.name}")
-    except (WrongError, OSError, subprocess.CalledProcessError) as error:
+    except (ReleaseError, OSError, subprocess.CalledProcessError) as error:
         sys.exit(f"release: {error}")
-    print(f"checked; to upload them: twine upload {given.folder}/*")
+    print(f"checked; to upload: twine upload {args.folder}/*")
 
 
 if __name__ == "__main__":

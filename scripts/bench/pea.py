@@ -52,7 +52,7 @@ def micrograd_loss(model: Any, points: Vectors, labels: Sequence[int]) -> Any:
 
 def pea_loss(model: pea.nn.MLP, points: Vectors, labels: Sequence[int]) -> pea.Value:
     """The same, with sums as single nodes."""
-    scores = [model(row)[0] for row in points]
+    scores = [model(row) for row in points]
     losses = [(1 + -y * score).relu() for y, score in zip(labels, scores, strict=True)]
     params = model.parameters()
     return pea.sum(losses) * (1.0 / len(losses)) + ALPHA * pea.dot(params, params)

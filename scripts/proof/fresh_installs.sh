@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Every distribution, installed alone from its wheel into an environment of its own with nothing else in it.
+# Install each distribution from its wheel into a new, empty environment, and check that it works alone.
 #
-#   scripts/proof/fresh_installs.sh                      # all of them, an hour where torch comes over a slow line
-#   scripts/proof/fresh_installs.sh pealm-gpt2 pea       # some
+#   scripts/proof/fresh_installs.sh                      # all; an hour if the download of torch is slow
+#   scripts/proof/fresh_installs.sh pealm-gpt2 pealm-pea # some
 #
-# Wheels are built from this checkout; what they need of each other comes from these wheels, the rest from pip's usual
-# index (with its cache, and the pins of constraints.txt). In each environment: the distributions of ours are exactly
-# those that its metadata asks for; `pip check`; `pealm --help` and `python -m pealm` work; every plugin is ok and keeps
-# the contract (`pealm plugins check`). `pea` comes without torch. The cheap version is tests/examples/test_alone.py.
+# Wheels are built from this checkout. Dependencies on each other come from these wheels, all others from pip's index
+# (with its cache, and the pins of constraints.txt). Checked in each environment: our distributions in it are exactly
+# those that the metadata requires; `pip check`; `pealm --help` and `python -m pealm` work; every plugin loads and passes
+# `pealm plugins check`. `pealm-pea` installs no torch. tests/examples/test_alone.py is a quick version of this.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 root=$PWD
@@ -20,7 +20,7 @@ say() { printf '%s\n' "$*"; }
 
 PYTHON=$python scripts/release --draft "$home/wheels" >"$home/build.log" || { cat "$home/build.log"; exit 1; }
 
-# Name, and those of ours that it asks for, directly or through others.
+# One line for each distribution: its name, then all of ours that it requires, directly or indirectly.
 "$python" - "$home/wheels" >"$home/closures" <<'PYTHON'
 import sys
 import zipfile
@@ -37,35 +37,35 @@ for wheel in sorted(Path(sys.argv[1]).glob("*.whl")):
     parsed = [Requirement(line) for line in head.get_all("Requires-Dist", [])]
     needs[head["Name"]] = {r.name for r in parsed if r.marker is None or r.marker.evaluate({"extra": ""})}
 for name in needs:
-    found, todo = set(), [name]
+    closure, todo = set(), [name]
     while todo:
         one = todo.pop()
-        if one in needs and one not in found:
-            found.add(one)
+        if one in needs and one not in closure:
+            closure.add(one)
             todo += needs[one]
-    print(name, *sorted(found))
+    print(name, *sorted(closure))
 PYTHON
 
-# Ours are these wheels and no others: an index may have something else under one of the names.
+# Constrain our names to these wheels, because an index may have other projects under the same names.
 for wheel in "$home"/wheels/*.whl; do
     name=${wheel##*/}
     name=${name%%-*}
     printf '%s @ file://%s\n' "${name//_/-}" "$wheel"
 done >"$home/ours.txt"
 
-# In a shell of its own: where a command is a condition, bash forgets `set -e` in all of it.
+# `check` runs in a shell of its own, because bash ignores `set -e` in a function called as a condition.
 check() { # check NAME CLOSURE...
     "$python" -m venv "$venv"
     "$venv/bin/pip" install --find-links "$home/wheels" -c "$home/ours.txt" -c constraints.txt "$1"
     "$venv/bin/pip" check
     cd "$home"
     local ours plugin names
-    ours=$("$venv/bin/pip" freeze | sed -n 's/^\(pea\|pealm[a-z0-9-]*\) .*/\1/p' | sort | xargs)
+    ours=$("$venv/bin/pip" freeze | sed -n 's/^\(pealm[a-z0-9-]*\) .*/\1/p' | sort | xargs)
     if [[ $ours != "$(printf '%s\n' "${@:2}" | sort | xargs)" ]]; then
-        echo "of ours it has $ours, and asks for ${*:2}"
+        echo "installed of ours: $ours; required: ${*:2}"
         return 1
     fi
-    if [[ $1 == pea ]]; then
+    if [[ $1 == pealm-pea ]]; then
         "$venv/bin/python" -c 'from pea import Value; a = Value(3.0); (a * a).backward(); assert a.grad == 6'
         "$venv/bin/python" -c 'import importlib.util as u; assert u.find_spec("torch") is None'
         return

@@ -104,7 +104,7 @@ def alone(wheels: dict[str, Path], tmp_path: Path):  # type: ignore[no-untyped-d
     return run
 
 
-@pytest.mark.parametrize("name", sorted(set(FOLDERS) - {"pea"}))
+@pytest.mark.parametrize("name", sorted(set(FOLDERS) - {"pealm-pea"}))
 def test_its_plugins_load_alone(name: str, alone) -> None:  # type: ignore[no-untyped-def]
     rows = json.loads(alone(name, "-m", "pealm", "plugins", "--json"))
     assert {row["dist"] for row in rows} == needed(name) & set(FOLDERS)
@@ -136,5 +136,5 @@ def test_pea_alone_has_no_torch(alone) -> None:  # type: ignore[no-untyped-def]
     code = (
         "import sys; from pea import Value; a = Value(3.0); (a * a).backward(); print(a.grad, 'torch' in sys.modules)"
     )
-    assert alone("pea", "-c", code).split() == ["6.0", "False"]
-    assert needed("pea") == {"pea"}
+    assert alone("pealm-pea", "-c", code).split() == ["6.0", "False"]
+    assert needed("pealm-pea") == {"pealm-pea"}

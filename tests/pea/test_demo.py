@@ -43,4 +43,4 @@ def test_steps_must_be_positive(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         demo.main(["--steps", "0"])
     assert stop.value.code == 2
-    assert "--steps 0: at least 1" in capsys.readouterr().err
+    assert "--steps 0 is too small; use 1 or more" in capsys.readouterr().err

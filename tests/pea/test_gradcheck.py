@@ -6,11 +6,11 @@ import pytest
 
 import pea
 from pea import Value
-from pea.engine import _node
+from pea.engine import make_node
 
 
 def wrong_cube(v: Value) -> Value:
-    return _node(v.data**3, "cube", (v,), (2 * v.data**2,))  # should be 3
+    return make_node(v.data**3, "cube", (v,), (2 * v.data**2,))  # should be 3
 
 
 def test_right_gradients_are_right() -> None:
@@ -39,9 +39,21 @@ def test_inputs_are_left_as_they_were() -> None:
     assert (a.data, a.grad) == (0.1, 7.0)
 
 
+def test_no_gradient_stays_behind() -> None:
+    model, outer = pea.nn.MLP(1, [2, 1], activation="tanh"), Value(2.0) * 3
+    outer.grad = 5.0
+    everything = [*model.parameters(), *outer.parents, outer]
+    before = [v.grad for v in everything]
+    assert pea.check(lambda x: pea.sum([model([x]) * outer, x, x]), 0.5).ok
+    assert [v.grad for v in everything] == before
+    leaf = Value(1.0)
+    assert pea.check(lambda x: leaf, 2.0).ok
+    assert leaf.grad == 0.0
+
+
 def test_a_whole_model() -> None:
     model = pea.nn.MLP(2, [3, 1], activation="tanh", rng=random.Random(0))
-    report = pea.check(lambda *_: (model([0.5, -0.2])[0] - 1.0) ** 2, *model.parameters())
+    report = pea.check(lambda *_: (model([0.5, -0.2]) - 1.0) ** 2, *model.parameters())
     assert len(report.rows) == len(model.parameters())
     assert report.ok
 

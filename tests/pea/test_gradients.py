@@ -162,7 +162,7 @@ def test_powers(x: float, y: float) -> None:
     assert isclose(v.grad, t.grad.item(), rel_tol=1e-9)
 
 
-@pytest.mark.parametrize(("x", "y"), [(0.3, -1.5), (2.0, 0.0), (0.0, 1.0), (0.0, 2.0)])
+@pytest.mark.parametrize(("x", "y"), [(0.3, -1.5), (2.0, 0.0), (0.0, 0.0), (0.0, 1.0), (0.0, 2.0), (-0.0, 0.0)])
 def test_powers_with_a_value_as_exponent(x: float, y: float) -> None:
     ours = [Value(x), Value(y)]
     theirs = [torch.tensor(n, dtype=torch.float64, requires_grad=True) for n in (x, y)]
@@ -171,3 +171,19 @@ def test_powers_with_a_value_as_exponent(x: float, y: float) -> None:
     for v, t in zip(ours, theirs, strict=True):
         assert t.grad is not None
         assert isclose(v.grad, t.grad.item(), rel_tol=1e-9)
+
+
+INF, NAN = float("inf"), float("nan")
+NUMBER_BASES = [(x, y) for x in (0, 0.0, -0.0) for y in (0.0, -0.0, 1e-300, 0.5, 1.0, 2.0, INF, -INF, NAN)]
+NUMBER_BASES += [(2, 0.0), (2, -3.0), (0.3, 0.5), (1e-200, -1.5), (INF, 0.0), (NAN, 0.0), (NAN, 1.0)]
+
+
+@pytest.mark.parametrize(("x", "y"), NUMBER_BASES)
+def test_powers_of_a_number(x: float, y: float) -> None:
+    v, t = Value(y), torch.tensor(y, dtype=torch.float64, requires_grad=True)
+    out, expected = x**v, x**t
+    out.backward()
+    torch.autograd.backward(expected)
+    assert t.grad is not None
+    assert out.data == pytest.approx(expected.item(), rel=1e-12, nan_ok=True)
+    assert v.grad == pytest.approx(t.grad.item(), rel=1e-12, nan_ok=True)

@@ -65,6 +65,14 @@ def test_mlp_agrees_with_torch(activation: str) -> None:
         torch.testing.assert_close(torch.tensor(grad, dtype=torch.float64), tensor.grad, rtol=1e-9, atol=1e-12)
 
 
+def test_one_output_is_a_value_and_more_are_a_list() -> None:
+    x = [2.0, 3.0, -1.0]
+    for one in (MLP(3, [4, 4, 1]), MLP(3, [1, 1]), Layer(3, 1), Neuron(3)):
+        assert type(one(x)) is Value
+    for many in (MLP(3, [4, 2]), MLP(3, [1, 2]), Layer(3, 2)):
+        assert [type(v) for v in many(x)] == [Value, Value]
+
+
 def test_wrong_numbers_of_inputs_say_so() -> None:
     with pytest.raises(ValueError, match=r"Neuron\(3, activation='relu'\) takes 3 inputs, got 2"):
         Neuron(3)([1.0, 2.0])
@@ -89,7 +97,7 @@ def test_impossible_networks_say_so() -> None:
 
 def test_zero_grad() -> None:
     model = MLP(1, [2, 1], activation="tanh")
-    model([1.0])[0].backward()
+    model([1.0]).backward()
     assert any(p.grad for p in model.parameters())
     model.zero_grad()
     assert not any(p.grad for p in model.parameters())
@@ -98,9 +106,9 @@ def test_zero_grad() -> None:
 def test_a_model_can_be_copied() -> None:
     model = MLP(1, [2, 1], rng=random.Random(0))
     twin = copy.deepcopy(model)
-    assert twin([2.0])[0].data == model([2.0])[0].data
+    assert twin([2.0]).data == model([2.0]).data
     twin.parameters()[-1].data += 1.0
-    assert twin([2.0])[0].data == model([2.0])[0].data + 1.0
+    assert twin([2.0]).data == model([2.0]).data + 1.0
 
 
 LOGITS = [[0.1, -2.0, 3.5], [1000.0, 999.0, -1000.0], [-1e5, -1e5 + 1, -1e5], [7.0]]

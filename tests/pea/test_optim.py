@@ -1,8 +1,9 @@
-"""The optimizers walk where torch's do."""
+"""The optimizers make the same steps as torch's."""
 
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -44,10 +45,18 @@ def test_same_path_as_torch(make_ours: Callable[..., Any], make_theirs: Callable
     assert ours[0].data != -0.5
 
 
+@pytest.mark.parametrize("optimizer", [SGD, Adam])
+def test_a_learning_rate_from_numpy_leaves_weights_plain_floats(optimizer: Any) -> None:
+    w = Value(1.0)
+    (w * 2).backward()
+    optimizer([w], np.float32(0.5)).step()
+    assert type(w.data) is float and w.data < 1.0
+
+
 def test_mistakes() -> None:
     with pytest.raises(ValueError, match="no parameters"):
         SGD([], 0.1)
-    with pytest.raises(ValueError, match="lr is -1"):
+    with pytest.raises(ValueError, match="lr=-1"):
         Adam([Value(1.0)], -1.0)
 
 

@@ -4,15 +4,20 @@ import copy
 import doctest
 import gc
 import importlib
+import math
 import pickle
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Any
 
+import numpy as np
 import pytest
 
 import pea
 from pea import Value
 
 
-@pytest.mark.parametrize("module", ["pea.engine", "pea.nn", "pea.gradcheck"])
+@pytest.mark.parametrize("module", ["pea.engine", "pea.sums", "pea.nn", "pea.gradcheck"])
 def test_docstrings_are_true(module: str) -> None:
     result = doctest.testmod(importlib.import_module(module))
     assert result.attempted > 0
@@ -24,6 +29,24 @@ def test_numbers_on_either_side() -> None:
     results = [a + 1, 1 + a, a - 1, 1 - a, a * 3, 3 * a, a / 4, 4 / a, a**3, 3**a, -a, abs(-a), True + a]
     assert [v.data for v in results] == [3, 3, 1, -1, 6, 6, 0.5, 2, 8, 9, -2, 2, 3]
     assert all(type(v.data) is float for v in results)
+
+
+@pytest.mark.parametrize("kind", [np.float64, np.float32, np.float16, np.longdouble, np.int64, np.uint8, Fraction])
+def test_numpy_scalars_on_either_side(kind: Callable[[int], Any]) -> None:
+    a, n = Value(3.0), kind(2)
+    results = [a + n, n + a, a - n, n - a, a * n, n * a, a / n, n / a, a**n, n**a, Value(n)]
+    assert all(type(v) is Value and type(v.data) is float for v in results)
+    assert [v.data for v in results] == [5, 5, 1, -1, 6, 6, 1.5, 2 / 3, 9, 8, 2]
+    (n * a + a * n + n**a).backward()
+    assert a.grad == pytest.approx(4 + 8 * math.log(2))
+    n += a
+    assert type(n) is Value
+
+
+def test_numpy_arrays_as_sequences() -> None:
+    assert pea.sum(np.array([1.0, 2.0])).data == 3.0
+    assert pea.dot(np.arange(3), [Value(1.0)] * 3).data == 3.0
+    assert type(pea.nn.Neuron(2)(np.array([1.0, 2.0], dtype=np.float32))) is Value
 
 
 def test_a_value_used_as_both_operands() -> None:
@@ -90,6 +113,16 @@ def test_sum_and_dot_are_single_nodes() -> None:
     assert pea.sum(v for v in (a, b)).data == 5.0
 
 
+def test_sums_add_from_left_to_right() -> None:
+    """As `+` does, on every Python: the built-in sum gives 2.0 for the first one from 3.12 on."""
+    for terms in ([1.0, 1e100, 1.0, -1e100], [0.1] * 10, [-0.0], [1e308, 1e308, -1e308]):
+        by_plus = 0.0
+        for term in terms:
+            by_plus += term
+        assert pea.sum(terms).data == pea.dot(terms, [1.0] * len(terms)).data == by_plus
+    assert (pea.sum([1.0, 1e100, 1.0, -1e100]).data, pea.sum([0.1] * 10).data) == (0.0, 0.9999999999999999)
+
+
 def test_unequal_lengths_are_an_error() -> None:
     with pytest.raises(ValueError, match="2 weights, 3 inputs"):
         pea.dot([1.0, 2.0], [1.0, 2.0, 3.0])
@@ -122,7 +155,7 @@ def test_graphs_make_no_garbage_for_the_cycle_collector() -> None:
     gc.collect()
     gc.disable()
     try:
-        loss = model([1.0, 2.0])[0] ** 2
+        loss = model([1.0, 2.0]) ** 2
         loss.backward()
         del loss
         assert gc.collect() == 0

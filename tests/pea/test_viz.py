@@ -81,7 +81,7 @@ def test_without_the_package_graphviz() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout == "digraph pea\n"
-    assert "ImportError: drawing needs graphviz: pip install 'pea[viz]'" in done.stderr
+    assert "ImportError: drawing needs graphviz: pip install 'pealm-pea[viz]'" in done.stderr
 
 
 def test_draw_is_reachable_from_the_package() -> None:

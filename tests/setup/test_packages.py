@@ -1,4 +1,4 @@
-"""What the pyproject.toml files list is what the tree holds: an editable install would hide that it is not."""
+"""The pyproject.toml files list exactly the packages that exist; an editable install would hide a mistake."""
 
 import subprocess
 import tomllib
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECTS = sorted(
@@ -18,7 +19,7 @@ def read(project: Path) -> dict[str, Any]:
 
 
 def folder_of(package: str, package_dir: dict[str, str]) -> Path:
-    """Where setuptools looks for a package: below the nearest parent that `package-dir` names."""
+    """Return where setuptools looks for a package: below the nearest parent that `package-dir` names."""
     parts = package.split(".")
     for n in range(len(parts), 0, -1):
         if (parent := ".".join(parts[:n])) in package_dir:
@@ -27,7 +28,7 @@ def folder_of(package: str, package_dir: dict[str, str]) -> Path:
 
 
 def code_folders(project: Path) -> set[Path]:
-    """Every folder with Python files in it, without what building leaves behind."""
+    """Return every folder with Python files, without build output."""
     folders = {file.parent.relative_to(project) for file in project.rglob("*.py")}
     return {f for f in folders if not {"build", "dist", "__pycache__"} & set(f.parts)}
 
@@ -42,7 +43,7 @@ def test_every_package_is_listed_and_there(project: Path) -> None:
 
 @pytest.mark.parametrize("project", PROJECTS, ids=lambda project: project.name)
 def test_every_listed_file_is_there(project: Path) -> None:
-    """`package-data` without a file is dropped from the wheel without a word; so is a README that is empty."""
+    """A `package-data` pattern that matches nothing is ignored silently; so is an empty README."""
     table = read(project)
     settings = table["tool"]["setuptools"]
     for package, patterns in settings.get("package-data", {}).items():
@@ -66,11 +67,16 @@ def test_git_ignores_no_code() -> None:
     assert done.stdout == ""
 
 
-def test_the_umbrella_brings_every_distribution() -> None:
+def test_the_umbrella_needs_every_distribution() -> None:
     root = read(ROOT)
     names = sorted(read(project)["project"]["name"] for project in PROJECTS)
-    assert sorted(root["project"]["dependencies"]) == names
+    assert sorted(Requirement(line).name for line in root["project"]["dependencies"]) == names
     assert sorted(root["tool"]["uv"]["sources"]) == names
+
+
+def test_every_name_is_one_of_ours() -> None:
+    """Plain `pea` on the index is another project: `pip install pealm` would run its code."""
+    assert all(read(project)["project"]["name"].startswith("pealm-") for project in PROJECTS)
 
 
 def test_pip_and_uv_pin_the_same() -> None:

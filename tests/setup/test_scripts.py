@@ -1,4 +1,4 @@
-"""`scripts/test`, `scripts/quickstart` and `.ci/run` call what they say, from any directory, spaces or not."""
+"""`scripts/test`, `scripts/quickstart` and `.ci/run` call the right commands, from any directory."""
 
 import os
 import shutil
@@ -8,18 +8,19 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+TOOLS = ("ruff", "mypy", "lint-imports", "pytest", "pealm")
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs a POSIX shell")
 
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """The scripts, and commands which only write down that they were called."""
+    """A copy of the scripts, with commands that only record their calls."""
     root = tmp_path / "a folder"
     for script in ("scripts/test", "scripts/quickstart", ".ci/run"):
         (root / script).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / script, root / script)
     (root / "plugins" / "one" / "pealm_one").mkdir(parents=True)
-    for command in ("scripts/setup", *(f".venv/bin/{name}" for name in ("ruff", "mypy", "pytest", "pealm"))):
+    for command in ("scripts/setup", *(f".venv/bin/{name}" for name in TOOLS)):
         path = root / command
         path.parent.mkdir(parents=True, exist_ok=True)
         name = path.name
@@ -31,7 +32,7 @@ def tree(tmp_path: Path) -> Path:
 
 
 def run(script: Path, *args: str, **environment: str) -> tuple[int, str, list[str]]:
-    """How it ended, what it printed and what it called."""
+    """Return the exit status, the output and the commands that were called."""
     called = script.parents[1] / "called"
     called.unlink(missing_ok=True)
     done = subprocess.run([script, *args], cwd="/", env=os.environ | environment, stdout=subprocess.PIPE, text=True)
@@ -43,6 +44,7 @@ STAGES = [
     "ruff check .",
     "ruff format --check .",
     "mypy --explicit-package-bases pea pealm_core plugins/one/pealm_one scripts",
+    "lint-imports",
 ]
 
 
@@ -53,7 +55,9 @@ def test_the_test_script(tree: Path) -> None:
     assert [line[2:] for line in out.splitlines() if line] == called[1:]
 
 
-@pytest.mark.parametrize(("fails", "stages"), [("setup", 1), ("ruff", 2), ("mypy", 4), ("pytest", 5)])
+@pytest.mark.parametrize(
+    ("fails", "stages"), [("setup", 1), ("ruff", 2), ("mypy", 4), ("lint-imports", 5), ("pytest", 6)]
+)
 def test_it_stops_at_the_first_failure(tree: Path, fails: str, stages: int) -> None:
     code, _, called = run(tree / "scripts" / "test", FAILS=fails)
     assert code == 7

@@ -1,4 +1,4 @@
-"""`scripts/setup` for real, in a small repository of its own: no network, no torch."""
+"""Run `scripts/setup` in a small repository made for the test, without network and torch."""
 
 import os
 import shutil
@@ -24,7 +24,7 @@ version = "1"
 [dependency-groups]
 dev = []
 """
-# Builds a wheel that says where the project lies; waits or fails where a test wants that.
+# Builds a wheel that points to the project's folder; waits or fails if a test asks for it.
 BACKEND = """
 import os, pathlib, sys, time, zipfile
 def build_editable(folder, config_settings=None, metadata_directory=None):
@@ -45,7 +45,7 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs a POSIX shell"
 
 
 class Tree:
-    """A folder with `scripts/setup` and four distributions; the umbrella needs others."""
+    """A folder with `scripts/setup` and four distributions; the umbrella depends on two of them."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -98,11 +98,11 @@ def stub(path: Path, text: str) -> Path:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Tree:
-    """A tree whose set-up is done, in a folder with a space."""
+    """A tree in which setup has run, in a folder whose name has a space."""
     tree = Tree(tmp_path_factory.mktemp("setup") / "it's a folder")
     code, out, err = tree.set_up(PYTHON=sys.executable)
     assert code == 0, err
-    assert "making .venv" in out
+    assert "creating .venv" in out
     assert "installing" in out
     assert tree.imports("first", "second", "umbrella")
     return tree
@@ -110,7 +110,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Tree:
 
 @pytest.fixture
 def old_python(tmp_path: Path) -> str:
-    """A Python that is too old: a set-up that only wants to use it says so."""
+    """A Python that is too old, so that a setup which uses it fails."""
     return str(stub(tmp_path / "python3", 'case "$1" in --version) echo Python 3.9.2;; *) exit 1;; esac'))
 
 
@@ -134,7 +134,7 @@ def test_a_change_is_installed(made: Tree, old_python: str) -> None:
     (made.root / "plugins" / "third" / "third.py").touch()
     code, out, err = made.set_up(PYTHON=old_python)
     assert (code, err) == (0, "")
-    assert "making" not in out
+    assert "creating" not in out
     assert made.imports("first", "second", "third")
 
 
@@ -165,7 +165,7 @@ def test_a_failed_download_is_one_line(made: Tree, old_python: str) -> None:
     ):
         code, _, err = made.set_up(PYTHON=old_python, **environment)
         assert code == 1
-        assert err == f"set-up: {expected} everything it said is in .venv/set-up.log\n"
+        assert err == f"setup: {expected} its output is in .venv/set-up.log\n"
     project.write_text(text)
     assert made.set_up(PYTHON=old_python)[0] == 0  # and the .venv was kept
 
@@ -174,7 +174,7 @@ def test_a_broken_project_is_one_line(made: Tree, old_python: str) -> None:
     (made.root / "constraints.txt").write_text("# another\n")
     code, _, err = made.set_up(PYTHON=old_python, FAIL="a defect")
     assert code == 1
-    assert err == "set-up: pip failed: a defect; everything it said is in .venv/set-up.log\n"
+    assert err == "setup: pip failed: a defect; its output is in .venv/set-up.log\n"
     assert made.set_up(PYTHON=old_python)[0] == 0
 
 
@@ -219,8 +219,8 @@ def test_an_old_python_is_one_line(tmp_path: Path, old_python: str) -> None:
         code, out, err = tree.set_up(**environment)
         assert (code, out) == (2, "")
         assert err == (
-            f"set-up: pealm needs Python 3.11 or newer, and {environment.get('PYTHON', 'python3')} is Python 3.9.2; "
-            "PYTHON=/path/to/python names one that is not on the PATH\n"
+            f"setup: pealm needs Python 3.11 or newer, and {environment.get('PYTHON', 'python3')} is Python 3.9.2; "
+            "install one, or set PYTHON=/path/to/python\n"
         )
     assert not tree.venv.exists()
 
@@ -229,7 +229,7 @@ def test_no_python_is_one_line(tmp_path: Path) -> None:
     tree = Tree(tmp_path / "tree")
     code, _, err = tree.set_up(PYTHON="/no/such/python")
     assert code == 2
-    assert err.startswith("set-up: pealm needs Python 3.11 or newer, and PYTHON=/no/such/python does not run; ")
+    assert err.startswith("setup: pealm needs Python 3.11 or newer, and PYTHON=/no/such/python does not run; ")
     assert err.count("\n") == 1
 
 
