@@ -192,6 +192,12 @@ def test_a_file_that_shrinks_is_named_and_one_that_is_deleted_stays_readable(fol
     assert second[99:].tolist() == [299]
 
 
+def test_a_pipe_is_refused_instead_of_waited_for(folder: Path) -> None:
+    os.mkfifo(folder / "edufineweb_train_000003.npy")
+    with pytest.raises(UserError, match=r"train_000003.npy is not a regular file"):
+        dataset(folder).shards("train")
+
+
 def test_the_record_and_the_config_load_nothing_heavy() -> None:
     code = (
         "import sys, pealm_npy_shards.plugin, pealm_npy_shards.config; print({'torch', 'numpy'} & set(sys.modules))"

@@ -1,6 +1,7 @@
 """The two formats of token shards: what their headers say, and whether the rest of the file agrees."""
 
 import os
+import stat
 from pathlib import Path
 from typing import IO, Any
 
@@ -15,6 +16,8 @@ BIN_MAGIC, BIN_VERSION, BIN_HEADER = 20240520, 1, 1024
 def open_shard(path: Path) -> TokenFile:
     """The ids of an `.npy` or llm.c `.bin` file. Raises UserError naming the file."""
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # opening a FIFO would wait for a writer
+            raise UserError(f"{path} is not a regular file")
         with path.open("rb") as file:
             header = _bin_header if path.suffix == ".bin" else _npy_header
             offset, count, dtype = header(file)
