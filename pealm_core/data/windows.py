@@ -4,7 +4,9 @@ An epoch is every non-overlapping window once. Where the windows of an epoch beg
 which they come are drawn from the seed, so that no state but the step has to be kept.
 """
 
+from bisect import bisect_right
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -67,14 +69,14 @@ class Windows:
         return shard[start : start + self.block_size + 1]
 
     def fixed(self, max_tokens: int) -> list[tuple[int, int]]:
-        """Evenly spaced windows for validation as (shard, start), the same every time, max_tokens in all at most."""
-        starts = [
-            (place, i * self.block_size)
-            for place, shard in enumerate(self.shards)
-            for i in range((len(shard) - 1) // self.block_size)
-        ]
-        wanted = min(len(starts), max(1, max_tokens // self.block_size))
-        return [starts[i * len(starts) // wanted] for i in range(wanted)]
+        """Return evenly spaced windows for validation as (shard, start): the same each time, at most max_tokens."""
+        ends = list(accumulate((len(shard) - 1) // self.block_size for shard in self.shards))  # windows by shard
+        count = min(ends[-1], max(1, max_tokens // self.block_size))
+        places = []
+        for window in (i * ends[-1] // count for i in range(count)):
+            shard = bisect_right(ends, window)
+            places.append((shard, (window - (ends[shard - 1] if shard else 0)) * self.block_size))
+        return places
 
     def rows(self, places: Sequence[tuple[int, int]]) -> Batch:
         """The windows at these places: (idx, targets), each of shape (len(places), T)."""

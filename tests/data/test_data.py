@@ -1,5 +1,6 @@
 """Windows, their order, and the token cache."""
 
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -95,6 +96,29 @@ def test_fixed_windows_are_spread_and_bounded() -> None:
     assert few == [(0, 0), (0, 200), (0, 400), (0, 600), (0, 800)] == data.fixed(50)
     idx, targets = data.rows(few)
     assert idx.shape == targets.shape == (5, 10)
+
+
+def test_fixed_windows_are_every_window_of_each_shard_evenly_thinned() -> None:
+    lengths = (25, 8, 9, 100, 11, 300)
+    data = Windows([stream(length) for length in lengths], 8)
+    longer = [length for length in lengths if length > 8]
+    windows = [(i, start) for i, length in enumerate(longer) for start in range(0, length - 8, 8)]
+    for count in range(1, len(windows) + 2):
+        chosen = min(count, len(windows))
+        assert data.fixed(count * 8) == [windows[i * len(windows) // chosen] for i in range(chosen)]
+
+
+def test_fixed_windows_take_memory_for_those_alone() -> None:
+    class Long:
+        def __len__(self) -> int:
+            return 10**12
+
+    data = Windows([Long()] * 3, 8)  # type: ignore[list-item]
+    tracemalloc.start()
+    places = data.fixed(8000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(places) == 1000 and peak < 2**20
 
 
 class Letters:
