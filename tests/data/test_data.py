@@ -35,17 +35,37 @@ def stream(length: int) -> np.ndarray:
     return np.arange(length, dtype=np.uint16)
 
 
-def test_an_epoch_is_every_window_once_with_a_phase_of_its_own() -> None:
-    data = Windows([stream(103), stream(57)], 10, seed=3)
-    firsts = []
+def cut(length: int, *sizes: int) -> list[np.ndarray]:
+    """A stream of distinct tokens in shards of these sizes, over and over."""
+    tokens, shards = stream(length), []
+    while len(tokens):
+        for size in sizes:
+            shards.append(tokens[:size])
+            tokens = tokens[size:]
+    return shards
+
+
+@pytest.mark.parametrize(("length", "sizes"), [(160, (160,)), (160, (103, 57)), (250, (25,)), (250, (3, 40, 0, 7))])
+@pytest.mark.parametrize("block", [8, 10])
+def test_an_epoch_is_the_whole_stream_but_less_than_two_blocks(
+    length: int, sizes: tuple[int, ...], block: int
+) -> None:
+    data = Windows(cut(length, *sizes), block, seed=3)
+    assert data.per_epoch == length // block - 1  # 30 of 10 shards of 25 tokens
+    firsts = set()
     for epoch in range(4):
         idx, targets = zip(*(data.batch(epoch * data.per_epoch + i, 1) for i in range(data.per_epoch)), strict=True)
         rows = torch.cat(idx)
-        assert torch.equal(torch.cat(targets)[:, :-1], rows[:, 1:])
-        starts = sorted(rows[:, 0].tolist())
-        assert len(starts) == data.per_epoch == 9 + 4
-        firsts.append(starts[0])
-    assert len(set(firsts)) > 1  # the phase differs from epoch to epoch
+        assert torch.equal(torch.cat(targets), rows + 1)
+        first = int(rows.min())
+        assert first < block and sorted(rows.flatten().tolist()) == [*range(first, first + data.per_epoch * block)]
+        firsts.add(first)
+    assert len(firsts) > 1  # the phase differs from epoch to epoch
+
+
+def test_the_windows_of_one_long_shard_stay_as_they_are() -> None:
+    rows = torch.cat([Windows([stream(1000)], 8, seed=1337).batch(step, 5)[0][:, 0] for step in (0, 24, 25)])
+    assert rows.tolist() == [716, 116, 108, 468, 4, 636, 652, 436, 500, 952, 680, 736, 56, 0, 264]
 
 
 def test_windows_of_one_epoch_do_not_overlap() -> None:
@@ -101,8 +121,7 @@ def test_fixed_windows_are_spread_and_bounded() -> None:
 def test_fixed_windows_are_every_window_of_each_shard_evenly_thinned() -> None:
     lengths = (25, 8, 9, 100, 11, 300)
     data = Windows([stream(length) for length in lengths], 8)
-    longer = [length for length in lengths if length > 8]
-    windows = [(i, start) for i, length in enumerate(longer) for start in range(0, length - 8, 8)]
+    windows = [(i, start) for i, length in enumerate(lengths) for start in range(0, length - 8, 8)]
     for count in range(1, len(windows) + 2):
         chosen = min(count, len(windows))
         assert data.fixed(count * 8) == [windows[i * len(windows) // chosen] for i in range(chosen)]
