@@ -1,5 +1,7 @@
 """Windows, their order, and the token cache."""
 
+import os
+import stat
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +12,7 @@ import torch
 
 from pealm_core.contract.errors import UserError
 from pealm_core.data.order import permute
-from pealm_core.data.token_cache import fingerprint, tokenize
+from pealm_core.data.token_cache import Shard, fingerprint, tokenize
 from pealm_core.data.windows import Windows
 
 
@@ -196,6 +198,78 @@ def test_a_killed_tokenization_leaves_no_cache(monkeypatch: pytest.MonkeyPatch, 
     with pytest.raises(KeyboardInterrupt):
         tokenize(Docs("ab"), Dies(), "mark")
     assert [path.name for path in (tmp_path / "tokens").iterdir()] == [".pealm"]
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", "{}", "\xff", None])
+def test_a_damaged_meta_json_is_written_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, damage: str | None
+) -> None:
+    monkeypatch.setenv("PEALM_CACHE", str(tmp_path))
+    tokenize(Docs("ab"), Letters(), "mark")
+    (meta,) = tmp_path.glob("tokens/*/meta.json")
+    meta.unlink() if damage is None else meta.write_bytes(damage.encode("latin-1"))
+    lines: list[str] = []
+    again = tokenize(Docs("ab"), Letters(), "mark", say=lines.append)
+    assert not again.cached and again.train[0][:].tolist() == [97, 98]
+    assert lines == [f"{meta.parent} in the token cache is damaged; it is written again", "tokenizing 5 characters"]
+    assert tokenize(Docs("ab"), Letters(), "mark").cached
+
+
+@pytest.mark.parametrize("content", [b"", b"a\0", b"a\0c\0", b"a\0b\0c\0", None])
+def test_damaged_tokens_are_written_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: bytes | None
+) -> None:
+    monkeypatch.setenv("PEALM_CACHE", str(tmp_path))
+    used = tokenize(Docs("ab"), Letters(), "mark")
+    (file,) = tmp_path.glob("tokens/*/train.bin")
+    file.rename(file.with_name("old"))
+    if content is not None:
+        file.write_bytes(content)
+    again = tokenize(Docs("ab"), Letters(), "mark")
+    assert not again.cached and again.train[0][:].tolist() == used.train[0][:].tolist() == [97, 98]
+    assert tokenize(Docs("ab"), Letters(), "mark").cached
+
+
+def test_the_token_cache_is_on_disk_before_it_has_its_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PEALM_CACHE", str(tmp_path))
+    fsync, synced = os.fsync, set()
+
+    def watched(descriptor: int) -> None:
+        fsync(descriptor)
+        named = any(not path.parent.name.startswith("tokenizing-") for path in tmp_path.glob("tokens/*/meta.json"))
+        synced.add((os.fstat(descriptor).st_ino, named))
+
+    monkeypatch.setattr(os, "fsync", watched)
+    tokenize(Docs("ab"), Letters(), "mark")
+    (folder,) = (path for path in (tmp_path / "tokens").iterdir() if path.is_dir())
+    assert synced == {
+        (path.stat().st_ino, path == folder.parent) for path in (*folder.iterdir(), folder, folder.parent)
+    }
+
+
+def test_the_token_cache_has_the_mode_of_the_umask(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PEALM_CACHE", str(tmp_path))
+    old = os.umask(0o002)
+    try:
+        tokenize(Docs("ab"), Letters(), "mark")
+    finally:
+        os.umask(old)
+    (meta,) = tmp_path.glob("tokens/*/meta.json")
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (meta.parent, meta)] == [0o775, 0o664]
+
+
+def test_another_process_may_write_the_same_text_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PEALM_CACHE", str(tmp_path))
+
+    class Slow(Letters):
+        def encode(self, text: str) -> list[int]:
+            if self.calls == 1:  # the first call is for the key
+                shards.extend(tokenize(Docs("ab"), Letters(), "mark").train)
+            return super().encode(text)
+
+    shards: list[Shard] = []
+    assert tokenize(Docs("ab"), Slow(), "mark").train[0][:].tolist() == shards[0][:].tolist() == [97, 98]
+    assert [path.name for path in (tmp_path / "tokens").glob("tokenizing-*")] == []
 
 
 def test_a_cache_that_cannot_be_written_is_a_user_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
