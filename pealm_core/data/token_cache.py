@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,6 +21,7 @@ from pealm_core.data.tokens import TokenFile
 
 SPLITS = ("train", "val")
 META = "meta.json"
+PIECE = 2**20  # characters
 
 
 class Shard(Protocol):
@@ -107,9 +108,10 @@ def _key(dataset: Dataset, tokenizer: Tokenizer, tokenizer_hash: str) -> tuple[s
             digest.update(len(data).to_bytes(8, "little"))
             digest.update(data)
             characters[split] += len(text)
+            del text, data  # before the next document is read
         digest.update(split.encode())
     start = next(iter(dataset.documents("train")), "")[:1000]
-    ids = [ids.astype(np.int64) for ids in _encoded([start], tokenizer)]  # other code of a tokenizer: other ids
+    ids = [ids.astype(np.int64) for ids in _encode(start, tokenizer)]  # they change with the tokenizer's code
     digest.update(repr(ids).encode())
     return digest.hexdigest(), characters
 
@@ -140,8 +142,10 @@ def _write(folder: Path, dtype: str, dataset: Dataset, tokenizer: Tokenizer) -> 
         aside.mkdir()
         for split in SPLITS:
             with (aside / f"{split}.bin").open("wb") as file:
-                for ids in _encoded(dataset.documents(split), tokenizer):
-                    ids.astype(dtype, copy=False).tofile(file)
+                for text in dataset.documents(split):
+                    for ids in _encode(text, tokenizer):
+                        ids.astype(dtype).tofile(file)
+                    del text, ids  # before the next document is read
         (aside / META).write_text(json.dumps(_meta(aside, dtype)))
         for path in (*aside.iterdir(), aside):
             _sync(path)
@@ -169,20 +173,21 @@ def _sync(path: Path) -> None:
             os.close(handle)
 
 
-def _encoded(texts: Iterable[str], tokenizer: Tokenizer) -> Iterable[NDArray[Any]]:
-    eot = getattr(tokenizer, "eot_id", None)
-    for text in texts:
-        if eot is not None:
-            yield np.array([eot])
+def _encode(text: str, tokenizer: Tokenizer) -> Iterator[NDArray[Any]]:
+    """Yield the end-of-text token, if any, and the ids of a document, in pieces if the tokenizer allows it."""
+    if (eot := getattr(tokenizer, "eot_id", None)) is not None:
+        yield np.array([eot])
+    name, size = type(tokenizer).__name__, PIECE if getattr(tokenizer, "by_character", False) else max(1, len(text))
+    for start in range(0, max(1, len(text)), size):
         try:
-            ids = np.asarray(tokenizer.encode(text))
+            ids = np.asarray(tokenizer.encode(text[start : start + size]))
         except ValueError as error:
-            raise UserError(f"the text can't be tokenized: {error}") from error
+            place = f" after character {start:,}" if start else ""
+            raise UserError(f"the text can't be tokenized{place}: {error}") from error
         if ids.ndim != 1 or (ids.size and not np.issubdtype(ids.dtype, np.integer)):
-            raise PluginError(f"{type(tokenizer).__name__}.encode must give a list of token ids, not {ids!r:.60}")
+            raise PluginError(f"{name}.encode must give a list of token ids, not {ids!r:.60}")
         if ids.size and not 0 <= ids.min() <= ids.max() < tokenizer.vocab_size:
             raise PluginError(
-                f"{type(tokenizer).__name__}.encode gave ids from {ids.min()} to {ids.max()}, "
-                f"and vocab_size is {tokenizer.vocab_size}"
+                f"{name}.encode gave ids from {ids.min()} to {ids.max()}, and vocab_size is {tokenizer.vocab_size}"
             )
         yield ids

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from pealm_core.contract.errors import UserError
+from pealm_core.data import token_cache
 from pealm_core.data.order import permute
 from pealm_core.data.token_cache import Shard, fingerprint, tokenize
 from pealm_core.data.windows import Windows
@@ -184,6 +185,26 @@ def test_end_of_text_stands_before_every_document(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("PEALM_CACHE", str(tmp_path))
     corpus = tokenize(Docs("ab", "c"), Letters(eot=0), "eot")
     assert corpus.train[0][:].tolist() == [0, 97, 98, 0, 99]
+
+
+def test_a_text_is_tokenized_in_pieces_only_by_character(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    class ByCharacter(Letters):
+        by_character = True
+
+        def encode(self, text: str) -> list[int]:
+            if "!" in text:
+                raise ValueError("no !")
+            return super().encode(text)
+
+    text = "abcdefg" * 10
+    monkeypatch.setattr(token_cache, "PIECE", 8)
+    for tokenizer, calls in ((Letters(eot=0), 1 + 3 + 1), (ByCharacter(eot=0), 9 + 19 + 1)):
+        monkeypatch.setenv("PEALM_CACHE", str(tmp_path / type(tokenizer).__name__))
+        corpus = tokenize(Docs(text, "", text[:65]), tokenizer, "mark")
+        assert corpus.train[0][:].tolist() == [0, *text.encode(), 0, 0, *text[:65].encode()]
+        assert tokenizer.calls == calls  # a look at the first document's start, train, val
+    with pytest.raises(UserError, match="can't be tokenized after character 64: no !"):
+        tokenize(Docs(text + "!"), ByCharacter(), "mark")
 
 
 def test_a_killed_tokenization_leaves_no_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
