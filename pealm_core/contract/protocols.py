@@ -55,7 +55,8 @@ class Tokenizer(Protocol):
     before anything else, unless a saved one was loaded. `stream_decoder()`: a function from one id to the text
     that it completes (never half a character), and "" while it can't tell yet. `save(dir)`: write the vocabulary
     into a folder that is there and empty; `load(dir)`: put it back into this tokenizer, which was made from the same
-    config. A tokenizer with nothing to keep has neither; one that can fit needs both.
+    config. A tokenizer with nothing to keep has neither; one that can fit needs both. `by_character = True`:
+    a text cut anywhere encodes to the same ids, so that long documents are encoded in pieces.
 
     Where there is an `eot_id`, the core puts it before every document of the training text, starts an empty prompt
     from it, and ends a sampled text where it comes up.

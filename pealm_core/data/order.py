@@ -1,6 +1,6 @@
 """A pseudorandom permutation of 0..n-1 that needs no memory, whatever n is.
 
-A Feistel network permutes the next power of four; an index that lands outside 0..n-1 walks on until it is inside
+A Feistel network permutes the next power of four; an index beyond n-1 is permuted again until it is within
 (cycle walking, Black and Rogaway 2002, "Ciphers with Arbitrary Finite Domains").
 """
 
@@ -11,7 +11,7 @@ ROUNDS = 6
 
 
 def mix(values: NDArray[np.uint64], key: int) -> NDArray[np.uint64]:
-    """A hash of 64-bit values, elementwise (the finalizer of SplitMix64, Steele et al. 2014)."""
+    """Return a hash of each of the 64-bit values (the finalizer of SplitMix64, Steele et al. 2014)."""
     x = values + np.uint64((key * 0x9E3779B97F4A7C15 + 0x9E3779B97F4A7C15) % 2**64)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -19,7 +19,7 @@ def mix(values: NDArray[np.uint64], key: int) -> NDArray[np.uint64]:
 
 
 def combine(*parts: int) -> int:
-    """One 64-bit key from several numbers; their order matters.
+    """Return one 64-bit key for several numbers; their order matters.
 
     >>> combine(1, 2) != combine(2, 1)
     True
@@ -34,7 +34,7 @@ def combine(*parts: int) -> int:
 
 
 def permute(index: NDArray[np.integer], n: int, key: int) -> NDArray[np.uint64]:
-    """Where each index of 0..n-1 goes under the permutation that `key` chooses.
+    """Return the place of each index of 0..n-1 in the permutation number `key`.
 
     >>> sorted(permute(np.arange(10), 10, key=7).tolist()) == list(range(10))
     True

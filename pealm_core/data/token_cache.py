@@ -1,16 +1,14 @@
-"""Text is tokenized once: token files in the user's cache, under a key of the text and the tokenizer.
-
-The key is a hash of every document and of the tokenizer's fingerprint, so that the same text is never tokenized
-twice and a changed one never mistaken for it.
-"""
+"""The token cache: text is tokenized once and kept as token files, named by a hash of the text and the tokenizer."""
 
 import hashlib
 import json
+import os
 import shutil
-import tempfile
-from collections.abc import Callable, Iterable, Sequence
+import uuid
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,10 +20,12 @@ from pealm_core.contract.protocols import Dataset, Tokenizer, has
 from pealm_core.data.tokens import TokenFile
 
 SPLITS = ("train", "val")
+META = "meta.json"
+PIECE = 2**20  # characters
 
 
 class Shard(Protocol):
-    """Token ids in a row: a 1-D array, or what reads one piece by piece, as `TokenFile` does."""
+    """A 1-D array of token ids, or an object that reads slices of one, as `TokenFile` does."""
 
     def __len__(self) -> int: ...
 
@@ -34,19 +34,19 @@ class Shard(Protocol):
 
 @dataclass(frozen=True)
 class Corpus:
-    """Tokenized data: shards by split, read as needed, and the key that stands for their content."""
+    """Tokenized data: the shards of each split, and a hash (`key`) of their content."""
 
     train: Sequence[Shard]
     val: Sequence[Shard]
     key: str
-    characters_per_token: float | None  # of val, where it is known
+    characters_per_token: float | None  # of val; None: unknown
     cached: bool
 
 
 def fingerprint(name: str, config: dict[str, Any], tokenizer: Tokenizer) -> str:
-    """A hash of what the tokenizer would save: equal fingerprints give equal tokens."""
+    """Return a hash of what the tokenizer saves: equal fingerprints mean equal tokens."""
     digest = hashlib.sha256(json.dumps([name, config], sort_keys=True).encode())
-    with tempfile.TemporaryDirectory() as folder:
+    with TemporaryDirectory() as folder:
         save = getattr(tokenizer, "save", None)
         if save is not None:
             save(Path(folder))
@@ -57,44 +57,30 @@ def fingerprint(name: str, config: dict[str, Any], tokenizer: Tokenizer) -> str:
 
 
 def tokenize(
-    dataset: Dataset, tokenizer: Tokenizer, mark: str, *, say: Callable[[str], None] = lambda line: None
+    dataset: Dataset, tokenizer: Tokenizer, tokenizer_hash: str, *, say: Callable[[str], None] = lambda line: None
 ) -> Corpus:
-    """The dataset's documents as tokens, from the cache where they are there. mark: the tokenizer's fingerprint.
+    """Return the dataset's documents as tokens, from the token cache if possible. Raises UserError.
 
-    Where the tokenizer has an end-of-text token, it stands before every document. Raises UserError.
+    If the tokenizer has an end-of-text token, it precedes every document. tokenizer_hash: its `fingerprint`.
     """
-    digest, characters = hashlib.sha256(mark.encode()), {}
-    for split in SPLITS:
-        characters[split] = 0
-        documents = dataset.documents(split)
-        if isinstance(documents, str):
-            raise PluginError(f"{type(dataset).__name__}.documents must give documents, not one text: [text]")
-        for text in documents:
-            data = text.encode("utf-8", "surrogatepass")
-            digest.update(len(data).to_bytes(8, "little") + data)
-            characters[split] += len(text)
-        digest.update(split.encode())
-    first = next(iter(dataset.documents("train")), "")
-    digest.update(repr(list(_encoded([first[:1000]], tokenizer))).encode())  # notices a tokenizer whose code changed
-    key = digest.hexdigest()
+    key, characters = _key(dataset, tokenizer, tokenizer_hash)
     folder = cache_root() / "tokens" / key[:32]
-    cached = (folder / "meta.json").is_file()
+    dtype = "uint16" if tokenizer.vocab_size <= 2**16 else "uint32"
+    cached = _intact(folder, dtype)
     if not cached:
+        if folder.exists():
+            say(f"{folder} in the token cache is damaged; it is written again")
         say(f"tokenizing {sum(characters.values()):,} characters")
-        _write(folder, dataset, tokenizer)
-    meta = json.loads((folder / "meta.json").read_text())
-    shards = {
-        split: [TokenFile(folder / f"{split}.bin", meta["dtype"], count=meta[split])] if meta[split] else []
-        for split in SPLITS
-    }
-    ratio = characters["val"] / meta["val"] if meta["val"] else 0.0
-    return Corpus(shards["train"], shards["val"], key, ratio, cached)
+        _write(folder, dtype, dataset, tokenizer)
+    files = {split: TokenFile(folder / f"{split}.bin", dtype) for split in SPLITS}
+    train, val = ([files[split]] if len(files[split]) else [] for split in SPLITS)
+    return Corpus(train, val, key, characters["val"] / max(1, len(files["val"])), cached)
 
 
 def open_shards(dataset: Any, vocab_size: int) -> Corpus:
-    """A dataset that is tokenized already. Raises UserError where its ids are beyond the vocabulary.
+    """Return the shards of a tokenized dataset. Raises UserError if they have ids beyond the vocabulary.
 
-    Its key is a hash of every shard's length and both of its ends: a corpus of billions is not read through for it.
+    The key is a hash of the length and of both ends of every shard: hashing all of billions of tokens takes too long.
     """
     digest, shards = hashlib.sha256(), {}
     recorded = getattr(dataset, "vocab_size", None)
@@ -110,55 +96,98 @@ def open_shards(dataset: Any, vocab_size: int) -> Corpus:
     return Corpus(shards["train"], shards["val"], digest.hexdigest(), None, cached=False)
 
 
-def _write(folder: Path, dataset: Dataset, tokenizer: Tokenizer) -> None:
-    """Tokenize into a folder beside the final one, then rename: a killed run leaves no half cache."""
-    dtype = "uint16" if tokenizer.vocab_size <= 2**16 else "uint32"
+def _key(dataset: Dataset, tokenizer: Tokenizer, tokenizer_hash: str) -> tuple[str, dict[str, int]]:
+    """Return a hash of all documents and of the tokenizer, and the number of characters of each split."""
+    digest, characters = hashlib.sha256(tokenizer_hash.encode()), dict.fromkeys(SPLITS, 0)
+    for split in SPLITS:
+        documents = dataset.documents(split)
+        if isinstance(documents, str):
+            raise PluginError(f"{type(dataset).__name__}.documents must give documents, not one text: [text]")
+        for text in documents:
+            data = text.encode("utf-8", "surrogatepass")
+            digest.update(len(data).to_bytes(8, "little"))
+            digest.update(data)
+            characters[split] += len(text)
+            del text, data  # before the next document is read
+        digest.update(split.encode())
+    start = next(iter(dataset.documents("train")), "")[:1000]
+    ids = [ids.astype(np.int64) for ids in _encode(start, tokenizer)]  # they change with the tokenizer's code
+    digest.update(repr(ids).encode())
+    return digest.hexdigest(), characters
+
+
+def _intact(folder: Path, dtype: str) -> bool:
+    """Whether a folder of the token cache is complete and its files have the recorded hashes."""
+    try:
+        return bool(json.loads((folder / META).read_text()) == _meta(folder, dtype))
+    except (OSError, ValueError):
+        return False
+
+
+def _meta(folder: Path, dtype: str) -> dict[str, str]:
+    """Return what meta.json must say: the dtype, and the hash of each split's file."""
+    meta = {"dtype": dtype}
+    for split in SPLITS:
+        with (folder / f"{split}.bin").open("rb") as file:
+            meta[split] = hashlib.file_digest(file, "sha256").hexdigest()
+    return meta
+
+
+def _write(folder: Path, dtype: str, dataset: Dataset, tokenizer: Tokenizer) -> None:
+    """Tokenize into a new folder, sync it and rename it: `folder` is complete even after a power cut."""
+    aside = folder.parent / f"tokenizing-{uuid.uuid4().hex}"
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         mark(folder.parent)
-        aside = Path(tempfile.mkdtemp(prefix="tokenizing-", dir=folder.parent))
-    except OSError as error:
-        raise _unwritable(folder, error) from error
-    try:
-        meta: dict[str, Any] = {"dtype": dtype, "vocab_size": tokenizer.vocab_size}
+        aside.mkdir()
         for split in SPLITS:
             with (aside / f"{split}.bin").open("wb") as file:
-                meta[split] = sum(_append(file, ids, dtype) for ids in _encoded(dataset.documents(split), tokenizer))
-        (aside / "meta.json").write_text(json.dumps(meta))
-        try:
+                for text in dataset.documents(split):
+                    for ids in _encode(text, tokenizer):
+                        ids.astype(dtype).tofile(file)
+                    del text, ids  # before the next document is read
+        (aside / META).write_text(json.dumps(_meta(aside, dtype)))
+        for path in (*aside.iterdir(), aside):
+            _sync(path)
+        if not _intact(folder, dtype):
+            shutil.rmtree(folder, ignore_errors=True)
             aside.rename(folder)
-        except OSError:  # another run was faster
-            if not (folder / "meta.json").is_file():
-                raise
+            _sync(folder.parent)
     except OSError as error:
-        raise _unwritable(folder, error) from error
+        if not _intact(folder, dtype):  # else another process has written it
+            reason = error.strerror or error
+            raise UserError(
+                f"{folder.parent}: the token cache can't be written: {reason}; set PEALM_CACHE"
+            ) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def _unwritable(folder: Path, error: OSError) -> UserError:
-    return UserError(f"{folder.parent}: the token cache can't be written: {error.strerror or error}; set PEALM_CACHE")
-
-
-def _encoded(texts: Iterable[str], tokenizer: Tokenizer) -> Iterable[NDArray[Any]]:
-    eot = getattr(tokenizer, "eot_id", None)
-    for text in texts:
-        if eot is not None:
-            yield np.array([eot])
+def _sync(path: Path) -> None:
+    """Wait until a file or folder is on disk."""
+    if os.name != "nt":  # Windows can't open folders
+        handle = os.open(path, os.O_RDONLY)
         try:
-            ids = np.asarray(tokenizer.encode(text))
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _encode(text: str, tokenizer: Tokenizer) -> Iterator[NDArray[Any]]:
+    """Yield the end-of-text token, if any, and the ids of a document, in pieces if the tokenizer allows it."""
+    if (eot := getattr(tokenizer, "eot_id", None)) is not None:
+        yield np.array([eot])
+    name, size = type(tokenizer).__name__, PIECE if getattr(tokenizer, "by_character", False) else max(1, len(text))
+    for start in range(0, max(1, len(text)), size):
+        try:
+            ids = np.asarray(tokenizer.encode(text[start : start + size]))
         except ValueError as error:
-            raise UserError(f"the text can't be tokenized: {error}") from error
+            place = f" after character {start:,}" if start else ""
+            raise UserError(f"the text can't be tokenized{place}: {error}") from error
         if ids.ndim != 1 or (ids.size and not np.issubdtype(ids.dtype, np.integer)):
-            raise PluginError(f"{type(tokenizer).__name__}.encode must give a list of token ids, not {ids!r:.60}")
+            raise PluginError(f"{name}.encode must give a list of token ids, not {ids!r:.60}")
         if ids.size and not 0 <= ids.min() <= ids.max() < tokenizer.vocab_size:
             raise PluginError(
-                f"{type(tokenizer).__name__}.encode gave ids from {ids.min()} to {ids.max()}, "
-                f"and vocab_size is {tokenizer.vocab_size}"
+                f"{name}.encode gave ids from {ids.min()} to {ids.max()}, and vocab_size is {tokenizer.vocab_size}"
             )
         yield ids
-
-
-def _append(file: Any, ids: NDArray[Any], dtype: str) -> int:
-    ids.astype(dtype).tofile(file)
-    return len(ids)

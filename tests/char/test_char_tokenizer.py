@@ -40,6 +40,13 @@ def test_an_unseen_character_is_named_with_its_place_and_the_way_out() -> None:
         CharTokenizer().encode("a")
 
 
+def test_a_text_may_be_encoded_in_pieces() -> None:
+    text = "".join(chr(ord("a") + i % 26) for i in range(1000)) + "\U0010ffff\ud800"
+    tokenizer = fitted(text)
+    pieces = [i for start in range(0, len(text), 7) for i in tokenizer.encode(text[start : start + 7])]
+    assert tokenizer.by_character and pieces == tokenizer.encode(text).tolist()
+
+
 def test_replace_writes_the_replacement_character() -> None:
     tokenizer = fitted("abc", "replace")
     assert tokenizer.decode(tokenizer.encode("a!z").tolist()) == "a��"

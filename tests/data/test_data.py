@@ -1,5 +1,8 @@
 """Windows, their order, and the token cache."""
 
+import os
+import stat
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,8 +11,9 @@ import pytest
 import torch
 
 from pealm_core.contract.errors import UserError
+from pealm_core.data import token_cache
 from pealm_core.data.order import permute
-from pealm_core.data.token_cache import fingerprint, tokenize
+from pealm_core.data.token_cache import Shard, fingerprint, tokenize
 from pealm_core.data.windows import Windows
 
 
@@ -34,17 +38,37 @@ def stream(length: int) -> np.ndarray:
     return np.arange(length, dtype=np.uint16)
 
 
-def test_an_epoch_is_every_window_once_with_a_phase_of_its_own() -> None:
-    data = Windows([stream(103), stream(57)], 10, seed=3)
-    firsts = []
+def cut(length: int, *sizes: int) -> list[np.ndarray]:
+    """A stream of distinct tokens in shards of these sizes, over and over."""
+    tokens, shards = stream(length), []
+    while len(tokens):
+        for size in sizes:
+            shards.append(tokens[:size])
+            tokens = tokens[size:]
+    return shards
+
+
+@pytest.mark.parametrize(("length", "sizes"), [(160, (160,)), (160, (103, 57)), (250, (25,)), (250, (3, 40, 0, 7))])
+@pytest.mark.parametrize("block", [8, 10])
+def test_an_epoch_is_the_whole_stream_but_less_than_two_blocks(
+    length: int, sizes: tuple[int, ...], block: int
+) -> None:
+    data = Windows(cut(length, *sizes), block, seed=3)
+    assert data.per_epoch == length // block - 1  # 30 of 10 shards of 25 tokens
+    firsts = set()
     for epoch in range(4):
         idx, targets = zip(*(data.batch(epoch * data.per_epoch + i, 1) for i in range(data.per_epoch)), strict=True)
         rows = torch.cat(idx)
-        assert torch.equal(torch.cat(targets)[:, :-1], rows[:, 1:])
-        starts = sorted(rows[:, 0].tolist())
-        assert len(starts) == data.per_epoch == 9 + 4
-        firsts.append(starts[0])
-    assert len(set(firsts)) > 1  # the phase differs from epoch to epoch
+        assert torch.equal(torch.cat(targets), rows + 1)
+        first = int(rows.min())
+        assert first < block and sorted(rows.flatten().tolist()) == [*range(first, first + data.per_epoch * block)]
+        firsts.add(first)
+    assert len(firsts) > 1  # the phase differs from epoch to epoch
+
+
+def test_the_windows_of_one_long_shard_stay_as_they_are() -> None:
+    rows = torch.cat([Windows([stream(1000)], 8, seed=1337).batch(step, 5)[0][:, 0] for step in (0, 24, 25)])
+    assert rows.tolist() == [716, 116, 108, 468, 4, 636, 652, 436, 500, 952, 680, 736, 56, 0, 264]
 
 
 def test_windows_of_one_epoch_do_not_overlap() -> None:
@@ -97,6 +121,28 @@ def test_fixed_windows_are_spread_and_bounded() -> None:
     assert idx.shape == targets.shape == (5, 10)
 
 
+def test_fixed_windows_are_every_window_of_each_shard_evenly_thinned() -> None:
+    lengths = (25, 8, 9, 100, 11, 300)
+    data = Windows([stream(length) for length in lengths], 8)
+    windows = [(i, start) for i, length in enumerate(lengths) for start in range(0, length - 8, 8)]
+    for count in range(1, len(windows) + 2):
+        chosen = min(count, len(windows))
+        assert data.fixed(count * 8) == [windows[i * len(windows) // chosen] for i in range(chosen)]
+
+
+def test_fixed_windows_take_memory_for_those_alone() -> None:
+    class Long:
+        def __len__(self) -> int:
+            return 10**12
+
+    data = Windows([Long()] * 3, 8)  # type: ignore[list-item]
+    tracemalloc.start()
+    places = data.fixed(8000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(places) == 1000 and peak < 2**20
+
+
 class Letters:
     """A tokenizer that counts how often it works."""
 
@@ -141,6 +187,26 @@ def test_end_of_text_stands_before_every_document(monkeypatch: pytest.MonkeyPatc
     assert corpus.train[0][:].tolist() == [0, 97, 98, 0, 99]
 
 
+def test_a_text_is_tokenized_in_pieces_only_by_character(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    class ByCharacter(Letters):
+        by_character = True
+
+        def encode(self, text: str) -> list[int]:
+            if "!" in text:
+                raise ValueError("no !")
+            return super().encode(text)
+
+    text = "abcdefg" * 10
+    monkeypatch.setattr(token_cache, "PIECE", 8)
+    for tokenizer, calls in ((Letters(eot=0), 1 + 3 + 1), (ByCharacter(eot=0), 9 + 19 + 1)):
+        monkeypatch.setenv("PEALM_CACHE", str(tmp_path / type(tokenizer).__name__))
+        corpus = tokenize(Docs(text, "", text[:65]), tokenizer, "mark")
+        assert corpus.train[0][:].tolist() == [0, *text.encode(), 0, 0, *text[:65].encode()]
+        assert tokenizer.calls == calls  # a look at the first document's start, train, val
+    with pytest.raises(UserError, match="can't be tokenized after character 64: no !"):
+        tokenize(Docs(text + "!"), ByCharacter(), "mark")
+
+
 def test_a_killed_tokenization_leaves_no_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PEALM_CACHE", str(tmp_path))
 
@@ -153,6 +219,78 @@ def test_a_killed_tokenization_leaves_no_cache(monkeypatch: pytest.MonkeyPatch, 
     with pytest.raises(KeyboardInterrupt):
         tokenize(Docs("ab"), Dies(), "mark")
     assert [path.name for path in (tmp_path / "tokens").iterdir()] == [".pealm"]
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", "{}", "\xff", None])
+def test_a_damaged_meta_json_is_written_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, damage: str | None
+) -> None:
+    monkeypatch.setenv("PEALM_CACHE", str(tmp_path))
+    tokenize(Docs("ab"), Letters(), "mark")
+    (meta,) = tmp_path.glob("tokens/*/meta.json")
+    meta.unlink() if damage is None else meta.write_bytes(damage.encode("latin-1"))
+    lines: list[str] = []
+    again = tokenize(Docs("ab"), Letters(), "mark", say=lines.append)
+    assert not again.cached and again.train[0][:].tolist() == [97, 98]
+    assert lines == [f"{meta.parent} in the token cache is damaged; it is written again", "tokenizing 5 characters"]
+    assert tokenize(Docs("ab"), Letters(), "mark").cached
+
+
+@pytest.mark.parametrize("content", [b"", b"a\0", b"a\0c\0", b"a\0b\0c\0", None])
+def test_damaged_tokens_are_written_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: bytes | None
+) -> None:
+    monkeypatch.setenv("PEALM_CACHE", str(tmp_path))
+    used = tokenize(Docs("ab"), Letters(), "mark")
+    (file,) = tmp_path.glob("tokens/*/train.bin")
+    file.rename(file.with_name("old"))
+    if content is not None:
+        file.write_bytes(content)
+    again = tokenize(Docs("ab"), Letters(), "mark")
+    assert not again.cached and again.train[0][:].tolist() == used.train[0][:].tolist() == [97, 98]
+    assert tokenize(Docs("ab"), Letters(), "mark").cached
+
+
+def test_the_token_cache_is_on_disk_before_it_has_its_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PEALM_CACHE", str(tmp_path))
+    fsync, synced = os.fsync, set()
+
+    def watched(descriptor: int) -> None:
+        fsync(descriptor)
+        named = any(not path.parent.name.startswith("tokenizing-") for path in tmp_path.glob("tokens/*/meta.json"))
+        synced.add((os.fstat(descriptor).st_ino, named))
+
+    monkeypatch.setattr(os, "fsync", watched)
+    tokenize(Docs("ab"), Letters(), "mark")
+    (folder,) = (path for path in (tmp_path / "tokens").iterdir() if path.is_dir())
+    assert synced == {
+        (path.stat().st_ino, path == folder.parent) for path in (*folder.iterdir(), folder, folder.parent)
+    }
+
+
+def test_the_token_cache_has_the_mode_of_the_umask(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PEALM_CACHE", str(tmp_path))
+    old = os.umask(0o002)
+    try:
+        tokenize(Docs("ab"), Letters(), "mark")
+    finally:
+        os.umask(old)
+    (meta,) = tmp_path.glob("tokens/*/meta.json")
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (meta.parent, meta)] == [0o775, 0o664]
+
+
+def test_another_process_may_write_the_same_text_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PEALM_CACHE", str(tmp_path))
+
+    class Slow(Letters):
+        def encode(self, text: str) -> list[int]:
+            if self.calls == 1:  # the first call is for the key
+                shards.extend(tokenize(Docs("ab"), Letters(), "mark").train)
+            return super().encode(text)
+
+    shards: list[Shard] = []
+    assert tokenize(Docs("ab"), Slow(), "mark").train[0][:].tolist() == shards[0][:].tolist() == [97, 98]
+    assert [path.name for path in (tmp_path / "tokens").glob("tokenizing-*")] == []
 
 
 def test_a_cache_that_cannot_be_written_is_a_user_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

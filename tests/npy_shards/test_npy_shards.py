@@ -19,17 +19,15 @@ def dataset(folder: Path) -> NpyShards:
     return NpyShards(NpyShardsConfig(folder))
 
 
-def write_bin(
-    path: Path, ids: list[int], magic: int = 20240520, version: int = 1, announced: int | None = None
-) -> None:
+def write_bin(path: Path, ids: list[int], magic: int = 20240520, version: int = 1, count: int | None = None) -> None:
     header = np.zeros(256, "<i4")
-    header[:3] = magic, version, len(ids) if announced is None else announced
+    header[:3] = magic, version, len(ids) if count is None else count
     path.write_bytes(header.tobytes() + np.array(ids, "<u2").tobytes())
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Three good shards and two files that are none."""
+    """Three good shards and two other files."""
     np.save(tmp_path / "edufineweb_val_000000.npy", np.arange(50, dtype=np.uint16))
     np.save(tmp_path / "edufineweb_train_000002.npy", np.arange(200, 300, dtype=np.uint32))
     np.save(tmp_path / "edufineweb_train_000001.npy", np.arange(100, dtype=np.uint16))
@@ -78,18 +76,18 @@ def test_the_vocabulary_is_what_meta_json_says(folder: Path) -> None:
     with pytest.raises(UserError, match=r"meta.json can't be read"):
         _ = dataset(folder).vocab_size
     (folder / "meta.json").write_text('{"vocab_size": "many"}')
-    with pytest.raises(UserError, match="'many', no positive whole number"):
+    with pytest.raises(UserError, match="must be a positive whole number, not 'many'"):
         _ = dataset(folder).vocab_size
 
 
 @pytest.mark.parametrize(
     ("array", "message"),
     [
-        (np.arange(9, dtype=np.int64), "holds int64; token shards are uint16 or uint32"),
-        (np.arange(9, dtype=np.float16), "holds float16"),
+        (np.arange(9, dtype=np.int64), "has int64; token shards are uint16 or uint32"),
+        (np.arange(9, dtype=np.float16), "has float16"),
         (np.zeros((3, 3), np.uint16), r"has shape \(3, 3\)"),
         (np.uint16(3), r"has shape \(\)"),
-        (np.zeros(0, np.uint16), "is empty: it holds no tokens"),
+        (np.zeros(0, np.uint16), "is empty: it has no tokens"),
     ],
 )
 def test_a_wrong_array_is_named(folder: Path, array: np.ndarray, message: str) -> None:  # type: ignore[type-arg]
@@ -102,10 +100,10 @@ def test_a_truncated_or_foreign_file_is_named(folder: Path) -> None:
     path = folder / "edufineweb_train_000001.npy"
     whole = path.read_bytes()
     for data, message in [
-        (whole[:-2], "is truncated: 326 bytes, and its header announces 100 tokens, 328 bytes"),
+        (whole[:-2], "is truncated: it has 326 bytes; a header of 100 tokens means 328 bytes"),
         (whole + b"??", "is too long"),
-        (whole[:50], "is no .npy file"),
-        (b"PK\3\4" + whole, "is no .npy file"),
+        (whole[:50], "is not an .npy file"),
+        (b"PK\3\4" + whole, "is not an .npy file"),
         (b"", "is empty"),
     ]:
         path.write_bytes(data)
@@ -116,19 +114,19 @@ def test_a_truncated_or_foreign_file_is_named(folder: Path) -> None:
 def test_a_wrong_llm_c_file_is_named(folder: Path) -> None:
     path = folder / "x_train_0.bin"
     write_bin(path, [1, 2], magic=20240801)
-    with pytest.raises(UserError, match=r"x_train_0.bin is no llm.c data file .* magic 20240801"):
+    with pytest.raises(UserError, match=r"x_train_0.bin is not an llm.c data file .* magic 20240801"):
         dataset(folder).shards("train")
     write_bin(path, [1, 2], version=7)
     with pytest.raises(UserError, match="version 7"):
         dataset(folder).shards("train")
-    write_bin(path, [1, 2], announced=3)
-    with pytest.raises(UserError, match=r"x_train_0.bin is truncated: 1,028 bytes"):
+    write_bin(path, [1, 2], count=3)
+    with pytest.raises(UserError, match=r"x_train_0.bin is truncated: it has 1,028 bytes"):
         dataset(folder).shards("train")
-    write_bin(path, [], announced=0)
+    write_bin(path, [], count=0)
     with pytest.raises(UserError, match="is empty"):
         dataset(folder).shards("train")
     path.write_bytes(b"\0" * 100)
-    with pytest.raises(UserError, match=r"x_train_0.bin is truncated: 100 bytes"):
+    with pytest.raises(UserError, match=r"x_train_0.bin is truncated: it has 100 bytes"):
         dataset(folder).shards("train")
 
 
@@ -190,6 +188,12 @@ def test_a_file_that_shrinks_is_named_and_one_that_is_deleted_stays_readable(fol
         first[0:1]
     second.path.unlink()
     assert second[99:].tolist() == [299]
+
+
+def test_a_pipe_is_refused_instead_of_waited_for(folder: Path) -> None:
+    os.mkfifo(folder / "edufineweb_train_000003.npy")
+    with pytest.raises(UserError, match=r"train_000003.npy is not a regular file"):
+        dataset(folder).shards("train")
 
 
 def test_the_record_and_the_config_load_nothing_heavy() -> None:

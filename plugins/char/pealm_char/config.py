@@ -8,6 +8,8 @@ from pealm_core import setting
 
 @dataclass(frozen=True)
 class CharConfig:
-    """What happens to a character that the training text did not have."""
+    """What to do with a character that is not in the training text."""
 
-    unknown: Literal["error", "replace"] = setting("error", "an unseen character: refuse it, or write U+FFFD for it")
+    unknown: Literal["error", "replace"] = setting(
+        "error", "what to do with an unseen character: stop with an error, or write U+FFFD"
+    )

@@ -24,22 +24,27 @@ FILE = "chars.json"
 class CharTokenizer:
     """Characters to ids in code point order; `unknown="replace"` adds U+FFFD for all unseen ones."""
 
+    by_character = True
+
     def __init__(self, config: CharConfig | None = None) -> None:
         self.config = config or CharConfig()
         self._set("")
 
     def _set(self, chars: str) -> None:
-        """Everything derives from the characters."""
+        """Set the vocabulary, from which all else derives."""
         self.chars = chars
-        self._points = np.array([ord(char) for char in chars], np.uint32)
+        points = np.array([ord(char) for char in chars], np.int64)
+        # The id of each code point, -1 for one without; the last entry stands for all larger code points.
+        self._ids = np.full(points.max(initial=0) + 2, -1, np.int64)
+        self._ids[points] = np.arange(len(chars))
 
     @property
     def vocab_size(self) -> int:
-        """Distinct characters."""
+        """Number of distinct characters."""
         return len(self.chars)
 
     def fit(self, texts: Iterable[str]) -> None:
-        """Take the characters of the texts as the vocabulary."""
+        """Make the characters of the texts the vocabulary."""
         seen: set[str] = set()
         for text in texts:
             seen.update(text)
@@ -48,27 +53,26 @@ class CharTokenizer:
         self._set("".join(sorted(seen)))
 
     def encode(self, text: str) -> NDArray[np.int64]:
-        """Ids, one per character. Raises ValueError for an unseen character unless it may be replaced."""
-        points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
-        ids = np.searchsorted(self._points, points)
-        known = ids < len(self.chars)
-        known[known] = self._points[ids[known]] == points[known]
-        if not known.all():
-            place = int(np.flatnonzero(~known)[0])
+        """Return ids, one per character. Raises ValueError for an unseen character unless it may be replaced."""
+        points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
+        ids: NDArray[np.int64] = self._ids[np.minimum(points, len(self._ids) - 1)]
+        unknown = np.flatnonzero(ids < 0)
+        if len(unknown):
             if REPLACEMENT not in self.chars or self.config.unknown != "replace":
+                place = int(unknown[0])
                 raise ValueError(
                     f"character {text[place]!r} (position {place:,}) is not among the {len(self.chars)} characters "
-                    f"of the training text; --tokenizer.unknown replace would stand in for it"
+                    f"of the training text; --tokenizer.unknown replace writes U+FFFD instead"
                 )
-            ids[~known] = self.chars.index(REPLACEMENT)
-        return ids.astype(np.int64)
+            ids[unknown] = self.chars.index(REPLACEMENT)
+        return ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids."""
+        """Return the text of ids."""
         return "".join(self.chars[i] for i in ids)
 
     def stream_decoder(self) -> Callable[[int], str]:
-        """Every id is a whole character."""
+        """Return a function from an id to its character."""
         return self.chars.__getitem__
 
     def save(self, folder: Path) -> None:
@@ -76,8 +80,8 @@ class CharTokenizer:
         (folder / FILE).write_text(json.dumps(self.chars), encoding="utf-8")
 
     def load(self, folder: Path) -> None:
-        """Read what `save` wrote. Raises ValueError where it is no vocabulary."""
+        """Read what `save` wrote. Raises ValueError if it is not a vocabulary."""
         chars = json.loads((folder / FILE).read_text(encoding="utf-8"))
         if not isinstance(chars, str) or sorted(set(chars)) != list(chars):
-            raise ValueError(f"{folder / FILE} is no list of distinct characters in order")
+            raise ValueError(f"{folder / FILE} is not a list of distinct characters in order")
         self._set(chars)

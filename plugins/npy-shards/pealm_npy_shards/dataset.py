@@ -1,4 +1,4 @@
-"""A folder of token shards: which files, in which order, and whether they fit a vocabulary."""
+"""A folder of token shards: its files in order, and a check of their ids against a vocabulary."""
 
 import json
 import re
@@ -15,21 +15,21 @@ SCAN_TOKENS, SCAN_BLOCKS = 2**22, 64  # of each shard, at most
 
 
 class NpyShards:
-    """The shards with "train" or "val" as a word of their names, sorted by name."""
+    """The files that have "train" or "val" as a word of their names, in the order of their names."""
 
     def __init__(self, config: NpyShardsConfig | None = None) -> None:
         self.path = (config or NpyShardsConfig()).path
         self._opened: dict[str, list[TokenFile]] = {}
 
     def shards(self, split: str) -> list[TokenFile]:
-        """The shards of "train" or "val", opened and checked once. Raises UserError naming the file that is wrong."""
+        """Return the shards of "train" or "val", checked once. Raises UserError with the name of a wrong file."""
         if split not in self._opened:
             self._opened[split] = [open_shard(path) for path in self._files(split)]
         return self._opened[split]
 
     @cached_property
     def vocab_size(self) -> int | None:
-        """The vocabulary's size where `meta.json` beside the shards records it. Raises UserError for a broken one."""
+        """The vocabulary size in `meta.json` beside the shards, or None. Raises UserError if the file is broken."""
         path = self.path / META
         try:
             meta = json.loads(path.read_text(encoding="utf-8"))
@@ -39,13 +39,13 @@ class NpyShards:
             raise UserError(f"{path} can't be read: {error}") from error
         size = meta.get("vocab_size") if isinstance(meta, dict) else None
         if size is not None and (type(size) is not int or size < 1):
-            raise UserError(f'{path}: "vocab_size" is {size!r}, no positive whole number')
+            raise UserError(f'{path}: "vocab_size" must be a positive whole number, not {size!r}')
         return size
 
     def check(self, vocab_size: int) -> None:
-        """Look for ids beyond a vocabulary: in all of a small shard, in evenly spaced blocks of a large one.
+        """Check that all ids are in the vocabulary: all of a small shard, evenly spaced blocks of a large one.
 
-        Raises UserError naming the file and the id.
+        Raises UserError with the file, the id and its position.
         """
         for split in ("train", "val"):
             for shard in self.shards(split):
@@ -59,20 +59,20 @@ class NpyShards:
             raise UserError(f"--input.npy-shards {self.path}: no such folder{hint}") from None
         except OSError as error:
             raise UserError(f"--input.npy-shards {self.path}: {error.strerror}; give a folder of shards") from error
-        found = [path for path in names if split in _words(path)]
-        for path in found:
+        paths = [path for path in names if split in _words(path)]
+        for path in paths:
             if {"train", "val"} <= _words(path):
                 raise UserError(f"{path} has both `train` and `val` in its name")
-        if not found:
+        if not paths:
             raise UserError(
                 f"--input.npy-shards {self.path} has no {split} shard: no {' or '.join(SUFFIXES)} file "
                 f"with the word `{split}` in its name, as in part_{split}_000001.npy"
             )
-        return found
+        return paths
 
 
 def _words(path: Path) -> set[str]:
-    """The runs of letters in a file's name: {"edufineweb", "train"}."""
+    """Return the words in a file's name: {"edufineweb", "train"}."""
     return set(re.findall(r"[a-z]+", path.stem.lower()))
 
 

@@ -1,6 +1,8 @@
-"""Text from files: the front for training, the tail for validation, as nanoGPT splits."""
+"""Text from files: the first part for training, the rest for validation, as in nanoGPT."""
 
+import stat
 from collections.abc import Iterator
+from functools import cached_property
 from glob import glob, has_magic
 from pathlib import Path
 
@@ -11,53 +13,63 @@ SUFFIXES = (".txt", ".md")
 
 
 class TextDataset:
-    """The files of a path, a folder or a glob as one text each; the last val_fraction of all of it is "val"."""
+    """The text files of a path, a folder or a glob, a document each; "val" is the last val_fraction of all text."""
 
     def __init__(self, config: TextConfig) -> None:
         self.config = config
 
     def documents(self, split: str) -> Iterator[str]:
-        """The files of a split in order of their names; the file in which the split falls is cut there."""
-        texts = [read_text(path) for path in self.files()]
-        left = int(sum(map(len, texts)) * (1 - self.config.val_fraction))
-        for text in texts:
-            part = text[:left] if split == "train" else text[left:]
-            left = max(0, left - len(text))
+        """Yield the documents of a split in the order of their names; the file at the border is cut in two."""
+        remaining = int(self._characters * (1 - self.config.val_fraction))  # of the training split
+        for text in self.whole():
+            part = text[:remaining] if split == "train" else text[remaining:]
+            remaining = max(0, remaining - len(text))
+            del text  # its memory is needed for tokenizing the part
             if part:
                 yield part
 
+    @cached_property
+    def _characters(self) -> int:
+        return sum(map(len, self.whole()))
+
     def whole(self) -> Iterator[str]:
-        """Every file's text."""
+        """Yield every file's text; one at a time is in memory."""
         return map(read_text, self.files())
 
     def files(self) -> list[Path]:
-        """The files that the path means. Raises UserError where there is none."""
+        """Return the files that the path means. Raises UserError if there are none."""
         path, option = Path(self.config.path), f"--input.text {self.config.path}"
-        if path.is_file():
-            return [path]
         if path.is_dir():
-            found = sorted(file for file in path.rglob("*") if file.is_file() and file.suffix in SUFFIXES)
-            if not found:
+            files = sorted(file for file in path.rglob("*") if file.suffix in SUFFIXES and _is_file(file))
+            if not files:
                 raise UserError(f"{option}: the folder has no {' or '.join(SUFFIXES)} file")
-            return found
+            return files
+        if path.exists():
+            return [path]
         if has_magic(self.config.path):
-            found = sorted(Path(name) for name in glob(self.config.path, recursive=True) if Path(name).is_file())  # noqa: PTH207 (takes absolute ones)
-            if not found:
+            files = sorted(Path(name) for name in glob(self.config.path, recursive=True) if _is_file(Path(name)))  # noqa: PTH207 (takes absolute ones)
+            if not files:
                 raise UserError(f"{option}: no file matches")
-            return found
+            return files
         raise UserError(f"{option}: no such file or folder")
 
 
+def _is_file(path: Path) -> bool:
+    return path.exists() and not path.is_dir()  # `read_text` refuses a pipe, a socket or a device
+
+
 def read_text(path: Path) -> str:
-    """A UTF-8 file's text, line ends as they are. Raises UserError for one that is empty, binary or not UTF-8."""
+    """Return a UTF-8 file's text with its line ends. Raises UserError if it is empty, binary or not UTF-8."""
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # reading a FIFO would wait for a writer
+            raise UserError(f"{path} is not a regular file")
         data = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path}: can't be read: {error.strerror}") from error
     if not data:
         raise UserError(f"{path} is empty")
     if b"\0" in data[:65536]:
-        raise UserError(f"{path} is no text: it has zero bytes (position {data.index(0):,})")
+        raise UserError(f"{path} is not a text file: it has a zero byte at position {data.index(0):,}")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
