@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from .plugin import COMMAND, CONFIG, PARTS, PLUGIN
+from .plugin import ALONE, COMMAND, CONFIG, PARTS, PLUGIN
 
 Pealm = Callable[..., Any]
 
@@ -59,15 +59,6 @@ def test_show_lists_the_options(pealm: Pealm, stranger: Callable[..., None]) -> 
     stranger("pealm-bad", "import no_such_module")
     shown = pealm("plugins", "show", "bad")
     assert "ModuleNotFoundError" in shown.out or "no_such_module" in shown.out
-
-
-ALONE = """
-from pealm_core import TokenizerSpec, hookimpl
-
-@hookimpl
-def pealm_tokenizers():
-    return TokenizerSpec(name="t", summary="A tokenizer", factory="pealm_it_parts:Tokenizer")
-"""
 
 
 def test_check_passes(pealm: Pealm, plug: Callable[..., None]) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from pealm_testing import ConformanceError, ModelConformance, TokenizerConformance
 
-from .plugin import COMMAND, CONFIG, PARTS, PLUGIN
+from .plugin import ALONE, COMMAND, CONFIG, PARTS
 
 HERE = """
 import pytest
@@ -118,15 +118,13 @@ def test_widths():
 
 def test_checks_fail_under_python_o(stranger: Callable[..., None], tmp_path: Path) -> None:
     """Without `assert` statements, the kit still finds a defect."""
-    parts = PARTS.replace("list(text.encode())", "list(text.strip().encode())")
-    stranger("pealm-it", PLUGIN.partition("@hookimpl\ndef pealm_datasets")[0])
+    stranger("pealm-it", ALONE)
     site = tmp_path / "site-pealm-it"
-    for name, text in {"config": CONFIG, "parts": parts}.items():
-        (site / f"pealm_it_{name}.py").write_text(text)
+    (site / "pealm_it_parts.py").write_text(PARTS.replace("eot_id = 256", "eot_id = 300"))
     command = [sys.executable, "-O", "-m", "pealm", "plugins", "check", "it"]
     env = {**os.environ, "PYTHONPATH": str(site)}
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
-    assert done.returncode == 3 and "  failed  round trip: ' ' is decoded as ''" in done.stdout, (
+    assert done.returncode == 3 and "  failed  ids are below vocab size: eot_id is 300" in done.stdout, (
         done.stdout + done.stderr
     )
 

@@ -27,19 +27,9 @@ if TYPE_CHECKING:
     from pealm_testing.optimizer import OptimizerConformance as OptimizerConformance
     from pealm_testing.tokenizer import TokenizerConformance as TokenizerConformance
 
-_MODULES = {
-    "Bytes": "dummies",
-    "CommandConformance": "command",
-    "Conformance": "base",
-    "ConformanceError": "errors",
-    "DatasetConformance": "dataset",
-    "EvaluatorConformance": "evaluator",
-    "FormatConformance": "format",
-    "ModelConformance": "model",
-    "OptimizerConformance": "optimizer",
-    "TokenizerConformance": "tokenizer",
-    "Uniform": "dummies",
-}
+_KINDS = ("Command", "Dataset", "Evaluator", "Format", "Model", "Optimizer", "Tokenizer")
+_MODULES = {f"{kind}Conformance": kind.lower() for kind in _KINDS}
+_MODULES |= {"Conformance": "base", "ConformanceError": "errors", "Bytes": "dummies", "Uniform": "dummies"}
 
 
 def __getattr__(name: str) -> Any:

@@ -59,8 +59,9 @@ class Conformance:
     @pytest.fixture(autouse=True)
     def _from_pytest(self, request: pytest.FixtureRequest) -> None:
         """Set attributes from fixtures, from `configs` and from --pealm-slow."""
-        for name in {name for base in type(self).__mro__ for name in get_annotations(base)}:
-            if name != "kind" and callable(getattr(type(self), name, None)):
+        kits = [base for base in type(self).__mro__ if base.__module__.startswith("pealm_testing.")]
+        for name in {name for kit in kits for name in get_annotations(kit)} - {"kind"}:
+            if callable(getattr(type(self), name, None)):
                 setattr(self, name, request.getfixturevalue(name))
         self.__dict__["slow"] = self.slow or request.config.getoption("--pealm-slow", False)
         if hasattr(request, "param"):

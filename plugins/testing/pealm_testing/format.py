@@ -19,15 +19,12 @@ from pealm_testing.errors import ConformanceError
 class FormatConformance(Conformance):
     """A format, applied to a small checkpoint of a model that it supports.
 
-    model, sizes: the (installed) model and its settings. tokenizer, tokenizer_config: its tokenizer (None: the
-    model's default). texts: what the tokenizer is fitted on.
+    model, sizes: the (installed) model and its settings. texts: what its tokenizer is fitted on.
     """
 
     kind = FormatSpec
     model: ClassVar[str | None] = None
     sizes: ClassVar[Mapping[str, Any]] = {}
-    tokenizer: ClassVar[str | None] = None
-    tokenizer_config: ClassVar[Any] = {}
     texts: ClassVar[Any] = ("the quick brown fox jumps over the lazy dog.\n" * 8,)
 
     def write(self, folder: Path) -> LM:
@@ -35,8 +32,6 @@ class FormatConformance(Conformance):
         if self.model is None:
             raise SkipTest("set model = ..., a model that it supports")
         tables: dict[str, Any] = {"model": {"name": self.model, **self.sizes}}
-        if self.tokenizer is not None:
-            tables["tokenizer"] = {"name": self.tokenizer, **self.tokenizer_config}
         job = plan(host_for(None), Request(file=Layer("the test", tables)), {}, ("model", "tokenizer"))
         tokenizer = make_tokenizer(job)
         if has(tokenizer, "fit"):
