@@ -22,6 +22,7 @@ PACKAGES = (
     "pealm_perplexity",
     "pealm_report",
     "pealm_sprout",
+    "pealm_testing",
     "pealm_text",
     "pealm_tiktoken",
     "pealm_tinyshakespeare",

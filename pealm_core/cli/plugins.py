@@ -1,25 +1,22 @@
-"""`pealm plugins`: what is installed, what it provides, why something failed, and whether it keeps the contract."""
+"""`pealm plugins`: list, show and check installed plugins."""
 
 import json
 import sys
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import click
 
-from pealm_core.contract.errors import PealmError, PluginError, UserError
+from pealm_core.contract.errors import PealmError, UserError
 from pealm_core.contract.specs import Spec
 from pealm_core.plugins.host import Entry, Plugin, PluginHost
 
-SLOW_MS = 50  # an import that every `pealm --help` waits for
-
 
 @click.group(invoke_without_command=True)
-@click.option("--json", "as_json", is_flag=True, help="The list as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def plugins(ctx: click.Context, as_json: bool) -> None:
-    """List the installed plugins: version, status, load time, what each provides."""
+    """List installed plugins: version, status, load time, and what each provides."""
     if ctx.invoked_subcommand is not None:
         return
     host = PluginHost.installed()
@@ -38,7 +35,7 @@ def plugins(ctx: click.Context, as_json: bool) -> None:
 @plugins.command()
 @click.argument("name")
 def show(name: str) -> None:
-    """Everything about one plugin: records, options, where it is installed, a failure's traceback."""
+    """Show one plugin: records, options, location, and the traceback if it failed to load."""
     host = PluginHost.installed()
     for plugin in _named(host, name):
         row = _row(host, plugin)
@@ -57,55 +54,32 @@ def show(name: str) -> None:
 
 @plugins.command()
 @click.argument("name")
-@click.option("--slow", is_flag=True, help="Also what takes ten seconds: torch.compile, a second process.")
+@click.option("--slow", is_flag=True, help="Also run slow checks (ten seconds each): torch.compile, two processes.")
 def check(name: str, slow: bool) -> None:
-    """Run the conformance kit on an installed plugin; exit code 3 where a check fails."""
-    host = PluginHost.installed()
-    found = _named(host, name)
-    ended: Counter[str] = Counter()
-    for plugin in found:
-        if plugin.status != "ok":
-            raise PluginError(f"{plugin.dist} is {plugin.status}: {plugin.reason}")
-        for line in host.conflicts(plugin):
-            click.echo(f"note: {line}; users write {plugin.dist}/NAME")
-        from pealm_core.testing.check import import_ms, run  # brings torch
+    """Run the conformance kit on an installed plugin; exit code 3 if a check fails."""
+    from pealm_core.cli.new_plugin import testing
 
-        for record in plugin.records:
-            click.echo(f"{record.kind} {record.name}")
-            reasons = dict[str, list[str]]()
-            for label, outcome, message in run(plugin, record, slow=slow):
-                ended[outcome] += 1
-                if outcome == "skipped":
-                    reasons.setdefault(message, []).append(label)
-                else:
-                    click.echo(f"  {outcome:<8}{label}" + (f": {message}" if message else ""))
-            for reason, labels in reasons.items():
-                click.echo(f"  skipped {len(labels)}: {reason} ({', '.join(labels)})")
-        if (ms := import_ms(plugin)) > SLOW_MS:
-            click.echo(f"note: importing {plugin.module} takes {ms:.0f} ms, and every `pealm --help` waits for it")
-    counts = ", ".join(f"{ended[outcome]} {outcome}" for outcome in ("ok", "skipped", "failed") if ended[outcome])
-    if ended["failed"]:
-        raise PluginError(f"{name} does not keep the contract: {counts}")
-    click.echo(f"{name} keeps the contract: {counts or 'it provides nothing to check'}")
+    host = PluginHost.installed()
+    testing("check").check(name, host, _named(host, name), slow=slow)
 
 
 def _folder(plugin: Plugin) -> Path:
-    """Where its code lies, which of an editable install is not where its metadata lies."""
+    """The folder of its code; for an editable install, its metadata is elsewhere."""
     file = getattr(sys.modules.get(plugin.module), "__file__", None)
     return Path(file).parent if file else Path(plugin.location)
 
 
 def _named(host: PluginHost, name: str) -> list[Plugin]:
-    """The plugins of an entry point's or a distribution's name. Raises UserError where there is none."""
-    found = [plugin for plugin in host.plugins if name in (plugin.name, plugin.dist)]
-    if not found:
+    """The plugins with this entry point or distribution name. Raises UserError if there is none."""
+    matches = [plugin for plugin in host.plugins if name in (plugin.name, plugin.dist)]
+    if not matches:
         known = ", ".join(plugin.name for plugin in host.plugins)
         raise UserError(f"no plugin {name!r} is installed; installed: {known}")
-    return found
+    return matches
 
 
 def _options(plugin: Plugin, record: Spec) -> list[str]:
-    """The settings of a record as options with their defaults, or what is wrong with them."""
+    """The settings of a record as options with help and default, or the error if they can't be read."""
     from dataclasses import MISSING
 
     from pealm_core.config.job import COMPONENTS
@@ -120,8 +94,8 @@ def _options(plugin: Plugin, record: Spec) -> list[str]:
     for item in items.values():
         if item.hidden or record.kind not in tables:
             continue
-        needed = item.default is MISSING
-        default = "needed" if needed else "not set" if item.default is None else str(item.default)
+        required = item.default is MISSING
+        default = "required" if required else "not set" if item.default is None else str(item.default)
         bare = item.name == getattr(record, "value", None)
         option = f"--input.{record.name}" if bare else f"--{tables[record.kind]}.{item.key}"
         lines.append(f"{option}  {item.help}{'  ' if item.help else ''}[{default}]")

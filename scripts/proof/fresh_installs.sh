@@ -78,6 +78,7 @@ import json, sys
 rows = json.load(sys.stdin)
 assert all(row["status"] == "ok" for row in rows), rows
 print(*(row["dist"] for row in rows))')
+    "$venv/bin/pip" install --find-links "$home/wheels" -c "$home/ours.txt" -c "$OLDPWD/constraints.txt" pealm-testing
     for plugin in $names; do "$venv/bin/pealm" plugins check "$plugin"; done
 }
 venv=$home/env

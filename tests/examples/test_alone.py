@@ -85,7 +85,7 @@ def needed(name: str) -> set[str]:
 def alone(wheels: dict[str, Path], tmp_path: Path):  # type: ignore[no-untyped-def]
     """Run Python where one distribution and what it asks for are all that there is."""
 
-    def run(name: str, *words: str) -> str:
+    def run(name: str, *words: str, code: int = 0) -> str:
         links = tmp_path / "site"
         if not links.exists():
             links.mkdir()
@@ -98,17 +98,35 @@ def alone(wheels: dict[str, Path], tmp_path: Path):  # type: ignore[no-untyped-d
         env = {**os.environ, "PYTHONPATH": os.pathsep.join(path), "PYTHONDONTWRITEBYTECODE": "1"}
         # -S: without site-packages, where all of ours are installed.
         done = subprocess.run([sys.executable, "-S", *words], cwd=tmp_path, env=env, capture_output=True, text=True)
-        assert done.returncode == 0, f"{name}: {' '.join(words)}\n{done.stderr[-1500:]}"
-        return done.stdout
+        assert done.returncode == code, f"{name}: {' '.join(words)}\n{done.stderr[-1500:]}"
+        return done.stderr if code else done.stdout
 
     return run
+
+
+def points(name: str) -> dict[str, dict[str, str]]:
+    """The entry points of a distribution: group → name → module."""
+    project = tomllib.loads((FOLDERS[name] / "pyproject.toml").read_text())["project"]
+    return dict(project.get("entry-points", {}))
 
 
 @pytest.mark.parametrize("name", sorted(set(FOLDERS) - {"pealm-pea"}))
 def test_its_plugins_load_alone(name: str, alone) -> None:  # type: ignore[no-untyped-def]
     rows = json.loads(alone(name, "-m", "pealm", "plugins", "--json"))
-    assert {row["dist"] for row in rows} == needed(name) & set(FOLDERS)
+    assert {row["dist"] for row in rows} == {dist for dist in needed(name) & set(FOLDERS) if "pealm" in points(dist)}
     assert [row for row in rows if row["status"] != "ok"] == []
+
+
+@pytest.mark.parametrize("words", [("new-plugin", "model", "mine"), ("plugins", "check", "core")])
+def test_without_pealm_testing_the_core_says_what_to_install(words: tuple[str, ...], alone) -> None:  # type: ignore[no-untyped-def]
+    error = alone("pealm-core", "-m", "pealm", *words, code=2)
+    assert error == "pealm: this command needs pealm-testing; try: pip install pealm-testing\n"
+
+
+def test_the_kit_alone_checks_and_writes_plugins(alone, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    assert "core passes: " in alone("pealm-testing", "-m", "pealm", "plugins", "check", "core")
+    alone("pealm-testing", "-m", "pealm", "new-plugin", "model", "mine")
+    assert (tmp_path / "pealm-mine" / "pealm_mine" / "model.py").is_file()
 
 
 def test_gpt2_alone_trains(alone, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

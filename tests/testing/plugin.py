@@ -1,4 +1,4 @@
-"""A small plugin of every kind that keeps the contract, as text: a test breaks one line of it."""
+"""The source of a small plugin with a component of every kind. Tests break one line of it."""
 
 PLUGIN = """
 from pealm_core import (CommandSpec, DatasetSpec, EvaluatorSpec, FormatSpec, ModelSpec, OptimizerSpec, TokenizerSpec,
@@ -44,7 +44,7 @@ from pealm_core import setting
 @dataclass(frozen=True)
 class Config:
     vocab_size: int = setting(0, hidden=True)
-    block_size: int = setting(8, "tokens that it sees at once", at_least=1)
+    block_size: int = setting(8, "context length in tokens", at_least=1)
     width: int = setting(16, "width", at_least=1)
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class State:
         return State(self.h[rows])
 
 class Model(nn.Module):
-    """The mean of the embeddings so far, and the token at hand."""
+    """A decayed sum of the embeddings so far, and the current token."""
 
     def __init__(self, config):
         super().__init__()
@@ -191,3 +191,12 @@ def command(times):
     """Say it."""
     click.echo("it " * times)
 '''
+
+# A plugin with the tokenizer only.
+ALONE = """
+from pealm_core import TokenizerSpec, hookimpl
+
+@hookimpl
+def pealm_tokenizers():
+    return TokenizerSpec(name="t", summary="A tokenizer", factory="pealm_it_parts:Tokenizer")
+"""

@@ -14,9 +14,10 @@ import click
 import pytest
 
 from pealm_core import UserError
-from pealm_core.cli.new_plugin import fill, new_plugin
+from pealm_core.cli.new_plugin import new_plugin
 from pealm_core.contract.specs import KINDS
 from pealm_core.plugins.host import PluginHost
+from pealm_testing.new_plugin import fill
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -118,13 +119,13 @@ def test_next_steps_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
     new_plugin.main(["evaluator", "pealm-mine"], standalone_mode=False)
     lines = capsys.readouterr().out.splitlines()
     assert lines[:4] == [
-        "pealm-mine holds an evaluator that works. Next:",
+        "wrote an evaluator to pealm-mine. Next:",
         "  cd pealm-mine",
         "  pip install -e '.[test]'",
         "  pytest",
     ]
     assert any("--on mine" in line for line in lines)
-    assert lines[-1] == "Then make pealm_mine/evaluator.py yours; pytest tells whether it keeps the contract."
+    assert lines[-1] == "Then edit pealm_mine/evaluator.py; pytest checks that it still works with pealm."
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -155,15 +156,15 @@ def test_a_model_brings_its_own_tokenizer(written: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "name", "words"),
     [
-        ("model", "MyModel", "'MyModel' can't be a plugin's name: a-z, 0-9 and single '-', beginning with a letter; try my-model"),
+        ("model", "MyModel", "'MyModel' is not a valid plugin name: use a-z, 0-9 and single '-', starting with a letter; try my-model"),
         ("model", "../up", "; try up"),
         ("model", "2nd", "; try nd"),
         ("model", "a--b", "; try a-b"),
-        ("model", "char-bigram", "pealm-char-bigram provides the model 'char-bigram' already"),
-        ("model", "char", "pealm-char (package pealm_char) is installed here already"),
-        ("model", "core", "pealm-core (package pealm_core) is installed here already"),
-        ("command", "train", "pealm has a command 'train'"),
-        ("command", "new-plugin", "pealm has a command 'new-plugin'"),
+        ("model", "char-bigram", "pealm-char-bigram already provides the model 'char-bigram'"),
+        ("model", "char", "pealm-char (package pealm_char) is already installed"),
+        ("model", "core", "pealm-core (package pealm_core) is already installed"),
+        ("command", "train", "'train' is a command of pealm itself"),
+        ("command", "new-plugin", "'new-plugin' is a command of pealm itself"),
     ],
 )  # fmt: skip
 def test_a_bad_name_is_refused(
@@ -179,7 +180,7 @@ def test_a_bad_name_is_refused(
 def test_nothing_is_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "pealm-mine").mkdir()
-    with pytest.raises(UserError, match="pealm-mine is there already; nothing was written"):
+    with pytest.raises(UserError, match="pealm-mine already exists; nothing was written"):
         new_plugin.main(["model", "mine"], standalone_mode=False)
     assert list((tmp_path / "pealm-mine").iterdir()) == []
     with pytest.raises(click.BadParameter):

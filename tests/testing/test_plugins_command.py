@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from .plugin import COMMAND, CONFIG, PARTS, PLUGIN
+from .plugin import ALONE, COMMAND, CONFIG, PARTS, PLUGIN
 
 Pealm = Callable[..., Any]
 
@@ -55,47 +55,38 @@ def test_show_lists_the_options(pealm: Pealm, stranger: Callable[..., None]) -> 
     out = pealm("plugins", "show", "kindergarten").out
     assert "--input.kindergarten  which stories  [1]" in out
     assert "--input.stories  training stories" in out and "--eval.temperature" in out
-    assert "--input.text  [needed]" in pealm("plugins", "show", "pealm-text").out
+    assert "--input.text  [required]" in pealm("plugins", "show", "pealm-text").out
     stranger("pealm-bad", "import no_such_module")
     shown = pealm("plugins", "show", "bad")
     assert "ModuleNotFoundError" in shown.out or "no_such_module" in shown.out
 
 
-ALONE = """
-from pealm_core import TokenizerSpec, hookimpl
-
-@hookimpl
-def pealm_tokenizers():
-    return TokenizerSpec(name="t", summary="A tokenizer", factory="pealm_it_parts:Tokenizer")
-"""
-
-
-def test_check_passes_what_keeps_the_contract(pealm: Pealm, plug: Callable[..., None]) -> None:
+def test_check_passes(pealm: Pealm, plug: Callable[..., None]) -> None:
     plug(PLUGIN, PLUGIN.partition("@hookimpl\ndef pealm_datasets")[0] + "\nimport time; time.sleep(0.06)\n")
     result = pealm("plugins", "check", "it")
     assert result.code == 0, result.out
-    assert "model m\n" in result.out and "  ok      no token sees a later one\n" in result.out
-    assert "  skipped 2: takes ten seconds: slow = True" in result.out
-    assert re.search(r"^it keeps the contract: \d\d ok, \d+ skipped$", result.out, re.MULTILINE)
+    assert "model m\n" in result.out and "  ok      it is causal\n" in result.out
+    assert "  skipped 2: slow: pass --pealm-slow to pytest, or --slow" in result.out
+    assert re.search(r"^it passes: \d\d ok, \d+ skipped$", result.out, re.MULTILINE)
     assert re.search(r"note: importing pealm_it_plugin takes \d+ ms", result.out)
 
 
-def test_check_says_what_to_mend(pealm: Pealm, plug: Callable[..., None], tmp_path: Path) -> None:
+def test_check_fails(pealm: Pealm, plug: Callable[..., None], tmp_path: Path) -> None:
     plug(PLUGIN, ALONE)
     parts = tmp_path / "site-pealm-it" / "pealm_it_parts.py"
     parts.write_text(parts.read_text().replace("eot_id = 256", "eot_id = 300"))
     result = pealm("plugins", "check", "pealm-it")
-    assert result.code == 3 and re.search(r"does not keep the contract: \d+ ok, \d+ skipped, 2 failed", result.err)
-    assert "  failed  ids are below vocab size: eot_id is 300, and vocab_size 257 must count it" in result.out
+    assert result.code == 3 and re.search(r"pealm-it does not pass: \d+ ok, \d+ skipped, 2 failed", result.err)
+    assert "  failed  ids are below vocab size: eot_id is 300, but vocab_size is 257: count it" in result.out
 
 
 @pytest.mark.parametrize("name", ["char-bigram", "text"])
-def test_check_of_our_own(name: str, pealm: Pealm) -> None:
+def test_check_of_first_party_plugins(name: str, pealm: Pealm) -> None:
     result = pealm("plugins", "check", name)
     assert result.code == 0, result.out
 
 
-def test_check_of_what_is_not_there_or_broken(pealm: Pealm, stranger: Callable[..., None]) -> None:
+def test_check_of_missing_and_failed_plugins(pealm: Pealm, stranger: Callable[..., None]) -> None:
     stranger("pealm-bad", "import no_such_module")
     result = pealm("plugins", "check", "bad")
     assert result.code == 3 and "pealm-bad is failed: ModuleNotFoundError" in result.err

@@ -1,6 +1,6 @@
-"""The recurrent model keeps the contract."""
+"""The recurrent model passes the conformance kit."""
 
-from pealm_core.testing import ModelConformance
+from pealm_testing import ModelConformance
 
 
 class TestRNN(ModelConformance):

@@ -1,11 +1,11 @@
-"""The command and the evaluation keep the contract, and count right."""
+"""The command and the evaluator pass the conformance kit, and count correctly."""
 
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pealm_core.testing import CommandConformance, EvaluatorConformance
+from pealm_testing import CommandConformance, EvaluatorConformance
 from pealm_wordcount.words import count, words
 
 
@@ -19,22 +19,21 @@ def text(tmp_path: Path) -> Path:
 class TestCommand(CommandConformance):
     spec = "wordcount"
 
-    @pytest.fixture(autouse=True)
-    def _text(self, text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(TestCommand, "arguments", [str(text), "--top", "2"])
+    @pytest.fixture
+    def arguments(self, text: Path) -> list[str]:
+        return [str(text), "--top", "2"]
 
-    def test_what_it_says(self) -> None:
-        ended = self.run(*(self.arguments or ()))
+    def test_output(self) -> None:
+        ended = self.run(*self.arguments)
         assert ended.out.split() == ["7", "words,", "4", "different", "ones", "3", "three", "2", "two"]
 
 
 class TestEvaluator(EvaluatorConformance):
     spec = "wordcount"
 
-    @pytest.fixture(autouse=True)
-    def _text(self, text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        config: dict[str, Any] = {"text": text, "samples": 3, "tokens": 20}
-        monkeypatch.setattr(TestEvaluator, "config", config)
+    @pytest.fixture
+    def config(self, text: Path) -> dict[str, Any]:
+        return {"text": text, "samples": 3, "tokens": 20}
 
 
 def test_words(text: Path) -> None:

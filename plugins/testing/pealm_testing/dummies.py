@@ -1,4 +1,4 @@
-"""Stand-ins for what a component under test works with: a model that knows nothing, a tokenizer of bytes."""
+"""Simple components to test others with: a model with uniform predictions, a tokenizer of bytes."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -19,7 +19,7 @@ class UniformConfig:
 
 
 class Uniform(nn.Module):
-    """A model to which every token is equally likely: each costs `nats`."""
+    """A model that predicts every token with equal probability, at a loss of `nats` per token."""
 
     def __init__(self, vocab_size: int, block_size: int = 64) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class Uniform(nn.Module):
 
 
 class Toy(nn.Module):
-    """A small regression with a matrix, a bias and a frozen weight: `loss()` is a quadratic, 0 at its best."""
+    """A small regression with a matrix, a bias and a frozen weight; `loss()` is quadratic."""
 
     def __init__(self, seed: int = 0) -> None:
         super().__init__()
@@ -88,5 +88,5 @@ class Bytes:
         return list(text.encode())
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of bytes; what is no UTF-8 becomes U+FFFD."""
+        """The text of bytes; invalid UTF-8 becomes U+FFFD."""
         return bytes(i for i in map(int, ids) if i < 256).decode("utf-8", "replace")

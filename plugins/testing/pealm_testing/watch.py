@@ -1,4 +1,4 @@
-"""What a piece of code does to the process around it: words for prints, connections, seeds, loggers and the like."""
+"""Side effects of a block of code on the process: prints, connections, seeds, loggers and similar, as phrases."""
 
 import contextlib
 import io
@@ -32,7 +32,7 @@ def _hook(event: str, args: tuple[Any, ...]) -> None:
 
 
 def _state() -> dict[str, Any]:
-    """What must stay as it is, by the words for its having changed."""
+    """What must not change: phrase for the change → current value."""
     root = logging.getLogger()
     state: dict[str, Any] = {
         "changes the working directory": str(Path.cwd()),
@@ -47,55 +47,55 @@ def _state() -> dict[str, Any]:
     return state
 
 
-def _stir() -> tuple[Any, Any]:
-    """Put the generators where no seed puts them; gives where they were."""
+def _randomize() -> tuple[Any, Any]:
+    """Put the random generators into states that no seed gives; returns the old states."""
     torch = sys.modules.get("torch")
-    drawn = random.getstate(), torch.get_rng_state() if torch else None
+    states = random.getstate(), torch.get_rng_state() if torch else None
     random.seed(os.urandom(16))
     if torch:
         torch.manual_seed(int.from_bytes(os.urandom(7), "little"))
-    return drawn
+    return states
 
 
-def _restore(drawn: tuple[Any, Any]) -> None:
-    random.setstate(drawn[0])
-    if drawn[1] is not None:
-        sys.modules["torch"].set_rng_state(drawn[1])
+def _restore(states: tuple[Any, Any]) -> None:
+    random.setstate(states[0])
+    if states[1] is not None:
+        sys.modules["torch"].set_rng_state(states[1])
 
 
 @contextlib.contextmanager
 def watched(*, draws: bool = False) -> Iterator[list[str]]:
-    """The list is filled at the end: "prints 'hello'", "changes the environment (HOME)", ...; empty: all is well.
+    """Record side effects; the list is filled at the end: "prints 'hello'", "changes the environment (HOME)", ...
 
-    draws: torch's generator may be drawn from, as a model does for its weights.
+    draws: drawing from torch's generator is allowed, as a model does for its weights.
     """
     global _hooked
-    if not _hooked:  # an audit hook can't be taken off again
+    if not _hooked:  # an audit hook can't be removed
         sys.addaudithook(_hook)
         _hooked = True
-    seen: list[str] = []
+    effects: list[str] = []
     events: list[str] = []
-    drawn = _stir()
+    states = _randomize()
     before, printed = _state(), io.StringIO()
     _listeners.append(events)
     try:
         with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
-            yield seen
+            yield effects
     finally:
         _listeners.remove(events)
     if text := printed.getvalue().strip():
-        seen.append(f"prints {text[:60]!r}")
-    seen += dict.fromkeys(events)
+        effects.append(f"prints {text[:60]!r}")
+    effects += dict.fromkeys(events)
     after = _state()
-    _restore(drawn)
-    seen += [
+    _restore(states)
+    effects += [
         words for words, value in before.items() if value != after[words] and not (draws and "generator" in words)
     ]
 
 
 @contextlib.contextmanager
 def offline() -> Iterator[None]:
-    """No connection succeeds, neither to a proxy nor to a server on this machine."""
+    """Make every connection fail, also to a proxy or to a server on this machine."""
 
     def refuse(*args: Any, **kwargs: Any) -> Any:
         raise OSError("the network is unreachable")

@@ -1,0 +1,28 @@
+"""Everything that the kit uses of the core beyond its public names, in one place. Importing it loads torch."""
+
+from pealm_core.checkpoints.build import make as make
+from pealm_core.checkpoints.build import make_model as make_model
+from pealm_core.checkpoints.build import make_tokenizer as make_tokenizer
+from pealm_core.checkpoints.folder import load_model as load_model
+from pealm_core.checkpoints.folder import save as save_checkpoint
+from pealm_core.checkpoints.tensors import read_optimizer as read_optimizer
+from pealm_core.checkpoints.tensors import write_optimizer as write_optimizer
+from pealm_core.config.job import Request as Request
+from pealm_core.config.job import host_for as host_for
+from pealm_core.config.job import plan as plan
+from pealm_core.config.layers import Layer as Layer
+from pealm_core.config.layers import resolve as resolve
+from pealm_core.contract.fields import dump as dump
+from pealm_core.contract.fields import settings_of as settings_of
+from pealm_core.contract.protocols import has as has
+from pealm_core.contract.specs import Spec as Spec
+from pealm_core.data.token_cache import fingerprint as fingerprint
+from pealm_core.hardware.device import autocast as autocast
+from pealm_core.inference.generate import stream_decoder as stream_decoder
+from pealm_core.plugins.guard import HEAVY as HEAVY
+from pealm_core.plugins.host import Entry as Entry
+from pealm_core.plugins.host import Plugin as Plugin
+from pealm_core.plugins.host import PluginHost as PluginHost
+from pealm_core.training.strategy import data_parallel as data_parallel
+
+__all__ = ["save_checkpoint"]  # the name that differs from that in the core
