@@ -15,15 +15,9 @@ from torch import Tensor, nn
 
 import pealm_core
 from pealm_core.contract.errors import UserError
-from pealm_core.hardware.inference_weights import (
-    BlockWeight,
-    Int8Weight,
-    bytes_per_token,
-    linear_weights,
-    nbytes,
-    prepare,
-    read_bandwidth,
-)
+from pealm_core.hardware.inference_weights import bytes_per_token, linear_weights, nbytes, prepare, read_bandwidth
+from pealm_core.hardware.int8 import Int8Weight
+from pealm_core.hardware.linear_weight import BlockWeight
 from pealm_core.inference.scoring import score
 
 FAMILIES = {
@@ -66,7 +60,7 @@ def test_int8_is_the_nearest_of_255_levels_in_each_row() -> None:
     found = Int8Weight.of(weight)
     assert found.q.tolist() == [[127, -63, 0], [-127, 2, 0], [0, 0, 0]]
     torch.testing.assert_close(found.scale[:2, 0], torch.tensor([0.01, 2.0]))
-    torch.testing.assert_close(found.dequantize(), torch.tensor([[1.27, -0.63, 0], [-254.0, 4.0, 0], [0, 0, 0]]))
+    torch.testing.assert_close(found.plain(), torch.tensor([[1.27, -0.63, 0], [-254.0, 4.0, 0], [0, 0, 0]]))
 
 
 def test_an_int8_product_is_exact_where_nothing_is_rounded() -> None:
@@ -143,7 +137,7 @@ def test_a_tied_weight_stays_tied() -> None:
     weight, table = model.get_parameter("wte.weight"), model.get_submodule("wte")
     assert isinstance(weight, Int8Weight) and weight.dtype == torch.float32
     row = table(torch.tensor([7]))
-    assert torch.equal(row[0], weight.dequantize()[7]) and torch.equal(row[0], weight[7])
+    assert torch.equal(row[0], weight.plain()[7]) and torch.equal(row[0], weight[7])
 
 
 @pytest.mark.parametrize("name", FAMILIES)
