@@ -1,7 +1,7 @@
 """Tensors that replace a linear layer's weight and compute `F.linear` faster."""
 
 from functools import lru_cache
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -15,13 +15,23 @@ BATCH = 64  # most rows of one token each for which a second copy of the weights
 class LinearWeight(Tensor):
     """A weight with its own `linear`; every other function sees the tensor `plain()`."""
 
+    _tensor: Tensor
+
+    @classmethod
+    def of(cls, weight: Tensor) -> Self:
+        """Wrap a weight, without a copy."""
+        tensor = weight.detach()
+        self = tensor.as_subclass(cls)
+        self._tensor = tensor
+        return self
+
     def linear(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """Compute `F.linear(x, self, bias)`."""
         raise NotImplementedError
 
     def plain(self) -> Tensor:
         """Return the weight as an ordinary tensor."""
-        raise NotImplementedError
+        return self._tensor
 
     def bytes_read(self) -> int:
         """Return the bytes of memory that one product reads."""
@@ -47,6 +57,20 @@ def _plain(value: Any) -> Any:
     return value
 
 
+class TiedWeight(LinearWeight):
+    """An fp32 embedding that `F.linear` reads in a lower precision as the model's head."""
+
+    low: Tensor
+
+    def linear(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Multiply by the copy in low precision."""
+        return F.linear(x, self.low, bias)
+
+    def bytes_read(self) -> int:
+        """Return the bytes of the copy."""
+        return self.low.nbytes
+
+
 class BlockWeight(LinearWeight):
     """An fp32 matrix on a CPU whose product with one row is a `bmm` over blocks of its rows.
 
@@ -55,21 +79,8 @@ class BlockWeight(LinearWeight):
     which the first such batch makes.
     """
 
-    _tensor: Tensor
     _packed: Tensor | None = None
     _flat: "BlockWeight | None" = None  # three dimensions as two
-
-    @classmethod
-    def of(cls, weight: Tensor) -> "BlockWeight":
-        """Wrap a weight, without a copy."""
-        tensor = weight.detach()
-        self = tensor.as_subclass(cls)
-        self._tensor = tensor
-        return self
-
-    def plain(self) -> Tensor:
-        """Return the same memory as an ordinary tensor."""
-        return self._tensor
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -15,10 +15,12 @@ from pealm_core.config.job import Job, file_layer
 from pealm_core.config.settings import Sampling
 from pealm_core.contract.errors import UserError
 from pealm_core.contract.protocols import Tokenizer
-from pealm_core.hardware.device import pick_device, pick_dtype
+from pealm_core.hardware.device import fast_bf16, pick_device
 from pealm_core.hardware.inference_weights import prepare
 from pealm_core.inference.generate import Stopper, generate_ids, generate_steps, start_token, stream_decoder
 from pealm_core.inference.scoring import cover
+
+DTYPES = ("auto", "fp32", "tf32", "bf16")
 
 
 @dataclass
@@ -158,16 +160,16 @@ def open_job(
     quantize: str | None = None,
     tokenizer_dir: Path | None = None,
 ) -> LM:
-    """The model of a checkpoint, or without one the model that its record fetches. Raises PealmError.
+    """Open the model of a checkpoint, or without one the pretrained model that its record fetches. Raises PealmError.
 
-    device: its name, or the one that was picked. dtype: of weights and cache: "fp32", "bf16" or "auto" (bf16 on a GPU
-    that multiplies it fast: on a CPU it gains little for one token at a time, and fp32 gives the same text and scores
-    on every one). quantize: "int8".
+    device: a name, or a device that was picked before. quantize: "int8". dtype: "fp32", "tf32" (fp32 with faster,
+    less exact products on CUDA), "bf16" (the same mixed precision as in training) or "auto" (bf16 on a GPU that
+    multiplies it fast; fp32 on a CPU, where bf16 gains little for one token at a time).
     """
     if quantize not in (None, "int8"):
-        raise UserError(f"--quantize {quantize}: unknown; int8 is what there is")
-    if dtype not in ("auto", "fp32", "bf16"):
-        raise UserError(f"--dtype {dtype}: unknown; give auto, fp32 or bf16")
+        raise UserError(f"--quantize {quantize}: unknown; int8 is the only choice")
+    if dtype not in DTYPES:
+        raise UserError(f"--dtype {dtype}: unknown; use {', '.join(DTYPES[:-1])} or {DTYPES[-1]}")
     target = device if isinstance(device, torch.device) else pick_device(device)
     config: Mapping[str, Any] = {}
     if ckpt is None:
@@ -180,15 +182,25 @@ def open_job(
         tokenizer = make_tokenizer(job, tokenizer_dir or folder / checkpoint.TOKENIZER)
         model, _ = make_model(job, tokenizer.vocab_size)
         checkpoint.load_model(model, folder)
-    if dtype == "auto" and target.type == "cpu":
-        dtype = "fp32"
-    model = model.eval().to(target, pick_dtype(dtype, target))
-    return LM(prepare(model, quantize), tokenizer, config)
+    check_finite(model, str(ckpt or job.entries["model"].name))
+    if target.type == "cuda" and dtype in ("fp32", "tf32"):
+        torch.set_float32_matmul_precision("high" if dtype == "tf32" else "highest")
+    low = dtype == "bf16" or (dtype == "auto" and target.type != "cpu" and fast_bf16(target))
+    model = prepare(model.eval().to(target), quantize, torch.bfloat16 if low else torch.float32)
+    return LM(model, tokenizer, config)
+
+
+def check_finite(model: torch.nn.Module, source: str) -> None:
+    """Raise UserError that names the first parameter with a NaN or infinite value."""
+    for name, parameter in model.named_parameters():
+        # The sum is ten times as fast to check; finite values may overflow it.
+        if not parameter.detach().sum().isfinite() and not parameter.isfinite().all():
+            raise UserError(f"{source}: the weights are damaged: {name} has values that are NaN or infinite")
 
 
 def load(path: str | Path, *, device: str = "auto", dtype: str = "auto", quantize: str | None = None) -> LM:
-    """The model of a checkpoint: a run (its best), a checkpoint folder or a file in one. Raises PealmError.
+    """Load a model from a run (its best weights), a checkpoint folder or a file in one. Raises PealmError.
 
-    device: "auto", "cpu", "cuda" or "mps"; dtype and quantize: as `open_job` has them.
+    device: "auto", "cpu", "cuda" or "mps"; dtype and quantize as for `open_job`.
     """
     return open_job(plan_of(Path(path)), path, device=device, dtype=dtype, quantize=quantize)
