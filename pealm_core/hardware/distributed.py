@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
 from pealm_core.contract.errors import ElsewhereError, PealmError
+from pealm_core.hardware.cpus import limit_threads
 
 
 @dataclass(frozen=True)
@@ -98,11 +99,9 @@ def this_process() -> World:
 
 def join(world: World, device: torch.device) -> None:
     """Meet the other processes: NCCL between GPUs, gloo for everything on CPUs."""
+    limit_threads()
     if world.size == 1:
         return
-    if "OMP_NUM_THREADS" not in os.environ:  # torchrun sets it where a machine has several processes
-        here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // here))
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if not dist.is_initialized():
