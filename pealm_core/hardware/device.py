@@ -1,7 +1,6 @@
 """Choose the device and the precision, and move tensors to a device."""
 
 import contextlib
-import os
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pealm_core.contract.errors import UserError
+from pealm_core.hardware.launch import launched
 
 
 def pick_device(name: str, local_rank: int = 0) -> torch.device:
@@ -19,7 +19,7 @@ def pick_device(name: str, local_rank: int = 0) -> torch.device:
     Several processes can't share one Metal device usefully: for them "auto" is CUDA or the CPU.
     """
     if name == "auto":
-        metal = torch.backends.mps.is_available() and os.environ.get("WORLD_SIZE", "1") == "1"
+        metal = torch.backends.mps.is_available() and launched()[1] == 1
         name = "cuda" if torch.cuda.is_available() else "mps" if metal else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: torch finds no CUDA device here; use --device cpu")

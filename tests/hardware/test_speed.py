@@ -147,7 +147,9 @@ def test_auto_with_several_processes_is_no_metal_device(monkeypatch: pytest.Monk
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     assert device.pick_device("auto").type == "mps"
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    variables = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
     assert device.pick_device("auto", 1).type == "cpu" and device.pick_device("mps").type == "mps"
 
 
