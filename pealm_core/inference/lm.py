@@ -25,10 +25,10 @@ DTYPES = ("auto", "fp32", "tf32", "bf16")
 
 @dataclass
 class Sample:
-    """What a model wrote after a prompt: its text, and the tokens drawn with the model's log-probabilities (nats).
+    """A continuation of a prompt: its text, its tokens, and their log-probabilities (nats).
 
-    The log-probabilities are those of the model itself, whatever temperature, penalty or cuts the draw used. The
-    tokens go on to the end of a stop string, which is not in the text.
+    The log-probabilities are the model's, before temperature, penalty, top-k, top-p and min-p. The tokens include
+    those of a stop string; the text does not.
     """
 
     text: str = ""
@@ -37,40 +37,40 @@ class Sample:
 
 
 class LM:
-    """A model with its tokenizer. config: the tables of the checkpoint that it came from.
+    """A model with its tokenizer. config: the tables of its checkpoint's config.
 
-    The methods that write take an instance of Sampling, or its fields: `lm.generate("ROMEO:", temperature=0.8)`.
+    Methods that generate take a Sampling, or its fields: `lm.generate("ROMEO:", temperature=0.8)`.
     """
 
     def __init__(self, model: torch.nn.Module, tokenizer: Tokenizer, config: Mapping[str, Any]) -> None:
         self.model, self.tokenizer, self.config = model.eval(), tokenizer, config
-        self.eot_id: int | None = getattr(tokenizer, "eot_id", None)  # ends a text, and is not shown
+        self.eot_id: int | None = getattr(tokenizer, "eot_id", None)  # ends a text; not shown
 
     def encode(self, prompt: str) -> list[int]:
-        """A prompt's ids; for an empty one the token that texts start from. Raises UserError."""
+        """Encode a prompt; an empty one becomes the start token. Raises UserError."""
         try:
             return [int(i) for i in self.tokenizer.encode(prompt)] or [start_token(self.tokenizer)]
         except ValueError as error:
             raise UserError(f"--prompt: {error}") from error
 
     def tokens(self, prompt: str, sampling: Sampling) -> Iterator[Tensor]:
-        """Token ids as they are drawn, (num_samples,) at a time."""
+        """Yield token ids as they are drawn, (num_samples,) at a time."""
         return generate_ids(self.model, self.encode(prompt), sampling)
 
     def stream(self, prompt: str = "", sampling: Sampling | None = None, **changes: Any) -> Iterator[str]:
-        """The continuation of a prompt, piece by piece, never half a character nor a part of a stop string."""
+        """Yield the continuation of a prompt in pieces of complete characters, without stop strings."""
         chosen = dataclasses.replace(sampling or Sampling(), num_samples=1, **changes)
         for _, piece in self.write([self.encode(prompt)], chosen, [Sample()]):
             yield piece
 
     def generate(self, prompt: str = "", sampling: Sampling | None = None, **changes: Any) -> str:
-        """The prompt and its continuation."""
+        """Return the prompt and its continuation."""
         return prompt + "".join(self.stream(prompt, sampling, **changes))
 
     def generate_batch(
         self, prompts: str | Sequence[str] = "", sampling: Sampling | None = None, **changes: Any
     ) -> list[str]:
-        """num_samples texts for each prompt, a prompt's side by side, each with its prompt."""
+        """Return num_samples texts for each prompt, next to each other, each beginning with its prompt."""
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         samples = self.samples(prompts, sampling, **changes)
         each = len(samples) // len(prompts) if prompts else 0
@@ -84,9 +84,9 @@ class LM:
         drawn: Callable[[int], None] = lambda tokens: None,
         **changes: Any,
     ) -> list[Sample]:
-        """num_samples continuations of each prompt, with tokens and log-probabilities.
+        """Return num_samples continuations of each prompt, with tokens and log-probabilities.
 
-        Prompts of as many tokens share a batch. drawn: called with the number of tokens that each step gave.
+        Prompts with the same number of tokens share a batch. drawn: called with the number of tokens of each step.
         """
         chosen = dataclasses.replace(sampling or Sampling(), **changes)
         ids = [self.encode(prompt) for prompt in prompts]
@@ -106,28 +106,28 @@ class LM:
         *,
         drawn: Callable[[int], None] = lambda tokens: None,
     ) -> Iterator[tuple[int, str]]:
-        """Fill a sample for each row of a batch; yields (row, piece of text) as it comes. prompts: of one length."""
+        """Generate a batch into `rows`, one Sample per row; yield (row, piece of text). prompts: of equal length."""
         decoders = [stream_decoder(self.tokenizer) for _ in rows]
         stoppers = [Stopper(sampling.stop) for _ in rows]
-        going = set(range(len(rows)))
+        active = set(range(len(rows)))
         for ids, logits in generate_steps(self.model, prompts, sampling):
             logprobs = logits.float().log_softmax(-1).gather(1, ids[:, None])[:, 0].tolist()
-            drawn(len(going))
+            drawn(len(active))
             for row, token in enumerate(ids.tolist()):
-                if row not in going:
+                if row not in active:
                     continue
                 sample, piece = rows[row], ""
                 if token == self.eot_id:
-                    going.discard(row)
+                    active.discard(row)
                 else:
                     sample.ids.append(token)
                     sample.logprobs.append(logprobs[row])
                     piece = stoppers[row].feed(decoders[row](token))
                     if stoppers[row].done:
-                        going.discard(row)
+                        active.discard(row)
                 sample.text += piece
                 yield row, piece
-            if not going:
+            if not active:
                 break
         for row, stopper in enumerate(stoppers):
             if rest := stopper.flush():
@@ -136,19 +136,19 @@ class LM:
 
     @torch.inference_mode()
     def logprobs(self, text: str) -> list[float]:
-        """The log-probability (nats) of each token of a text after those before it; the first after `start_token`.
+        """Return the log-probability (nats) of each token of a text given the tokens before it, `start_token` first.
 
-        A text longer than block_size is read in windows that move on by half a block.
+        A text longer than block_size is read in windows half a block apart.
         """
         device = next(self.model.parameters()).device
         ids = [start_token(self.tokenizer), *(self.encode(text) if text else [])]
-        found: list[float] = []
+        logprobs: list[float] = []
         for context, continuation in cover(ids, self.model.config.block_size):  # type: ignore[arg-type, union-attr]
             idx = torch.tensor([[*context, *continuation[:-1]]], device=device)
             logits, _ = self.model(idx, at=slice(len(context) - 1, None))  # (1, n, V)
             targets = torch.tensor(continuation, device=device)[:, None]
-            found += logits[0].float().log_softmax(-1).gather(1, targets)[:, 0].tolist()
-        return found
+            logprobs += logits[0].float().log_softmax(-1).gather(1, targets)[:, 0].tolist()
+        return logprobs
 
 
 def open_job(
