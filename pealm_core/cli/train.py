@@ -1,6 +1,5 @@
 """`pealm train`: train a model, or go on with a run."""
 
-import os
 from pathlib import Path
 
 import click
@@ -10,6 +9,7 @@ from pealm_core.cli.given import config_or_run
 from pealm_core.config.job import Job
 from pealm_core.config.settings import TrainSettings
 from pealm_core.contract.errors import UserError
+from pealm_core.hardware.launch import launched
 
 
 @click.command(
@@ -63,7 +63,7 @@ def train(
         family = model_entry.spec.family or "its family"
         raise UserError(f"{model_entry.name} is trained as {family}: pealm train {family} --init {model_entry.name}")
     job.configs  # noqa: B018 (every mistake in the settings shows before torch is loaded)
-    check_sizes(job.configs["train"], int(os.environ.get("WORLD_SIZE", "1")))
+    check_sizes(job.configs["train"], launched()[1])
     from pealm_core.training.train import train as run_training
 
     click.get_current_context().exit(run_training(job, out))

@@ -1,7 +1,7 @@
-"""The faster library for a CPU's matrix products.
+"""Choose the faster library for matrix products on a CPU.
 
-torch multiplies fp32 matrices by MKL, which has no AVX-512 code for AMD's processors; oneDNN, which torch carries,
-too, has. On a Zen 5 oneDNN does 220 GFLOP/s a core and MKL 93, in fp32 either way.
+torch multiplies fp32 matrices by MKL, which has no AVX-512 code for AMD processors. oneDNN, which is part of torch,
+has: on a Zen 5 it does 220 GFLOP/s a core and MKL 93, both in fp32.
 """
 
 from collections.abc import Iterator
@@ -16,17 +16,17 @@ from torch.overrides import TorchFunctionMode
 
 from pealm_core.hardware.device import cpuinfo
 
-SHORT = 256  # keys up to which attention by whole matrices is faster than the flash kernel's small blocks
+SHORT = 256  # most keys for which whole matrices are faster than the small blocks of the flash kernel
 
 
 @contextmanager
 def products(device: torch.device) -> Iterator[None]:
-    """Inside, matrix products are those of the faster library for this device."""
+    """Compute matrix products by the faster library for this device."""
     if device.type != "cpu" or not _avx512_elsewhere():
         yield
         return
     before = torch.get_float32_matmul_precision()
-    # torch asks oneDNN only where bf16 would be good enough; oneDNN computes in fp32 all the same on these CPUs.
+    # torch uses oneDNN only if bf16 precision is enough; on these CPUs oneDNN still computes in fp32.
     torch.set_float32_matmul_precision("medium")
     try:
         with _WholeMatrices():
@@ -36,9 +36,9 @@ def products(device: torch.device) -> Iterator[None]:
 
 
 class _WholeMatrices(TorchFunctionMode):
-    """Inside, attention over few keys and without dropout is three calls on whole matrices, in fp32.
+    """Compute attention over few keys and without dropout in three calls on whole matrices, in fp32.
 
-    The flash kernel of CPUs multiplies blocks of 32 rows, for which oneDNN takes longer to begin than to multiply: in
+    The flash kernel for CPUs multiplies blocks of 32 rows, for which oneDNN's setup takes longer than the product: in
     bf16 ten times as long.
     """
 
@@ -58,7 +58,7 @@ def _fits(q: Tensor, k: Tensor, *, attn_mask: Tensor | None = None, dropout_p: f
 
 
 def _attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, causal: bool) -> Tensor:
-    """(..., T, D), (..., S, D) and (..., S, E) to (..., T, E); mask: (T, S), true where a key is seen."""
+    """(..., T, D), (..., S, D) and (..., S, E) to (..., T, E); mask: (T, S), true where a query sees a key."""
     if q.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
         with torch.autocast("cpu", enabled=False):
             return _attention(q.float(), k.float(), v.float(), mask, causal=causal).to(q.dtype)
@@ -74,11 +74,11 @@ def _attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, causal: 
 
 @cache
 def _avx512_elsewhere() -> bool:
-    """Whether the CPU has AVX-512 and is not Intel's."""
-    about = cpuinfo()
+    """Whether the CPU has AVX-512 and is not from Intel."""
+    text = cpuinfo()
     return (
         torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         and torch.backends.cpu.get_cpu_capability() == "AVX512"
-        and bool(about)
-        and "GenuineIntel" not in about
+        and bool(text)
+        and "GenuineIntel" not in text
     )

@@ -1,19 +1,26 @@
-"""Which device to compute on, and in which precision."""
+"""Choose the device and the precision, and move tensors to a device."""
 
 import contextlib
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from pealm_core.contract.errors import UserError
+from pealm_core.hardware.launch import launched
 
 
 def pick_device(name: str, local_rank: int = 0) -> torch.device:
-    """The device of a name; "auto": a GPU where there is one. Raises UserError for one that is not there."""
+    """Return the device of a name; "auto" prefers a GPU. Raises UserError for a device that this machine lacks.
+
+    Several processes can't share one Metal device usefully: for them "auto" is CUDA or the CPU.
+    """
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        metal = torch.backends.mps.is_available() and launched()[1] == 1
+        name = "cuda" if torch.cuda.is_available() else "mps" if metal else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: torch finds no CUDA device here; use --device cpu")
     if name == "mps" and not torch.backends.mps.is_available():
@@ -26,14 +33,14 @@ def pick_device(name: str, local_rank: int = 0) -> torch.device:
 
 
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The dtype of a name; "auto": bf16 where the device multiplies it fast, else fp32."""
+    """Return the dtype of a name; "auto" is bf16 where the device multiplies it fast, else fp32."""
     if name == "auto":
         return torch.bfloat16 if fast_bf16(device) else torch.float32
     return {"fp32": torch.float32, "bf16": torch.bfloat16}[name]
 
 
 def fast_bf16(device: torch.device) -> bool:
-    """Whether products of bf16 are faster than those of fp32: on CPUs without AVX512-BF16 or AMX by far not."""
+    """Whether bf16 products are faster than fp32 ones. On CPUs without AVX512-BF16 or AMX they are much slower."""
     if device.type == "cpu":
         return torch.backends.cpu.get_cpu_capability() == "AVX512" and bool(
             {"avx512_bf16", "amx_bf16"} & set(cpuinfo().split())
@@ -43,13 +50,30 @@ def fast_bf16(device: torch.device) -> bool:
 
 @cache
 def cpuinfo() -> str:
-    """What Linux tells of the CPU; nothing elsewhere."""
-    about = Path("/proc/cpuinfo")
-    return about.read_text() if about.exists() else ""
+    """Return Linux's description of the CPU; "" on other systems."""
+    path = Path("/proc/cpuinfo")
+    return path.read_text() if path.exists() else ""
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> contextlib.AbstractContextManager[Any]:
-    """Matrix products in dtype; nothing for fp32."""
+    """Compute matrix products in dtype; do nothing for fp32."""
     if dtype == torch.float32:
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype=dtype)
+
+
+def to_device(tensors: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """Copy a batch to a device.
+
+    Only copies from pinned memory to CUDA overlap with computing. On other devices an asynchronous copy may read the
+    source after it was freed (pytorch issue 189690).
+    """
+    if device.type == "cuda":
+        return {name: tensor.pin_memory().to(device, non_blocking=True) for name, tensor in tensors.items()}
+    return {name: tensor.to(device) for name, tensor in tensors.items()}
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done everything it was given; a CPU always has."""
+    if device.type not in ("cpu", "meta"):
+        torch.accelerator.synchronize(device)

@@ -1,14 +1,14 @@
-"""What makes training faster, where the hardware has it; what is learned stays the same, but for rounding.
+"""Optimizations of training for the device. They change results by rounding only.
 
-tf32      matrix products of fp32 in TF32 (CUDA)
-compile   torch.compile of the model (CUDA; on CPUs it gains nothing for these models)
-flash     attention without the matrix of scores: flash or cuDNN (CUDA)
-prefetch  the next batch is drawn by a thread, and on its way to the device while the step at hand runs (CUDA)
-onednn    matrix products of fp32 by oneDNN, where torch's own choice is slower (CPUs of AMD's with AVX-512)
-heap      memory that a step frees is kept for the next one, not given back and mapped again (CPU with glibc)
-gc        Python's garbage collector runs rarely: its pauses come on different ranks at different times
+tf32      fp32 matrix products in TF32 (CUDA)
+compile   torch.compile of the model (CUDA; on CPUs these models gain nothing)
+flash     attention without a matrix of scores: flash or cuDNN (CUDA)
+prefetch  a thread draws the next batch and copies it to the device during the current step (CUDA)
+onednn    fp32 matrix products by oneDNN where torch's own choice is slower (AMD CPUs with AVX-512)
+heap      memory that a step frees is kept for the next step, not returned to the system (CPU with glibc)
+gc        Python's garbage collector runs rarely: its pauses come at different times on different ranks
 
-`--without` leaves it out. bf16 is `--dtype`, fused AdamW `--optimizer.fused`.
+`--without` disables them by name. bf16 is `--dtype`; fused AdamW is `--optimizer.fused`.
 """
 
 import ctypes
@@ -21,18 +21,19 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pealm_core.hardware.cpu_kernels import products
+from pealm_core.hardware.private_torch import attention_kernel
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # as glibc's malloc.h numbers them
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # from glibc's malloc.h
 
 
 @contextmanager
 def faster(model: torch.nn.Module, device: torch.device, without: tuple[str, ...]) -> Iterator[None]:
-    """Inside, what is not left out is on. The model is compiled in place: its state dict stays as it is."""
+    """Enable every optimization not listed in `without`. Compiling is in place and keeps the model's state dict."""
     cuda, thresholds, precision = device.type == "cuda", gc.get_threshold(), torch.get_float32_matmul_precision()
     if cuda and "tf32" not in without:
         torch.set_float32_matmul_precision("high")
     if cuda and "compile" not in without:
-        model.compile(dynamic=False)  # validation has other row counts; one dynamic graph for all would be slower
+        model.compile(dynamic=False)  # a graph for each number of rows: one dynamic graph would be slower
     if device.type == "cpu" and "heap" not in without:
         _keep_freed_memory()
     if "gc" not in without:
@@ -53,19 +54,19 @@ def faster(model: torch.nn.Module, device: torch.device, without: tuple[str, ...
 
 
 def _keep_freed_memory() -> None:
-    """Tell glibc, for as long as the process lives; another C library, or none of that name, is left alone."""
+    """Set glibc's limits until the process ends; do nothing with another C library."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
         mallopt(M_TRIM_THRESHOLD, 2**30)
-        mallopt(M_MMAP_THRESHOLD, 2**25)  # the most that it takes; what is larger is still given back
+        mallopt(M_MMAP_THRESHOLD, 2**25)  # glibc's maximum; larger blocks are still returned
 
 
 def describe(device: torch.device, dtype: torch.dtype, without: tuple[str, ...]) -> str:
-    """What is on, in words: "bf16, tf32, compile, flash_attention, prefetch"."""
+    """List the precision and the enabled optimizations: "bf16, tf32, compile, prefetch, flash attention"."""
     words = [{torch.float32: "fp32", torch.bfloat16: "bf16"}[dtype]]
     if device.type == "cuda":
         words += [name for name in ("tf32", "compile", "prefetch") if name not in without]
         q = torch.empty(1, 2, 64, 64, device=device, dtype=dtype, requires_grad=True)
-        chosen = SDPBackend(torch._fused_sdp_choice(q, q, q, is_causal=True))
-        words.append(f"{'math' if 'flash' in without else chosen.name.lower().removesuffix('_attention')} attention")
+        kernel = "math" if "flash" in without else attention_kernel(q)
+        words += [f"{kernel} attention"] if kernel else []
     return ", ".join(words)

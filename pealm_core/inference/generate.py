@@ -1,4 +1,4 @@
-"""Sampling: from logits to the next token, one token at a time, with or without a cache."""
+"""Generate tokens: from logits to the next token, one at a time, with or without a key-value cache."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -12,11 +12,11 @@ from pealm_core.contract.protocols import Tokenizer, has
 
 
 def probabilities(logits: Tensor, sampling: Sampling, seen: Tensor | None = None) -> Tensor:
-    """The distribution that the next token is drawn from: logits (B, V) to probabilities (B, V).
+    """Return the distribution to draw the next token from: logits (B, V) to probabilities (B, V).
 
-    seen: (B, V), true for the tokens that the text has so far. In this order: the repetition penalty (CTRL, Keskar
-    et al. 2019: a seen token's logit is divided by it where positive, multiplied where negative), the temperature,
-    top-k (ties are broken), top-p (Holtzman et al. 2020) of what is left, min-p (Nguyen et al. 2024).
+    seen: (B, V), true for tokens that occur in the text so far. Applied in this order: repetition penalty (CTRL,
+    Keskar et al. 2019: divides the logit of a seen token if positive, multiplies it if negative), temperature, top-k
+    (exactly k tokens, whatever the ties), top-p (Holtzman et al. 2020), min-p (Nguyen et al. 2024).
     """
     logits = _penalized(logits.float(), sampling, seen)
     if sampling.temperature == 0:
@@ -24,12 +24,12 @@ def probabilities(logits: Tensor, sampling: Sampling, seen: Tensor | None = None
     logits, order = logits / sampling.temperature, None
     shape = logits.shape
     if sampling.top_k is not None and sampling.top_k < shape[-1]:
-        logits, order = logits.topk(sampling.top_k, dim=-1)  # (B, k), the likeliest first
+        logits, order = logits.topk(sampling.top_k, dim=-1)  # (B, k), most likely first
     elif sampling.top_p is not None and sampling.top_p < 1:
         logits, order = logits.sort(dim=-1, descending=True)
     p = logits.softmax(-1)
     if sampling.top_p is not None and sampling.top_p < 1:
-        p = p.masked_fill(p.cumsum(-1) - p >= sampling.top_p, 0)  # the share was reached before this token
+        p = p.masked_fill(p.cumsum(-1) - p >= sampling.top_p, 0)  # the tokens before it already reach top_p
     if sampling.min_p is not None:
         p = p.masked_fill(p < sampling.min_p * p.amax(-1, keepdim=True), 0)
     p = p / p.sum(-1, keepdim=True)
@@ -39,7 +39,7 @@ def probabilities(logits: Tensor, sampling: Sampling, seen: Tensor | None = None
 def next_token(
     logits: Tensor, sampling: Sampling, generator: torch.Generator | None = None, seen: Tensor | None = None
 ) -> Tensor:
-    """Draw a token for every row: logits (B, V) to ids (B,). seen: as `probabilities` has it."""
+    """Draw a token for every row: logits (B, V) to ids (B,). seen: as in `probabilities`."""
     if sampling.temperature == 0:
         return _penalized(logits, sampling, seen).argmax(-1)
     return torch.multinomial(probabilities(logits, sampling, seen), 1, generator=generator).squeeze(-1)
@@ -64,11 +64,11 @@ def generate_ids(
 def generate_steps(
     model: Any, prompts: Sequence[Sequence[int]], sampling: Sampling, *, use_cache: bool = True
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield (ids (B,), logits (B, V)) max_new_tokens times: the tokens drawn, and the model's own logits for them.
+    """Yield (ids (B,), logits (B, V)) max_new_tokens times: the tokens drawn, and the model's logits before sampling.
 
-    prompts: P of one length, at least one id each; B = P num_samples, a prompt's samples side by side.
-    When the window of block_size tokens is full, it starts again from its last block_size / 2 tokens, so that the
-    cost per token stays flat however long the text gets. A longer prompt is cut to its last block_size tokens.
+    prompts: P prompts of equal length, at least one id each; B = P * num_samples, a prompt's samples adjacent. When
+    the window of block_size tokens is full, it restarts from its last half, so that the cost per token
+    does not depend on the length of the text. A longer prompt is cut to its last block_size tokens.
     """
     device = next(model.parameters()).device
     generator = torch.Generator(device)
@@ -83,34 +83,34 @@ def generate_steps(
     if sampling.repetition_penalty != 1:
         seen = torch.zeros(len(given), model.config.vocab_size, dtype=torch.bool, device=device)
         seen = seen.scatter(1, given, True).repeat_interleave(samples, dim=0)
-    # The prompts are run once; rows part only where tokens are drawn.
-    window, held = given[:, -block:], min(given.shape[1], block)
+    # The prompts are run once; their rows are repeated when the first tokens are drawn.
+    window, length = given[:, -block:], min(given.shape[1], block)
     cache: Any = None
-    for left in range(sampling.max_new_tokens, 0, -1):
+    for remaining in range(sampling.max_new_tokens, 0, -1):
         if cache is None:
-            cache = model.make_cache(len(window), min(block, held + left)) if use_cache else None
-            logits, _ = model(window[:, :held], cache=cache, at=[-1])
+            cache = model.make_cache(len(window), min(block, length + remaining)) if use_cache else None
+            logits, _ = model(window[:, :length], cache=cache, at=[-1])
             if window.shape != (len(given) * samples, block):
                 rows = torch.empty(len(given) * samples, block, dtype=torch.long, device=device)
-                rows[:, :held] = window.repeat_interleave(samples, dim=0)
+                rows[:, :length] = window.repeat_interleave(samples, dim=0)
                 window, logits = rows, logits.repeat_interleave(samples, dim=0)
                 cache = cache.repeat(samples) if cache is not None and samples > 1 else cache
         else:
-            logits, _ = model(window[:, held - 1 : held], cache=cache)
+            logits, _ = model(window[:, length - 1 : length], cache=cache)
         logits = logits[:, -1]
         token = next_token(logits, sampling, generator, seen)
         yield token, logits
         if seen is not None:
             seen.scatter_(1, token[:, None], True)
-        if held == block:
-            held, cache = max(0, block // 2 - 1), None
-            window[:, :held] = window[:, block - held :].clone()
-        window[:, held] = token
-        held += 1
+        if length == block:
+            length, cache = max(0, block // 2 - 1), None
+            window[:, :length] = window[:, block - length :].clone()
+        window[:, length] = token
+        length += 1
 
 
 def start_token(tokenizer: Tokenizer) -> int:
-    """What an empty prompt starts from, not shown: end-of-text, else a newline, else token 0."""
+    """Return the token that an empty prompt starts from, which is not shown: end-of-text, else a newline, else 0."""
     eot = getattr(tokenizer, "eot_id", None)
     if eot is not None:
         return int(eot)
@@ -121,28 +121,28 @@ def start_token(tokenizer: Tokenizer) -> int:
 
 
 def stream_decoder(tokenizer: Tokenizer) -> Callable[[int], str]:
-    """A function from the next id to the text that it completes: the tokenizer's own, or one made from `decode`.
+    """Return a function from the next id to the text it completes: the tokenizer's own, or one made of `decode`.
 
-    The made one holds ids back while they end in the middle of a character (U+FFFD).
+    The latter keeps ids back while they end within a character (U+FFFD).
     """
     if has(tokenizer, "stream_decoder"):
         decoder: Callable[[int], str] = tokenizer.stream_decoder()  # type: ignore[attr-defined]
         return decoder
-    held: list[int] = []
+    pending: list[int] = []
 
     def step(token: int) -> str:
-        held.append(token)
-        text = tokenizer.decode(held)
-        if text.endswith("\ufffd") and len(held) < 8:
+        pending.append(token)
+        text = tokenizer.decode(pending)
+        if text.endswith("\ufffd") and len(pending) < 8:
             return ""
-        held.clear()
+        pending.clear()
         return text
 
     return step
 
 
 class Stopper:
-    """Text piece by piece, up to the first stop string; what may turn out to be the start of one is held back.
+    """Cut a text that comes in pieces at the first stop string; text that may begin one is kept back.
 
     >>> stopper = Stopper(["END"])
     >>> [stopper.feed(piece) for piece in ("an E", "EN", "D of")], stopper.done
@@ -150,27 +150,27 @@ class Stopper:
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
-        self.stops, self.done, self._held = tuple(stops), False, ""
+        self.stops, self.done, self._pending = tuple(stops), False, ""
 
     def feed(self, piece: str) -> str:
-        """What can be shown after one more piece; "" when the text has ended."""
+        """Add a piece; return the text that can be shown now, "" after the end."""
         if self.done or not self.stops:
             return "" if self.done else piece
-        text = self._held + piece
-        found = [at for at in map(text.find, self.stops) if at >= 0]
-        if found:
-            self.done, self._held = True, ""
-            return text[: min(found)]
+        text = self._pending + piece
+        positions = [at for at in map(text.find, self.stops) if at >= 0]
+        if positions:
+            self.done, self._pending = True, ""
+            return text[: min(positions)]
         longest = max(map(len, self.stops)) - 1
         cut = next(
             at
             for at in range(max(0, len(text) - longest), len(text) + 1)
             if at == len(text) or any(stop.startswith(text[at:]) for stop in self.stops)
         )
-        self._held = text[cut:]
+        self._pending = text[cut:]
         return text[:cut]
 
     def flush(self) -> str:
-        """What was held back, when no more text comes."""
-        held, self._held = self._held, ""
-        return held
+        """Return the text kept back, when no more pieces come."""
+        pending, self._pending = self._pending, ""
+        return pending

@@ -1,4 +1,4 @@
-"""The key-value cache of attention, and attention over it."""
+"""Key-value cache, and causal attention with or without it."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,8 @@ from torch import Tensor
 class KVCache:
     """Keys and values of every layer for up to `length` tokens, allocated once.
 
-    A model appends each layer's new keys and values, and advances once at the end of its forward pass:
+    Under autocast, fp32 becomes the dtype of autocast, in which attention then reads the keys and values. A model
+    appends each layer's new keys and values, and advances once at the end of its forward pass:
 
     >>> cache = KVCache(n_layer=1, batch=2, n_head=4, length=8, head_dim=16)
     >>> k = v = torch.zeros(2, 4, 3, 16)
@@ -31,17 +32,19 @@ class KVCache:
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        shape = (batch, n_head, length, head_dim)
+        shape, device = (batch, n_head, length, head_dim), torch.device(device or torch.get_default_device())
+        if (dtype or torch.get_default_dtype()) == torch.float32 and torch.is_autocast_enabled(device.type):
+            dtype = torch.get_autocast_dtype(device.type)
         self._layers = [
             tuple(torch.empty(shape, device=device, dtype=dtype) for _ in ("keys", "values")) for _ in range(n_layer)
         ]
-        self.length = 0  # tokens held so far
+        self.length = 0  # tokens in the cache
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Add (B, n_head, T, head_dim) keys and values of a layer; gives those of all tokens held, T included."""
+        """Add (B, n_head, T, head_dim) keys and values of a layer; return those of all tokens so far."""
         keys, values = self._layers[layer]
         new = k.shape[2]
-        keys.narrow(2, self.length, new).copy_(k)  # narrow: a fraction of what an index costs
+        keys.narrow(2, self.length, new).copy_(k)  # narrow is several times faster than indexing
         values.narrow(2, self.length, new).copy_(v)
         return keys.narrow(2, 0, self.length + new), values.narrow(2, 0, self.length + new)
 
@@ -50,24 +53,24 @@ class KVCache:
         self.length += tokens
 
     def repeat(self, n: int) -> "KVCache":
-        """A cache in which every row became n rows, as `repeat_interleave` orders them."""
-        return self._map(lambda held: held.repeat_interleave(n, dim=0))
+        """Return a cache with every row repeated n times, in the order of `repeat_interleave`."""
+        return self._map(lambda tensor: tensor.repeat_interleave(n, dim=0))
 
     def select(self, index: Tensor) -> "KVCache":
-        """A cache of the rows that a 1-D index names, in its order; a row may come several times or not at all."""
-        return self._map(lambda held: held.index_select(0, index))
+        """Return a cache of the rows in a 1-D index, in its order; a row may occur several times or not at all."""
+        return self._map(lambda tensor: tensor.index_select(0, index))
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> "KVCache":
         other = object.__new__(KVCache)
-        other._layers = [tuple(change(held) for held in layer) for layer in self._layers]
+        other._layers = [tuple(change(tensor) for tensor in layer) for layer in self._layers]
         other.length = self.length
         return other
 
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor, *, dropout: float = 0.0) -> Tensor:
-    """Scaled dot-product attention of the last T of S tokens over all of them, each over none that follows it.
+    """Scaled dot-product attention of the last T of S tokens, each over itself and the tokens before it.
 
-    q: (B, n_head, T, head_dim); k, v: (B, n_head, S, head_dim) with S >= T. Gives the shape of q.
+    q: (B, n_head, T, head_dim); k, v: (B, n_head, S, head_dim) with S >= T. Returns the shape of q.
     """
     t, s = q.shape[2], k.shape[2]
     if t == s or t == 1:

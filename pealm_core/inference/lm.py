@@ -15,18 +15,20 @@ from pealm_core.config.job import Job, file_layer
 from pealm_core.config.settings import Sampling
 from pealm_core.contract.errors import UserError
 from pealm_core.contract.protocols import Tokenizer
-from pealm_core.hardware.device import pick_device, pick_dtype
+from pealm_core.hardware.device import fast_bf16, pick_device
 from pealm_core.hardware.inference_weights import prepare
 from pealm_core.inference.generate import Stopper, generate_ids, generate_steps, start_token, stream_decoder
 from pealm_core.inference.scoring import cover
 
+DTYPES = ("auto", "fp32", "tf32", "bf16")
+
 
 @dataclass
 class Sample:
-    """What a model wrote after a prompt: its text, and the tokens drawn with the model's log-probabilities (nats).
+    """A continuation of a prompt: its text, its tokens, and their log-probabilities (nats).
 
-    The log-probabilities are those of the model itself, whatever temperature, penalty or cuts the draw used. The
-    tokens go on to the end of a stop string, which is not in the text.
+    The log-probabilities are the model's, before temperature, penalty, top-k, top-p and min-p. The tokens include
+    those of a stop string; the text does not.
     """
 
     text: str = ""
@@ -35,40 +37,40 @@ class Sample:
 
 
 class LM:
-    """A model with its tokenizer. config: the tables of the checkpoint that it came from.
+    """A model with its tokenizer. config: the tables of its checkpoint's config.
 
-    The methods that write take an instance of Sampling, or its fields: `lm.generate("ROMEO:", temperature=0.8)`.
+    Methods that generate take a Sampling, or its fields: `lm.generate("ROMEO:", temperature=0.8)`.
     """
 
     def __init__(self, model: torch.nn.Module, tokenizer: Tokenizer, config: Mapping[str, Any]) -> None:
         self.model, self.tokenizer, self.config = model.eval(), tokenizer, config
-        self.eot_id: int | None = getattr(tokenizer, "eot_id", None)  # ends a text, and is not shown
+        self.eot_id: int | None = getattr(tokenizer, "eot_id", None)  # ends a text; not shown
 
     def encode(self, prompt: str) -> list[int]:
-        """A prompt's ids; for an empty one the token that texts start from. Raises UserError."""
+        """Encode a prompt; an empty one becomes the start token. Raises UserError."""
         try:
             return [int(i) for i in self.tokenizer.encode(prompt)] or [start_token(self.tokenizer)]
         except ValueError as error:
             raise UserError(f"--prompt: {error}") from error
 
     def tokens(self, prompt: str, sampling: Sampling) -> Iterator[Tensor]:
-        """Token ids as they are drawn, (num_samples,) at a time."""
+        """Yield token ids as they are drawn, (num_samples,) at a time."""
         return generate_ids(self.model, self.encode(prompt), sampling)
 
     def stream(self, prompt: str = "", sampling: Sampling | None = None, **changes: Any) -> Iterator[str]:
-        """The continuation of a prompt, piece by piece, never half a character nor a part of a stop string."""
+        """Yield the continuation of a prompt in pieces of complete characters, without stop strings."""
         chosen = dataclasses.replace(sampling or Sampling(), num_samples=1, **changes)
         for _, piece in self.write([self.encode(prompt)], chosen, [Sample()]):
             yield piece
 
     def generate(self, prompt: str = "", sampling: Sampling | None = None, **changes: Any) -> str:
-        """The prompt and its continuation."""
+        """Return the prompt and its continuation."""
         return prompt + "".join(self.stream(prompt, sampling, **changes))
 
     def generate_batch(
         self, prompts: str | Sequence[str] = "", sampling: Sampling | None = None, **changes: Any
     ) -> list[str]:
-        """num_samples texts for each prompt, a prompt's side by side, each with its prompt."""
+        """Return num_samples texts for each prompt, next to each other, each beginning with its prompt."""
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         samples = self.samples(prompts, sampling, **changes)
         each = len(samples) // len(prompts) if prompts else 0
@@ -82,9 +84,9 @@ class LM:
         drawn: Callable[[int], None] = lambda tokens: None,
         **changes: Any,
     ) -> list[Sample]:
-        """num_samples continuations of each prompt, with tokens and log-probabilities.
+        """Return num_samples continuations of each prompt, with tokens and log-probabilities.
 
-        Prompts of as many tokens share a batch. drawn: called with the number of tokens that each step gave.
+        Prompts with the same number of tokens share a batch. drawn: called with the number of tokens of each step.
         """
         chosen = dataclasses.replace(sampling or Sampling(), **changes)
         ids = [self.encode(prompt) for prompt in prompts]
@@ -104,28 +106,28 @@ class LM:
         *,
         drawn: Callable[[int], None] = lambda tokens: None,
     ) -> Iterator[tuple[int, str]]:
-        """Fill a sample for each row of a batch; yields (row, piece of text) as it comes. prompts: of one length."""
+        """Generate a batch into `rows`, one Sample per row; yield (row, piece of text). prompts: of equal length."""
         decoders = [stream_decoder(self.tokenizer) for _ in rows]
         stoppers = [Stopper(sampling.stop) for _ in rows]
-        going = set(range(len(rows)))
+        active = set(range(len(rows)))
         for ids, logits in generate_steps(self.model, prompts, sampling):
             logprobs = logits.float().log_softmax(-1).gather(1, ids[:, None])[:, 0].tolist()
-            drawn(len(going))
+            drawn(len(active))
             for row, token in enumerate(ids.tolist()):
-                if row not in going:
+                if row not in active:
                     continue
                 sample, piece = rows[row], ""
                 if token == self.eot_id:
-                    going.discard(row)
+                    active.discard(row)
                 else:
                     sample.ids.append(token)
                     sample.logprobs.append(logprobs[row])
                     piece = stoppers[row].feed(decoders[row](token))
                     if stoppers[row].done:
-                        going.discard(row)
+                        active.discard(row)
                 sample.text += piece
                 yield row, piece
-            if not going:
+            if not active:
                 break
         for row, stopper in enumerate(stoppers):
             if rest := stopper.flush():
@@ -134,19 +136,19 @@ class LM:
 
     @torch.inference_mode()
     def logprobs(self, text: str) -> list[float]:
-        """The log-probability (nats) of each token of a text after those before it; the first after `start_token`.
+        """Return the log-probability (nats) of each token of a text given the tokens before it, `start_token` first.
 
-        A text longer than block_size is read in windows that move on by half a block.
+        A text longer than block_size is read in windows half a block apart.
         """
         device = next(self.model.parameters()).device
         ids = [start_token(self.tokenizer), *(self.encode(text) if text else [])]
-        found: list[float] = []
+        logprobs: list[float] = []
         for context, continuation in cover(ids, self.model.config.block_size):  # type: ignore[arg-type, union-attr]
             idx = torch.tensor([[*context, *continuation[:-1]]], device=device)
             logits, _ = self.model(idx, at=slice(len(context) - 1, None))  # (1, n, V)
             targets = torch.tensor(continuation, device=device)[:, None]
-            found += logits[0].float().log_softmax(-1).gather(1, targets)[:, 0].tolist()
-        return found
+            logprobs += logits[0].float().log_softmax(-1).gather(1, targets)[:, 0].tolist()
+        return logprobs
 
 
 def open_job(
@@ -158,16 +160,16 @@ def open_job(
     quantize: str | None = None,
     tokenizer_dir: Path | None = None,
 ) -> LM:
-    """The model of a checkpoint, or without one the model that its record fetches. Raises PealmError.
+    """Open the model of a checkpoint, or without one the pretrained model that its record fetches. Raises PealmError.
 
-    device: its name, or the one that was picked. dtype: of weights and cache: "fp32", "bf16" or "auto" (bf16 on a GPU
-    that multiplies it fast: on a CPU it gains little for one token at a time, and fp32 gives the same text and scores
-    on every one). quantize: "int8".
+    device: a name, or a device that was picked before. quantize: "int8". dtype: "fp32", "tf32" (fp32 with faster,
+    less exact products on CUDA), "bf16" (the same mixed precision as in training) or "auto" (bf16 on a GPU that
+    multiplies it fast; fp32 on a CPU, where bf16 gains little for one token at a time).
     """
     if quantize not in (None, "int8"):
-        raise UserError(f"--quantize {quantize}: unknown; int8 is what there is")
-    if dtype not in ("auto", "fp32", "bf16"):
-        raise UserError(f"--dtype {dtype}: unknown; give auto, fp32 or bf16")
+        raise UserError(f"--quantize {quantize}: unknown; int8 is the only choice")
+    if dtype not in DTYPES:
+        raise UserError(f"--dtype {dtype}: unknown; use {', '.join(DTYPES[:-1])} or {DTYPES[-1]}")
     target = device if isinstance(device, torch.device) else pick_device(device)
     config: Mapping[str, Any] = {}
     if ckpt is None:
@@ -180,15 +182,25 @@ def open_job(
         tokenizer = make_tokenizer(job, tokenizer_dir or folder / checkpoint.TOKENIZER)
         model, _ = make_model(job, tokenizer.vocab_size)
         checkpoint.load_model(model, folder)
-    if dtype == "auto" and target.type == "cpu":
-        dtype = "fp32"
-    model = model.eval().to(target, pick_dtype(dtype, target))
-    return LM(prepare(model, quantize), tokenizer, config)
+    check_finite(model, str(ckpt or job.entries["model"].name))
+    if target.type == "cuda" and dtype in ("fp32", "tf32"):
+        torch.set_float32_matmul_precision("high" if dtype == "tf32" else "highest")
+    low = dtype == "bf16" or (dtype == "auto" and target.type != "cpu" and fast_bf16(target))
+    model = prepare(model.eval().to(target), quantize, torch.bfloat16 if low else torch.float32)
+    return LM(model, tokenizer, config)
+
+
+def check_finite(model: torch.nn.Module, source: str) -> None:
+    """Raise UserError that names the first parameter with a NaN or infinite value."""
+    for name, parameter in model.named_parameters():
+        # The sum is ten times as fast to check; finite values may overflow it.
+        if not parameter.detach().sum().isfinite() and not parameter.isfinite().all():
+            raise UserError(f"{source}: the weights are damaged: {name} has values that are NaN or infinite")
 
 
 def load(path: str | Path, *, device: str = "auto", dtype: str = "auto", quantize: str | None = None) -> LM:
-    """The model of a checkpoint: a run (its best), a checkpoint folder or a file in one. Raises PealmError.
+    """Load a model from a run (its best weights), a checkpoint folder or a file in one. Raises PealmError.
 
-    device: "auto", "cpu", "cuda" or "mps"; dtype and quantize: as `open_job` has them.
+    device: "auto", "cpu", "cuda" or "mps"; dtype and quantize as for `open_job`.
     """
     return open_job(plan_of(Path(path)), path, device=device, dtype=dtype, quantize=quantize)

@@ -1,4 +1,4 @@
-"""Log-likelihoods of continuations: what every evaluator stands on."""
+"""Log-likelihoods of continuations, the basis of every evaluator."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -14,14 +14,14 @@ from pealm_core.contract.protocols import has
 from pealm_core.hardware.cpu_kernels import products
 
 Request = tuple[Sequence[int], Sequence[int]]
-SLACK = 2  # contexts that differ by no more tokens than these are run together, up to where the shortest ends
+SLACK = 2  # contexts whose lengths differ by at most this many tokens share a pass over their common length
 
 
 @dataclass(frozen=True)
 class Score:
-    """log_prob: nats, summed over the continuation's tokens; greedy: whether it is what argmax would write.
+    """log_prob: nats, summed over the continuation's tokens; greedy: whether argmax would generate it.
 
-    cut: how many tokens of the context did not fit into the block.
+    cut: the number of context tokens that did not fit into the block.
     """
 
     log_prob: float
@@ -32,7 +32,7 @@ class Score:
 
 @dataclass(frozen=True)
 class _Piece:
-    """What one pass scores: a request, or a stretch of one that is longer than the block."""
+    """The unit of scoring: a request, or a part of one that is longer than the block."""
 
     request: int
     context: tuple[int, ...]
@@ -42,7 +42,7 @@ class _Piece:
 
 @dataclass(frozen=True)
 class _Shared:
-    """A context and the numbers of the pieces that have it."""
+    """A context and the indices of its pieces."""
 
     context: tuple[int, ...]
     pieces: list[int]
@@ -50,7 +50,7 @@ class _Shared:
 
 @dataclass(frozen=True)
 class _Row:
-    """What is left to run of a piece: ids after those in the cache's row `place`; logits count from `begin` on."""
+    """The rest of a piece to run: ids after those in row `place` of the cache; logits are scored from `begin` on."""
 
     piece: int
     place: int
@@ -69,38 +69,38 @@ def score(
 ) -> list[Score]:
     """Score each (context, continuation) of token ids, both at least one token long, in the order given.
 
-    A request longer than block_size + 1 tokens loses the left end of its context; a continuation that is longer
-    itself is scored in stretches of half a block, each after as many tokens before it as fit.
+    A request longer than block_size + 1 tokens loses the left end of its context. A longer continuation is scored in
+    parts of half a block, each after as many of the tokens before it as fit.
 
-    Where torch.distributed is initialised, every rank calls this with the same requests, does its share, and gets
-    all scores. batch_tokens: of a pass at most, unless one request is longer. progress: called with (done, total).
-    each: called with a request's place in the list and its score as soon as this rank knows them.
+    If torch.distributed is initialized, every rank calls this with the same requests, scores its part, and gets all
+    scores. batch_tokens: most tokens of a pass, unless one request is longer. progress: called with (done, total).
+    each: called with a request's index and its score as soon as this rank knows it.
     Raises ValueError for an empty context or continuation.
     """
     pieces = [piece for i, request in enumerate(requests) for piece in _pieces(i, request, model.config.block_size)]
-    left = Counter(piece.request for piece in pieces)
+    remaining = Counter(piece.request for piece in pieces)
     rank, size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    found, done = torch.zeros(len(pieces), 2, dtype=torch.float64), 0
+    scores, done = torch.zeros(len(pieces), 2, dtype=torch.float64), 0
     sums = torch.zeros(len(requests), 2, dtype=torch.float64)  # log-likelihood, pieces that are not greedy
 
     def result(i: int) -> Score:
         return Score(float(sums[i, 0]), len(requests[i][1]), not sums[i, 1], cuts[i])
 
-    cuts = {piece.request: piece.cut for piece in reversed(pieces)}  # that of a request's first piece
+    cuts = {piece.request: piece.cut for piece in reversed(pieces)}  # of a request's first piece
     with torch.inference_mode(), products(next(model.parameters()).device):
         for numbers, results in _run(model, pieces, _contexts(pieces)[rank::size], batch_tokens):
-            found[numbers] = results
+            scores[numbers] = results
             done += len(numbers)
             for number, values in zip(numbers, results, strict=True):
                 i = pieces[number].request
                 sums[i] += values
-                left[i] -= 1
-                if not left[i]:
+                remaining[i] -= 1
+                if not remaining[i]:
                     each(i, result(i))
             progress(min(len(requests), len(requests) * done * size // len(pieces)), len(requests))
     if size > 1:
-        dist.all_reduce(found)
-    sums.zero_().index_add_(0, torch.tensor([piece.request for piece in pieces], dtype=torch.long), found)
+        dist.all_reduce(scores)
+    sums.zero_().index_add_(0, torch.tensor([piece.request for piece in pieces], dtype=torch.long), scores)
     return [result(i) for i in range(len(requests))]
 
 
@@ -110,29 +110,29 @@ def _pieces(i: int, request: Request, block: int) -> Iterator[_Piece]:
         raise ValueError(
             f"a request has a context and tokens to score, not {len(context)} and {len(continuation)} tokens"
         )
-    stretch = len(continuation) if len(continuation) <= block else max(1, block // 2)
-    for begin in range(0, len(continuation), stretch):
-        targets = continuation[begin : begin + stretch]
+    size = len(continuation) if len(continuation) <= block else max(1, block // 2)
+    for begin in range(0, len(continuation), size):
+        targets = continuation[begin : begin + size]
         before = context + continuation[:begin] if begin else context
         cut = max(0, len(before) + len(targets) - block - 1)
         yield _Piece(i, before[cut:], targets, cut)
 
 
 def _contexts(pieces: Sequence[_Piece]) -> list[_Shared]:
-    """The distinct contexts, longest first."""
-    found: dict[tuple[int, ...], list[int]] = {}
+    """Return the distinct contexts, longest first."""
+    contexts: dict[tuple[int, ...], list[int]] = {}
     for number, piece in enumerate(pieces):
-        found.setdefault(piece.context, []).append(number)
-    return sorted((_Shared(*item) for item in found.items()), key=lambda shared: -len(shared.context))
+        contexts.setdefault(piece.context, []).append(number)
+    return sorted((_Shared(*item) for item in contexts.items()), key=lambda shared: -len(shared.context))
 
 
 def _run(
     model: Any, pieces: Sequence[_Piece], contexts: Sequence[_Shared], batch_tokens: int | None
 ) -> Iterator[tuple[list[int], Tensor]]:
-    """Numbers of pieces and, for each, log-likelihood and 0 if it is greedy, else 1: (n, 2) in float64."""
+    """Yield indices of pieces and, for each, its log-likelihood and 0 if it is greedy, else 1: (n, 2) in float64."""
     device = next(model.parameters()).device
     if batch_tokens is None:
-        # The logits of a pass take 32 MB on a CPU, whose caches and allocator like it, and 2 GB elsewhere.
+        # The logits of a pass take 32 MB on a CPU, for its caches and allocator, and 2 GB elsewhere.
         logits = 2**23 if device.type == "cpu" else 2**29
         batch_tokens = min(2**13 if device.type == "cpu" else 2**15, max(64, logits // model.config.vocab_size))
     for group, shared in _groups(model, contexts, batch_tokens):
@@ -152,13 +152,13 @@ def _run(
         if shared:
             cache = model.make_cache(len(group), shared + len(rows[0].ids))
             prefixes = torch.tensor([item.context[:shared] for item in group], device=device)
-            model(prefixes, cache=cache, at=slice(0, 0))  # no logits: each row's first ones come with its own ids
+            model(prefixes, cache=cache, at=slice(0, 0))  # no logits: a row's first logits come from its own ids
         for batch in _batches(rows, batch_tokens):
             yield [row.piece for row in batch], _pass(model, batch, cache, device)
 
 
 def _groups(model: Any, contexts: Sequence[_Shared], batch_tokens: int) -> Iterator[tuple[list[_Shared], int]]:
-    """Contexts to run together, and how many tokens of each are run once for all of its continuations."""
+    """Yield contexts to run together, and how many tokens of each to run only once for all of its continuations."""
     caches = has(model, "make_cache")
     several = [item for item in contexts if caches and len(item.pieces) > 1]
     selects = bool(several) and has(model.make_cache(1, 1), "select")
@@ -177,7 +177,7 @@ def _groups(model: Any, contexts: Sequence[_Shared], batch_tokens: int) -> Itera
 
 
 def _batches(rows: Sequence[_Row], batch_tokens: int) -> Iterator[list[_Row]]:
-    """Rows of about one length together, so that little is padded; batch_tokens at most in a batch."""
+    """Group rows of similar length, for little padding; a batch has at most batch_tokens."""
     batch: list[_Row] = []
     for row in rows:
         if batch and (len(batch) + 1) * len(batch[0].ids) > batch_tokens:
@@ -189,10 +189,10 @@ def _batches(rows: Sequence[_Row], batch_tokens: int) -> Iterator[list[_Row]]:
 
 
 def _pass(model: Any, batch: Sequence[_Row], cache: Any, device: torch.device) -> Tensor:
-    """What `_run` gives of each row: (B, 2) on the CPU."""
+    """Return what `_run` yields for each row: (B, 2) on the CPU."""
     longest, first = len(batch[0].ids), min(row.begin for row in batch)
     idx = torch.tensor([[*row.ids, *[0] * (longest - len(row.ids))] for row in batch], device=device)  # (B, T)
-    targets = torch.full((len(batch), longest - first), -100)  # what cross_entropy ignores
+    targets = torch.full((len(batch), longest - first), -100)  # ignored by cross_entropy
     for number, row in enumerate(batch):
         targets[number, row.begin - first : len(row.ids) - first] = torch.tensor(row.targets)
     targets = targets.to(device)
@@ -207,14 +207,14 @@ def _pass(model: Any, batch: Sequence[_Row], cache: Any, device: torch.device) -
 
 
 def cover(ids: Sequence[int], block_size: int, stride: int | None = None) -> list[Request]:
-    """Requests that score each of ids[1:] once; the window moves on by `stride` tokens, half a block by default.
+    """Return requests that score each of ids[1:] once, in windows `stride` tokens apart, by default half a block.
 
     >>> cover([0, 1, 2, 3, 4, 5, 6], block_size=4)
     [([0], [1, 2, 3, 4]), ([2, 3, 4], [5, 6])]
     """
     stride = max(1, block_size // 2) if stride is None else stride
     if not 1 <= stride <= block_size:
-        raise ValueError(f"a window of {block_size} tokens can't move on by {stride}")
+        raise ValueError(f"a window of {block_size} tokens can't have a stride of {stride}")
     end = min(len(ids), block_size + 1)
     requests: list[Request] = [(ids[:1], ids[1:end])] if end > 1 else []
     while end < len(ids):

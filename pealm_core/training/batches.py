@@ -6,6 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import torch
 
 from pealm_core.data.windows import Batch
+from pealm_core.hardware.device import to_device
 
 
 class Batches:
@@ -32,6 +33,5 @@ class Batches:
 
     def _fetch(self, step: int) -> Batch:
         idx, targets = self._draw(step)
-        if self._device.type == "cuda":  # elsewhere a copy that isn't waited for may read freed memory
-            idx, targets = (part.pin_memory().to(self._device, non_blocking=True) for part in (idx, targets))
-        return idx.to(self._device), targets.to(self._device)
+        batch = to_device({"idx": idx, "targets": targets}, self._device)
+        return batch["idx"], batch["targets"]

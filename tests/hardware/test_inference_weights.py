@@ -15,15 +15,9 @@ from torch import Tensor, nn
 
 import pealm_core
 from pealm_core.contract.errors import UserError
-from pealm_core.hardware.inference_weights import (
-    BlockWeight,
-    Int8Weight,
-    bytes_per_token,
-    linear_weights,
-    nbytes,
-    prepare,
-    read_bandwidth,
-)
+from pealm_core.hardware.inference_weights import bytes_per_token, linear_weights, nbytes, prepare, read_bandwidth
+from pealm_core.hardware.int8 import Int8Weight
+from pealm_core.hardware.linear_weight import BlockWeight
 from pealm_core.inference.scoring import score
 
 FAMILIES = {
@@ -38,11 +32,11 @@ FAMILIES = {
 }
 
 
-def family(name: str, n_embd: int = 192) -> nn.Module:
-    """A small model of a family with all of its weights shaken."""
+def family(name: str, n_embd: int = 192, **changes: Any) -> nn.Module:
+    """Make a small model of a family and add noise to all of its weights."""
     module, model, settings, config = FAMILIES[name]
     made = pytest.importorskip(settings).__dict__[config](
-        vocab_size=515, block_size=16, n_layer=2, n_head=2, n_embd=n_embd
+        vocab_size=515, block_size=16, n_layer=2, n_head=2, n_embd=n_embd, **changes
     )
     torch.manual_seed(0)
     built: nn.Module = pytest.importorskip(module).__dict__[model](made).eval()
@@ -66,7 +60,7 @@ def test_int8_is_the_nearest_of_255_levels_in_each_row() -> None:
     found = Int8Weight.of(weight)
     assert found.q.tolist() == [[127, -63, 0], [-127, 2, 0], [0, 0, 0]]
     torch.testing.assert_close(found.scale[:2, 0], torch.tensor([0.01, 2.0]))
-    torch.testing.assert_close(found.dequantize(), torch.tensor([[1.27, -0.63, 0], [-254.0, 4.0, 0], [0, 0, 0]]))
+    torch.testing.assert_close(found.plain(), torch.tensor([[1.27, -0.63, 0], [-254.0, 4.0, 0], [0, 0, 0]]))
 
 
 def test_an_int8_product_is_exact_where_nothing_is_rounded() -> None:
@@ -143,7 +137,7 @@ def test_a_tied_weight_stays_tied() -> None:
     weight, table = model.get_parameter("wte.weight"), model.get_submodule("wte")
     assert isinstance(weight, Int8Weight) and weight.dtype == torch.float32
     row = table(torch.tensor([7]))
-    assert torch.equal(row[0], weight.dequantize()[7]) and torch.equal(row[0], weight[7])
+    assert torch.equal(row[0], weight.plain()[7]) and torch.equal(row[0], weight[7])
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -183,3 +177,39 @@ def test_int8_of_a_trained_model(shakespeare: Path, tmp_path: Path, pealm: Calla
     assert found < 1.005 * exact
     result = pealm("sample", "--ckpt", tmp_path / "run", "--quantize", "int8", "-n", 40, "--device", "cpu", "--stats")
     assert result.code == 0 and len(result.out) == 41 and "% of the measured" in result.err
+
+
+def autocast(model: nn.Module, idx: Tensor, **more: Any) -> Tensor:
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        result: Tensor = model(idx, **more)[0]
+    return result
+
+
+@pytest.mark.parametrize("name", [*FAMILIES, "sprout-tied"])
+def test_bf16_has_the_numerics_of_training(name: str) -> None:
+    model = family("sprout", untied=False, value_residual=True) if name == "sprout-tied" else family(name)
+    low = prepare(copy.deepcopy(model), dtype=torch.bfloat16)
+    copied = copy.deepcopy(low)
+    idx = torch.randint(515, (2, 16), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(logits(low, idx), autocast(model, idx))
+    assert torch.equal(logits(copied, idx), autocast(model, idx))
+    with torch.inference_mode():
+        cache, exact = low.make_cache(2, 16), model.make_cache(2, 16)  # type: ignore[operator]
+        for i in range(16):  # the cache holds bf16, which attention in training rounds to
+            part = idx[:, i : i + 1]
+            assert torch.equal(low(part, cache=cache)[0], autocast(model, part, cache=exact))
+    keys = getattr(cache, "attention", cache)._layers[0][0]
+    assert keys.dtype == torch.bfloat16
+    assert all(buffer.dtype == torch.float32 for buffer in low.buffers())
+    assert bytes_per_token(low) < 0.52 * bytes_per_token(model)
+    kept = {name for name, tensor in low.state_dict().items() if tensor.dtype == torch.float32}
+    assert kept and not any(part in name for name in kept for part in ("qkv", "proj", "up.", "down.", "c_fc"))
+
+
+def test_int8_beside_bf16_keeps_fp32_where_training_does() -> None:
+    model = family("sprout")
+    low = prepare(copy.deepcopy(model), "int8", torch.bfloat16)
+    idx = torch.randint(515, (2, 16), generator=torch.Generator().manual_seed(0))
+    exact = logits(model, idx)
+    assert (logits(low, idx).float() - exact).norm() < 0.05 * exact.norm()
+    assert {tensor.dtype for name, tensor in low.named_parameters() if "temperature" in name} == {torch.float32}

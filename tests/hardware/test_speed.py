@@ -141,3 +141,45 @@ def test_more_processes_than_gpus_is_one_line(monkeypatch: pytest.MonkeyPatch) -
         UserError, match="process 2 of this machine has no GPU: torch finds 2; start --nproc_per_node=2"
     ):
         device.pick_device("auto", 2)
+
+
+def test_auto_with_several_processes_is_no_metal_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert device.pick_device("auto").type == "mps"
+    variables = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert device.pick_device("auto", 1).type == "cpu" and device.pick_device("mps").type == "mps"
+
+
+def test_a_batch_is_copied_to_a_cpu_as_it_is() -> None:
+    batch = {"idx": torch.arange(3), "targets": torch.arange(3) + 1}
+    copied = device.to_device(batch, CPU)
+    assert list(copied) == ["idx", "targets"] and all(torch.equal(copied[name], batch[name]) for name in batch)
+    assert all(tensor.is_meta for tensor in device.to_device(batch, torch.device("meta")).values())
+    device.synchronize(CPU)
+
+
+def test_only_copies_from_pinned_memory_to_cuda_are_asynchronous(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[str, bool]] = []
+
+    class Source:
+        pinned = False
+
+        def pin_memory(self) -> "Source":
+            self.pinned = True
+            return self
+
+        def to(self, target: torch.device, non_blocking: bool = False) -> "Source":
+            calls.append((target.type, non_blocking))
+            assert self.pinned == non_blocking
+            return self
+
+    waited: list[torch.device] = []
+    monkeypatch.setattr(torch.accelerator, "synchronize", waited.append)
+    for name in ("cpu", "mps", "cuda"):
+        device.to_device({"idx": Source()}, torch.device(name))  # type: ignore[dict-item]
+        device.synchronize(torch.device(name))
+    assert calls == [("cpu", False), ("mps", False), ("cuda", True)]
+    assert waited == [torch.device("mps"), torch.device("cuda")]

@@ -243,7 +243,7 @@ def test_a_window_covers_every_token_once_at_any_stride() -> None:
             assert all(len(context) + len(continuation) <= block + 1 for context, continuation in requests)
             assert all(context[-1] + 1 == continuation[0] for context, continuation in requests)
             assert all(len(continuation) == stride for _, continuation in requests[1:-1])
-    with pytest.raises(ValueError, match="a window of 4 tokens can't move on by 5"):
+    with pytest.raises(ValueError, match="a window of 4 tokens can't have a stride of 5"):
         cover(ids, 4, 5)
 
 
