@@ -295,11 +295,10 @@ def test_a_plugin_that_is_not_there_is_told() -> None:
         Missing().test_shapes()
 
 
-def test_a_plugin_that_did_not_load_is_told_without_a_guess(plug: Callable[..., None]) -> None:
+def test_a_plugin_that_did_not_load_is_told(plug: Callable[..., None]) -> None:
     plug("@hookimpl\ndef pealm_models", "def pealm_models")
-    with pytest.raises(AssertionError, match="is not marked @hookimpl") as failure:
+    with pytest.raises(AssertionError, match="is not marked @hookimpl"):
         Model().test_shapes()
-    assert "Is the plugin installed" not in str(failure.value)
 
 
 def test_an_evaluation_of_documents_that_finds_none_to_use(plug: Callable[..., None]) -> None:
