@@ -171,9 +171,7 @@ def test_what_a_plugin_prints_at_import_does_not_reach_stdout(
 def test_an_unknown_name_names_the_plugins_that_failed_to_load(stranger: Callable[..., None]) -> None:
     stranger("pealm-zoo", good("zebra") + "\nimport no_such_module")
     host = PluginHost.installed()
-    with pytest.raises(
-        UserError, match=r"unknown model 'zebra'.*failed to load: pealm-zoo \(ModuleNotFoundError: "
-    ):
+    with pytest.raises(UserError, match=r"unknown model 'zebra'.*failed to load: pealm-zoo \(ModuleNotFoundError: "):
         host.find(ModelSpec, "zebra")
     with pytest.raises(PluginError, match=r"model 'zoo' comes from pealm-zoo 1\.0, which failed to load") as error:
         host.find(ModelSpec, "zoo")
