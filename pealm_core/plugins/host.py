@@ -46,7 +46,8 @@ class Entry(Generic[S]):
         ref = getattr(self.spec, part)
         module, _, attribute = ref.partition(":")
         try:
-            value: Any = import_module(module)
+            with redirect_stdout(sys.stderr):  # stdout is for results
+                value: Any = import_module(module)
             for name in attribute.split("."):
                 value = getattr(value, name)
         except KeyboardInterrupt:
@@ -112,7 +113,7 @@ class PluginHost:
             self._check_core_version(plugin.requires)
             plugin.status = "failed"
             start = time.perf_counter()
-            with redirect_stdout(sys.stderr), light_imports(plugin.module):  # stdout is for results
+            with redirect_stdout(sys.stderr), light_imports(plugin.module):
                 hooks = hooks_of(import_module(plugin.module))
                 records = list(records_of(hooks))
             plugin.load_ms = 1000 * (time.perf_counter() - start)
