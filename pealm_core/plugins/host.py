@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import redirect_stdout
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, is_dataclass, replace
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
@@ -167,9 +167,9 @@ class PluginHost:
         entries = self.entries(kind)
         matches = [e for e in entries.get(bare, []) if not dist or e.plugin.dist == dist]
         preferred = [e for e in matches if e.plugin.dist in prefer]
-        if len(matches) == 1 or len(preferred) == 1:
-            match = (matches if len(matches) == 1 else preferred)[0]
-            return Entry(match.spec, match.plugin, name)
+        for choice in (matches, preferred):
+            if len(choice) == 1:
+                return replace(choice[0], name=name)
         if matches:
             ways = " or ".join(f"{entry.plugin.dist}/{bare}" for entry in matches)
             dists = " and ".join(entry.plugin.dist for entry in matches)
@@ -210,15 +210,12 @@ class PluginHost:
         """Return `DIST (model.py, line 12, forward)` if an exception comes out of a plugin's own code, else None."""
         dists: dict[str, str] = {}
         for plugin in self.plugins:
-            refs = [
-                plugin.module,
-                *(getattr(record, part) or "" for record in plugin.records for part in record.parts),
-            ]
             if plugin.dist != "pealm-core":
-                dists |= {re.split("[.:]", ref)[0]: plugin.dist for ref in refs}
+                parts = [getattr(record, part) or "" for record in plugin.records for part in record.parts]
+                dists |= {re.split("[.:]", ref)[0]: plugin.dist for ref in [plugin.module, *parts]}
         blamed, trace = None, error.__traceback__
         while trace is not None:
-            code, module = trace.tb_frame.f_code, str(trace.tb_frame.f_globals.get("__name__"))
+            code, module = trace.tb_frame.f_code, trace.tb_frame.f_globals.get("__name__") or "?"
             if dist := dists.get(module.partition(".")[0]):
                 blamed = f"{dist} ({Path(code.co_filename).name}, line {trace.tb_lineno}, {code.co_name})"
             trace = trace.tb_next
