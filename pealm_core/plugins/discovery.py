@@ -55,8 +55,9 @@ def discover() -> list[Plugin]:
                 try:
                     plugins[dist] = list(_read(file, dist, version))
                 except (OSError, ValueError) as error:
-                    reason = f"{file} can't be read: {error}; reinstall {dist}"
-                    plugins[dist] = [Plugin(dist, "", dist, version, "", folder, "failed", reason, error)]
+                    reason = f"{file.parent.name} is broken ({error}); reinstall {dist}"
+                    name = dist.removeprefix("pealm-")
+                    plugins[dist] = [Plugin(name, "", dist, version, "", folder, "failed", reason, error)]
     return sorted((p for group in plugins.values() for p in group), key=lambda p: (p.dist, p.name))
 
 

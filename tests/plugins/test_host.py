@@ -127,7 +127,7 @@ METADATA = "Metadata-Version: 2.1\nName: pealm-odd\nVersion: 1.0\n"
 @pytest.mark.parametrize(
     ("entry_points", "metadata", "words"),
     [
-        (b"[pealm]\nodd", METADATA, "'odd' is not NAME = MODULE; reinstall pealm-odd"),
+        (b"[pealm]\nodd", METADATA, "'odd' is not NAME = MODULE); reinstall pealm-odd"),
         (b"[pealm]\nodd = m\xff", METADATA, "can't decode byte 0xff"),
         (b"[pealm]\nodd = odd", None, "METADATA"),
         (b"[pealm]\nodd = odd", METADATA + "Requires-Dist: pealm-core>=one", "InvalidSpecifier"),
