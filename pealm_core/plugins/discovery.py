@@ -6,6 +6,7 @@ command would take 40 percent of a bare `import click, pluggy` longer.
 
 import re
 import sys
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -48,7 +49,10 @@ def discover() -> list[Plugin]:
     """
     plugins: dict[str, list[Plugin]] = {}
     for folder in sys.path:
-        for file in sorted(Path(folder or ".").glob("*.dist-info/entry_points.txt")):
+        files: list[Path] = []
+        with suppress(OSError):  # Python's import ignores a folder that it can't read as well
+            files = sorted(Path(folder or ".").glob("*.dist-info/entry_points.txt"))
+        for file in files:
             name, _, version = file.parent.stem.rpartition("-")
             dist = re.sub(r"[-_.]+", "-", name).lower()
             if dist not in plugins:

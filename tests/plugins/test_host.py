@@ -159,6 +159,14 @@ def test_broken_files_of_other_kinds_of_distributions_are_ignored(
     assert "other" not in {plugin.dist for plugin in discover()}
 
 
+def test_a_folder_on_the_path_that_cannot_be_read_is_ignored(
+    stranger: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stranger("pealm-one", good("elephant"))
+    monkeypatch.syspath_prepend("/" + "x" * 5000)  # "File name too long"
+    assert "pealm-one" in {plugin.dist for plugin in discover()}
+
+
 def test_what_a_plugin_prints_at_import_does_not_reach_stdout(
     stranger: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,4 +1,4 @@
-"""A stranger's plugin has every right that ours have, and its defects are named as its own."""
+"""A third-party plugin can do all that the first-party ones can, and its defects are reported as its own."""
 
 import re
 from collections.abc import Callable
