@@ -113,10 +113,12 @@ class PluginHost:
             self._check_core_version(plugin.requires)
             plugin.status = "failed"
             start = time.perf_counter()
-            with redirect_stdout(sys.stderr), light_imports(plugin.module):
-                hooks = hooks_of(import_module(plugin.module))
-                records = list(records_of(hooks))
-            plugin.load_ms = 1000 * (time.perf_counter() - start)
+            try:
+                with redirect_stdout(sys.stderr), light_imports(plugin.module):
+                    hooks = hooks_of(import_module(plugin.module))
+                    records = list(records_of(hooks))
+            finally:
+                plugin.load_ms = 1000 * (time.perf_counter() - start)
             self._register(f"{plugin.dist}/{plugin.name}", hooks)
             plugin.status, plugin.records = "ok", records
         except KeyboardInterrupt:

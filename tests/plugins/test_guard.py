@@ -104,6 +104,7 @@ def test_a_direct_import_is_noticed_where_torch_is_loaded_already(
     host = PluginHost.installed()
     broken = next(plugin for plugin in host.plugins if plugin.dist == "pealm-broken")
     assert "pealm_broken_plugin imports torch at its top" in broken.reason
+    assert broken.load_ms > 0  # the time that it costs every command
     with pytest.raises(PluginError, match="pealm_it_config imports torch at its top"):
         _ = host.find(ModelSpec, "x").config
 
