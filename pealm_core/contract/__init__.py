@@ -1,1 +1,1 @@
-"""The contract: records, hooks, protocols, settings and errors. All that a plugin author sees; no torch."""
+"""The contract: records, hooks, protocols, settings and errors; all that the author of a plugin needs. No torch."""

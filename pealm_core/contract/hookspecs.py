@@ -1,7 +1,9 @@
-"""The hooks: registration (no arguments, they return records) and the life of a run.
+"""The hooks: registration hooks, which return records, and the hooks of a run.
 
-A plugin is a module, found through the entry-point group `pealm`, with functions of these names marked
-`@hookimpl`. Registration hooks may return one record, return a list, or `yield` them.
+A plugin is a module behind an entry point of the group `pealm`, with functions of these names marked `@hookimpl`.
+A registration hook returns one record, returns a list, or yields them. The hooks of a run are called in the order of
+discovery (by distribution, then name); pluggy's `tryfirst`, `trylast` and `wrapper` work for them. If one raises, the
+others are called before the run fails.
 """
 
 from collections.abc import Iterable, Mapping
@@ -29,49 +31,49 @@ hookimpl = pluggy.HookimplMarker("pealm")
 
 @hookspec
 def pealm_models() -> Iterable[ModelSpec] | ModelSpec:  # type: ignore[empty-body]
-    """Model families: `pealm train NAME`."""
+    """Register model families: `pealm train NAME`."""
 
 
 @hookspec
 def pealm_tokenizers() -> Iterable[TokenizerSpec] | TokenizerSpec:  # type: ignore[empty-body]
-    """Tokenizers: `--tokenizer NAME`."""
+    """Register tokenizers: `--tokenizer NAME`."""
 
 
 @hookspec
 def pealm_datasets() -> Iterable[DatasetSpec] | DatasetSpec:  # type: ignore[empty-body]
-    """Datasets: `--input.NAME [VALUE]`."""
+    """Register datasets: `--input.NAME [VALUE]`."""
 
 
 @hookspec
 def pealm_evaluators() -> Iterable[EvaluatorSpec] | EvaluatorSpec:  # type: ignore[empty-body]
-    """Evaluations: `pealm eval --on NAME`."""
+    """Register evaluations: `pealm eval --on NAME`."""
 
 
 @hookspec
 def pealm_optimizers() -> Iterable[OptimizerSpec] | OptimizerSpec:  # type: ignore[empty-body]
-    """Optimizers: `--optimizer NAME`."""
+    """Register optimizers: `--optimizer NAME`."""
 
 
 @hookspec
 def pealm_formats() -> Iterable[FormatSpec] | FormatSpec:  # type: ignore[empty-body]
-    """Foreign checkpoint formats."""
+    """Register foreign checkpoint formats: `pealm convert`."""
 
 
 @hookspec
 def pealm_commands() -> Iterable[CommandSpec] | CommandSpec:  # type: ignore[empty-body]
-    """Commands beside `train`, `sample`, `eval`."""
+    """Register commands: `pealm NAME`."""
 
 
 @hookspec
 def pealm_run_start(run: "Run") -> None:
-    """A training run begins or goes on. Called on every rank, before the first step."""
+    """A training run starts or resumes. Called on every rank, before the first step."""
 
 
 @hookspec
 def pealm_step_end(run: "Run", step: int, metrics: Mapping[str, Any]) -> None:
-    """An optimizer step is done; `metrics` is the step's line of metrics.jsonl. On every rank.
+    """An optimizer step is done; `metrics` is its line of metrics.jsonl. Called on every rank.
 
-    A collective called here on rank 0 alone hangs the run: call it on all ranks or on none.
+    A collective operation on rank 0 only hangs the run: use it on all ranks or on none.
     """
 
 
@@ -82,4 +84,4 @@ def pealm_checkpoint_saved(run: "Run", path: Path) -> None:
 
 @hookspec
 def pealm_run_end(run: "Run", status: str) -> None:
-    """The run ends: `status` is "done", "interrupted" or "failed". On every rank."""
+    """The run ends; `status` is "done", "interrupted" or "failed". Called on every rank."""

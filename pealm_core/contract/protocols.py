@@ -1,7 +1,4 @@
-"""What the core asks of each component. Nothing has to be inherited: having the methods is enough.
-
-Methods marked optional may be missing; the core then does without.
-"""
+"""The methods that the core calls on each component. No base class is needed; optional methods may be missing."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class ModelConfig(Protocol):
-    """The two settings that every model's config has. The core fills vocab_size from the tokenizer."""
+    """The two settings of every model's config. The core sets vocab_size from the tokenizer."""
 
     @property
     def vocab_size(self) -> int: ...
@@ -23,13 +20,13 @@ class ModelConfig(Protocol):
 
 
 class Model(Protocol):
-    """A language model; in fact a `torch.nn.Module`. Two methods are optional:
+    """A language model: a `torch.nn.Module` with this `forward`. Optional:
 
-    `make_cache(batch, length)` gives a cache for `batch` rows of up to `length` tokens. The core only passes it
+    `make_cache(batch, length)` returns a cache for `batch` rows of up to `length` tokens. The core only passes it
     back as `cache=` and calls its `repeat(n)` (every row becomes n rows). Attention uses `KVCache`; a recurrent
-    model brings its own state. A cache may offer `select(rows)`, too: a copy of these rows (a 1-D tensor of their
-    numbers, some of them several times), with which scoring pads less. Without `make_cache` the model is run over
-    its whole window for each token.
+    model has a cache of its own. A cache may also have `select(rows)`, a copy of the rows with these indices (a 1-D
+    tensor, possibly with repeats), with which scoring pads less. Without `make_cache`, every generated token costs a
+    pass over the whole context.
     """
 
     config: ModelConfig
@@ -37,63 +34,62 @@ class Model(Protocol):
     def __call__(
         self, idx: "Tensor", targets: "Tensor | None" = None, *, cache: Any = None, at: Any = None
     ) -> "tuple[Tensor | None, Tensor | None]":
-        """idx: (B, T) token ids, T <= block_size, continuing what the cache holds. Returns (logits, loss).
+        """Return (logits, loss) for idx, (B, T) token ids that follow those in the cache; T <= block_size.
 
-        The call changes the cache: afterwards it holds these T tokens, too.
+        The call adds these T tokens to the cache.
 
-        With targets (B, T), loss is the mean cross-entropy in nats and logits may be None.
-        Without, logits are (B, n, vocab_size) for the n positions of `at`, which indexes dimension 1 of idx
-        (`x = x[:, at]` is all it takes: a list, a slice, a 1-D tensor); None: for all T positions.
+        With targets (B, T), loss is the mean cross-entropy in nats and logits may be None. Without targets, logits
+        are (B, n, vocab_size) for the n positions of `at`, an index into dimension 1 (`x = x[:, at]`: a list, a slice
+        or a 1-D tensor), or for all T positions if `at` is None.
         """
         ...
 
 
 class Tokenizer(Protocol):
-    """Text to token ids and back. Optional:
+    """A tokenizer: text to token ids and back. Optional:
 
-    `eot_id`: the end-of-text token, or None. `fit(texts)`: learn the vocabulary from training texts; called once,
-    before anything else, unless a saved one was loaded. `stream_decoder()`: a function from one id to the text
-    that it completes (never half a character), and "" while it can't tell yet. `save(dir)`: write the vocabulary
-    into a folder that is there and empty; `load(dir)`: put it back into this tokenizer, which was made from the same
-    config. A tokenizer with nothing to keep has neither; one that can fit needs both. `by_character = True`:
-    a text cut anywhere encodes to the same ids, so that long documents are encoded in pieces.
+    `eot_id`: the end-of-text token, or None. `fit(texts)`: learn the vocabulary from the training texts; called once,
+    before any other method, unless a saved vocabulary was loaded. `stream_decoder()`: return a function from the next
+    id to the text that it completes: whole characters, or "". `save(dir)`: write the vocabulary into an empty folder;
+    `load(dir)`: read it into this tokenizer, which was made from the same config. A tokenizer with `fit` needs both.
+    `by_character = True`: a text cut anywhere encodes to the same ids, so that long documents are encoded in pieces.
 
-    Where there is an `eot_id`, the core puts it before every document of the training text, starts an empty prompt
-    from it, and ends a sampled text where it comes up.
+    If there is an `eot_id`, the core puts it before every document of the training text, starts an empty prompt with
+    it, and stops generating at it.
     """
 
     @property
     def vocab_size(self) -> int: ...
 
     def encode(self, text: str) -> Sequence[int]:
-        """Token ids of a text. Raises ValueError for text that it can't express."""
+        """Return the token ids of a text. Raises ValueError for text that it can't express."""
         ...
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of token ids."""
+        """Return the text of token ids."""
         ...
 
 
 class Dataset(Protocol):
-    """Documents by split. Constructing one touches neither disk nor network. Optional:
+    """Documents by split. The constructor uses neither disk nor network. Optional:
 
-    `prepare()`: download what is needed, once; `prepare_command`, a click command instead, where that takes options.
-    `entropy_floor` (a number, no method): nats per character that no model can beat.
+    `prepare()`: download the data, once; or `prepare_command`, a click command, if that needs options.
+    `entropy_floor` (a number, not a method): the lowest possible loss in nats per character.
 
-    `whole()`: all documents, whatever the split, of a text that is the user's own.
+    `whole()`: all documents of both splits, for a text of the user's own.
 
-    A dataset that is tokenized already has, in place of `documents`, `shards(split)`: 1-D arrays of token ids, or
-    whatever gives its length and a slice of itself as one (`TokenFile`). With them may come `vocab_size` (a number),
-    where it is recorded, and `check(vocab_size)`, which raises UserError where an id is beyond the vocabulary.
+    A dataset of token ids has `shards(split)` instead of `documents`: 1-D arrays of token ids, or objects with the
+    length and the slices of one (`TokenFile`). It may have `vocab_size` (a number), and `check(vocab_size)`, which
+    raises UserError if an id is outside the vocabulary.
     """
 
     def documents(self, split: str) -> Iterator[str]:
-        """The documents of "train" or "val", the same ones on every call."""
+        """Return the documents of "train" or "val", the same ones on every call."""
         ...
 
 
 class Run(Protocol):
-    """A training run, as the hooks of a run get it: its folder, its config as in config.toml, this process's rank."""
+    """A training run for hooks: its folder, its config as in config.toml, the rank of this process."""
 
     dir: Path
     config: Mapping[str, Any]
@@ -101,10 +97,10 @@ class Run(Protocol):
 
 
 class Evaluator(Protocol):
-    """An evaluation. Constructing one touches neither disk nor network. Optional: `prepare()` and `prepare_command`,
-    as a dataset has them; a setting `limit`, which `pealm eval --limit N` sets.
+    """An evaluation. The constructor uses neither disk nor network. Optional: `prepare()` or `prepare_command`, as in
+    a dataset; a setting `limit`, which `pealm eval --limit N` sets.
 
-    One whose record says `input` also gets `dataset` and `split`: "whole" for a text that was named for this
+    If its record has `input`, `evaluate` also gets `dataset` and `split`: "whole" for a text that was named for this
     evaluation (`Dataset.whole`), else "val".
     """
 
@@ -118,17 +114,17 @@ class Evaluator(Protocol):
     ) -> "EvalResult":
         """Score a model that is in eval mode on its device.
 
-        config: the checkpoint's tables, as its config.toml has them, {} for a model without. `config["input"]`
-        tells what it was trained on: {"kindergarten": 1, "stories": 20000}, the dataset's name holding its value.
-        progress: called with (done, total), or (done, total, "what to say of it"), as it goes.
-        Of several processes every one calls this and `score` shares the work; only the first one shows and writes.
+        config: the tables of the checkpoint's config.toml, or {}. `config["input"]` is the training data:
+        {"kindergarten": 1, "stories": 20000}, where the dataset's name has its value.
+        progress: a function to call with (done, total) or (done, total, "a message").
+        Every process calls this, and `score` divides the work among them; only rank 0 prints and writes.
         """
         ...
 
 
 @dataclass(frozen=True)
 class EvalResult:
-    """metrics: name → (value, standard error); n: what was scored; notes: lines for people; details: per row."""
+    """metrics: name → (value, standard error); n: scored items; notes: lines to print; details: by item."""
 
     metrics: Mapping[str, tuple[float, float]]
     n: int
@@ -137,5 +133,5 @@ class EvalResult:
 
 
 def has(component: Any, method: str) -> bool:
-    """Whether a component offers an optional method."""
+    """Return whether a component has an optional method."""
     return callable(getattr(component, method, None))

@@ -1,7 +1,7 @@
-"""The records that plugins return: frozen, light, every part named by string.
+"""The records that plugins return: frozen, light, every part named by a string.
 
-A part is written `"package.module:attribute"`. Registering a record imports none of its parts; using it
-imports only the parts in use, so that twenty installed plugins cost a `--help` next to nothing.
+A part is written `"package.module:attribute"`. Registering a record imports none of its parts, and using it imports
+only the parts in use, so that twenty installed plugins hardly slow down `pealm --help`.
 """
 
 from collections.abc import Mapping
@@ -11,12 +11,12 @@ from typing import Any, ClassVar
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Spec:
-    """What every record has: the name that users type, and one line about it.
+    """Fields of every record: the name that users type, and a summary of one line.
 
-    name: of a-z, 0-9, "-" and "."; two plugins with one name are told apart as `dist/name`.
-    config, where there is one: a dataclass of settings (`pealm_core.setting` adds help and bounds) of the types int,
-    float, bool, str, Path, Literal, tuple[T, ...], each also `| None`. It has no field called `name`, and its module
-    must be light: it is imported for help pages, so no torch there, nor anything of pealm_core that needs it.
+    name: of a-z, 0-9, "-" and "."; if two plugins have the same name, users write `dist/name`.
+    config, if the record has one: a dataclass of settings (`pealm_core.setting` adds help and bounds) of the types
+    int, float, bool, str, Path, Literal, tuple[T, ...], each also `| None`. It has no field called `name`. Its module
+    is imported for help pages, so it must not import torch, nor a name of pealm_core that needs torch.
     """
 
     kind: ClassVar[str]
@@ -30,12 +30,12 @@ class Spec:
 class ModelSpec(Spec):
     """A model family.
 
-    config:      dataclass of its settings, torch-free, with `vocab_size` and `block_size`.
-    factory:     called with the config, gives the `nn.Module` (see `protocols.Model`); never downloads.
-    pretrained:  called with the config, gives `(config of the family, state dict)`: weights from elsewhere.
-    family:      the model whose checkpoints these are, where it is another (`gpt2-pretrained` → `gpt2`).
-    tokenizer:   the tokenizer used where the user names none.
-    presets:     name → config values, chosen with `--preset`; tables in it are defaults as those of a recipe.
+    config:      dataclass of its settings, without torch, with `vocab_size` and `block_size`.
+    factory:     called with the config, returns the `nn.Module` (see `protocols.Model`); never downloads.
+    pretrained:  called with the config, returns `(config of the family, state dict)` with published weights.
+    family:      the model that reads these checkpoints, if it is another one (`gpt2-pretrained` → `gpt2`).
+    tokenizer:   the default tokenizer.
+    presets:     name → config values, chosen with `--preset`; tables in it are defaults, as in a recipe.
     recipe:      defaults of the tables `train`, `optimizer` and `input` for this model.
     """
 
@@ -53,7 +53,7 @@ class ModelSpec(Spec):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TokenizerSpec(Spec):
-    """A tokenizer: `factory` is called with an instance of `config` and gives a `protocols.Tokenizer`."""
+    """A tokenizer: `factory` is called with an instance of `config` and returns a `protocols.Tokenizer`."""
 
     kind = "tokenizer"
 
@@ -63,10 +63,10 @@ class TokenizerSpec(Spec):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class DatasetSpec(Spec):
-    """A dataset: `factory` is called with an instance of `config` and gives a `protocols.Dataset`.
+    """A dataset: `factory` is called with an instance of `config` and returns a `protocols.Dataset`.
 
-    value: the config's field that the bare value of `--input.NAME VALUE` fills; without it (`None`) the option
-        takes no value. Where the field has a default, the value may be left out.
+    value: the config's field that VALUE of `--input.NAME VALUE` sets; if it is None, the option takes no value. If
+        the field has a default, the value is optional.
     """
 
     kind = "dataset"
@@ -78,9 +78,9 @@ class DatasetSpec(Spec):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class EvaluatorSpec(Spec):
-    """An evaluation: `factory` is called with an instance of `config` and gives a `protocols.Evaluator`.
+    """An evaluation: `factory` is called with an instance of `config` and returns a `protocols.Evaluator`.
 
-    default: chosen by `pealm eval` where the user names none; the first by name wins where several claim it.
+    default: `pealm eval` runs it if the user names none; of several defaults, the first by name.
     input: it evaluates on a dataset, `--input.NAME`, which `evaluate` gets.
     """
 
@@ -94,9 +94,9 @@ class EvaluatorSpec(Spec):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class OptimizerSpec(Spec):
-    """An optimizer: `factory(config, model, lr=...)` gives a `torch.optim.Optimizer` over the model's parameters.
+    """An optimizer: `factory(config, model, lr=...)` returns a `torch.optim.Optimizer` over the model's parameters.
 
-    The trainer multiplies every group's initial `lr` by the schedule; `lr` is the peak of `--lr`.
+    `lr` is the peak learning rate, `--lr`. The trainer multiplies every group's initial `lr` by the schedule.
     """
 
     kind = "optimizer"
@@ -109,8 +109,8 @@ class OptimizerSpec(Spec):
 class FormatSpec(Spec):
     """A foreign checkpoint format.
 
-    exporter: `exporter(source, target)` writes a pealm weights folder as a foreign one.
-    importer: `importer(source, target)` reads a foreign folder into a pealm weights folder.
+    exporter: `exporter(source, target)` converts a folder of pealm weights to the foreign format.
+    importer: `importer(source, target)` converts a folder in the foreign format to pealm weights.
     """
 
     kind = "format"
@@ -122,7 +122,7 @@ class FormatSpec(Spec):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CommandSpec(Spec):
-    """A command of its own: `command` is a `click.Command`, imported when it is called or its help is asked."""
+    """A command: `command` is a `click.Command`, imported when it is called or its help is shown."""
 
     kind = "command"
     parts = ("command",)

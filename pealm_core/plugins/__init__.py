@@ -1,1 +1,1 @@
-"""The plugin host: discover installed plugins, quarantine broken ones, resolve names."""
+"""Plugins: find the installed ones, load or quarantine each, resolve names, call the hooks of a run."""

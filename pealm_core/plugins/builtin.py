@@ -1,4 +1,4 @@
-"""The core's own plugin: what every installation has, registered the way strangers do it."""
+"""The core's own plugin, registered like any other: the default optimizer."""
 
 from collections.abc import Iterator
 
@@ -8,10 +8,10 @@ from pealm_core.contract.specs import OptimizerSpec
 
 @hookimpl
 def pealm_optimizers() -> Iterator[OptimizerSpec]:
-    """AdamW, the trainer's default."""
+    """Register AdamW, the default."""
     yield OptimizerSpec(
         name="adamw",
-        summary="AdamW, fused where the device has it; weight decay on matrices only",
+        summary="AdamW, fused if the device supports it; weight decay on matrices only",
         config="pealm_core.training.adamw_config:AdamWConfig",
         factory="pealm_core.training.adamw:build",
     )

@@ -1,18 +1,17 @@
-"""The import guard: while it is up, this thread can't import a heavy package.
+"""The import guard: a plugin's module and config must not import a heavy package at their top.
 
-It works whether or not the package is loaded already, so that a plugin gets the same verdict in a bare `--help`
-and in a notebook where torch has been around for hours.
+Nothing is blocked: what a plugin imports is compared afterwards, so that an optional import of a dependency
+(`try: import numpy`) works as usual.
 """
 
-import builtins
 import sys
-import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
+from weakref import WeakKeyDictionary
 
-# Roots that no plugin may import at its top: each costs a `--help` more than all of pealm does.
+# Each of these packages takes longer to import than all of `pealm --help`.
 HEAVY = frozenset(
     """
     datasets huggingface_hub jax jaxlib lm_eval matplotlib numba numpy onnx onnxruntime pandas PIL pyarrow
@@ -21,53 +20,54 @@ HEAVY = frozenset(
     """.split()  # noqa: SIM905 (a list of thirty strings reads worse)
 )
 
-
-_guarded = threading.local()  # .up: whether this thread loads a plugin
+# A module that was refused stays loaded, and is refused again in the same process.
+_refused: WeakKeyDictionary[ModuleType, str] = WeakKeyDictionary()
 
 
 class HeavyImportError(ImportError):
     """A heavy package was imported where only light ones may be."""
 
 
-def _statement() -> str:
-    """Where the import stands: the first frame that is neither ours nor the import system's."""
-    frame: Any = sys._getframe(1)
-    here = str(Path(__file__).parents[1])
-    while frame is not None and (
-        frame.f_code.co_filename.startswith(here) or "importlib" in frame.f_code.co_filename
-    ):
-        frame = frame.f_back
-    return f" ({Path(frame.f_code.co_filename).name}, line {frame.f_lineno})" if frame else ""
-
-
-def refuse_heavy(root: str) -> None:
-    """Raise HeavyImportError where only light imports may be: for names of ours that bring a heavy package."""
-    if getattr(_guarded, "up", False):
-        raise HeavyImportError(
-            f"imports {root} at its top{_statement()}, which would slow down every command; "
-            f"do it in the module that the factory names, away from the record and the config"
-        )
-
-
 @contextmanager
-def light_imports() -> Iterator[None]:
-    """Refuse heavy imports on this thread. Raises HeavyImportError at the statement that tries one."""
-    real, before = builtins.__import__, getattr(_guarded, "up", False)
+def light_imports(module: str) -> Iterator[None]:
+    """Raise HeavyImportError if the body, which imports a plugin's module, loads a heavy package.
 
-    def guarded(
-        name: str,
-        globals: Mapping[str, Any] | None = None,
-        locals: Mapping[str, Any] | None = None,
-        fromlist: Sequence[str] | None = (),
-        level: int = 0,
-    ) -> Any:
-        root = name.partition(".")[0]
-        if level == 0 and root in HEAVY:
-            refuse_heavy(root)
-        return real(name, globals, locals, fromlist, level)
+    Where a heavy package is loaded already, only the plugin's own direct imports are noticed.
+    """
+    before = set(sys.modules)
+    yield
+    new = [name for name in sys.modules if name not in before]  # in the order in which the imports ended
+    imported = sys.modules.get(module)
+    if imported is None:
+        return
+    if imported not in _refused and (found := _heavy_import(module, new)):
+        importer, package = found
+        own = _root(importer) == _root(module)
+        _refused[imported] = (
+            f"{importer if own else module} imports {package} at its top{'' if own else f', through {importer}'}, "
+            f"which would slow down every command; import it in the module that the factory names"
+        )
+    if imported in _refused:
+        raise HeavyImportError(_refused[imported])
 
-    builtins.__import__, _guarded.up = guarded, True
-    try:
-        yield
-    finally:
-        builtins.__import__, _guarded.up = real, before
+
+def _heavy_import(module: str, new: list[str]) -> tuple[str, str] | None:
+    """Return which of the new modules imports which heavy package, the outermost first."""
+    loaded = [name for name in reversed(new) if name in HEAVY]
+    for name in reversed(new):
+        if _root(name) not in HEAVY and (loaded or _root(name) == _root(module)):
+            for value in getattr(sys.modules[name], "__dict__", {}).values():
+                if (package := _package(value)) in (loaded or HEAVY):
+                    return name, package
+    return (module, loaded[0]) if loaded else None
+
+
+def _package(value: Any) -> str:
+    """Return the root package of a module, class or function."""
+    if isinstance(value, ModuleType):
+        return _root(value.__name__)
+    return _root(str(value.__module__)) if isinstance(value, (type, FunctionType, BuiltinFunctionType)) else ""
+
+
+def _root(name: str) -> str:
+    return name.partition(".")[0]

@@ -1,4 +1,4 @@
-"""A stranger's plugin has every right that ours have, and its defects are named as its own."""
+"""A third-party plugin can do all that the first-party ones can, and its defects are reported as its own."""
 
 import re
 from collections.abc import Callable
@@ -206,10 +206,8 @@ DEFECTS = {
     "documents are a text": ("for i in range(self.config.lines):\n            yield f\"{i} and {i + self.config.seed}\"", "return 'text'", "documents must give documents, not one text"),
     "optimizer raises": ("return torch.optim.SGD(", "raise RuntimeError('no')\n    torch.optim.SGD(", "making optimizer 'o' failed: RuntimeError: no"),
     "recipe typo": ('tokenizer="t", presets', 'tokenizer="t", recipe={"train": {"stepz": 3}}, presets', "pealm-it: recipe: [train] stepz: unknown key; did you mean 'steps'?"),
-    "preset's table": ('{"width": 9}', '{"width": 9, "sample": {"top_k": 3}}', "a preset has tables train, optimizer and input, not ['sample']"),
     "preset typo": ('{"width": 9}', '{"width": 9, "train": {"stepz": 3}}', "pealm-it: preset wide: [train] stepz: unknown key; did you mean 'steps'?"),
     "field type": ("width: int = 4", "width: complex = 1j", "has a field 'width' of type <class 'complex'>"),
-    "torch in config": ("from pealm_core import setting", "from pealm_core import LM, setting", "imports torch at its top (pealm_it_config.py, line 3)"),
 }  # fmt: skip
 
 

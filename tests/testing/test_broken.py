@@ -299,9 +299,8 @@ def test_missing_plugin() -> None:
 
 def test_plugin_that_failed_to_load(plug: Callable[..., None]) -> None:
     plug("@hookimpl\ndef pealm_models", "def pealm_models")
-    with pytest.raises(ConformanceError, match="is not marked @hookimpl") as failure:
+    with pytest.raises(ConformanceError, match="is not marked @hookimpl"):
         Model().test_shapes()
-    assert "Is the plugin installed" not in str(failure.value)
 
 
 def test_evaluator_that_refuses_the_documents(plug: Callable[..., None]) -> None:

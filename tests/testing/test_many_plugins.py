@@ -1,4 +1,4 @@
-"""Twenty more plugins, of which one is broken and two collide, change nothing for anybody else."""
+"""Twenty more plugins, of which one is broken and two have the same name, change nothing for the others."""
 
 import json
 import subprocess
@@ -41,17 +41,17 @@ print(sorted(HEAVY & set(sys.modules)), "nowhere" in sys.modules)
 
 @pytest.fixture
 def crowd(stranger: Callable[..., None]) -> Callable[[], None]:
-    def arrive() -> None:
+    def install() -> None:
         for number in range(17):
             stranger(f"pealm-x{number:02}", PLUGIN.format(name=f"x{number:02}"))
         stranger("pealm-broken", "import no_such_module")
         for dist in ("pealm-twin-a", "pealm-twin-b"):
             stranger(dist, PLUGIN.format(name="twin"))
 
-    return arrive
+    return install
 
 
-def test_the_others_see_no_difference(crowd: Callable[[], None], pealm: Callable[..., Any]) -> None:
+def test_the_other_plugins_are_unaffected(crowd: Callable[[], None], pealm: Callable[..., Any]) -> None:
     config = ("train", "char-bigram", "--input.text", "x", "--print-config")
     before, rows = pealm(*config).out, json.loads(pealm("plugins", "--json").out)
     crowd()
@@ -60,10 +60,10 @@ def test_the_others_see_no_difference(crowd: Callable[[], None], pealm: Callable
     assert len(after) == len(rows) + 20 and [row["dist"] for row in after] == sorted(row["dist"] for row in after)
     known = {row["dist"] for row in rows}
 
-    def steady(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        return [{**row, "load_ms": 0} for row in found if row["dist"] in known]
+    def without_times(listed: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [{**row, "load_ms": 0} for row in listed if row["dist"] in known]
 
-    assert steady(after) == steady(rows)
+    assert without_times(after) == without_times(rows)
     statuses = {row["dist"]: row["status"] for row in after if row["dist"] not in known}
     assert statuses.pop("pealm-broken") == "failed"
     assert statuses.pop("pealm-twin-a") == statuses.pop("pealm-twin-b") == "conflict"
@@ -73,7 +73,7 @@ def test_the_others_see_no_difference(crowd: Callable[[], None], pealm: Callable
 def test_results_are_the_same_with_them_and_with_none(
     crowd: Callable[[], None], pealm: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Losses, validation, samples and evaluation of a run, bit for bit."""
+    """Losses, validation, samples and evaluation of a run are equal bit for bit."""
     text = tmp_path / "text.txt"
     text.write_text("".join(f"{n} and {n * n} make {n + n * n}.\n" for n in range(200)))
 
@@ -111,7 +111,7 @@ def test_results_are_the_same_with_them_and_with_none(
     assert results("fewer") == before
 
 
-def test_nobody_is_locked_out_and_who_needs_it_gets_the_reason(
+def test_an_error_shows_the_reason_only_if_the_plugin_is_needed(
     crowd: Callable[[], None], pealm: Callable[..., Any]
 ) -> None:
     crowd()
@@ -122,8 +122,8 @@ def test_nobody_is_locked_out_and_who_needs_it_gets_the_reason(
     assert broken.code == 3 and "No module named 'no_such_module'" in broken.err
 
 
-def test_help_pages_load_nothing_of_them(crowd: Callable[[], None]) -> None:
-    """Not one of any command's help pages, nor the list of plugins, with the broken and the colliding ones there."""
+def test_help_pages_import_no_parts_and_no_heavy_packages(crowd: Callable[[], None]) -> None:
+    """All help pages and the list of plugins, with a broken plugin and two of one name installed."""
     own = [command.name for p in PluginHost.installed().plugins for command in p.records if command.kind == "command"]
     pages = [[name, "--help"] for name in (*CORE_COMMANDS, *own)] + [["train", "char-bigram", "--help"]]
     crowd()

@@ -1,0 +1,13 @@
+"""The public names that need torch or numpy. `from pealm_core import LM` loads this module on first use."""
+
+from pealm_core.data.tokens import TokenFile as TokenFile
+from pealm_core.hardware.device import fast_bf16 as fast_bf16
+from pealm_core.inference.generate import generate_ids as generate_ids
+from pealm_core.inference.generate import start_token as start_token
+from pealm_core.inference.kv_cache import KVCache as KVCache
+from pealm_core.inference.kv_cache import causal_attention as causal_attention
+from pealm_core.inference.lm import LM as LM
+from pealm_core.inference.lm import load as load
+from pealm_core.inference.scoring import Score as Score
+from pealm_core.inference.scoring import cover as cover
+from pealm_core.inference.scoring import score as score

@@ -1,0 +1,40 @@
+"""Config dataclasses of every kind that Python has."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import pytest
+
+from pealm_core.contract.fields import Setting, dump, settings_of
+
+
+@dataclass(slots=True)
+class Slots:
+    vocab_size: int
+    block_size: int = 8
+    rate: float | None = None
+
+
+@dataclass
+class Cached:
+    vocab_size: int
+    block_size: int = 8
+    rate: float | None = None
+
+    @cached_property
+    def area(self) -> int:
+        return self.vocab_size * self.block_size
+
+
+@pytest.mark.parametrize("kind", [Slots, Cached])
+def test_slots_and_cached_properties_are_no_settings(kind: type[Slots | Cached]) -> None:
+    assert list(settings_of(kind)) == ["vocab-size", "block-size", "rate"]
+    config = kind(3)
+    assert getattr(config, "area", 24) == 24
+    assert dump(config) == {"vocab-size": 3, "block-size": 8}
+
+
+@pytest.mark.parametrize("text", [False, True])
+def test_a_number_of_400_digits_is_a_whole_number(text: bool) -> None:
+    number = 10**400
+    assert Setting("n", int, False, 0).parse(str(number) if text else number, text=text) == number

@@ -1,0 +1,94 @@
+"""The hooks of a run: pluggy's order and wrappers, and errors that stop nobody else."""
+
+from collections.abc import Callable
+
+import pytest
+
+from pealm_core.contract.errors import PluginError
+from pealm_core.plugins.host import PluginHost
+
+HOOK = "from pealm_core import hookimpl\n@hookimpl{}\ndef pealm_step_end({}):\n    {}\n"
+END = "from pealm_core import hookimpl\n@hookimpl{}\ndef pealm_run_end({}):\n    {}\n"
+
+
+def seen(host: PluginHost) -> list[str]:
+    """What the plugins write down at a step."""
+    names: list[str] = []
+    host.notify("pealm_step_end", run=None, step=1, metrics={"seen": names})
+    return names
+
+
+def writer(name: str, options: str = "") -> str:
+    return HOOK.format(options, "metrics", f"metrics['seen'].append('{name}')")
+
+
+def test_plugins_are_called_in_the_order_of_discovery(stranger: Callable[..., None]) -> None:
+    for name in "bac":
+        stranger(f"pealm-{name}", writer(name))
+    assert seen(PluginHost.installed()) == ["a", "b", "c"]
+
+
+def test_tryfirst_and_trylast_change_the_order(stranger: Callable[..., None]) -> None:
+    stranger("pealm-a", writer("a", "(trylast=True)"))
+    stranger("pealm-b", writer("b"))
+    stranger("pealm-c", writer("c", "(tryfirst=True)"))
+    assert seen(PluginHost.installed()) == ["c", "b", "a"]
+
+
+@pytest.mark.parametrize("option", ["wrapper", "hookwrapper"])
+def test_a_wrapper_runs_around_the_others(stranger: Callable[..., None], option: str) -> None:
+    body = "metrics['seen'].append('before')\n    yield\n    metrics['seen'].append('after')"
+    stranger("pealm-a", writer("a"))
+    stranger("pealm-b", HOOK.format(f"({option}=True)", "metrics", body))
+    stranger("pealm-c", writer("c"))
+    assert seen(PluginHost.installed()) == ["before", "a", "c", "after"]
+
+
+def test_a_function_of_another_name_is_called_for_the_hook_that_it_names(stranger: Callable[..., None]) -> None:
+    stranger("pealm-a", writer("a", "(specname='pealm_step_end')").replace("def pealm_step_end", "def note"))
+    assert seen(PluginHost.installed()) == ["a"]
+
+
+def test_an_error_names_plugin_hook_and_step(stranger: Callable[..., None]) -> None:
+    stranger("pealm-c", HOOK.format("", "", "raise KeyError('lost')"))
+    host = PluginHost.installed()
+    with pytest.raises(PluginError, match=r"pealm-c/c: pealm_step_end failed at step 7: KeyError: 'lost'"):
+        host.notify("pealm_step_end", run=None, step=7, metrics={})
+
+
+@pytest.mark.parametrize(
+    "failing",
+    [
+        END.format("", "status", "raise RuntimeError('boom')"),
+        END.format("", "status", "raise SystemExit('boom')"),
+        END.format("(wrapper=True)", "", "raise RuntimeError('boom')\n    yield"),
+        END.format("(wrapper=True)", "", "yield\n    raise RuntimeError('boom')"),
+        END.format("(hookwrapper=True)", "", "yield\n    raise RuntimeError('boom')"),
+        END.format("(wrapper=True)", "", "yield\n    yield"),
+    ],
+)
+@pytest.mark.parametrize("name", ["a", "z"])
+def test_the_end_of_a_run_reaches_every_plugin_whichever_fails(
+    stranger: Callable[..., None], failing: str, name: str
+) -> None:
+    stranger(f"pealm-{name}", failing)
+    stranger("pealm-m", END.format("", "run, status", "run.append(status)"))
+    host = PluginHost.installed()
+    for _ in range(2):
+        told: list[str] = []
+        with pytest.raises(PluginError, match=rf"pealm-{name}/{name}: pealm_run_end failed: .*(boom|yield once)"):
+            host.notify("pealm_run_end", run=told, status="done")
+        assert told == ["done"]
+
+
+def test_the_first_of_several_errors_is_raised(stranger: Callable[..., None]) -> None:
+    for name in "ba":
+        stranger(f"pealm-{name}", END.format("", "", f"raise RuntimeError('{name}')"))
+    with pytest.raises(PluginError, match="pealm-a/a"):
+        PluginHost.installed().notify("pealm_run_end", run=None, status="done")
+
+
+def test_an_interrupt_in_a_hook_passes(stranger: Callable[..., None]) -> None:
+    stranger("pealm-a", END.format("", "", "raise KeyboardInterrupt"))
+    with pytest.raises(KeyboardInterrupt):
+        PluginHost.installed().notify("pealm_run_end", run=None, status="done")
