@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 
-from pealm_core.checkpoints.folder import CONFIG, find, load_tensors
+from pealm_core.checkpoints.folder import CONFIG, find
 from pealm_core.checkpoints.start import Start
+from pealm_core.checkpoints.tensors import load_tensors
 from pealm_core.config.job import Job, Request, file_layer, host_for, plan
 from pealm_core.contract.errors import PealmError, PluginError, UserError
 from pealm_core.contract.protocols import Dataset, Tokenizer, has

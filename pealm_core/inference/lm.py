@@ -175,7 +175,7 @@ def open_job(
         model, _ = make_model(job, tokenizer.vocab_size)
     else:
         folder = checkpoint.find(Path(ckpt))
-        checkpoint.verify(folder)
+        checkpoint.verify(folder, checkpoint.MODEL, checkpoint.CONFIG, checkpoint.TOKENIZER)
         config = file_layer(folder / checkpoint.CONFIG).tables
         tokenizer = make_tokenizer(job, tokenizer_dir or folder / checkpoint.TOKENIZER)
         model, _ = make_model(job, tokenizer.vocab_size)
