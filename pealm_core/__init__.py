@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pealm_core.contract.errors import PealmError, PluginError, UserError
 
 if TYPE_CHECKING:
+    from pealm_core.checkpoints.api import Checkpoint, load_tokenizer, read_checkpoint, write_checkpoint
     from pealm_core.config.paths import cache_root
     from pealm_core.config.settings import Sampling
     from pealm_core.contract.fields import setting
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
     from pealm_core.inference.scoring import Score, cover, score
 
 _HOME = {
+    "Checkpoint": "checkpoints.api",
+    "load_tokenizer": "checkpoints.api",
+    "read_checkpoint": "checkpoints.api",
+    "write_checkpoint": "checkpoints.api",
     "KVCache": "inference.kv_cache",
     "causal_attention": "inference.kv_cache",
     "TokenFile": "data.tokens",
@@ -63,6 +68,7 @@ _HOME = {
 
 __all__ = [
     "LM",
+    "Checkpoint",
     "CommandSpec",
     "Dataset",
     "DatasetSpec",
@@ -90,9 +96,12 @@ __all__ = [
     "generate_ids",
     "hookimpl",
     "load",
+    "load_tokenizer",
+    "read_checkpoint",
     "score",
     "setting",
     "start_token",
+    "write_checkpoint",
 ]
 
 
