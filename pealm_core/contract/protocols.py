@@ -23,13 +23,16 @@ class ModelConfig(Protocol):
 
 
 class Model(Protocol):
-    """A language model; in fact a `torch.nn.Module`. Two methods are optional:
+    """A language model; in fact a `torch.nn.Module`. Some methods are optional:
 
     `make_cache(batch, length)` gives a cache for `batch` rows of up to `length` tokens. The core only passes it
     back as `cache=` and calls its `repeat(n)` (every row becomes n rows). Attention uses `KVCache`; a recurrent
     model brings its own state. A cache may offer `select(rows)`, too: a copy of these rows (a 1-D tensor of their
     numbers, some of them several times), with which scoring pads less. Without `make_cache` the model is run over
     its whole window for each token.
+
+    `adapt_weights(tensors)`, also optional, returns the tensors of `--init` as this model's state dict, where other
+    programs save the same weights under more names or in other shapes. ValueError: they are not this model's.
     """
 
     config: ModelConfig
