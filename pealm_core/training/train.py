@@ -14,7 +14,7 @@ import torch
 
 from pealm_core.checkpoints import folder as checkpoint
 from pealm_core.checkpoints.build import make, make_component, make_model, make_tokenizer
-from pealm_core.checkpoints.start import read_start
+from pealm_core.checkpoints.initial_weights import read_initial_weights
 from pealm_core.checkpoints.tensors import Snapshot, read_optimizer
 from pealm_core.config.job import Job
 from pealm_core.config.settings import RESUMABLE, TrainSettings
@@ -61,7 +61,7 @@ def _run(job: Job, out: Path | None, world: World, device: torch.device) -> int:
             dataset: Dataset = make_component(job, "input")
         newest, wrong = _newest(begun, world) if begun else (None, [])
         with one_by_one(world):  # the first process of a machine fills the caches for its others
-            start = read_start(job, s.init) if s.init and newest is None else None
+            start = read_initial_weights(job, s.init) if s.init and newest is None else None
             saved = newest / checkpoint.TOKENIZER if newest else start.tokenizer if start else None
             tokenizer = make_tokenizer(job, saved, dataset)
             corpus = _corpus(job, dataset, tokenizer, display)

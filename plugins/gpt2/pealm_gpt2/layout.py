@@ -11,12 +11,11 @@ from torch import Tensor
 
 from pealm_core import UserError
 from pealm_gpt2.config import GPT2Config
-from pealm_gpt2.model import GPT2, padded
+from pealm_gpt2.model import GPT2, MASKS, padded
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 PREFIX = "transformer."  # transformers writes it, OpenAI's own files have none
 TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")  # Conv1D keeps (in, out)
-MASKS = (".attn.bias", ".attn.masked_bias")  # causal masks that older files hold: no weights
 # What GPT2Config has no setting for: the values that mean what our model computes.
 FIXED: Mapping[str, tuple[Any, ...]] = {
     "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
