@@ -13,7 +13,7 @@ import stat
 import time
 import tomllib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -70,9 +70,11 @@ def _items_of(run: Path, keep_best: bool, known: set[tuple[int, int]]) -> Iterat
     steps = _steps(run)
     model, status = _read_facts(run)
     used = _is_used(run, status)
-    leftovers = {} if used else _leftovers(run)
-    for place, paths in leftovers.items():
-        yield Item("leftovers", run, place, paths, model=model, state="left by an interrupted save")
+    status = "interrupted" if status == "running" else status
+    leftovers = [path for path in checkpoint.temporary_folders(run) if not checkpoint.is_only_copy(path)]
+    leftovers += [path for path in run.glob(".*.tmp") if TEMPORARY_FILE.fullmatch(path.name) and _is_own(path)]
+    for path in [] if used else leftovers:
+        yield Item("leftovers", run, path, (path,), model=model, state="left by an interrupted save")
     files = [file for step in steps for file in checkpoint_files(step)]
     best = checkpoint_files(run / "best")
     if keep_best and not files:
@@ -81,10 +83,8 @@ def _items_of(run: Path, keep_best: bool, known: set[tuple[int, int]]) -> Iterat
     if keep_best:
         _measure(best, known)  # what the steps share with it is not freed
     else:
-        files += [path for paths in leftovers.values() for path in paths]
-        files += [*best, *(run / name for name in (*RUN_FILES, LOCK, MARK))]
+        files += [*leftovers, *best, *(run / name for name in (*RUN_FILES, LOCK, MARK))]
         other = _other_file(run, {*files})
-        status = "interrupted" if status == "running" else status
         status += f"; other files stay, such as {shown(other.relative_to(run))}" if other else ""
     step = int(steps[-1].name.removeprefix("step-")) if steps else None
     yield Item("runs", run, run, () if reason else tuple(files), model=model, step=step, state=reason or status)
@@ -100,22 +100,10 @@ def checkpoint_files(folder: Path) -> list[Path]:
     The vocabulary comes first and state.json, which lists it, next: what remains after a kill is not a checkpoint,
     and pealm can still name all of it.
     """
-    try:
-        listed = [
-            name for name in checkpoint.state_of(folder)["files"] if name.startswith(f"{checkpoint.TOKENIZER}/")
-        ]
-    except InvalidCheckpointError:
-        listed = []
+    listed: list[str] = []
+    with suppress(InvalidCheckpointError):
+        listed = [name for name in checkpoint.state_of(folder)["files"] if name.startswith("tokenizer/")]
     return [folder / name for name in (*listed, checkpoint.STATE, *CHECKPOINT_FILES) if _is_own(folder / name)]
-
-
-def _leftovers(run: Path) -> dict[Path, tuple[Path, ...]]:
-    """Return temporary folders and files, and damaged checkpoints put aside by training, with what is removed."""
-    paths = [path for path in checkpoint.temporary_folders(run) if not checkpoint.is_only_copy(path)]
-    paths += [path for path in run.glob(".*.tmp") if TEMPORARY_FILE.fullmatch(path.name) and _is_own(path)]
-    damaged = [] if (run / checkpoint.STEPS).is_symlink() else (run / checkpoint.STEPS).glob("step-*.damaged")
-    aside = {path: tuple(checkpoint_files(path)) for path in damaged}
-    return {path: (path,) for path in paths} | {path: files for path, files in aside.items() if files}
 
 
 def _is_own(path: Path) -> bool:
@@ -139,12 +127,10 @@ def _other_file(run: Path, known: set[Path]) -> Path | None:
 def _read_facts(run: Path) -> tuple[str, str]:
     """Return a run's model and status, as far as its files can be read."""
     model, status = "unknown model", "damaged"
-    try:
+    with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
         if _is_own(run / checkpoint.CONFIG):
             model = str(tomllib.loads((run / checkpoint.CONFIG).read_text(encoding="utf-8"))["model"]["name"])
         status = str(json.loads((run / STATUS).read_text())["status"]) if _is_own(run / STATUS) else "unknown state"
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        pass
     return model, status
 
 

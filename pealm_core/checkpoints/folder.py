@@ -28,16 +28,11 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-MODEL, OPTIMIZER, CONFIG, TOKENIZER, STATE = (
-    "model.safetensors",
-    "optimizer.safetensors",
-    "config.toml",
-    "tokenizer",
-    "state.json",
-)
+MODEL, OPTIMIZER, CONFIG = "model.safetensors", "optimizer.safetensors", "config.toml"
+TOKENIZER, STATE = "tokenizer", "state.json"
 STEPS = "checkpoints"  # in a run: the folder of its step checkpoints
-# Names that only pealm gives: `.tmp` is being written or removed, `.old` is replaced by its successor.
-TEMPORARY = re.compile(r"\.(best|step-\d+)(\.[0-9a-f]+)?\.(tmp|old)")
+# Names that only pealm gives: `.tmp` is being written or removed, `.old` has a successor, `.damaged` was skipped.
+TEMPORARY = re.compile(r"\.(best|step-\d+)(\.[0-9a-f]+)?\.(tmp|old|damaged)")
 
 
 def save(
@@ -163,12 +158,12 @@ def tidy(run: Path) -> None:
     for path in temporary_folders(run):
         if is_only_copy(path):
             path.rename(_successor(path))
-        else:
+        elif path.suffix != ".damaged":
             shutil.rmtree(path, ignore_errors=True)
 
 
 def temporary_folders(run: Path) -> list[Path]:
-    """Return what interrupted saves left in a run."""
+    """Return what interrupted saves left in a run, and damaged checkpoints."""
     places = [run, *([] if (run / STEPS).is_symlink() else [run / STEPS])]
     paths = [path for place in places for path in place.glob(".*") if TEMPORARY.fullmatch(path.name)]
     return sorted(path for path in paths if path.is_dir() and not path.is_symlink())
@@ -188,9 +183,7 @@ def set_aside(run: Path, newest: Path | None) -> None:
     """Rename the damaged checkpoints after the newest valid one, so that none is mistaken for a newer one later."""
     for folder in steps(step_folder(run).parent):
         if newest is None or folder.name > newest.name:
-            aside = folder.with_name(f"{folder.name}.damaged")
-            shutil.rmtree(aside, ignore_errors=True)
-            folder.rename(aside)
+            folder.rename(_temporary(folder, "damaged"))
 
 
 def verify(folder: Path, *names: str) -> dict[str, Any]:

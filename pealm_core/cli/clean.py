@@ -115,9 +115,12 @@ def _show(items: list[Item]) -> None:
             rows.append((shown(item.place), item.model, _age(item.changed), _bytes(item.size), step, item.state))
     if tokens := [item for item in items if item.kind == "tokens"]:
         newest, size = max(item.changed for item in tokens), sum(item.size for item in tokens)
-        rows.append((shown(tokens[0].home), "", _age(newest), _bytes(size), "", f"{len(tokens):,} tokenized texts"))
+        rows.append(
+            (shown(tokens[0].home), "", _age(newest), _bytes(size), "", _amount(tokens, False).partition(" (")[0])
+        )
+    rows = rows and [("WHERE", "MODEL", "AGE", "SIZE", "STEP", "STATE"), *rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows and [("WHERE", "MODEL", "AGE", "SIZE", "STEP", "STATE"), *rows]:
+    for row in rows:
         cells = [
             cell.ljust(w) if i < 2 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
         ]

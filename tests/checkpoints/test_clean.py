@@ -136,7 +136,7 @@ def test_the_list_says_model_age_size_step_and_state(clean: Clean, here: Path) -
     size = sum(path.stat().st_size for path in (here / "runs" / "b").rglob("*") if path.is_file())
     assert rows[3] == ["runs/b", "gpt2", "3", "days", f"{size / 1000:.1f}", "kB", "1,500", "done"]
     assert rows[4][2] == "now" and rows[4][-1] == "done"
-    assert rows[5][1:] == ["26", "hours", "500", "B", "1", "tokenized", "texts"]
+    assert rows[5][1:] == ["26", "hours", "500", "B", "1", "tokenized", "text"]
     assert "4 runs, 1 tokenized text (" in out and "would be removed; nothing was" in out
     assert len({line.index("days") + 4 for line in out.splitlines() if "days" in line}) == 1  # aligned
 
@@ -177,6 +177,7 @@ def test_only_what_pealm_wrote_goes(clean: Clean, here: Path) -> None:
     run = make_run(here / "runs" / "r")
     mine = ["thesis.txt", ".notes.tmp", ".best.notes.tmp", "best.old/model.safetensors", "src/config.toml"]
     mine += ["best/notes.txt", "checkpoints/step-00000020/tokenizer/mine.json", "checkpoints/step-00000020.old/x"]
+    mine += ["checkpoints/step-00000030.damaged/x"]
     for name in mine:
         (run / name).parent.mkdir(exist_ok=True)
         (run / name).write_text("x")
@@ -222,7 +223,7 @@ def test_links_are_not_followed_and_stay(clean: Clean, here: Path) -> None:
 def test_a_checkpoints_folder_that_is_a_link_is_not_followed(clean: Clean, here: Path) -> None:
     run = make_run(here / "runs" / "r")
     (run / "checkpoints").rename(here.parent / "elsewhere")
-    for name in (".step-00000040.1.tmp", "step-00000050.damaged"):
+    for name in (".step-00000040.1.tmp", ".step-00000050.7.damaged"):
         make_checkpoint(here.parent / "elsewhere" / name, 1)
     (run / "checkpoints").symlink_to(here.parent / "elsewhere")
     before = tree(here.parent / "elsewhere")
@@ -446,7 +447,7 @@ def test_leftovers_go_also_where_the_run_stays(clean: Clean, here: Path) -> None
     run = make_run(here / "runs" / "r")
     stays = tree(run)
     debris = (".best.7.tmp", ".best.7.old", "checkpoints/.step-00000030.7a.tmp", "checkpoints/.step-00000020.7.old")
-    for name in (*debris, "checkpoints/step-00000040.damaged"):
+    for name in (*debris, "checkpoints/.step-00000040.7.damaged"):
         make_checkpoint(run / name, 30)
     (run / ".config.toml.0a.tmp").write_text("")
     code, out, _ = clean("--yes", "--only", "leftovers")

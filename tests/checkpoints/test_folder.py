@@ -263,6 +263,19 @@ def test_file_systems_without_modes_and_synced_folders_do(tmp_path: Path, monkey
     assert checkpoint.verify(save(tmp_path / "c", replace=True)) == {"step": 3}
 
 
+def test_a_damaged_checkpoint_is_put_aside_and_kept(tmp_path: Path) -> None:
+    for step in (3, 6):
+        save(tmp_path / "checkpoints" / f"step-{step:08d}")
+    (tmp_path / "checkpoints" / "step-00000006" / "config.toml").unlink()
+    newest, wrong = checkpoint.newest(tmp_path)
+    assert newest == tmp_path / "checkpoints" / "step-00000003" and "config.toml is missing" in wrong[0]
+    checkpoint.set_aside(tmp_path, newest)
+    checkpoint.tidy(tmp_path)
+    assert checkpoint.steps(tmp_path) == [newest]
+    (aside,) = checkpoint.temporary_folders(tmp_path)
+    assert aside.name.startswith(".step-00000006.") and (aside / "model.safetensors").exists()
+
+
 def test_nothing_is_written_through_a_link(tmp_path: Path) -> None:
     (tmp_path / "outside").mkdir()
     run = tmp_path / "run"
