@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from pealm_core.checkpoints import folder as checkpoint
-from pealm_core.config.paths import MARK, cache_root, try_lock
+from pealm_core.config.paths import MARK, cache_root, shown, try_lock
 from pealm_core.contract.errors import InvalidCheckpointError, PealmError
 
 KINDS = ("runs", "tokens", "leftovers")
@@ -71,9 +71,9 @@ def _items_of(run: Path, keep_best: bool, known: set[tuple[int, int]]) -> Iterat
     model, status = _read_facts(run)
     used = _is_used(run, status)
     status = "interrupted" if status == "running" else status
-    leftovers = [path for path in checkpoint.temporary_folders(run) if not checkpoint.is_only_copy(path)]
+    leftovers = checkpoint.temporary_folders(run)
     leftovers += [path for path in run.glob(".*.tmp") if TEMPORARY_FILE.fullmatch(path.name) and _is_own(path)]
-    for path in [] if used else leftovers:
+    for path in [] if used else [path for path in leftovers if not checkpoint.is_only_copy(path)]:
         yield Item("leftovers", run, path, (path,), model=model, state="left by an interrupted save")
     files = [file for step in steps for file in checkpoint_files(step)]
     best = checkpoint_files(run / "best")
@@ -204,11 +204,16 @@ def remove(item: Item, keep_best: bool) -> None:
     if item.home.resolve() != item.home or not is_marked(item.home):
         raise CHANGED
     if item.home == _token_home():
-        return _remove_tree(item.place)
+        aside = item.place  # under a temporary name first, so that after a kill no part is taken for the whole
+        if item.kind == "tokens":
+            aside = aside.rename(aside.with_name(f".{aside.name}.{os.urandom(6).hex()}.tmp"))
+        return shutil.rmtree(aside)
     with _lock(item.home, create=True) as answer:
         if answer == "busy":
             raise PealmError("is in use by now; it stays")
-        if _measure(item.paths, set())["changed"] > item.changed or any(map(checkpoint.is_only_copy, item.paths)):
+        if _measure(item.paths, set())["changed"] > item.changed:
+            raise CHANGED
+        if item.kind == "leftovers" and checkpoint.is_only_copy(item.place):
             raise CHANGED
         if keep_best and item.kind == "runs":
             try:
@@ -217,8 +222,8 @@ def remove(item: Item, keep_best: bool) -> None:
                 raise PealmError(f"its step checkpoints stay, because best/ is incomplete: {error}") from None
         last = [path for path in item.paths if path in (item.home / LOCK, item.home / MARK)]
         for path in item.paths:
-            if path.is_dir() and not path.is_symlink():
-                _remove_tree(path)
+            if path.is_dir() and path.resolve() == path:
+                shutil.rmtree(path)
             elif path not in last and _is_own(path):
                 path.unlink()
         places = {place for path in item.paths for place in path.parents if item.home in place.parents}
@@ -242,17 +247,3 @@ def _remove_empty(folder: Path) -> None:
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
-
-
-def _remove_tree(path: Path) -> None:
-    """Remove a folder under a temporary name, so that after a kill no part of it is taken for the whole."""
-    if not path.name.endswith(".tmp"):
-        path = path.rename(path.with_name(f".{path.name.strip('.')}.{os.urandom(6).hex()}.tmp"))
-    shutil.rmtree(path)
-
-
-def shown(path: Path) -> str:
-    """Return a path as the user would write it, safe to print."""
-    here = Path.cwd()
-    text = str(path.relative_to(here)) if here in path.parents else str(path)
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)

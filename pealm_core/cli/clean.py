@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from pealm_core.checkpoints.cleaning import KINDS, Item, is_marked, list_runs, list_tokens, remove, shown
-from pealm_core.config.paths import MARK
+from pealm_core.checkpoints.cleaning import KINDS, Item, is_marked, list_runs, list_tokens, remove
+from pealm_core.config.paths import MARK, shown
 from pealm_core.contract.errors import PealmError, UserError
 
 NOUNS = {"runs": "run", "tokens": "tokenized text", "leftovers": "leftover"}

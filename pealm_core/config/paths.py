@@ -1,4 +1,4 @@
-"""Where pealm keeps things, the mark of its own folders, and locks."""
+"""Where pealm keeps things, the mark of its own folders, how paths are shown, and locks."""
 
 import errno
 import os
@@ -19,6 +19,13 @@ def mark(folder: Path) -> None:
     """Mark a folder as made by pealm: `pealm clean` works in no other one. Raises OSError."""
     with suppress(FileExistsError), (folder / MARK).open("x") as file:
         file.write("pealm made this folder; `pealm clean` may remove what pealm wrote in it\n")
+
+
+def shown(path: Path) -> str:
+    """Return a path as the user would write it, safe to print."""
+    here = Path.cwd()
+    text = str(path.relative_to(here)) if here in path.parents else str(path)
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def try_lock(handle: Any, *, exclusive: bool = True) -> Literal["locked", "busy", "unsupported"]:

@@ -460,6 +460,7 @@ def test_a_replaced_checkpoint_without_its_successor_is_no_leftover(clean: Clean
     (run / "best").rename(run / ".best.7.old")
     (run / "checkpoints" / "step-00000020").rename(run / "checkpoints" / ".step-00000020.7.old")
     assert clean("--yes", "--only", "leftovers")[1] == "nothing to remove\n"
+    assert clean("--yes")[0] == 0 and not run.exists()
 
 
 def test_tokenizing_that_may_be_going_on_is_left_alone(clean: Clean, here: Path) -> None:
@@ -555,6 +556,7 @@ def test_after_a_kill_at_any_instant_the_next_one_continues(clean: Clean, here: 
         run = make_run(here / "runs" / "r")
         tokens = make_tokens(here.parent / "cache", A)
         best = tree(run / "best")
+        make_checkpoint(run / ".best.7.old", 10)
         process = subprocess.run([sys.executable, "-c", KILLED, str(killed), "--yes", *keep])
         assert process.returncode in (0, -9)
         assert not keep or tree(run / "best") == best
