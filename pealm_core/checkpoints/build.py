@@ -14,6 +14,9 @@ from pealm_core.contract.errors import PealmError, PluginError, UserError
 from pealm_core.contract.protocols import Dataset, Tokenizer, has
 from pealm_core.plugins.host import Entry
 
+# What torch says when sizes are too large, on a CPU and on GPUs.
+NO_MEMORY = ("can't allocate memory", "not enough memory", "Storage size calculation overflowed", "out of memory")
+
 
 def plan_of(path: Path) -> Job:
     """Return the job of a checkpoint: its model and tokenizer with their settings. Raises PealmError."""
@@ -30,11 +33,10 @@ def make(entry: Entry[Any], *args: Any, **kwargs: Any) -> Any:
         raise
     except ValueError as error:
         raise UserError(f"{entry.spec.kind} {entry.name}: {error}") from error
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        raise PealmError(f"{entry.spec.kind} {entry.name} does not fit into memory: {error}") from error
     except (Exception, SystemExit) as error:
-        if isinstance(error, RuntimeError) and "not enough memory" in str(error):  # torch, on a CPU
-            raise PealmError(f"{entry.spec.kind} {entry.name} does not fit into memory: {error}") from error
+        if isinstance(error, MemoryError) or any(words in str(error) for words in NO_MEMORY):
+            reason = f"{entry.spec.kind} {entry.name} does not fit into memory: {type(error).__name__}: {error}"
+            raise UserError(f"{reason.splitlines()[0]}; choose smaller sizes") from error
         raise PluginError(
             f"{entry.plugin.dist}: making {entry.spec.kind} {entry.name!r} failed: {type(error).__name__}: {error}"
         ) from error

@@ -103,7 +103,7 @@ def storm(run: Path, kills: int, steps: int, draw: random.Random, began: float) 
         if wrong or now < before:
             fail(f"kill {count + 1} ({kind}): step {before} was saved, {now} is valid; {wrong}")
         seen[kind] += 1
-        half_saves += any(run.glob("**/.*.tmp")) or any(run.glob("*.old"))
+        half_saves += any(run.glob("**/.*.tmp")) or any(run.glob("**/.*.old"))
         lost.append(max(0, last_step(run) - now))
         reached = now
         if (count + 1) % 10 == 0 or count + 1 == kills:

@@ -274,3 +274,11 @@ def test_a_format_that_writes_nothing_is_no_success(
     monkeypatch.setattr("pealm_gpt2.convert.export_folder", lambda source, target: None)
     done = pealm("convert", run, tmp_path / "w", "--to", "hf")
     assert done.code == 3 and "pealm-gpt2: exporter of format 'hf' wrote nothing" in done.err and not done.out
+
+
+@pytest.mark.parametrize("width", [10**8, 10**12])
+def test_a_model_too_large_for_memory_is_the_users_choice(pealm: Run, book: Path, tmp_path: Path, width: int) -> None:
+    sizes = ("--model.n-embd", width, "--model.n-head", 1)
+    done = pealm("train", "char-transformer", "--input.text", book, *sizes, "--steps", 1, "--out", tmp_path / "r")
+    assert done.code == 2 and "model char-transformer does not fit into memory" in done.err
+    assert len(done.err.splitlines()) == 1
