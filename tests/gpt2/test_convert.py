@@ -141,9 +141,9 @@ def letters() -> dict[str, int]:
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("tokenizer.json", {"model": {"type": "Unigram"}}, "is no byte-level BPE of GPT-2's kind"),
-        ("tokenizer.json", {"model": {"type": "BPE"}, "pre_tokenizer": {"type": "Metaspace"}}, "is no byte-level BPE"),
-        ("vocab.json", {**letters(), "th": 257, "the": 256}, "b'the'.* is no pair of tokens before it"),
+        ("tokenizer.json", {"model": {"type": "Unigram"}}, "is not a byte-level BPE like GPT-2's"),
+        ("tokenizer.json", {"model": {"type": "BPE"}, "pre_tokenizer": {"type": "Metaspace"}}, "is not a byte-level BPE"),
+        ("vocab.json", {**letters(), "th": 257, "the": 256}, "b'the'.* is not a pair of earlier tokens"),
         ("vocab.json", {**letters(), "th": 256}, "it has no token 'the'"),
         ("vocab.json", {"th": 256, "the": 257}, "it has no token '!'"),
         ("vocab.json", {**letters(), "th": 256, "the": 257, "日": 258}, "its token '日' is not spelt in bytes"),
