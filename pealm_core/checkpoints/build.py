@@ -1,4 +1,4 @@
-"""From a resolved job to the things themselves: tokenizer, dataset, model. The only room that calls factories."""
+"""Make the components of a job: tokenizer, dataset, model. The only module that calls factories."""
 
 import dataclasses
 from pathlib import Path
@@ -6,22 +6,26 @@ from typing import Any
 
 import torch
 
-from pealm_core.checkpoints.folder import CONFIG, find, load_tensors
-from pealm_core.checkpoints.start import Start
+from pealm_core.checkpoints.folder import CONFIG, find
+from pealm_core.checkpoints.initial_weights import InitialWeights, without_wrappers
+from pealm_core.checkpoints.tensors import load_tensors
 from pealm_core.config.job import Job, Request, file_layer, host_for, plan
 from pealm_core.contract.errors import PealmError, PluginError, UserError
 from pealm_core.contract.protocols import Dataset, Tokenizer, has
 from pealm_core.plugins.host import Entry
 
+# What torch says when sizes are too large, on a CPU and on GPUs.
+NO_MEMORY = ("can't allocate memory", "not enough memory", "Storage size calculation overflowed", "out of memory")
+
 
 def plan_of(path: Path) -> Job:
-    """The job of a checkpoint: its model and tokenizer with their settings. Raises PealmError."""
+    """Return the job of a checkpoint: its model and tokenizer with their settings. Raises PealmError."""
     file = file_layer(find(path) / CONFIG)
     return plan(host_for(file), Request(file=file), {}, ("model", "tokenizer"))
 
 
 def make(entry: Entry[Any], *args: Any, **kwargs: Any) -> Any:
-    """Call a record's factory. ValueError is the user's mistake; any other exception is the plugin's defect."""
+    """Call a record's factory. ValueError is the user's mistake; any other exception is a bug in the plugin."""
     factory = entry.load("factory")
     try:
         return factory(*args, **kwargs)
@@ -30,19 +34,22 @@ def make(entry: Entry[Any], *args: Any, **kwargs: Any) -> Any:
     except ValueError as error:
         raise UserError(f"{entry.spec.kind} {entry.name}: {error}") from error
     except (Exception, SystemExit) as error:
+        if isinstance(error, MemoryError) or any(words in str(error) for words in NO_MEMORY):
+            reason = f"{entry.spec.kind} {entry.name} does not fit into memory: {type(error).__name__}: {error}"
+            raise UserError(f"{reason.splitlines()[0]}; choose smaller sizes") from error
         raise PluginError(
             f"{entry.plugin.dist}: making {entry.spec.kind} {entry.name!r} failed: {type(error).__name__}: {error}"
         ) from error
 
 
 def make_component(job: Job, table: str) -> Any:
-    """The tokenizer, dataset or evaluator of a job. A component without settings is made without arguments."""
+    """Make the tokenizer, dataset or evaluator of a job. A component without settings gets no arguments."""
     entry, config = job.entries[table], job.configs[table]
     return make(entry) if config is None else make(entry, config)
 
 
 def make_tokenizer(job: Job, saved: Path | None = None, dataset: Dataset | None = None) -> Tokenizer:
-    """The job's tokenizer, with the vocabulary of a saved folder or fitted on the dataset's training text."""
+    """Make the job's tokenizer, with a saved vocabulary or fitted on the dataset's training text."""
     tokenizer: Tokenizer = make_component(job, "tokenizer")
     name, dist = job.entries["tokenizer"].name, job.entries["tokenizer"].plugin.dist
     if has(tokenizer, "fit") and not (has(tokenizer, "save") and has(tokenizer, "load")):
@@ -54,8 +61,8 @@ def make_tokenizer(job: Job, saved: Path | None = None, dataset: Dataset | None 
         elif dataset is not None and has(tokenizer, "fit"):
             if not has(dataset, "documents"):
                 raise UserError(
-                    f"--input.{job.entries['input'].name} is tokenized already, and {name!r} learns from text: "
-                    f"name the --tokenizer that its tokens are of"
+                    f"--input.{job.entries['input'].name} is tokenized already, and {name!r} learns from text; "
+                    f"give the --tokenizer that made its tokens"
                 )
             tokenizer.fit(dataset.documents("train"))  # type: ignore[attr-defined]
     except (FileNotFoundError, ValueError) as error:
@@ -63,8 +70,8 @@ def make_tokenizer(job: Job, saved: Path | None = None, dataset: Dataset | None 
     return tokenizer
 
 
-def make_model(job: Job, vocab_size: int, start: Start | None = None) -> tuple[torch.nn.Module, Job]:
-    """The job's model for a vocabulary, and the job as built. `start`: the weights of `--init`."""
+def make_model(job: Job, vocab_size: int, start: InitialWeights | None = None) -> tuple[torch.nn.Module, Job]:
+    """Return the job's model for a vocabulary, and the job as built. start: the weights of `--init`."""
     entry = job.entries["model"]
     config, weights = job.configs["model"], None
     if start is not None:
@@ -84,9 +91,18 @@ def make_model(job: Job, vocab_size: int, start: Start | None = None) -> tuple[t
         job = job.with_model_config(config)
     model: torch.nn.Module = make(entry, config)
     if not isinstance(model, torch.nn.Module):
-        raise PluginError(f"{entry.plugin.dist}: the factory of model {entry.name!r} gave {model!r}, no nn.Module")
+        raise PluginError(
+            f"{entry.plugin.dist}: the factory of model {entry.name!r} returned {model!r}, which is not an nn.Module"
+        )
     if weights is not None:
-        load_tensors(model, weights, f"--init {job.configs['train'].init}" if start else entry.name)
+        where = f"--init {job.configs['train'].init}" if start else entry.name
+        weights = without_wrappers(weights, model.state_dict())
+        if has(model, "adapt_weights"):
+            try:
+                weights = model.adapt_weights(weights)  # type: ignore[operator]
+            except ValueError as error:
+                raise UserError(f"{where} does not fit {entry.name}: {error}") from error
+        load_tensors(model, weights, where)
     try:
         check_model(model, config.vocab_size)
     except Exception as error:
@@ -96,7 +112,7 @@ def make_model(job: Job, vocab_size: int, start: Start | None = None) -> tuple[t
 
 @torch.no_grad()
 def check_model(model: Any, vocab_size: int) -> None:
-    """Try what the contract asks of a model on two tokens. Raises what the model raises, or TypeError."""
+    """Check the model contract with two tokens. Raises what the model raises, or TypeError."""
     for name in ("vocab_size", "block_size"):
         if not isinstance(getattr(getattr(model, "config", None), name, None), int):
             raise TypeError(f"needs .config.{name}, a whole number")

@@ -1,10 +1,10 @@
-"""What `pealm clean` finds and removes: runs, cached tokens, leftovers; never what pealm did not make.
+"""What `pealm clean` lists and removes: only what pealm has written and can name, in folders with its mark.
 
-Only what lies in a folder with pealm's mark (a run, the token cache) is looked at, links are not followed, and a run
-is locked before anything in it goes. What goes is renamed aside first: a kill leaves nothing half that looks whole.
+Other files stay, and so do the folders they are in. Links are not followed. A run is locked while its files are
+removed; the mark goes last, so that after a kill the next `pealm clean` continues.
 """
 
-import fcntl
+import errno
 import json
 import os
 import re
@@ -13,169 +13,153 @@ import stat
 import time
 import tomllib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from pealm_core.checkpoints import folder as checkpoint
-from pealm_core.config.paths import MARK, cache_root
+from pealm_core.config.paths import MARK, cache_root, shown, try_lock
 from pealm_core.contract.errors import InvalidCheckpointError, PealmError
 
 KINDS = ("runs", "tokens", "leftovers")
-LOCK = ".lock"
+LOCK, STATUS = ".lock", "run.json"
+RUN_FILES = (STATUS, "metrics.jsonl", "samples.jsonl", "loss.png", checkpoint.CONFIG)
+CHECKPOINT_FILES = (checkpoint.MODEL, checkpoint.OPTIMIZER, "extra.safetensors", checkpoint.CONFIG)
+TEMPORARY_FILE = re.compile(rf"\.({'|'.join(map(re.escape, RUN_FILES))})(\.[0-9a-f]+)?\.tmp")
+CACHE_LEFTOVER = re.compile(r"tokenizing-.*|\.[0-9a-f]{32}\..*\.tmp")
+CHANGED = PealmError("has changed since it was listed; it stays")
 
 
 @dataclass(frozen=True)
 class Item:
-    """Something that could go, or a run that is shown and stays (`goes` is empty)."""
+    """A line of the list. paths: what is removed, in this order; empty if the item stays (`state` says why)."""
 
     kind: str
-    home: Path  # the marked folder that it is or lies in
-    goes: tuple[Path, ...]
-    size: int  # bytes that go with it
-    changed: float  # when a file in it was last written, in seconds since the epoch
+    home: Path  # a run, or the token cache
+    place: Path  # the run, or what is in it or in the cache
+    paths: tuple[Path, ...]
+    size: int = 0  # bytes on disk that are freed
+    changed: float = 0.0  # the last time that one of the files was written, in seconds since the epoch
     model: str = ""
     step: int | None = None
     state: str = ""
 
 
-@dataclass
-class Found:
-    """What lies below a folder and in the token cache."""
-
-    root: Path
-    items: list[Item] = field(default_factory=list)
-    unmarked: list[Path] = field(default_factory=list)  # look like pealm's and have no mark
-    failures: list[str] = field(default_factory=list)
-    seen: set[tuple[int, int]] = field(default_factory=set)  # files that are counted already, for hard links
-
-    def fail(self, path: Path, error: OSError | PealmError) -> None:
-        """Note what went wrong in one line."""
-        reason = str(error)
-        if isinstance(error, OSError):
-            inside = f" ({error.filename})" if error.filename and Path(error.filename) != path else ""
-            reason = f"{error.strerror or error}{inside}"
-        self.failures.append(f"{shown(path)}: {reason}")
-
-    def unreadable(self, error: OSError) -> None:
-        """Note a folder that can't be read; one that is gone is none."""
-        if not isinstance(error, FileNotFoundError):
-            self.fail(Path(error.filename), error)
-
-
 def is_marked(folder: Path) -> bool:
+    return _is_own(folder / MARK)
+
+
+def list_runs(root: Path, keep_best: bool, failures: list[OSError]) -> tuple[list[Item], list[Path]]:
+    """Return the marked runs below a folder, what interrupted saves left in them, and runs without a mark."""
+    items: list[Item] = []
+    unmarked: list[Path] = []
+    known: set[tuple[int, int]] = set()
+    for name, folders, files in os.walk(root, onerror=lambda error: failures.append(error)):
+        run = Path(name)
+        if MARK in files and is_marked(run):
+            if {LOCK, checkpoint.CONFIG} & {*files} or not (folders or len(files) > 1):  # else the token cache
+                items += [replace(item, **_measure(item.paths, known)) for item in _items_of(run, keep_best, known)]
+        elif checkpoint.CONFIG in files and {checkpoint.STEPS, "metrics.jsonl"} & {*folders, *files}:
+            unmarked.append(run)
+            folders.clear()
+    return items, unmarked
+
+
+def _items_of(run: Path, keep_best: bool, known: set[tuple[int, int]]) -> Iterator[Item]:
+    steps = _steps(run)
+    model, status = _read_facts(run)
+    used = _is_used(run, status)
+    status = "interrupted" if status == "running" else status
+    leftovers = checkpoint.temporary_folders(run)
+    leftovers += [path for path in run.glob(".*.tmp") if TEMPORARY_FILE.fullmatch(path.name) and _is_own(path)]
+    for path in [] if used else [path for path in leftovers if not checkpoint.is_only_copy(path)]:
+        yield Item("leftovers", run, path, (path,), model=model, state="left by an interrupted save")
+    files = [file for step in steps for file in checkpoint_files(step)]
+    best = checkpoint_files(run / "best")
+    if keep_best and not files:
+        return
+    reason = "in use" if used else "no best/" if keep_best and not best else ""
+    if keep_best:
+        _measure(best, known)  # what the steps share with it is not freed
+    else:
+        files += [*leftovers, *best, *(run / name for name in (*RUN_FILES, LOCK, MARK))]
+        other = _other_file(run, {*files})
+        status += f"; other files stay, such as {shown(other.relative_to(run))}" if other else ""
+    step = int(steps[-1].name.removeprefix("step-")) if steps else None
+    yield Item("runs", run, run, () if reason else tuple(files), model=model, step=step, state=reason or status)
+
+
+def _steps(run: Path) -> list[Path]:
+    return [path for path in checkpoint.steps(run) if not (path.is_symlink() or path.parent.is_symlink())]
+
+
+def checkpoint_files(folder: Path) -> list[Path]:
+    """Return the files that pealm wrote in a checkpoint; none for what a link leads to.
+
+    The vocabulary comes first and state.json, which lists it, next: what remains after a kill is not a checkpoint,
+    and pealm can still name all of it.
+    """
+    listed: list[str] = []
+    with suppress(InvalidCheckpointError):
+        listed = [name for name in checkpoint.state_of(folder)["files"] if name.startswith("tokenizer/")]
+    return [folder / name for name in (*listed, checkpoint.STATE, *CHECKPOINT_FILES) if _is_own(folder / name)]
+
+
+def _is_own(path: Path) -> bool:
+    """Whether a regular file is where its name says, with no link on the way."""
     try:
-        return stat.S_ISREG((folder / MARK).lstat().st_mode)
+        return stat.S_ISREG(path.lstat().st_mode) and path.resolve() == path
     except OSError:
         return False
 
 
-def find_runs(found: Found, keep_best: bool) -> None:
-    """Note every marked run at or below the root, and what interrupted saves left in it."""
-    runs, marked = [], []
-    for name, folders, files in os.walk(found.root, onerror=found.unreadable):
-        folder = Path(name)
-        if MARK in files and is_marked(folder):
-            marked.append(folder)
-            if {LOCK, checkpoint.CONFIG} & {*files} or not (folders or len(files) > 1):  # the token cache has neither
-                runs.append(folder)
-        elif checkpoint.CONFIG in files and {"checkpoints", "metrics.jsonl"} & {*folders, *files}:
-            found.unmarked.append(folder)
-            folders.clear()
-    for run in runs:
-        steps = _steps(run)
-        model, step, state = _facts(run, steps)
-        used, nested = _in_use(run), any(run in other.parents for other in marked)
-        inside = run in (Path.cwd(), *Path.cwd().parents)  # as with `--out .`: then it is more than a run
-        if _aside(run):  # a removal that was interrupted
-            if not used and not nested:
-                found.items.append(Item("leftovers", run, (run,), *_measure([run], found.seen), model))
-            continue
-        for path in [] if used else _leftovers(run):
-            found.items.append(Item("leftovers", run, (path,), *_measure([path], found.seen), model))
-        goes, stays = [run], "in use" if used else "holds a run" if nested else "you are in it" if inside else ""
-        if keep_best:
-            goes, stays = steps, "in use" if used else "" if _has_best(run) else "no best/"
-            if not steps:
-                continue
-            _measure([run / "best"], found.seen)  # what it shares with a step's files does not go
-        size, changed = _measure(goes, found.seen)[0], _measure([run], set())[1]
-        found.items.append(
-            Item("runs", run, () if stays else tuple(goes), size, changed, model, step, stays or state)
-        )
+def _other_file(run: Path, known: set[Path]) -> Path | None:
+    """Return a file in a run's folder that pealm did not write."""
+    for name, folders, files in os.walk(run):
+        folders[:] = [folder for folder in folders if Path(name, folder) not in known]
+        links = [folder for folder in folders if Path(name, folder).is_symlink()]
+        if other := [Path(name, file) for file in (*files, *links) if Path(name, file) not in known]:
+            return min(other)
+    return None
 
 
-def _facts(run: Path, steps: list[Path]) -> tuple[str, int | None, str]:
-    """Model, newest step and state of a run, as far as its files tell."""
-    newest, model = steps[-1] if steps else run / "best", "unknown model"
+def _read_facts(run: Path) -> tuple[str, str]:
+    """Return a run's model and status, as far as its files can be read."""
+    model, status = "unknown model", "damaged"
+    with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+        if _is_own(run / checkpoint.CONFIG):
+            model = str(tomllib.loads((run / checkpoint.CONFIG).read_text(encoding="utf-8"))["model"]["name"])
+        status = str(json.loads((run / STATUS).read_text())["status"]) if _is_own(run / STATUS) else "unknown state"
+    return model, status
+
+
+def list_tokens(failures: list[OSError]) -> tuple[list[Item], list[Path]]:
+    """Return the cached texts, what interrupted tokenizing left, and the cache's folder if it has no mark."""
+    home = _token_home()
     try:
-        config = tomllib.loads((run / checkpoint.CONFIG).read_text(encoding="utf-8"))
-        model, train = str(config["model"]["name"]), config["train"]
-        state = json.loads((newest / checkpoint.STATE).read_text(encoding="utf-8"))
-        step = int(state["step"])
-        if seconds := train.get("max-seconds"):  # such a run ends a little before, so as to validate in time
-            percent = round(100 * state["seconds"] / (seconds - 1.5 * state.get("eval_seconds", 0.0)))
-        else:
-            percent = 100 * step // train["steps"]
-    except FileNotFoundError:
-        return model, None, "damaged" if steps else "no checkpoint"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError):
-        return model, None, "damaged"
-    return model, step, "best/ only" if not steps else "finished" if percent >= 100 else f"{percent}% done"
-
-
-def _aside(path: Path) -> bool:
-    """Whether it has a name for what is half written or half removed."""
-    return path.name.startswith(".") and path.name.endswith(".tmp")
-
-
-def _steps(run: Path) -> list[Path]:
-    return [] if (run / "checkpoints").is_symlink() else checkpoint.steps(run)
-
-
-def _has_best(run: Path) -> bool:
-    best = run / "best"
-    return (best / checkpoint.STATE).is_file() and not best.is_symlink()
-
-
-def _leftovers(run: Path) -> list[Path]:
-    """What interrupted saves left. An `x.old` without its `x` is none: it is all that there is of a checkpoint."""
-    places = [folder for folder in (run, run / "checkpoints") if not folder.is_symlink()]
-    patterns = (".*.tmp", "step-*.damaged", "step-*.old", "best.old")
-    left = [path for folder in places for pattern in patterns for path in folder.glob(pattern)]
-    return sorted(
-        path
-        for path in left
-        if not is_marked(path) and (path.suffix != ".old" or path.with_name(path.name.removesuffix(".old")).exists())
-    )
+        entries = [] if home.is_symlink() or not home.is_dir() else sorted(home.iterdir())
+    except OSError as error:
+        failures.append(error)
+        entries = []
+    items, known = [], set[tuple[int, int]]()
+    for path in entries:
+        if path.is_symlink() or not path.is_dir():
+            continue
+        item = replace(Item("tokens", home, path, (path,)), **_measure([path], known))
+        if re.fullmatch(r"[0-9a-f]{32}", path.name):
+            items.append(item)
+        elif CACHE_LEFTOVER.fullmatch(path.name) and item.changed < time.time() - 3600:  # nothing is locked here
+            items.append(replace(item, kind="leftovers", state="left by interrupted tokenizing"))
+    return ([], [home]) if items and not is_marked(home) else (items, [])
 
 
 def _token_home() -> Path:
     return cache_root().resolve() / "tokens"
 
 
-def find_tokens(found: Found) -> None:
-    """Note every tokenized text of the cache, and what interrupted tokenizing left."""
-    home = _token_home()
-    try:
-        entries = [] if home.is_symlink() or not home.is_dir() else sorted(home.iterdir())
-    except OSError as error:
-        return found.fail(home, error)
-    folders = [path for path in entries if path.is_dir() and not path.is_symlink()]
-    if folders and not is_marked(home):
-        return found.unmarked.append(home)
-    for path in folders:
-        if re.fullmatch(r"[0-9a-f]{32}", path.name):
-            found.items.append(Item("tokens", home, (path,), *_measure([path], found.seen)))
-        elif path.name.startswith("tokenizing-") or _aside(path):
-            size, changed = _measure([path], found.seen)
-            if changed < time.time() - 3600:  # no lock tells who is at work here
-                found.items.append(Item("leftovers", home, (path,), size, changed))
-    return None
-
-
-def _measure(paths: Iterable[Path], seen: set[tuple[int, int]]) -> tuple[int, float]:
-    """Bytes in files that are not in `seen`, and when one was last written. Links count as nothing."""
+def _measure(paths: Iterable[Path], known: set[tuple[int, int]]) -> dict[str, Any]:
+    """Return the bytes in files that are not `known` from another path, and when one was last written."""
     size, changed = 0, 0.0
     for path in paths:
         inside = [Path(name) / file for name, _, files in os.walk(path) for file in files]
@@ -184,85 +168,92 @@ def _measure(paths: Iterable[Path], seen: set[tuple[int, int]]) -> tuple[int, fl
                 facts = file.lstat()
             except OSError:
                 continue
-            if file.name != LOCK:  # which looking for another process may make
+            if file.name != LOCK:  # which looking for another process may write
                 changed = max(changed, facts.st_mtime)
-            if stat.S_ISREG(facts.st_mode) and (facts.st_dev, facts.st_ino) not in seen:
-                seen.add((facts.st_dev, facts.st_ino))
+            if stat.S_ISREG(facts.st_mode) and (facts.st_dev, facts.st_ino) not in known:
+                known.add((facts.st_dev, facts.st_ino))
                 size += facts.st_size
-    return size, changed
-
-
-def _in_use(run: Path) -> bool:
-    """Whether another process holds the run."""
-    try:
-        handle = os.open(run / LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:  # nobody made one, or the removal will say what is wrong
-        return False
-    try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(handle)
-    return False
+    return {"size": size, "changed": changed}
 
 
 @contextmanager
-def _held(run: Path) -> Iterator[None]:
-    """Keep every other process out of a run. Raises PealmError where one is in it or the folder is another now."""
-    if run.resolve() != run or not is_marked(run):
-        raise PealmError("is not what was listed; it stays")
-    handle = os.open(run / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+def _lock(run: Path, *, create: bool) -> Iterator[str]:
+    """Try to lock a run: exclusively, or with an existing lock file only. Yields the answer of `try_lock`."""
+    flags = os.O_RDWR | (os.O_CREAT if create else 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+    handle = os.open(run / LOCK, flags, 0o666)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        answer = try_lock(handle, exclusive=create)
         if not os.path.samestat(os.fstat(handle), (run / LOCK).lstat()):
-            raise PealmError("is not what was listed; it stays")
-        yield
-    except BlockingIOError:
-        raise PealmError("is in use by now; it stays") from None
+            raise CHANGED
+        yield answer
     finally:
         os.close(handle)
 
 
+def _is_used(run: Path, status: str) -> bool:
+    """Whether another process has locked the run; without locks, whether it says that it is running."""
+    try:
+        with _lock(run, create=False) as answer:
+            return answer == "busy" or (answer == "unsupported" and status == "running")
+    except (OSError, PealmError):  # never locked, or the removal will say what is wrong
+        return False
+
+
 def remove(item: Item, keep_best: bool) -> None:
-    """Remove an item. Raises OSError and PealmError; then it is there whole, or what is left is a leftover."""
+    """Remove what an item lists. Raises OSError and PealmError."""
+    if item.home.resolve() != item.home or not is_marked(item.home):
+        raise CHANGED
     if item.home == _token_home():
-        if item.home.resolve() != item.home or not is_marked(item.home):
-            raise PealmError("is not what was listed; it stays")
-        return _discard(item.goes[0])
-    with _held(item.home):
-        if item.kind == "runs":
-            if _measure([item.home], set())[1] > item.changed:
-                raise PealmError("was written to since it was listed; it stays")
-            if keep_best:
-                try:
-                    checkpoint.verify(item.home / "best")
-                except InvalidCheckpointError as error:
-                    raise PealmError(f"its step checkpoints stay, because its best/ is not whole: {error}") from None
-        elif item.goes != (item.home,) and item.goes[0] not in _leftovers(item.home):
-            raise PealmError("is not what was listed; it stays")
-        for path in item.goes:
-            _discard(path)
+        aside = item.place  # under a temporary name first, so that after a kill no part is taken for the whole
+        if item.kind == "tokens":
+            aside = aside.rename(aside.with_name(f".{aside.name}.{os.urandom(6).hex()}.tmp"))
+        return shutil.rmtree(aside)
+    with _lock(item.home, create=True) as answer:
+        if answer == "busy":
+            raise PealmError("is in use by now; it stays")
+        if _measure(item.paths, set())["changed"] > item.changed:
+            raise CHANGED
+        if item.kind == "leftovers" and checkpoint.is_only_copy(item.place):
+            raise CHANGED
+        if keep_best and item.kind == "runs":
+            try:
+                checkpoint.verify(item.home / "best")
+            except InvalidCheckpointError as error:
+                raise PealmError(f"its step checkpoints stay, because best/ is incomplete: {error}") from None
+            _note_cleaned(item.home / STATUS)
+        last = [path for path in item.paths if path in (item.home / LOCK, item.home / MARK)]
+        for path in item.paths:
+            if path.is_dir() and path.resolve() == path:
+                shutil.rmtree(path)
+            elif path not in last and _is_own(path):
+                path.unlink()
+        places = {place for path in item.paths for place in path.parents if item.home in place.parents}
+        places |= {item.home / "best", item.home / checkpoint.STEPS, *_steps(item.home)}
+        places |= {place / checkpoint.TOKENIZER for place in places}
+        for place in sorted(places, key=lambda place: len(place.parts), reverse=True):
+            _remove_empty(place)
+        for path in last:
+            path.unlink(missing_ok=True)
+    if last:
+        _remove_empty(item.home)
     return None
 
 
-def _discard(path: Path) -> None:
-    """Remove a file, a link or a folder, its mark last, so that what a kill leaves of a run is known as pealm's."""
-    if not _aside(path):
-        path = path.rename(path.with_name(f".{path.name}.{os.getpid()}.tmp"))
-    if path.is_symlink() or not path.is_dir():
-        return path.unlink()
-    for child in list(path.iterdir()):
-        if child.is_dir() and not child.is_symlink():
-            shutil.rmtree(child)
-        elif child.name not in (LOCK, MARK):
-            child.unlink()
-    for name in (LOCK, MARK):
-        (path / name).unlink(missing_ok=True)
-    return path.rmdir()
+def _note_cleaned(path: Path) -> None:
+    """Note in run.json that the step checkpoints were removed: `pealm train` then doesn't start the run again."""
+    with suppress(OSError, ValueError, TypeError, RecursionError):
+        facts = {**json.loads(path.read_text(encoding="utf-8")), "cleaned": True} if _is_own(path) else {}
+        temporary = path.with_name(f".{STATUS}.{os.urandom(6).hex()}.tmp")
+        temporary.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+        temporary.replace(path)
 
 
-def shown(path: Path) -> str:
-    """A path as the user would write it."""
-    here = Path.cwd()
-    return str(path.relative_to(here)) if here in path.parents else str(path)
+def _remove_empty(folder: Path) -> None:
+    """Remove a folder if nothing is in it, unless it is the working folder."""
+    if folder.is_symlink() or not folder.is_dir() or folder in (Path.cwd(), *Path.cwd().parents):
+        return
+    try:
+        folder.rmdir()
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise

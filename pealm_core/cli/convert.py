@@ -51,3 +51,5 @@ def _foreign(source: Path, target: Path, name: str, part: str) -> None:
         raise UserError(f"format {name}: {error}") from error
     except TypeError as error:
         raise PluginError(f"{entry.plugin.dist}: {part} of format {name!r}: {error}") from error
+    if not target.exists():
+        raise PluginError(f"{entry.plugin.dist}: {part} of format {name!r} wrote nothing")

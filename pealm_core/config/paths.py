@@ -1,18 +1,62 @@
-"""Where pealm keeps things, and the mark by which it knows its own folders again."""
+"""Where pealm keeps things, the mark of its own folders, how paths are shown, and locks and syncing."""
 
+import errno
 import os
+from contextlib import suppress
 from pathlib import Path
+from typing import Any, Literal
 
 MARK = ".pealm"
 
 
 def cache_root() -> Path:
-    """Where pealm keeps what it can make again: PEALM_CACHE, else the user's cache folder."""
+    """Return the folder for what pealm can make again: PEALM_CACHE, else in the user's cache folder."""
     base = os.environ.get("PEALM_CACHE")
     return Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pealm"
 
 
 def mark(folder: Path) -> None:
-    """Say that pealm made this folder: `pealm clean` looks into no other one. Raises OSError."""
-    if not (folder / MARK).exists():
-        (folder / MARK).write_text("pealm made this folder; `pealm clean` may remove what is in it\n")
+    """Mark a folder as made by pealm: `pealm clean` works in no other one. Raises OSError."""
+    with suppress(FileExistsError), (folder / MARK).open("x") as file:
+        file.write("pealm made this folder; `pealm clean` may remove what pealm wrote in it\n")
+
+
+def shown(path: Path) -> str:
+    """Return a path as the user would write it, safe to print."""
+    here = Path.cwd()
+    text = str(path.relative_to(here)) if here in path.parents else str(path)
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file or folder is on disk. Raises OSError, but not where folders can't be synced."""
+    folder = path.is_dir()
+    try:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        if not folder or error.errno in (errno.EIO, errno.ENOSPC, errno.EDQUOT):
+            raise
+
+
+def try_lock(handle: Any, *, exclusive: bool = True) -> Literal["locked", "busy", "unsupported"]:
+    """Lock an open file against other processes, until it is closed. Raises OSError.
+
+    "unsupported": the platform or the file system (some network file systems) has no such locks and syncing.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return "unsupported"
+    try:
+        fcntl.flock(handle, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return "busy"
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
+        return "unsupported"
+    return "locked"

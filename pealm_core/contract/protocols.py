@@ -27,6 +27,9 @@ class Model(Protocol):
     model has a cache of its own. A cache may also have `select(rows)`, a copy of the rows with these indices (a 1-D
     tensor, possibly with repeats), with which scoring pads less. Without `make_cache`, every generated token costs a
     pass over the whole context.
+
+    `adapt_weights(tensors)` returns the tensors of `--init` as this model's state dict, where other
+    programs save the same weights under more names or in other shapes. ValueError: they are not this model's.
     """
 
     config: ModelConfig

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from pealm_core.config.paths import cache_root, mark
+from pealm_core.config.paths import cache_root, mark, sync
 from pealm_core.contract.errors import PluginError, UserError
 from pealm_core.contract.protocols import Dataset, Tokenizer, has
 from pealm_core.data.tokens import TokenFile
@@ -148,11 +147,11 @@ def _write(folder: Path, dtype: str, dataset: Dataset, tokenizer: Tokenizer) -> 
                     del text, ids  # before the next document is read
         (aside / META).write_text(json.dumps(_meta(aside, dtype)))
         for path in (*aside.iterdir(), aside):
-            _sync(path)
+            sync(path)
         if not _intact(folder, dtype):
             shutil.rmtree(folder, ignore_errors=True)
             aside.rename(folder)
-            _sync(folder.parent)
+            sync(folder.parent)
     except OSError as error:
         if not _intact(folder, dtype):  # else another process has written it
             reason = error.strerror or error
@@ -161,16 +160,6 @@ def _write(folder: Path, dtype: str, dataset: Dataset, tokenizer: Tokenizer) -> 
             ) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file or folder is on disk."""
-    if os.name != "nt":  # Windows can't open folders
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def _encode(text: str, tokenizer: Tokenizer) -> Iterator[NDArray[Any]]:

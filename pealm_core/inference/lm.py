@@ -177,25 +177,16 @@ def open_job(
         model, _ = make_model(job, tokenizer.vocab_size)
     else:
         folder = checkpoint.find(Path(ckpt))
-        checkpoint.verify(folder)
+        checkpoint.verify(folder, checkpoint.MODEL, checkpoint.CONFIG, checkpoint.TOKENIZER)
         config = file_layer(folder / checkpoint.CONFIG).tables
         tokenizer = make_tokenizer(job, tokenizer_dir or folder / checkpoint.TOKENIZER)
         model, _ = make_model(job, tokenizer.vocab_size)
         checkpoint.load_model(model, folder)
-    check_finite(model, str(ckpt or job.entries["model"].name))
     if target.type == "cuda" and dtype in ("fp32", "tf32"):
         torch.set_float32_matmul_precision("high" if dtype == "tf32" else "highest")
     low = dtype == "bf16" or (dtype == "auto" and target.type != "cpu" and fast_bf16(target))
     model = prepare(model.eval().to(target), quantize, torch.bfloat16 if low else torch.float32)
     return LM(model, tokenizer, config)
-
-
-def check_finite(model: torch.nn.Module, source: str) -> None:
-    """Raise UserError that names the first parameter with a NaN or infinite value."""
-    for name, parameter in model.named_parameters():
-        # The sum is ten times as fast to check; finite values may overflow it.
-        if not parameter.detach().sum().isfinite() and not parameter.isfinite().all():
-            raise UserError(f"{source}: the weights are damaged: {name} has values that are NaN or infinite")
 
 
 def load(path: str | Path, *, device: str = "auto", dtype: str = "auto", quantize: str | None = None) -> LM:

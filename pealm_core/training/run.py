@@ -3,7 +3,6 @@
 runs/MODEL/2026-11-22_10-15-30/  config.toml  run.json  metrics.jsonl  samples.jsonl  checkpoints/  best/
 """
 
-import errno
 import itertools
 import json
 import os
@@ -19,7 +18,7 @@ from typing import Any
 import tomli_w
 
 from pealm_core.checkpoints import folder as checkpoint
-from pealm_core.config.paths import mark
+from pealm_core.config.paths import mark, try_lock
 from pealm_core.contract.errors import PealmError, UserError
 
 CONFIG = "config.toml"
@@ -51,14 +50,16 @@ class Run:
             if new:
                 mark(folder)
             self._lock = FileIO(folder / ".lock", "a+", opener=_no_links)
-            locked = lock(self._lock)
+            locked = try_lock(self._lock)
         except OSError as error:
             raise UserError(f"{folder}: the run folder can't be written: {error.strerror}") from None
-        if not locked:
+        if locked == "busy":
             self._lock.seek(0)
             holder = self._lock.read().decode(errors="replace").strip() or "another process"
             self._lock.close()
             raise UserError(f"{folder} is in use by {holder}; wait for it or choose another --out")
+        if locked == "unsupported":
+            print(f"pealm: {folder} can't be locked here; don't train in it twice at the same time", file=sys.stderr)
         if not resuming and (folder / CONFIG).exists():
             self._lock.close()
             raise UserError(f"{folder} was just started by another process; run the same command again to resume it")
@@ -116,10 +117,9 @@ class Run:
 
     def _replace(self, name: str, text: str) -> None:
         """Write a file completely or not at all."""
-        temporary = self.dir / f".{name}.tmp"
+        temporary = self.dir / f".{name}.{os.urandom(6).hex()}.tmp"
         try:
-            temporary.unlink(missing_ok=True)
-            with temporary.open("x", encoding="utf-8") as file:  # never through a link that lies there
+            with temporary.open("x", encoding="utf-8") as file:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
@@ -172,26 +172,6 @@ class _Log:
 def _no_links(path: str, flags: int) -> int:
     """Open a file of a run; a symbolic link, which could lead anywhere, is refused."""
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0), 0o666)
-
-
-def lock(file: Any) -> bool:
-    """Lock a file for this process; return False if another process has it.
-
-    Where the file system or the platform has no locks (some network file systems, Windows), nothing is locked.
-    """
-    try:
-        import fcntl
-
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except ImportError:
-        return True
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
-            raise
-        print(f"pealm: {file.name} can't be locked here; don't train in this folder twice at once", file=sys.stderr)
-    return True
 
 
 def new_folder(model: str) -> Path:

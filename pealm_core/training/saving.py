@@ -139,7 +139,8 @@ class Saver:
                 checkpoint.save(best_folder, **parts, replace=True)
                 self._best_written = True
             if full:
-                checkpoint.save(step, **parts, optimizer=optimizer, replace=True)
+                link = best_folder if best else None
+                checkpoint.save(step, **parts, optimizer=optimizer, replace=True, same_model=link)
             checkpoint.prune(self.run.dir, trainer.settings.keep)
 
         self.writer.start(write)

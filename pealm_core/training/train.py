@@ -11,7 +11,7 @@ import torch
 
 from pealm_core.checkpoints import folder as checkpoint
 from pealm_core.checkpoints.build import make, make_component, make_model, make_tokenizer
-from pealm_core.checkpoints.start import read_start
+from pealm_core.checkpoints.initial_weights import read_initial_weights
 from pealm_core.config.job import Job
 from pealm_core.config.settings import TrainSettings
 from pealm_core.contract.errors import UserError
@@ -100,7 +100,7 @@ def _build(job: Job, newest: Path | None, world: World, display: Display) -> Par
         job.entries["model"].load("factory")  # a misspelt one is reported before a long tokenization
         dataset: Dataset = make_component(job, "input")
     with one_by_one(world):  # the first process of a machine fills the caches for its others
-        start = read_start(job, s.init) if s.init and newest is None else None
+        start = read_initial_weights(job, s.init) if s.init and newest is None else None
         saved = newest / checkpoint.TOKENIZER if newest else start.tokenizer if start else None
         tokenizer = make_tokenizer(job, saved, dataset)
         corpus = _corpus(job, dataset, tokenizer, display)

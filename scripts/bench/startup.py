@@ -92,9 +92,9 @@ def main() -> None:
     for name in COMMANDS:
         row = f"{name:<38}"
         for path, width in zip(paths, (7, 14), strict=True):
-            took = times[name, path]
-            ratio = statistics.median(one / base for one, base in zip(took, bare, strict=True))
-            row += f"{1000 * statistics.median(took):>{width}.0f}{ratio:>8.2f}"
+            run = times[name, path]
+            ratio = statistics.median(one / base for one, base in zip(run, bare, strict=True))
+            row += f"{1000 * statistics.median(run):>{width}.0f}{ratio:>8.2f}"
         print(row)
 
 

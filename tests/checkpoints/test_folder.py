@@ -1,13 +1,20 @@
 """Checkpoints are whole or do not count."""
 
+import errno
+import json
+import os
+import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from pealm_core.checkpoints import folder as checkpoint
-from pealm_core.checkpoints.tensors import read_optimizer, read_tensors, write_tensors
+from pealm_core.checkpoints.tensors import load_tensors, read_optimizer, read_tensors, write_tensors
 from pealm_core.contract.errors import InvalidCheckpointError, PealmError, UserError
 
 
@@ -96,8 +103,10 @@ def test_replacing_keeps_one_valid_folder_at_every_instant(tmp_path: Path) -> No
     best = save(tmp_path / "best", state={"step": 1})
     save(tmp_path / "best", state={"step": 2}, replace=True)
     assert checkpoint.verify(best) == {"step": 2}
-    best.rename(tmp_path / "best.old")  # as a kill between the two renames leaves it
-    assert checkpoint.find(tmp_path) == tmp_path / "best.old"
+    best.rename(tmp_path / ".best.0a.old")  # as a kill between the two renames leaves it
+    assert checkpoint.find(tmp_path) == tmp_path / ".best.0a.old"
+    checkpoint.tidy(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["best"] and checkpoint.verify(best) == {"step": 2}
 
 
 def test_find_takes_a_run_a_folder_or_a_file(tmp_path: Path) -> None:
@@ -111,7 +120,7 @@ def test_find_takes_a_run_a_folder_or_a_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file"):
         checkpoint.find(tmp_path / "none")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="is no checkpoint"):
+    with pytest.raises(UserError, match="is not a checkpoint"):
         checkpoint.find(tmp_path / "empty")
 
 
@@ -119,7 +128,7 @@ def test_what_does_not_fit_is_named_with_both_shapes(tmp_path: Path) -> None:
     folder = save(tmp_path / "c", nn.Linear(2, 3))
     with pytest.raises(UserError, match=r"weight is \(3, 2\) there and \(3, 4\) in the model"):
         checkpoint.load_model(nn.Linear(4, 3), folder)
-    with pytest.raises(UserError, match=r"0\.weight is missing; 0\.bias is missing; .*is not the model's"):
+    with pytest.raises(UserError, match=r"0\.weight is missing; 0\.bias is missing; .*is not in the model"):
         checkpoint.load_model(nn.Sequential(nn.Linear(2, 3)), folder)
 
 
@@ -156,6 +165,157 @@ def test_a_file_that_the_disk_does_not_give_is_a_damaged_one(tmp_path: Path, mon
     monkeypatch.setattr(checkpoint, "_digest", refuse)
     with pytest.raises(InvalidCheckpointError, match="can't be read: Input/output error"):
         checkpoint.verify(folder)
+
+
+def test_only_the_named_files_are_read(tmp_path: Path) -> None:
+    folder = save(tmp_path / "c", optimizer=torch.optim.SGD(nn.Linear(2, 2).parameters()).state_dict())
+    (folder / "optimizer.safetensors").write_bytes(b"")
+    names = (checkpoint.MODEL, checkpoint.CONFIG, checkpoint.TOKENIZER)
+    assert checkpoint.verify(folder, *names) == {"step": 3}
+    (folder / "tokenizer" / "words.txt").write_text("a c")
+    with pytest.raises(InvalidCheckpointError, match=r"words\.txt is damaged"):
+        checkpoint.verify(folder, *names)
+    with pytest.raises(InvalidCheckpointError, match=r"extra\.safetensors is missing"):
+        checkpoint.verify(folder, "extra.safetensors")
+
+
+def test_a_state_with_a_hash_of_itself_is_still_read(tmp_path: Path) -> None:
+    folder = save(tmp_path / "c")
+    facts = json.loads((folder / "state.json").read_text())
+    (folder / "state.json").write_text(json.dumps({**facts, "sha256": "0" * 64}))
+    assert checkpoint.verify(folder) == {"step": 3}
+
+
+def test_the_same_content_gives_the_same_bytes(tmp_path: Path) -> None:
+    """safetensors writes several keys of metadata in an order that differs from call to call."""
+    torch.manual_seed(0)
+    model = Tied()
+    optimizer = torch.optim.AdamW(model.parameters())
+    model.embedding(torch.tensor([1])).sum().backward()
+    optimizer.step()
+    parts = {"state_dict": model.state_dict(), "optimizer": optimizer.state_dict()}
+    torch.save(parts, tmp_path / "parts.pt")
+    code = (
+        "import sys, torch; from pathlib import Path; from pealm_core.checkpoints.tensors import *\n"
+        "parts = torch.load(sys.argv[1]); out = Path(sys.argv[2]); out.mkdir()\n"
+        "write_tensors(out / 'model', parts['state_dict'], {'b': 1, 'a': 2}); "
+        "write_optimizer(out / 'optimizer', parts['optimizer'])"
+    )
+    written = []
+    for seed in ("1", "2", "3"):
+        environment = {**os.environ, "PYTHONHASHSEED": seed}
+        command = [sys.executable, "-c", code, str(tmp_path / "parts.pt"), str(tmp_path / seed)]
+        subprocess.run(command, check=True, env=environment)
+        written.append({path.name: path.read_bytes() for path in sorted((tmp_path / seed).iterdir())})
+    assert written[0] == written[1] == written[2]
+
+
+def test_files_of_the_earlier_layout_are_still_read(tmp_path: Path) -> None:
+    metadata = {"format": "pt", "aliases": '{"b": "a"}', "values": '{"0.step": 3}', "param_groups": "[]"}
+    save_file({"a": torch.ones(2)}, tmp_path / "old", metadata)
+    tensors, extra = read_tensors(tmp_path / "old")
+    assert tensors["b"] is tensors["a"] and extra == {"values": {"0.step": 3}, "param_groups": []}
+
+
+def test_metadata_of_other_programs_is_ignored(tmp_path: Path) -> None:
+    save_file({"a": torch.ones(2)}, tmp_path / "x", {"license": "mit", "values": "many", "format": "pt"})
+    tensors, extra = read_tensors(tmp_path / "x")
+    assert tensors["a"].tolist() == [1, 1] and extra == {}
+    with pytest.raises(InvalidCheckpointError, match="is not the state of an optimizer"):
+        read_optimizer(tmp_path / "x")
+    for notes in ("{", "3", "[1]", '{"aliases": {"b": "c"}}', "[" * 9999):
+        save_file({"a": torch.ones(2)}, tmp_path / "x", {"pealm": notes})
+        with pytest.raises(InvalidCheckpointError, match="its metadata is damaged"):
+            read_tensors(tmp_path / "x")
+
+
+def test_two_checkpoints_of_one_moment_share_the_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = nn.Linear(2, 2)
+    best = save(tmp_path / "best", model, replace=True)
+    step = save(tmp_path / "checkpoints" / "step-00000003", model, replace=True, same_model=best)
+    assert (best / "model.safetensors").samefile(step / "model.safetensors")
+    assert checkpoint.verify(step) == {"step": 3}
+    save(tmp_path / "best", nn.Linear(2, 2), replace=True)  # replaces the file, and does not change it
+    assert checkpoint.verify(step) == {"step": 3}
+
+    def refuse(*args: object, **options: object) -> None:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(os, "link", refuse)
+    again = save(tmp_path / "checkpoints" / "step-00000004", model, same_model=step)
+    assert (again / "model.safetensors").read_bytes() == (step / "model.safetensors").read_bytes()
+
+
+def test_file_systems_without_modes_and_synced_folders_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fsync = os.fsync
+
+    def files_only(handle: int) -> None:
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        fsync(handle)
+
+    def refuse(self: Path, mode: int) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "fsync", files_only)
+    monkeypatch.setattr(Path, "chmod", refuse)
+    save(tmp_path / "c", replace=True)
+    assert checkpoint.verify(save(tmp_path / "c", replace=True)) == {"step": 3}
+
+
+def test_a_damaged_checkpoint_is_put_aside_and_kept(tmp_path: Path) -> None:
+    for step in (3, 6):
+        save(tmp_path / "checkpoints" / f"step-{step:08d}")
+    (tmp_path / "checkpoints" / "step-00000006" / "config.toml").unlink()
+    newest, wrong = checkpoint.newest(tmp_path)
+    assert newest == tmp_path / "checkpoints" / "step-00000003" and "config.toml is missing" in wrong[0]
+    checkpoint.set_aside(tmp_path, newest)
+    checkpoint.tidy(tmp_path)
+    assert checkpoint.steps(tmp_path) == [newest]
+    (aside,) = checkpoint.temporary_folders(tmp_path)
+    assert aside.name.startswith(".step-00000006.") and (aside / "model.safetensors").exists()
+
+
+def test_nothing_is_written_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "outside").mkdir()
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "checkpoints").symlink_to(tmp_path / "outside")
+    with pytest.raises(UserError, match="is a symbolic link"):
+        save(run / "checkpoints" / "step-00000003", replace=True)
+    save(tmp_path / "outside" / "step-00000001")
+    (tmp_path / "outside" / ".step-00000001.a.tmp").mkdir()
+    with pytest.raises(UserError, match="is a symbolic link"):
+        checkpoint.prune(run, 1)
+    with pytest.raises(UserError, match="is a symbolic link"):
+        checkpoint.set_aside(run, None)
+    checkpoint.tidy(run)
+    assert {p.name for p in (tmp_path / "outside").iterdir()} == {"step-00000001", ".step-00000001.a.tmp"}
+    (run / "best").symlink_to(tmp_path / "outside")
+    save(run / "best", replace=True)
+    assert not (run / "best").is_symlink() and len(list((tmp_path / "outside").iterdir())) == 2
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_weights_that_are_no_numbers_are_named(tmp_path: Path, value: float) -> None:
+    model = nn.Linear(2, 2)
+    with torch.no_grad():
+        model.bias[1] = value
+    with pytest.raises(UserError, match="bias has values that are NaN or infinite"):
+        checkpoint.load_model(nn.Linear(2, 2), save(tmp_path / "c", model))
+
+
+def test_an_infinite_mask_among_the_buffers_is_fine(tmp_path: Path) -> None:
+    model = nn.Linear(2, 2)
+    model.register_buffer("mask", torch.full((2,), -torch.inf))
+    checkpoint.load_model(model, save(tmp_path / "c", model))
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex64])
+def test_other_kinds_of_numbers_are_refused(dtype: torch.dtype) -> None:
+    model = nn.Linear(2, 2)
+    with pytest.raises(UserError, match=rf"bias is {dtype} there and torch\.float32 in the model"):
+        load_tensors(model, {**model.state_dict(), "bias": torch.ones(2, dtype=dtype)}, "w.pt")
 
 
 def test_no_safetensors_is_an_error_not_a_crash(tmp_path: Path) -> None:

@@ -126,7 +126,7 @@ MISTAKES = {
     "no length": (train("--steps", "none"), "max_seconds is not set, so that training would never end; set one"),
     "seed": (train("--seed", 2**64), "--seed must be at most 9.22337e+18, not 1.84467e+19"),
     "both lengths": (train("--steps", 3, "--max-seconds", 3), "exclude each other"),
-    "no checkpoint": (("sample", "--ckpt", "EMPTY"), "EMPTY is no checkpoint"),
+    "no checkpoint": (("sample", "--ckpt", "EMPTY"), "EMPTY is not a checkpoint"),
     "missing checkpoint": (("sample", "--ckpt", "nowhere"), "nowhere: no such file or folder"),
     "other model": (("sample", "char-transformer", "--ckpt", "CKPT"), "is a checkpoint of 'char-bigram', not of"),
     "no weights": (("sample", "char-bigram"), "model 'char-bigram' has no weights of its own: give --ckpt PATH"),

@@ -108,7 +108,7 @@ def test_a_model_with_another_tokenizer_goes_alone(
     capfd.readouterr()
     export_folder(run, tmp_path / "hf")
     told = capfd.readouterr().err
-    assert told == f"{tmp_path / 'hf'} has no tokenizer: the format hf takes tiktoken's gpt2 along, no other\n"
+    assert told == f"{tmp_path / 'hf'} has no tokenizer: the format hf only has one for tiktoken's gpt2\n"
     lm: Any = pealm_core.load(run, device="cpu")
     tensors = load_file(tmp_path / "hf" / "model.safetensors")
     assert len(tensors["transformer.wte.weight"]) == lm.model.config.vocab_size < 128  # no padding
@@ -141,9 +141,9 @@ def letters() -> dict[str, int]:
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("tokenizer.json", {"model": {"type": "Unigram"}}, "is no byte-level BPE of GPT-2's kind"),
-        ("tokenizer.json", {"model": {"type": "BPE"}, "pre_tokenizer": {"type": "Metaspace"}}, "is no byte-level BPE"),
-        ("vocab.json", {**letters(), "th": 257, "the": 256}, "b'the'.* is no pair of tokens before it"),
+        ("tokenizer.json", {"model": {"type": "Unigram"}}, "is not a byte-level BPE like GPT-2's"),
+        ("tokenizer.json", {"model": {"type": "BPE"}, "pre_tokenizer": {"type": "Metaspace"}}, "is not a byte-level BPE"),
+        ("vocab.json", {**letters(), "th": 257, "the": 256}, "b'the'.* is not a pair of earlier tokens"),
         ("vocab.json", {**letters(), "th": 256}, "it has no token 'the'"),
         ("vocab.json", {"th": 256, "the": 257}, "it has no token '!'"),
         ("vocab.json", {**letters(), "th": 256, "the": 257, "日": 258}, "its token '日' is not spelt in bytes"),
@@ -177,7 +177,7 @@ def test_nothing_that_is_there_is_written_over(bpe: Any, theirs: Path, tmp_path:
     before = (tmp_path / "ours" / checkpoint.STATE).read_bytes()
     for convert in (import_folder, export_folder):
         source = theirs if convert is import_folder else tmp_path / "ours"
-        with pytest.raises(UserError, match="ours is there already; remove it or choose another place"):
+        with pytest.raises(UserError, match="ours exists already; remove it or choose another place"):
             convert(source, tmp_path / "ours")
     assert (tmp_path / "ours" / checkpoint.STATE).read_bytes() == before
     (tmp_path / "file").touch()
@@ -187,7 +187,7 @@ def test_nothing_that_is_there_is_written_over(bpe: Any, theirs: Path, tmp_path:
 
 def test_only_gpt2_is_exported(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "run", "char-bigram")
-    with pytest.raises(UserError, match="run is a char-bigram, and the format hf is for gpt2"):
+    with pytest.raises(UserError, match="run is 'char-bigram', and the format hf is for gpt2"):
         export_folder(tmp_path / "run", tmp_path / "hf")
     with pytest.raises(UserError, match="no such file or folder"):
         export_folder(tmp_path / "nowhere", tmp_path / "hf")

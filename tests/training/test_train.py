@@ -211,8 +211,8 @@ def test_two_runs_of_one_second_have_a_folder_each(monkeypatch: pytest.MonkeyPat
 
 def test_what_else_is_in_the_folder_stays(train: Callable[..., Any], tmp_path: Path) -> None:
     run = tmp_path / "r"
-    kept = ["data", "data.old", ".x.tmp", "notes.old", "best.old.txt"]
-    ours = ["best.old", ".best.7.tmp", "checkpoints/step-00000009.old", "checkpoints/.step-00000009.tmp"]
+    kept = ["data", "data.old", ".x.tmp", "notes.old", "best.old", ".best.notes.tmp", "checkpoints/step-00000009.old"]
+    ours = [".best.7.old", ".best.7.tmp", "checkpoints/.step-00000009.a.old", "checkpoints/.step-00000009.tmp"]
     for name in [*kept, *ours, "best", "checkpoints/step-00000009"]:
         (run / name).mkdir(parents=True)
     assert train(run, "--steps", 2).code == 0

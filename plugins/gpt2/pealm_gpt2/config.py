@@ -19,11 +19,11 @@ class GPT2Config:
     """Sizes of GPT-2; vocab_size comes from the tokenizer."""
 
     vocab_size: int = setting(0, hidden=True)
-    block_size: int = setting(1024, "tokens that it sees at once", at_least=1)
+    block_size: int = setting(1024, "context length in tokens", at_least=1)
     n_layer: int = setting(12, "transformer blocks", at_least=1)
-    n_head: int = setting(12, "attention heads in a block", at_least=1)
+    n_head: int = setting(12, "attention heads per block", at_least=1)
     n_embd: int = setting(768, "width", at_least=1)
-    dropout: float = setting(0.0, "share of activations dropped in training", at_least=0, below=1)
+    dropout: float = setting(0.0, "fraction of activations dropped in training", at_least=0, below=1)
     bias: bool = setting(True, "biases in linear layers and norms, as OpenAI's weights have them")
 
     def __post_init__(self) -> None:
@@ -35,10 +35,10 @@ class GPT2Config:
 
 @dataclass(frozen=True)
 class PretrainedConfig:
-    """Which weights to take; their sizes come with them."""
+    """Which of OpenAI's weights to load; they decide the sizes."""
 
     vocab_size: int = setting(0, hidden=True)
-    block_size: int = setting(1024, "tokens that it sees at once, the weights' own number at most", at_least=1)
+    block_size: int = setting(1024, "context length in tokens, at most that of the weights", at_least=1)
     size: Literal["small", "medium", "large", "xl"] = setting("small", "which of OpenAI's four")
     path: Path | None = setting(None, "a local folder (config.json, model.safetensors) instead of a download")
-    dropout: float = setting(0.0, "share of activations dropped in training", at_least=0, below=1)
+    dropout: float = setting(0.0, "fraction of activations dropped in training", at_least=0, below=1)

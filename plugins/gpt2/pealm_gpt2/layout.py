@@ -11,12 +11,11 @@ from torch import Tensor
 
 from pealm_core import UserError
 from pealm_gpt2.config import GPT2Config
-from pealm_gpt2.model import GPT2, padded
+from pealm_gpt2.model import GPT2, MASKS, padded
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 PREFIX = "transformer."  # transformers writes it, OpenAI's own files have none
 TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")  # Conv1D keeps (in, out)
-MASKS = (".attn.bias", ".attn.masked_bias")  # causal masks that older files hold: no weights
 # What GPT2Config has no setting for: the values that mean what our model computes.
 FIXED: Mapping[str, tuple[Any, ...]] = {
     "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
@@ -29,7 +28,7 @@ FIXED: Mapping[str, tuple[Any, ...]] = {
 
 
 def read_folder(folder: Path) -> tuple[GPT2Config, dict[str, Tensor]]:
-    """Config and state dict from a folder in Hugging Face's layout. Raises UserError."""
+    """Read config and state dict from a folder in Hugging Face's layout. Raises UserError."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -45,7 +44,7 @@ def read_folder(folder: Path) -> tuple[GPT2Config, dict[str, Tensor]]:
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds. Raises UserError."""
+    """Read a JSON file. Raises UserError."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
@@ -55,7 +54,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_config(values: Any, *, where: Path) -> GPT2Config:
-    """The config of a config.json. Dropout is left at 0: it belongs to a training. Raises UserError."""
+    """Return the config of a config.json. Dropout stays 0: it is a setting of training. Raises UserError."""
     if not isinstance(values, dict) or values.get("model_type") != "gpt2":
         kind = values.get("model_type") if isinstance(values, dict) else None
         raise UserError(f"{where}: model_type is {kind!r}, not 'gpt2'")
@@ -66,7 +65,7 @@ def read_config(values: Any, *, where: Path) -> GPT2Config:
     if not wrong and values.get("n_inner") not in (None, 4 * values["n_embd"]):
         wrong.append(f"n_inner is {values['n_inner']}, not 4 n_embd")
     if wrong:
-        raise UserError(f"{where} is no GPT-2 that pealm has: {'; '.join(wrong)}")
+        raise UserError(f"{where} is not a GPT-2 that pealm has: {'; '.join(wrong)}")
     try:
         return GPT2Config(**sizes)  # type: ignore[arg-type]
     except ValueError as error:
@@ -74,7 +73,7 @@ def read_config(values: Any, *, where: Path) -> GPT2Config:
 
 
 def read_state(tensors: Mapping[str, Tensor], config: GPT2Config, *, where: Path) -> dict[str, Tensor]:
-    """Their tensors as our state dict, in fp32. Raises UserError that names what is missing or does not fit."""
+    """Return their tensors as our state dict, in fp32. Raises UserError that names each mismatch."""
     state = {}
     for key, tensor in tensors.items():
         name = key.removeprefix(PREFIX)
@@ -100,7 +99,7 @@ def read_state(tensors: Mapping[str, Tensor], config: GPT2Config, *, where: Path
 
 
 def resize(state: Mapping[str, Tensor], *, vocab_size: int, block_size: int) -> dict[str, Tensor]:
-    """A state dict for a smaller vocabulary or block size: what is beyond is cut, the padding zero."""
+    """Cut a state dict to a smaller vocabulary and block size; padding is zero."""
     tokens = state["wte.weight"][:vocab_size]
     tokens = F.pad(tokens, (0, 0, 0, padded(vocab_size) - len(tokens)))
     return {**state, "wte.weight": tokens, "wpe.weight": state["wpe.weight"][:block_size]}

@@ -4,6 +4,7 @@ Parameters have GPT-2's own names. All weights are (out, in), as `nn.Linear` has
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -14,6 +15,8 @@ from pealm_core import KVCache, causal_attention
 from pealm_gpt2.config import GPT2Config
 
 ROWS = 128  # the embedding's rows are a multiple of it: matrix products of such widths are faster on GPUs
+
+MASKS = (".attn.bias", ".attn.masked_bias")  # causal masks in older files, not weights
 
 
 def padded(vocab_size: int) -> int:
@@ -78,7 +81,7 @@ class Block(nn.Module):
 
 
 class GPT2(nn.Module):
-    """Token and position embeddings, blocks, a last norm; the token embedding is the head, too.
+    """Token and position embeddings, blocks and a final norm; the head is tied to the token embedding.
 
     The embedding has rows beyond the vocabulary. They are zero and stay so: their logits are -inf in the loss, so
     that no gradient reaches them, and are cut off elsewhere. Checkpoints keep them; other formats don't get them.
@@ -107,6 +110,22 @@ class GPT2(nn.Module):
                 nn.init.zeros_(parameter)
         with torch.no_grad():
             self.wte.weight[config.vocab_size :] = 0
+
+    def adapt_weights(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return a state dict in nanoGPT's layout as ours: without the tied head and masks, with our padding.
+
+        More positions than block_size are cut off. Raises ValueError if the head is not tied.
+        """
+        state = {name: tensor for name, tensor in tensors.items() if not name.endswith(MASKS)}
+        head, tokens, positions = state.pop("lm_head.weight", None), state.get("wte.weight"), state.get("wpe.weight")
+        if head is not None and (tokens is None or not torch.equal(head, tokens)):
+            raise ValueError("its lm_head.weight differs from wte.weight, and this GPT-2 ties them")
+        size = self.config.vocab_size
+        if tokens is not None and tokens.dim() == 2 and len(tokens) in (size, padded(size)):
+            state["wte.weight"] = F.pad(tokens[:size], (0, 0, 0, padded(size) - size))
+        if positions is not None:
+            state["wpe.weight"] = positions[: self.config.block_size]
+        return state
 
     def make_cache(self, batch: int, length: int) -> KVCache:
         """Room for `length` tokens in `batch` rows."""

@@ -19,16 +19,16 @@ HUB = {
 
 
 def pretrained(config: PretrainedConfig) -> tuple[GPT2Config, dict[str, Tensor]]:
-    """Config and state dict of the weights that the settings name. Raises UserError."""
+    """Return config and state dict of the weights that the settings name. Raises UserError."""
     folder = download(config.size) if config.path is None else config.path
-    found, state = read_folder(folder)
-    block_size = min(config.block_size, found.block_size)
-    state = resize(state, vocab_size=found.vocab_size, block_size=block_size)
-    return dataclasses.replace(found, block_size=block_size, dropout=config.dropout), state
+    own, state = read_folder(folder)
+    block_size = min(config.block_size, own.block_size)
+    state = resize(state, vocab_size=own.vocab_size, block_size=block_size)
+    return dataclasses.replace(own, block_size=block_size, dropout=config.dropout), state
 
 
 def download(size: str) -> Path:
-    """The folder of the hub's cache that holds a size's files, fetched where they are not there. Raises UserError."""
+    """Return the folder in the hub's cache with a size's files, downloaded if needed. Raises UserError."""
     from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.errors import (  # type: ignore[attr-defined]
         HTTPError,  # of the client's HTTP library, whichever that is

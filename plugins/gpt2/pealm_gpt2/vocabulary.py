@@ -1,6 +1,6 @@
 """GPT-2's vocabulary: from tiktoken's ranks to Hugging Face's tokenizer files and back.
 
-tiktoken's text form has a token a line, base64 and rank; a token is the bytes that two earlier ones make up, and
+tiktoken's text form has one token per line, base64 and rank; a token is the concatenation of two earlier ones, and
 BPE joins the pair of lowest rank first. Hugging Face lists those pairs (merges) and spells a byte as a letter.
 """
 
@@ -28,7 +28,7 @@ _BYTES = {letter: byte for byte, letter in _LETTERS.items()}
 
 
 def spell(token: bytes) -> str:
-    """A token's letters.
+    """Return a token's letters.
 
     >>> spell(b" caf\\xc3\\xa9")
     'ĠcafÃ©'
@@ -37,14 +37,14 @@ def spell(token: bytes) -> str:
 
 
 def unspell(letters: str) -> bytes:
-    """The bytes of a token's letters. Raises ValueError for a character that is no letter."""
+    """Return the bytes of a token's letters. Raises ValueError for other characters."""
     if not _BYTES.keys() >= set(letters):
         raise ValueError(f"its token {letters!r} is not spelt in bytes")
     return bytes(_BYTES[letter] for letter in letters)
 
 
 def merges(ranks: Mapping[bytes, int]) -> Iterator[tuple[bytes, bytes]]:
-    """The pairs that BPE joins, in order: what a token falls into by the ranks below its own. Raises ValueError.
+    """Yield the pairs that BPE joins, in order: each token's parts by the ranks below its own. Raises ValueError.
 
     >>> list(merges({b"a": 0, b"b": 1, b"ab": 2, b"abb": 3}))
     [(b'a', b'b'), (b'ab', b'b')]
@@ -55,7 +55,7 @@ def merges(ranks: Mapping[bytes, int]) -> Iterator[tuple[bytes, bytes]]:
             joined = [ranks.get(a + b, math.inf) for a, b in pairwise(parts)]
             i = joined.index(min(joined))
             if joined[i] >= rank:
-                raise ValueError(f"token {rank} ({token!r}) is no pair of tokens before it")
+                raise ValueError(f"token {rank} ({token!r}) is not a pair of earlier tokens")
             parts[i : i + 2] = [parts[i] + parts[i + 1]]
         if len(parts) == 2:
             yield parts[0], parts[1]
@@ -64,7 +64,7 @@ def merges(ranks: Mapping[bytes, int]) -> Iterator[tuple[bytes, bytes]]:
 def export_vocabulary(saved: Path, folder: Path, *, block_size: int) -> bool:
     """Write vocab.json, merges.txt and tokenizer_config.json from a checkpoint's tokenizer folder.
 
-    False, and nothing written, where that is not GPT-2's encoding. Raises ValueError, OSError.
+    Returns False, and writes nothing, if it is not GPT-2's encoding. Raises ValueError, OSError.
     """
     if not ((saved / RANKS).is_file() and (saved / ABOUT).is_file()):
         return False
@@ -86,7 +86,7 @@ def export_vocabulary(saved: Path, folder: Path, *, block_size: int) -> bool:
 def import_vocabulary(folder: Path, saved: Path) -> bool:
     """Write a checkpoint's tokenizer folder from Hugging Face's files.
 
-    False, and nothing written, where there are none. Raises UserError.
+    Returns False, and writes nothing, if there are none. Raises UserError.
     """
     fast, vocab_json, merges_txt = (folder / name for name in ("tokenizer.json", "vocab.json", "merges.txt"))
     if fast.is_file():
@@ -105,7 +105,7 @@ def import_vocabulary(folder: Path, saved: Path) -> bool:
         if [(spell(a), spell(b)) for a, b in merges(ranks)] != pairs:
             raise ValueError("its ids are not in the order of its merges")
     except ValueError as error:
-        raise UserError(f"{path} is no vocabulary of GPT-2's kind: {error}") from None
+        raise UserError(f"{path} is not a vocabulary like GPT-2's: {error}") from None
     special = {token: i for token, i in vocab.items() if token not in ordinary} | special
     rows = sorted((rank, base64.b64encode(token).decode()) for token, rank in ranks.items())
     (saved / RANKS).write_text("".join(f"{token} {rank}\n" for rank, token in rows), encoding="ascii")
@@ -119,6 +119,6 @@ def _read_fast(path: Path) -> tuple[dict[str, int], list[tuple[str, ...]], dict[
     model: dict[str, Any] = whole.get("model") or {}
     split = whole.get("pre_tokenizer") or {}
     if model.get("type") != "BPE" or split.get("type") != "ByteLevel" or not split.get("use_regex", True):
-        raise UserError(f"{path} is no byte-level BPE of GPT-2's kind")
+        raise UserError(f"{path} is not a byte-level BPE like GPT-2's")
     pairs = [tuple(pair.split(" ") if isinstance(pair, str) else pair) for pair in model["merges"]]
     return model["vocab"], pairs, {token["content"]: token["id"] for token in whole.get("added_tokens", [])}
