@@ -13,7 +13,9 @@ from torch import Tensor
 
 from pealm_core.checkpoints import folder as checkpoint
 from pealm_core.checkpoints.tensors import read_tensors
-from pealm_core.config.job import Job, Request, file_layer, plan, preset_tables
+from pealm_core.config.choice import preset_tables
+from pealm_core.config.job import Job, plan
+from pealm_core.config.layers import file_layer
 from pealm_core.contract.errors import UserError
 from pealm_core.contract.specs import ModelSpec
 
@@ -37,7 +39,7 @@ def read_start(job: Job, init: str) -> Start:
     if path.exists():
         folder = checkpoint.find(path)
         checkpoint.verify(folder)
-        there = plan(job.host, Request(file=file_layer(folder / checkpoint.CONFIG)), {}, ("model",))
+        there = plan(("model",), host=job.host, file=file_layer(folder / checkpoint.CONFIG))
         if there.entries["model"].name != entry.name:
             raise UserError(f"--init {init} is a {there.entries['model'].name!r}, no {entry.name!r}")
         tensors, _ = read_tensors(folder / checkpoint.MODEL)
@@ -50,7 +52,7 @@ def read_start(job: Job, init: str) -> Start:
         offer = f", or one of {', '.join(names)}" if names else ""
         raise UserError(f"--init {init}: no such run, checkpoint or file of weights{offer}")
     other = job.host.find(ModelSpec, init)
-    chosen = plan(job.host, Request({"model": init}, preset=_preset(job, other.spec)), {}, ("model",))
+    chosen = plan(("model",), host=job.host, preset=_preset(job, other.spec), words={"model": {"name": init}})
     config, tensors = other.load("pretrained")(_changed(chosen.configs["model"], job))
     return Start(_changed(config, job), tensors, None)
 

@@ -12,7 +12,7 @@ import torch
 
 from pealm_core.checkpoints import folder as checkpoint
 from pealm_core.checkpoints.build import make_model, make_tokenizer
-from pealm_core.config.job import Request, host_for, plan
+from pealm_core.config.job import plan
 from pealm_core.config.layers import Layer
 from pealm_core.contract.errors import PealmError
 from pealm_core.contract.protocols import has
@@ -42,7 +42,7 @@ class FormatConformance(Conformance):
         tables: dict[str, Any] = {"model": {"name": self.model, **self.sizes}}
         if self.tokenizer is not None:
             tables["tokenizer"] = {"name": self.tokenizer, **self.tokenizer_config}
-        job = plan(host_for(None), Request(file=Layer("the test", tables)), {}, ("model", "tokenizer"))
+        job = plan(("model", "tokenizer"), file=Layer("the test", tables))
         tokenizer = make_tokenizer(job)
         if has(tokenizer, "fit"):
             tokenizer.fit(iter(self.texts))  # type: ignore[attr-defined]

@@ -107,7 +107,7 @@ MISTAKES = {
     "unknown command": (("trian",), "unknown command 'trian'; did you mean 'train'?"),
     "unknown model": (("train", "char-bigrm"), "unknown model 'char-bigrm'; did you mean 'char-bigram'?"),
     "unknown dataset": (("train", "char-bigram", "--input.txt", "x"), "unknown dataset 'txt'; did you mean 'text'?"),
-    "unknown input key": (train("--input.val-fractoin", 1), "--input.val-fractoin; did you mean 'val-fraction'?"),
+    "unknown input key": (train("--input.val-fractoin", 1), "unknown option --input.val-fractoin; did you mean '--input.val-fraction'?"),
     "unknown tokenizer": (train("--tokenizer", "chars"), "unknown tokenizer 'chars'; did you mean 'char'?"),
     "unknown optimizer": (train("--optimizer", "adam"), "unknown optimizer 'adam'; did you mean 'adamw'?"),
     "unknown option": (train("--model.n-layr", 3), "unknown option --model.n-layr; did you mean '--model.n-layer'?"),
@@ -257,4 +257,4 @@ def test_a_place_without_rights_is_one_line(pealm: Callable[..., Any], monkeypat
 
     monkeypatch.setattr("pealm_core.checkpoints.folder.find", refuse)
     result = pealm("sample", "--ckpt", "theirs/run")
-    assert result.code == 2 and result.err.startswith("pealm: theirs/run: Permission denied; choose another place")
+    assert result.code == 2 and result.err.startswith("pealm: theirs/run: Permission denied; choose another path")

@@ -10,7 +10,7 @@ from pathlib import Path
 from pealm_core import PealmError, UserError, load
 from pealm_core.checkpoints import folder as checkpoint
 from pealm_core.checkpoints.build import make_tokenizer
-from pealm_core.config.job import Request, host_for, plan
+from pealm_core.config.job import plan
 from pealm_core.config.layers import Layer
 from pealm_core.contract.fields import dump
 from pealm_gpt2.layout import read_folder, resize, write_folder
@@ -49,7 +49,7 @@ def import_folder(source: Path, target: Path) -> None:
     config, state = read_folder(source)
     _check_free(target)
     tables = {"model": {"name": "gpt2", **dump(config)}}
-    job = plan(host_for(None), Request(file=Layer(str(source), tables)), {}, ("model", "tokenizer"))
+    job = plan(("model", "tokenizer"), file=Layer(str(source), tables))
     with tempfile.TemporaryDirectory() as saved:
         tokenizer = make_tokenizer(job, Path(saved) if import_vocabulary(source, Path(saved)) else None)
     if tokenizer.vocab_size > config.vocab_size:
