@@ -47,7 +47,8 @@ class LazyGroup(click.Group):
                     raise UserError(f"unknown command {cmd_name!r}; did you mean {close!r}?")
                 entry = host.find(CommandSpec, cmd_name)
             except UserError as error:
-                raise UserError(f"{error} (commands: {', '.join(names)})") from None
+                reason = str(error).partition("; known:")[0]
+                raise UserError(f"{reason} (commands: {', '.join(names)})") from None
             command = entry.load("command")
             if not isinstance(command, click.Command):
                 raise PluginError(f"{entry.plugin.dist}: command {cmd_name!r} is {command!r}, not a click command")
@@ -130,15 +131,17 @@ def _run(args: Sequence[str]) -> int:
 
 
 def _system_error(error: OSError) -> int:
-    """Report a full or closed stdout, or a file name or place that the system refuses."""
-    try:
-        sys.stdout.flush()
-    except OSError as failure:
-        return _stdout_failed(failure)
-    if error.filename is None or error.errno not in MISPLACED | {errno.ENOSPC, errno.EDQUOT}:
-        return _defect(error)
-    hint = "; choose another path or change its permissions" if isinstance(error, PermissionError) else ""
-    return fail(f"{os.fsdecode(error.filename)}: {error.strerror}{hint}", 2 if error.errno in MISPLACED else 1)
+    """Report a failed write to stdout, a full disk, or a file name or place that the system refuses."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is not None and trace.tb_frame.f_globals.get("__name__", "").partition(".")[0] in ("click", "rich"):
+        return _stdout_failed(error)
+    place = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+    if place and error.errno in MISPLACED:
+        hint = "; choose another path or change its permissions" if isinstance(error, PermissionError) else ""
+        return fail(f"{place}{error.strerror}{hint}", 2)
+    return fail(f"{place}{error.strerror}", 1) if error.errno in (errno.ENOSPC, errno.EDQUOT) else _defect(error)
 
 
 def _stdout_failed(error: OSError) -> int:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pealm_core.config.choice import COMPONENTS, takes_input
-from pealm_core.config.layers import Resolved, option_name
+from pealm_core.config.layers import Resolved, is_option, option_name
 from pealm_core.contract.fields import Setting, settings_of
 from pealm_core.plugins.host import Entry, PluginHost
 
@@ -41,7 +41,7 @@ def sections(
         rows = [] if entry is None or table != "input" else [_dataset(entry, resolved)]
         for item in settings_of(config).values():
             bare = table == "input" and entry is not None and item.name == entry.spec.value
-            if not (item.hidden or bare or (table == "model" and item.name == "vocab_size")):
+            if is_option(table, item) and not bare:
                 short = f"-{item.short}, " if item.short else ""
                 option = f"{short}{option_name(table, item.key)} {_metavar(item.type)}"
                 rows.append((option, item.help + _note(item, table, resolved)))
@@ -80,7 +80,7 @@ def _metavar(type_: Any) -> str:
 
 def _note(item: Setting, table: str, resolved: Resolved) -> str:
     value, origin = resolved.values[table][item.name], resolved.origins[table][item.name]
-    if value is None or value is MISSING or value == "":
+    if value is None or value is MISSING or value in ("", ()):
         return ""
     return f"  [{_show(value)}]" if origin == "default" else f"  [{_show(value)}, {origin}]"
 

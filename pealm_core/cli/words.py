@@ -66,7 +66,7 @@ def split(args: Sequence[str], params: Iterable[click.Parameter], flat: Mapping[
             follows = rest and _takes_value(host, key) and not re.match(r"-(?!\d|\.\d|$)", rest[0])
             bare = attached is None and not follows
             line.words.setdefault("input", {})[key] = True if bare else value(name, attached)
-        elif name in settings or (name.startswith("--") and "." in name):
+        elif name in settings or (name.startswith("--") and "." in name and not name.endswith(".name")):
             table, key = settings.get(name) or tuple(name[2:].split(".", 1))
             line.words.setdefault(table, {})[key] = value(name, attached)
         elif name in takes_value:

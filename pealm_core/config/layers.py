@@ -65,6 +65,11 @@ def option_name(table: str, key: str) -> str:
     return f"--{key}" if table in ("train", "sample") else f"--{table}.{key}"
 
 
+def is_option(table: str, item: Setting) -> bool:
+    """Whether users set it on the command line; the core fills a model's vocab_size."""
+    return not item.hidden and (table, item.name) != ("model", "vocab_size")
+
+
 def resolve(
     schema: Mapping[str, type | None],
     layers: Iterable[Layer],
@@ -103,7 +108,7 @@ def _apply(
     places: dict[str, str] = {}
     for key, raw in layer.tables[table].items():
         place, item = layer.place(table, key), known.get(table, {}).get(key.replace("_", "-"))
-        if item is None:
+        if item is None or (layer.text and not is_option(table, item)):
             yield _unknown(layer, place, table, key, known)
         elif layer.text and raw is True:  # `--input.KEY` at the end or before an option
             yield f"{place} needs a value"
@@ -123,7 +128,7 @@ def _apply(
 
 
 def _unknown(layer: Layer, place: str, table: str, key: str, known: Mapping[str, Mapping[str, Setting]]) -> str:
-    visible = {name: [k for k, item in settings.items() if not item.hidden] for name, settings in known.items()}
+    visible = {name: [k for k, s in settings.items() if is_option(name, s)] for name, settings in known.items()}
     if not layer.text:
         return f"{place}: unknown key{did_you_mean(key.replace('_', '-'), visible[table])}"
     if key.startswith("no-"):
@@ -160,13 +165,16 @@ def read_toml(path: Path) -> tuple[dict[str, Any], Callable[[str, str], str]]:
         text = read_regular(path).decode("utf-8")
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise UserError(f"{path}: can't be read: {error.strerror or error}") from None
+    except UnicodeDecodeError as error:
         raise UserError(f"{path}: can't be read: {error}") from None
     try:
         tables = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:  # also a number of thousands of digits
-        reason = "nested too deeply" if isinstance(error, RecursionError) else error
-        raise UserError(f"{path}: bad TOML: {reason}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{path}: bad TOML: {error}") from None
+    except (ValueError, RecursionError):
+        raise UserError(f"{path}: bad TOML: nested too deeply, or a number with too many digits") from None
     lines = _key_lines(text)
 
     def place(table: str, key: str) -> str:

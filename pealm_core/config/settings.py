@@ -74,7 +74,9 @@ class Sampling:
     repetition_penalty: float = setting(
         1.0, "above 1: make tokens of the text less likely (CTRL)", at_least=0.01, at_most=100
     )
-    seed: int | None = setting(None, "the same seed gives the same text", at_least=0, at_most=LARGEST_SEED)
+    seed: int | None = setting(
+        None, "random seed; the same seed gives the same text", at_least=0, at_most=LARGEST_SEED
+    )
     num_samples: int = setting(1, "texts to generate, in one batch", at_least=1, at_most=10_000)
     stop: tuple[str, ...] = setting((), "end before the first of these", hidden=True)  # --stop, repeatable
 
