@@ -3,7 +3,6 @@
 This module imports almost nothing, so that Ctrl-C during the imports is handled here.
 """
 
-import signal
 import sys
 from typing import NoReturn
 
@@ -27,12 +26,7 @@ def main(args: list[str] | None = None) -> NoReturn:
 
         code = run(sys.argv[1:] if args is None else args)
     except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        code = _interrupted()
+        if sys.stderr is not None:
+            sys.stderr.write("pealm: interrupted\n")
+        code = 130
     sys.exit(code)
-
-
-def _interrupted() -> int:
-    if sys.stderr is not None:
-        sys.stderr.write("pealm: interrupted\n")
-    return 130

@@ -42,7 +42,6 @@ from pealm_core.contract.fields import dump, settings_of
 def evaluate(
     job: Job,
     ckpt: str | None,
-    on: str | None,
     limit: int | None,
     output: Path | None,
     device: str,
