@@ -70,7 +70,8 @@ class ComponentCommand(click.Command):
     ) -> list[Section]:
         """Return the help page's sections for the line, or for an empty one if something in the line is wrong."""
         try:
-            params, _, _ = self.make_parser(ctx).parse_args(list(static))
+            parsed, _, _ = self.make_parser(ctx).parse_args(list(static))
+            params = {name: word for name, word in parsed.items() if isinstance(word, str)}
             sources = self._sources(host, params, {"input": words.get("input", {})})
             entries, layers = choose(components=self.components, **sources)
             resolved = settle(self.flat, entries, layers[:-1])  # without the line's own values

@@ -39,6 +39,14 @@ def test_help_of_every_command(pealm: Pealm) -> None:
         assert text in special
 
 
+def test_help_follows_the_config_and_the_checkpoint(pealm: Pealm, ckpt: Path, book: Path) -> None:
+    page = pealm("train", "--config", ckpt / "config.toml", "--lr", "x", "--help").out
+    assert "Model (char-bigram):" in page and "--input.val-fraction" in page and "config.toml]" in page
+    assert "Model (char-bigram):" in pealm("sample", "--ckpt", ckpt, "--help").out
+    assert "Evaluation (perplexity):" in pealm("eval", "--ckpt", ckpt, "--on", "perplexity", "--help").out
+    assert "--optimizer.fused true|false" in pealm("train", "--help").out
+
+
 def test_help_is_shown_although_the_rest_of_the_line_is_wrong(pealm: Pealm) -> None:
     result = pealm("train", "no-such-model", "--help")
     assert result.code == 0 and "Usage: pealm train" in result.out
