@@ -3,9 +3,10 @@
 import json
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import click
@@ -118,9 +119,9 @@ def _evaluate(
             if _evaluated(ckpt) == evaluated:  # else a run that is still training has saved a better one
                 break
     started = time.perf_counter()
-    with world.together(), Bar(quiet=not world.main) as bar:
+    with world.together(), progress_bar(quiet=not world.main) as update:
         try:
-            result = evaluator.evaluate(lm.model, lm.tokenizer, config=lm.config, progress=bar.update, **more)
+            result = evaluator.evaluate(lm.model, lm.tokenizer, config=lm.config, progress=update, **more)
         except ValueError as error:
             raise UserError(f"--on {entry.name}: {error}") from error
         if not isinstance(result, EvalResult):
@@ -182,33 +183,21 @@ def _record(job: Job, evaluated: dict[str, str | None], dtype: str, result: Any,
     }
 
 
-class Bar:
-    """Progress bar on a terminal's stderr; nothing elsewhere."""
+@contextmanager
+def progress_bar(*, quiet: bool) -> Iterator[Callable[..., None]]:
+    """Show a progress bar on a terminal's stderr. Yields the function that evaluations call: (done, total, text)."""
+    if quiet or sys.stderr is None or not sys.stderr.isatty():
+        yield lambda done, total, text="": None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    def __init__(self, *, quiet: bool = False) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    counts = TextColumn("{task.completed:,.0f} of {task.total:,.0f}  {task.description}")
+    columns = BarColumn(bar_width=24), counts, TimeRemainingColumn(compact=True), TextColumn("left")
+    with Progress(*columns, console=Console(file=sys.stderr), transient=True) as live:
+        task = live.add_task("", total=1.0)
 
-        self._live: Progress | None = None
-        console = Console(file=sys.stderr)
-        if console.is_terminal and not quiet:
-            columns = TextColumn("{task.completed:,.0f} of {task.total:,.0f}  {task.description}")
-            remaining = TimeRemainingColumn(compact=True)
-            self._live = Progress(
-                BarColumn(bar_width=24), columns, remaining, TextColumn("left"), console=console, transient=True
-            )
+        def update(done: int, total: int, text: str = "") -> None:
+            live.update(task, completed=done, total=total, description=text)
 
-    def __enter__(self) -> "Bar":
-        if self._live is not None:
-            self._live.add_task("", total=1.0)
-            self._live.start()
-        return self
-
-    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
-        if self._live is not None:
-            self._live.stop()
-
-    def update(self, done: int, total: int, text: str = "") -> None:
-        """Show the progress of an evaluation."""
-        if self._live is not None:
-            self._live.update(self._live.task_ids[0], completed=done, total=total, description=text)
+        yield update

@@ -125,7 +125,7 @@ MISTAKES = {
     "no value of a field": (train("--input.val-fraction", "--lr", 1), "--input.val-fraction needs a value"),
     "no value of a setting": (train("--lr"), "--lr needs a value"),
     "flag's value": (train("--optimizer.fused", "on"), "--optimizer.fused must be true or false, not 'on'"),
-    "value of a dataset without one": (("train", "char-bigram", "--input.text=x", "--input.tinyshakespeare=x"), "one input at a time"),
+    "two inputs with values": (("train", "char-bigram", "--input.text=x", "--input.tinyshakespeare=x"), "one input at a time"),
     "many layers": (train("--model.n-layer", 10**9), "--model.n-layer must be at most 10000, not 1e+09"),
     "a large number": (train("--model.n-head", 99999999999999999999), "--model.n-head must be at most 1,000,000,000,000"),
     "a number of 4,000 digits": (train("--model.n-head", "9" * 4000), "--model.n-head must be at most 1,000,000,000,000"),
