@@ -1,5 +1,6 @@
 """Layers of settings: defaults, recipe, preset, TOML file, command line. Later layers win; every origin is kept.
 
+>>> from pealm_core.contract.fields import setting
 >>> @dataclass(frozen=True)
 ... class Tiny:
 ...     n_layer: int = setting(4, "layers", at_least=1)
