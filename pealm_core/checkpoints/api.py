@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pealm_core.checkpoints import folder as checkpoint
-from pealm_core.config.job import Job, Request, file_layer, host_for, plan
-from pealm_core.config.layers import Layer
+from pealm_core.config.job import Job, plan
+from pealm_core.config.layers import Layer, file_layer
 from pealm_core.contract.errors import UserError
 from pealm_core.contract.protocols import Tokenizer
 
@@ -100,5 +100,4 @@ def write_checkpoint(
 
 
 def _plan(config: Mapping[str, Mapping[str, Any]]) -> Job:
-    layer = Layer("config", config)
-    return plan(host_for(layer), Request(file=layer), {}, OWN_TABLES)
+    return plan(OWN_TABLES, file=Layer("config", config))

@@ -9,7 +9,8 @@ import torch
 from pealm_core.checkpoints.folder import CONFIG, find
 from pealm_core.checkpoints.initial_weights import InitialWeights, without_wrappers
 from pealm_core.checkpoints.tensors import load_tensors
-from pealm_core.config.job import Job, Request, file_layer, host_for, plan
+from pealm_core.config.job import Job, plan
+from pealm_core.config.layers import file_layer
 from pealm_core.contract.errors import PealmError, PluginError, UserError
 from pealm_core.contract.protocols import Dataset, Tokenizer, has
 from pealm_core.plugins.host import Entry
@@ -20,8 +21,7 @@ NO_MEMORY = ("can't allocate memory", "not enough memory", "Storage size calcula
 
 def plan_of(path: Path) -> Job:
     """Return the job of a checkpoint: its model and tokenizer with their settings. Raises PealmError."""
-    file = file_layer(find(path) / CONFIG)
-    return plan(host_for(file), Request(file=file), {}, ("model", "tokenizer"))
+    return plan(("model", "tokenizer"), file=file_layer(find(path) / CONFIG))
 
 
 def make(entry: Entry[Any], *args: Any, **kwargs: Any) -> Any:

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from pealm_core.checkpoints import folder as checkpoint
 from pealm_core.checkpoints.tensors import read_tensors
-from pealm_core.config.job import Job, Request, file_layer, option_name, plan, preset_tables
-from pealm_core.config.layers import Layer
+from pealm_core.config.choice import preset_tables
+from pealm_core.config.job import Job, plan
+from pealm_core.config.layers import Layer, file_layer, option_name
 from pealm_core.contract.errors import UserError
 from pealm_core.contract.fields import settings_of
 from pealm_core.contract.specs import ModelSpec
@@ -41,13 +42,13 @@ def read_initial_weights(job: Job, init: str) -> InitialWeights:
         if not known:
             return InitialWeights(job.configs["model"], tensors, None)
         known.pop("vocab_size", None)  # the tokenizer's
-        request = Request({"model": entry.name}, file=Layer(f"{path}, model_args", {"model": known}))
-        config = plan(job.host, request, {}, ("model",)).configs["model"]
+        layer = Layer(f"{path}, model_args", {"model": known})
+        config = plan(("model",), host=job.host, file=layer, words={"model": {"name": entry.name}}).configs["model"]
         return InitialWeights(_with_user_settings(config, job, init), tensors, None)
     if path.exists():
         folder = checkpoint.find(path)
         checkpoint.verify(folder, checkpoint.MODEL, checkpoint.CONFIG, checkpoint.TOKENIZER)
-        saved = plan(job.host, Request(file=file_layer(folder / checkpoint.CONFIG)), {}, ("model",))
+        saved = plan(("model",), host=job.host, file=file_layer(folder / checkpoint.CONFIG))
         other = saved.entries["model"]
         if (other.plugin.dist, other.spec.name) != (entry.plugin.dist, entry.spec.name):
             raise UserError(f"--init {init} is {other.name!r}, not {entry.name!r}")
@@ -66,7 +67,7 @@ def read_initial_weights(job: Job, init: str) -> InitialWeights:
             f"--init {init}: no such run, checkpoint or file of weights" + (f", or one of {names}" if names else "")
         )
     pretrained = job.host.find(ModelSpec, init)
-    chosen = plan(job.host, Request({"model": init}, preset=_preset(job, pretrained.spec)), {}, ("model",))
+    chosen = plan(("model",), host=job.host, preset=_preset(job, pretrained.spec), words={"model": {"name": init}})
     config, tensors = pretrained.load("pretrained")(_replace(chosen.configs["model"], _user_settings(job)))
     return InitialWeights(_with_user_settings(config, job, init), tensors, None)
 

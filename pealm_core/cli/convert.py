@@ -1,4 +1,4 @@
-"""`pealm convert`: checkpoints to weights-only ones, and to and from other programs' formats."""
+"""`pealm convert`: write checkpoints with weights only, and convert to and from foreign formats."""
 
 from pathlib import Path
 
@@ -13,12 +13,12 @@ from pealm_core.plugins.host import PluginHost
 @click.argument("source", type=click.Path(path_type=Path))
 @click.argument("target", type=click.Path(path_type=Path))
 @click.option(
-    "--dtype", type=click.Choice(("fp32", "bf16", "fp16")), help="Precision of the weights (default: kept)."
+    "--dtype", type=click.Choice(("fp32", "bf16", "fp16")), help="Precision of the weights (default: unchanged)."
 )
-@click.option("--to", "to_", metavar="FORMAT", help="Write another program's format, for instance hf.")
-@click.option("--from", "from_", metavar="FORMAT", help="Read another program's format.")
+@click.option("--to", "to_", metavar="FORMAT", help="Foreign format to write, for instance hf.")
+@click.option("--from", "from_", metavar="FORMAT", help="Foreign format to read.")
 def convert(source: Path, target: Path, dtype: str | None, to_: str | None, from_: str | None) -> None:
-    """Write SOURCE, a run or checkpoint, as TARGET: only the weights, for sampling and sharing.
+    """Write the weights of SOURCE, a run or checkpoint, to TARGET, for sampling and sharing.
 
     \b
     pealm convert runs/gpt2/2026-11-22_10-15-30 weights/mine --dtype bf16
@@ -26,10 +26,10 @@ def convert(source: Path, target: Path, dtype: str | None, to_: str | None, from
     pealm convert folder weights/theirs --from hf
     """
     if to_ and from_:
-        raise UserError("--to and --from are two ways; give one of them")
+        raise UserError("--to and --from exclude each other: give one of them")
     if to_ or from_:
         if dtype:
-            raise UserError("--dtype belongs to weights-only checkpoints; leave it out, or convert twice")
+            raise UserError("--dtype can't be combined with --to or --from; convert twice")
         _foreign(source, target, to_ or from_ or "", "exporter" if to_ else "importer")
         click.echo(f"wrote {target}")
         return

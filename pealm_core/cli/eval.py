@@ -3,20 +3,21 @@
 import json
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import click
 
-from pealm_core.cli.components import ComponentCommand
-from pealm_core.cli.given import checkpoint_config
+from pealm_core.cli.components import ComponentCommand, checkpoint_config
 from pealm_core.cli.sample import need_weights
 from pealm_core.config.job import Job
 from pealm_core.config.settings import DEVICES
 from pealm_core.contract.errors import PealmError, PluginError, UserError
 from pealm_core.contract.fields import dump, settings_of
+from pealm_core.hardware.launch import launched
 
 
 @click.command(
@@ -24,24 +25,31 @@ from pealm_core.contract.fields import dump, settings_of
     cls=ComponentCommand,
     flat={},
     components=("model", "tokenizer", "eval", "input"),
-    given=checkpoint_config,
+    config_file=checkpoint_config,
 )
 @click.argument("model", required=False)
-@click.option("--ckpt", metavar="PATH", help="A run (its best weights), a checkpoint folder or a file in one.")
-@click.option("--on", metavar="NAME", help="The evaluation.")
-@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only the first N rows or documents.")
-@click.option("--output", type=click.Path(path_type=Path), metavar="FILE", help="Write the results as JSON, too.")
-@click.option("--device", type=click.Choice(DEVICES), default="auto", help="Where to compute.")
+@click.option("--ckpt", metavar="PATH", help="Run (its best weights), checkpoint folder or file in one.")
+@click.option("--on", metavar="NAME", help="Evaluation to run.")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Evaluate only the first N rows or documents.")
+@click.option("--output", type=click.Path(path_type=Path), metavar="FILE", help="Write the results to a JSON file.")
+@click.option("--device", type=click.Choice(DEVICES), default="auto", help="Device to use.")
+@click.option(
+    "--dtype",
+    type=click.Choice(("fp32", "tf32", "bf16", "auto")),
+    default="fp32",
+    show_default=True,
+    help="Precision; tf32: fp32 with TF32 matrix products on CUDA; auto: bf16 where it is fast.",
+)
 def evaluate(
     job: Job,
     ckpt: str | None,
-    on: str | None,
     limit: int | None,
     output: Path | None,
     device: str,
-    model: str | None,
+    dtype: str,
+    **named: Any,
 ) -> None:
-    """Evaluate MODEL, or the model of a checkpoint.
+    """Evaluate MODEL or the model of a checkpoint.
 
     \b
     pealm eval --ckpt runs/gpt2/2026-11-22_10-15-30
@@ -55,9 +63,9 @@ def evaluate(
         raise UserError(f"{job.entries['eval'].name} needs an input: --input.NAME, see --help")
     if limit is not None:
         job = _limited(job, limit)
-    job.configs  # noqa: B018 (every mistake in the settings shows before torch is loaded)
     if output is not None and not output.parent.is_dir():
         raise UserError(f"--output {output}: there is no folder {output.parent}")
+    launched()
     from pealm_core.hardware.device import pick_device
     from pealm_core.hardware.distributed import join, leave, peers, this_process
 
@@ -65,11 +73,11 @@ def evaluate(
     picked = pick_device(device, world.local_rank)
     join(world, picked)
     with peers(world):
-        evaluated, result, seconds = _evaluate(job, ckpt, picked, world)
+        evaluated, result, seconds = _evaluate(job, ckpt, picked, dtype, world)
     if world.main:
         _show(job, result, seconds)
         if output is not None:
-            text = json.dumps(_record(job, evaluated, result, seconds), indent=2, ensure_ascii=False) + "\n"
+            text = json.dumps(_record(job, evaluated, dtype, result, seconds), indent=2, ensure_ascii=False) + "\n"
             try:
                 output.write_text(text, encoding="utf-8")
             except OSError as error:
@@ -78,16 +86,20 @@ def evaluate(
 
 
 def _limited(job: Job, limit: int) -> Job:
-    """The job with the evaluation's setting `limit`."""
-    entry, resolved = job.entries["eval"], job.resolved
-    if "limit" not in settings_of(entry.config):
-        raise UserError(f"{entry.name} takes no --limit")
-    values = {**resolved.values, "eval": {**resolved.values["eval"], "limit": limit}}
-    return replace(job, resolved=replace(resolved, values=values))
+    """Return the job with the evaluation's setting `limit`. Raises UserError."""
+    config = job.configs["eval"]
+    if "limit" not in settings_of(job.entries["eval"].config):
+        raise UserError(f"{job.entries['eval'].name} takes no --limit")
+    try:
+        return replace(job, configs={**job.configs, "eval": replace(config, limit=limit)})
+    except ValueError as error:
+        raise UserError(f"--limit {limit}: {error}") from error
 
 
-def _evaluate(job: Job, ckpt: str | None, device: Any, world: Any) -> tuple[dict[str, str | None], Any, float]:
-    """Which weights were evaluated, the result and the seconds that it took, loading not counted."""
+def _evaluate(
+    job: Job, ckpt: str | None, device: Any, dtype: str, world: Any
+) -> tuple[dict[str, str | None], Any, float]:
+    """Return the weights' identity, the result and the seconds it took without loading."""
     from pealm_core.checkpoints.build import make_component
     from pealm_core.contract.protocols import EvalResult
     from pealm_core.hardware.distributed import one_by_one
@@ -96,32 +108,32 @@ def _evaluate(job: Job, ckpt: str | None, device: Any, world: Any) -> tuple[dict
     entry = job.entries["eval"]
     with world.together():
         evaluator, more = make_component(job, "eval"), _input(job)
-    with one_by_one(world):  # the first process of a machine fetches the weights for its others
+    with one_by_one(world):  # a machine's first process downloads the weights for its others
         while True:
-            evaluated, lm = _evaluated(ckpt), open_job(job, ckpt, device=device)
-            if _evaluated(ckpt) == evaluated:  # else a run that is still training has a better one by now
+            evaluated, lm = _evaluated(ckpt), open_job(job, ckpt, device=device, dtype=dtype)
+            if _evaluated(ckpt) == evaluated:  # else a run that is still training has saved a better one
                 break
-    began = time.perf_counter()
-    with world.together(), Bar(quiet=not world.main) as bar:
+    started = time.perf_counter()
+    with world.together(), progress_bar(quiet=not world.main) as update:
         try:
-            result = evaluator.evaluate(lm.model, lm.tokenizer, config=lm.config, progress=bar.update, **more)
+            result = evaluator.evaluate(lm.model, lm.tokenizer, config=lm.config, progress=update, **more)
         except ValueError as error:
             raise UserError(f"--on {entry.name}: {error}") from error
         if not isinstance(result, EvalResult):
             raise PluginError(f"{entry.plugin.dist}: evaluate must give an EvalResult, not {result!r:.60}")
-    return evaluated, result, time.perf_counter() - began
+    return evaluated, result, time.perf_counter() - started
 
 
 def _input(job: Job) -> dict[str, Any]:
-    """What an evaluation on a dataset gets: the dataset and which part of it."""
+    """Return the dataset of an evaluation that needs one, and the split to evaluate."""
     if "input" not in job.entries:
         return {}
     from pealm_core.checkpoints.build import make_component
     from pealm_core.contract.protocols import has
 
     dataset, value = make_component(job, "input"), job.entries["input"].spec.value
-    named = value is not None and job.resolved.origins["input"][value] == "command line"
-    return {"dataset": dataset, "split": "whole" if named and has(dataset, "whole") else "val"}
+    chosen = value is not None and job.origins["input"][value] == "command line"
+    return {"dataset": dataset, "split": "whole" if chosen and has(dataset, "whole") else "val"}
 
 
 def _show(job: Job, result: Any, seconds: float) -> None:
@@ -135,7 +147,7 @@ def _show(job: Job, result: Any, seconds: float) -> None:
 
 
 def _evaluated(ckpt: str | None) -> dict[str, str | None]:
-    """Which weights are evaluated."""
+    """Return the path and hash of the weights."""
     from pealm_core.checkpoints import folder as checkpoint
 
     if ckpt is None:
@@ -147,14 +159,15 @@ def _evaluated(ckpt: str | None) -> dict[str, str | None]:
     }
 
 
-def _record(job: Job, evaluated: dict[str, str | None], result: Any, seconds: float) -> dict[str, Any]:
-    """What `--output` gets: the evaluation's own settings first."""
+def _record(job: Job, evaluated: dict[str, str | None], dtype: str, result: Any, seconds: float) -> dict[str, Any]:
+    """Return the content of `--output`: the evaluation's own settings first."""
     tables = job.tables()
     return {
         **dump(job.configs.get("eval")),
         "evaluation": job.entries["eval"].name,
         "model": job.entries["model"].name,
         **evaluated,
+        "dtype": dtype,
         "n": result.n,
         "rows_per_second": result.n / seconds,
         "metrics": {key: {"value": value, "stderr": stderr} for key, (value, stderr) in result.metrics.items()},
@@ -165,33 +178,21 @@ def _record(job: Job, evaluated: dict[str, str | None], result: Any, seconds: fl
     }
 
 
-class Bar:
-    """A live line on a terminal's stderr; nothing elsewhere."""
+@contextmanager
+def progress_bar(*, quiet: bool) -> Iterator[Callable[..., None]]:
+    """Show a progress bar on a terminal's stderr. Yields the function that evaluations call: (done, total, text)."""
+    if quiet or sys.stderr is None or not sys.stderr.isatty():
+        yield lambda done, total, text="": None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    def __init__(self, *, quiet: bool = False) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    counts = TextColumn("{task.completed:,.0f} of {task.total:,.0f}  {task.description}")
+    columns = BarColumn(bar_width=24), counts, TimeRemainingColumn(compact=True), TextColumn("left")
+    with Progress(*columns, console=Console(file=sys.stderr), transient=True) as live:
+        task = live.add_task("", total=1.0)
 
-        self._live: Progress | None = None
-        console = Console(file=sys.stderr)
-        if console.is_terminal and not quiet:
-            columns = TextColumn("{task.completed:,.0f} of {task.total:,.0f}  {task.description}")
-            left = TimeRemainingColumn(compact=True)
-            self._live = Progress(
-                BarColumn(bar_width=24), columns, left, TextColumn("left"), console=console, transient=True
-            )
+        def update(done: int, total: int, text: str = "") -> None:
+            live.update(task, completed=done, total=total, description=text)
 
-    def __enter__(self) -> "Bar":
-        if self._live is not None:
-            self._live.add_task("", total=1.0)
-            self._live.start()
-        return self
-
-    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
-        if self._live is not None:
-            self._live.stop()
-
-    def update(self, done: int, total: int, text: str = "") -> None:
-        """What an evaluation calls: how far it is, and what to say of it."""
-        if self._live is not None:
-            self._live.update(self._live.task_ids[0], completed=done, total=total, description=text)
+        yield update

@@ -82,7 +82,7 @@ def _options(plugin: Plugin, record: Spec) -> list[str]:
     """The settings of a record as options with help and default, or the error if they can't be read."""
     from dataclasses import MISSING
 
-    from pealm_core.config.job import COMPONENTS
+    from pealm_core.config.choice import COMPONENTS
     from pealm_core.contract.fields import settings_of
 
     tables = {spec.kind: table for table, spec in COMPONENTS.items()}

@@ -16,20 +16,19 @@ from pealm_core.plugins.host import Entry, PluginHost
 def prepare(name: str, options: tuple[str, ...]) -> None:
     """Download or build what the dataset or evaluation NAME needs, once.
 
-    `pealm prepare NAME --help` shows the options that it takes.
+    `pealm prepare NAME --help` lists its options.
     """
-    host = PluginHost.installed()
-    found = find_preparable(host, name)
+    entry = find_preparable(PluginHost.installed(), name)
     from pealm_core.checkpoints.build import make
 
-    component = make(found, *([found.config()] if found.config else []))
+    component = make(entry, *([entry.config()] if entry.config else []))
     command = getattr(component, "prepare_command", None)
     if isinstance(command, click.Command):
         with command.make_context(f"pealm prepare {name}", list(options)) as context:
             command.invoke(context)
         return
     if not callable(getattr(component, "prepare", None)):
-        raise UserError(f"{found.spec.kind} {name!r} needs no preparation")
+        raise UserError(f"{entry.spec.kind} {name!r} needs no preparation")
     if options:
         raise UserError(f"pealm prepare {name} takes no options, not {options[0]}")
     component.prepare()
@@ -37,14 +36,10 @@ def prepare(name: str, options: tuple[str, ...]) -> None:
 
 
 def find_preparable(host: PluginHost, name: str) -> Entry[Any]:
-    """The dataset or evaluator of a name. Raises UserError where there is none, or it needs settings first."""
+    """Return the dataset or evaluator of a name. Raises UserError for an unknown one or one that needs settings."""
     bare = name.rpartition("/")[2]
-    kind = (
-        EvaluatorSpec
-        if bare not in host.entries(DatasetSpec) and bare in host.entries(EvaluatorSpec)
-        else DatasetSpec
-    )
-    entry = host.find(kind, name)
+    evaluator = bare not in host.entries(DatasetSpec) and bare in host.entries(EvaluatorSpec)
+    entry: Entry[Any] = host.find(EvaluatorSpec if evaluator else DatasetSpec, name)
     try:
         if entry.config is not None:
             entry.config()

@@ -1,4 +1,4 @@
-"""`pealm sample`: let a model write."""
+"""`pealm sample`: generate text."""
 
 import dataclasses
 import json
@@ -9,9 +9,9 @@ from typing import Any
 
 import click
 
-from pealm_core.cli.components import ComponentCommand
-from pealm_core.cli.given import checkpoint_config
+from pealm_core.cli.components import ComponentCommand, checkpoint_config
 from pealm_core.config.job import Job
+from pealm_core.config.layers import read_regular
 from pealm_core.config.settings import DEVICES, Sampling
 from pealm_core.contract.errors import UserError
 
@@ -20,24 +20,29 @@ from pealm_core.contract.errors import UserError
     cls=ComponentCommand,
     flat={"sample": Sampling},
     components=("model", "tokenizer"),
-    given=checkpoint_config,
+    config_file=checkpoint_config,
 )
 @click.argument("model", required=False)
-@click.option("--ckpt", metavar="PATH", help="A run (its best weights), a checkpoint folder or a file in one.")
-@click.option("--tokenizer-dir", type=click.Path(path_type=Path), metavar="DIR", help="Another saved vocabulary.")
-@click.option("--prompt", help="The text to go on from.")
+@click.option("--ckpt", metavar="PATH", help="Run (its best weights), checkpoint folder or file in one.")
 @click.option(
-    "--prompt-file", metavar="FILE", help="Read the prompt from a file, to its last byte; -: standard input."
+    "--tokenizer-dir", type=click.Path(path_type=Path), metavar="DIR", help="Saved vocabulary to use instead."
 )
-@click.option("--stop", multiple=True, metavar="TEXT", help="End before this text; may be given several times.")
-@click.option("--stream/--no-stream", default=True, help="Show the text as it comes (the default), or whole.")
-@click.option("--json", "as_json", is_flag=True, help="Text, token ids, log-probabilities and timings, as JSON.")
-@click.option("--stats", is_flag=True, help="On stderr: time to the first token, share of the memory's bandwidth.")
-@click.option("--device", type=click.Choice(DEVICES), default="auto", help="Where to compute.")
+@click.option("--prompt", help="Text to continue.")
+@click.option("--prompt-file", metavar="FILE", help="Read the prompt from a file; -: from standard input.")
+@click.option("--stop", multiple=True, metavar="TEXT", help="Stop before this text; repeatable.")
 @click.option(
-    "--dtype", type=click.Choice(("auto", "fp32", "bf16")), default="auto", help="Precision of the weights."
+    "--stream/--no-stream", default=True, help="Print text as it is generated (the default), or at the end."
 )
-@click.option("--quantize", type=click.Choice(("int8",)), help="Smaller weights, rounded as they are loaded.")
+@click.option("--json", "as_json", is_flag=True, help="Print text, token ids, log-probabilities and timings as JSON.")
+@click.option("--stats", is_flag=True, help="Print time to the first token and memory bandwidth to stderr.")
+@click.option("--device", type=click.Choice(DEVICES), default="auto", help="Device to use.")
+@click.option(
+    "--dtype",
+    type=click.Choice(("auto", "fp32", "bf16")),
+    default="auto",
+    help="Precision of the weights; auto: bf16 where it is fast.",
+)
+@click.option("--quantize", type=click.Choice(("int8",)), help="Quantize the weights while loading.")
 def sample(
     job: Job,
     ckpt: str | None,
@@ -51,9 +56,9 @@ def sample(
     device: str,
     dtype: str,
     quantize: str | None,
-    model: str | None,
+    **named: Any,
 ) -> None:
-    """Let MODEL, or the model of a checkpoint, write.
+    """Generate text with MODEL or the model of a checkpoint.
 
     \b
     pealm sample --ckpt runs/char-transformer/2026-11-22_10-15-30 --prompt "ROMEO:"
@@ -62,7 +67,7 @@ def sample(
     need_weights(job, ckpt)
     sampling: Sampling = job.configs["sample"]
     if "" in stop:
-        raise UserError("--stop: an empty text would end every text before it begins; leave it out")
+        raise UserError("--stop: an empty text would end every text before it starts; leave it out")
     sampling = dataclasses.replace(sampling, stop=stop or sampling.stop)
     if tokenizer_dir is not None and not tokenizer_dir.is_dir():
         raise UserError(f"--tokenizer-dir {tokenizer_dir}: no such folder")
@@ -80,13 +85,13 @@ def sample(
     else:
         samples = lm.samples([prompt], sampling, drawn=clock)
         if as_json:
-            texts = [dataclasses.asdict(found) for found in samples]
+            texts = [dataclasses.asdict(drawn) for drawn in samples]
             click.echo(json.dumps({"prompt": prompt, "samples": texts, "timings": clock.timings()}, indent=2))
         else:
-            for number, found in enumerate(samples, 1):
+            for number, drawn in enumerate(samples, 1):
                 if sampling.num_samples > 1:
                     click.echo(f"--- {number} ---")
-                click.echo(prompt + found.text)
+                click.echo(prompt + drawn.text)
     timings = clock.timings()
     click.echo(f"{timings['tokens']:,} tokens, {timings['tokens_per_second']:,.1f} tokens/s", err=True)
     if stats:
@@ -94,21 +99,21 @@ def sample(
 
 
 class Clock:
-    """Counts tokens as they are drawn, and the seconds that they take."""
+    """Count of drawn tokens, and the seconds they took."""
 
     def __init__(self) -> None:
-        self.tokens, self.began, self.first, self.last = 0, time.perf_counter(), 0.0, 0.0
-        self.steps = 0
+        self.tokens, self.steps, self.started = 0, 0, time.perf_counter()
+        self.first, self.last = 0.0, 0.0  # seconds until the first and the last token
 
     def __call__(self, tokens: int) -> None:
-        """Tokens were drawn just now."""
-        self.last = time.perf_counter() - self.began
+        """Count tokens that were just drawn."""
+        self.last = time.perf_counter() - self.started
         self.first = self.first or self.last
         self.tokens += tokens
         self.steps += 1
 
     def timings(self) -> dict[str, Any]:
-        """Tokens and seconds of it all; and steps, a token for each row, a second after the first."""
+        """Return tokens, seconds and rates. A step draws one token for each row; its rate leaves out the first."""
         return {
             "tokens": self.tokens,
             "seconds": self.last,
@@ -132,19 +137,19 @@ def _stats(lm: Any, timings: dict[str, Any]) -> str:
 
 
 def read_prompt(prompt: str | None, file: str | None) -> str:
-    """The prompt as it is given, from a file, or from standard input ("-"). Raises UserError."""
+    """Return the prompt from the option, a file or standard input ("-"). Raises UserError."""
     if file is None:
         return prompt or ""
     if prompt is not None:
         raise UserError("--prompt and --prompt-file: give one of them")
     try:
-        return (sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()).decode("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return (sys.stdin.buffer.read() if file == "-" else read_regular(Path(file))).decode("utf-8")
+    except (OSError, ValueError) as error:
         raise UserError(f"--prompt-file {file}: can't be read: {error}") from None
 
 
 def need_weights(job: Job, ckpt: str | None) -> None:
-    """Raise UserError where neither a checkpoint nor the model itself brings weights."""
+    """Raise UserError if there is neither a checkpoint nor a pretrained model."""
     entry = job.entries.get("model")
     if ckpt is None and (entry is None or entry.spec.pretrained is None):
         what = f"model {entry.name!r} has no weights of its own" if entry else "no model was named"

@@ -30,7 +30,7 @@ def lr_factor(progress: float, step: int, s: TrainSettings) -> float:
 
     >>> [round(lr_factor(p, 999, TrainSettings(max_seconds=1, steps=None)), 3) for p in (0.0, 0.5, 1.0)]
     [1.0, 0.55, 0.1]
-    >>> wsd = TrainSettings(max_seconds=1, steps=None, schedule="wsd", decay_share=0.5)
+    >>> wsd = TrainSettings(max_seconds=1, steps=None, schedule="wsd", decay_fraction=0.5)
     >>> [round(lr_factor(p, 999, wsd), 3) for p in (0.0, 0.5, 0.75, 1.0)]
     [1.0, 1.0, 0.55, 0.1]
     """
@@ -40,7 +40,7 @@ def lr_factor(progress: float, step: int, s: TrainSettings) -> float:
     if s.schedule == "cosine":
         factor = 0.5 * (1 + cos(pi * progress))
     else:
-        factor = min(1.0, (1 - progress) / s.decay_share)
+        factor = min(1.0, (1 - progress) / s.decay_fraction)
     factor = s.min_lr_ratio + (1 - s.min_lr_ratio) * factor
     return factor * min(1.0, (step + 1) / s.warmup_steps) if s.warmup_steps else factor
 

@@ -34,11 +34,11 @@ def random_checkpoint(folder: Path, sizes: dict[str, int], *, scale: float = 3.0
 
     from pealm_core.checkpoints import folder as checkpoint
     from pealm_core.checkpoints.build import make_model, make_tokenizer
-    from pealm_core.config.job import Request, host_for, plan
+    from pealm_core.config.job import plan
     from pealm_core.config.layers import Layer
 
     tables = {"model": {"name": "gpt2", **sizes}}
-    job = plan(host_for(None), Request(file=Layer("sizes", tables)), {}, ("model", "tokenizer"))
+    job = plan(("model", "tokenizer"), file=Layer("sizes", tables))
     tokenizer = make_tokenizer(job)
     torch.manual_seed(0)
     model, job = make_model(job, tokenizer.vocab_size)

@@ -76,7 +76,7 @@ def random_tokens(vocab_size: int) -> Any:
 
 def pealm(spec: Mapping[str, Any], device: torch.device, answer: Callable[[Any], None]) -> None:
     """pealm's trainer: data, loop, metrics.jsonl, all but validations and saves."""
-    from pealm_core.config.job import Request, host_for, plan
+    from pealm_core.config.job import plan
     from pealm_core.config.settings import TrainSettings
     from pealm_core.data.windows import Windows
     from pealm_core.hardware.distributed import World
@@ -123,7 +123,7 @@ def pealm(spec: Mapping[str, Any], device: torch.device, answer: Callable[[Any],
             pass
 
     with tempfile.TemporaryDirectory() as folder:
-        job = plan(host_for(None), Request(), {"train": TrainSettings}, ())
+        job = plan((), flat={"train": TrainSettings})
         run, nothing = Run(Path(folder), {"train": {}}), cast(Any, None)  # a tokenizer and a corpus are for saving
         reporter = Timed(run, job, nothing, nothing, Display(quiet=True))
         trainer = Trainer(model, optimizer, windows, windows, settings, World(), device, dtype, reporter)

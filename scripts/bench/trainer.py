@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from pealm_core.checkpoints import folder as checkpoint
-from pealm_core.config.job import Request, host_for, plan
+from pealm_core.config.job import plan
 from pealm_core.config.settings import TrainSettings
 from pealm_core.data.windows import Windows
 from pealm_core.hardware.distributed import World
@@ -41,7 +41,7 @@ def trainer(folder: Path, model: torch.nn.Module, block: int, batch: int) -> Tra
     config: Any = model.config
     tokens = np.random.default_rng(0).integers(config.vocab_size, size=1_000_000).astype(np.uint16)
     settings = TrainSettings(steps=10_000, batch_size=batch, block_size=block, warmup_steps=0, grad_clip=0.0)
-    job: Any = plan(host_for(None), Request(), {"train": TrainSettings}, ())
+    job: Any = plan((), flat={"train": TrainSettings})
     tokenizer: Any = NoTokenizer()
     run = Run(folder, {"train": {}})
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)

@@ -1,5 +1,7 @@
 """The command line: help, config, sampling, and one clear line for every mistake."""
 
+import json
+import os
 import subprocess
 import sys
 import tomllib
@@ -35,6 +37,14 @@ def test_help_of_every_command(pealm: Pealm) -> None:
     special = pealm("train", "char-transformer", "--input.text", "x", "--help").out
     for text in ("--model.n-layer INT", "--input.text TEXT", "--input.val-fraction", "--tokenizer.unknown", "--lr"):
         assert text in special
+
+
+def test_help_follows_the_config_and_the_checkpoint(pealm: Pealm, ckpt: Path, book: Path) -> None:
+    page = pealm("train", "--config", ckpt / "config.toml", "--lr", "x", "--help").out
+    assert "Model (char-bigram):" in page and "--input.val-fraction" in page and "config.toml]" in page
+    assert "Model (char-bigram):" in pealm("sample", "--ckpt", ckpt, "--help").out
+    assert "Evaluation (perplexity):" in pealm("eval", "--ckpt", ckpt, "--on", "perplexity", "--help").out
+    assert "--optimizer.fused true|false" in pealm("train", "--help").out
 
 
 def test_help_is_shown_although_the_rest_of_the_line_is_wrong(pealm: Pealm) -> None:
@@ -104,10 +114,35 @@ def train(*args: object) -> tuple[object, ...]:
 MISTAKES = {
     "no model": (("train",), "train needs a model"),
     "no input": (("train", "char-bigram"), "train needs an input"),
-    "unknown command": (("trian",), "unknown command 'trian'; did you mean 'train'?"),
+    "unknown command": (("trian",), "unknown command 'trian'; did you mean 'train'? (commands: train, sample, eval,"),
+    "no command like it": (("xyz",), "unknown command 'xyz' (commands: train, sample, eval,"),
+    "old flag": (("train", "--model.no-bias", "gpt2", "--input.text", "x"), "unknown option --model.no-bias; write --model.bias false"),
+    "unknown table": (train("--modle.n-layer", 3), "unknown option --modle.n-layer; did you mean '--model.n-layer'?"),
+    "vocabulary size": (train("--model.vocab-size", 3), "unknown option --model.vocab-size"),
+    "second name": (train("--model.name", "gpt2"), "unknown option --model.name"),
+    "old name": (train("--decay-share", 0.5), "unknown option --decay-share; did you mean '--decay-fraction'?"),
+    "no value": (train("--model.n-layer"), "--model.n-layer needs a value"),
+    "no value of a field": (train("--input.val-fraction", "--lr", 1), "--input.val-fraction needs a value"),
+    "no value of a setting": (train("--lr"), "--lr needs a value"),
+    "flag's value": (train("--optimizer.fused", "on"), "--optimizer.fused must be true or false, not 'on'"),
+    "two inputs with values": (("train", "char-bigram", "--input.text=x", "--input.tinyshakespeare=x"), "one input at a time"),
+    "many layers": (train("--model.n-layer", 10**9), "--model.n-layer must be at most 10000, not 1e+09"),
+    "a large number": (train("--model.n-head", 99999999999999999999), "--model.n-head must be at most 1,000,000,000,000"),
+    "a number of 4,000 digits": (train("--model.n-head", "9" * 4000), "--model.n-head must be at most 1,000,000,000,000"),
+    "a number of 5,000 digits": (train("--steps", "9" * 5000), "--steps must be a whole number, not '999"),
+    "a long name": (train("--out", "x" * 300), ": File name too long"),
+    "a long name of a file": (train("--config", "x" * 300), ": can't be read: File name too long"),
+    "not UTF-8": (("train", "char-bigram", "--input.text", "\udcff.txt"), "'\\udcff.txt' is not valid UTF-8; rename the file"),
+    "device": (train("--config", "/dev/zero"), "/dev/zero: can't be read: not a regular file"),
+    "folder": (train("--config", "EMPTY"), "EMPTY: can't be read: not a regular file"),
+    "prompt device": (("sample", "--ckpt", "CKPT", "--prompt-file", "/dev/zero"), "/dev/zero: can't be read: not a regular file"),
+    "denormal temperature": (("sample", "--ckpt", "CKPT", "--temperature", "1e-39"), "temperature 1e-39 is too small: use 0, or at least 0.0001"),
+    "denormal top-p": (("sample", "--ckpt", "CKPT", "--top-p", "1e-320"), "--top-p must be at least 1e-06"),
+    "many samples": (("sample", "--ckpt", "CKPT", "--num-samples", 10**9), "--num-samples must be at most 10000"),
+    "many tokens": (("sample", "--ckpt", "CKPT", "-n", 10**11), "--max-new-tokens must be at most 1e+09"),
     "unknown model": (("train", "char-bigrm"), "unknown model 'char-bigrm'; did you mean 'char-bigram'?"),
     "unknown dataset": (("train", "char-bigram", "--input.txt", "x"), "unknown dataset 'txt'; did you mean 'text'?"),
-    "unknown input key": (train("--input.val-fractoin", 1), "--input.val-fractoin; did you mean 'val-fraction'?"),
+    "unknown input key": (train("--input.val-fractoin", 1), "unknown option --input.val-fractoin; did you mean '--input.val-fraction'?"),
     "unknown tokenizer": (train("--tokenizer", "chars"), "unknown tokenizer 'chars'; did you mean 'char'?"),
     "unknown optimizer": (train("--optimizer", "adam"), "unknown optimizer 'adam'; did you mean 'adamw'?"),
     "unknown option": (train("--model.n-layr", 3), "unknown option --model.n-layr; did you mean '--model.n-layer'?"),
@@ -158,6 +193,11 @@ def test_a_mistake_gets_one_clear_line_and_exit_code_2(
 
 
 FILES = {
+    "two spellings": ("[train]\nbatch-size = 3\nbatch_size = 4\n", "line 3: [train] batch_size and "),
+    "nesting": ("a = " + "[" * 5000 + "]" * 5000, "c.toml: bad TOML: nested too deeply"),
+    "5,000 digits": ("[train]\nsteps = " + "9" * 5000 + "\n", "c.toml: bad TOML: nested too deeply, or a number with too many"),
+    "4,000 digits": ("[train]\nsteps = " + "9" * 4000 + "\n", "c.toml, line 2: [train] steps must be at most 1,000,000,000,000"),
+    "old name": ("[train]\ndecay-share = 0.5\n", "[train] decay-share: unknown key"),
     "typo": ("[train]\nlr = 0.1\nstpes = 3\n", "c.toml, line 3: [train] stpes: unknown key; did you mean 'steps'?"),
     "type": ('[train]\nlr = "fast"\n', "c.toml, line 2: [train] lr must be a number, not 'fast'"),
     "syntax": ("[train\n", "c.toml: bad TOML"),
@@ -257,4 +297,81 @@ def test_a_place_without_rights_is_one_line(pealm: Callable[..., Any], monkeypat
 
     monkeypatch.setattr("pealm_core.checkpoints.folder.find", refuse)
     result = pealm("sample", "--ckpt", "theirs/run")
-    assert result.code == 2 and result.err.startswith("pealm: theirs/run: Permission denied; choose another place")
+    assert result.code == 2 and result.err.startswith("pealm: theirs/run: Permission denied; choose another path")
+
+
+def test_a_pipe_is_not_a_config(pealm: Pealm, book: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    result = pealm("train", "char-bigram", "--input.text", book, "--config", tmp_path / "pipe")
+    assert result.code == 2 and "not a regular file" in result.err
+
+
+def shell(line: str, **env: str) -> tuple[int, str, str]:
+    line = line.replace("pealm", f"{sys.executable} -m pealm", 1)
+    done = subprocess.run(["bash", "-c", line], capture_output=True, env={**os.environ, **env})
+    return done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
+
+
+@pytest.mark.parametrize("command", ["--help", "train --help", "sample --ckpt {} -n 3", "plugins"])
+def test_a_full_or_closed_stdout_is_one_line(command: str, ckpt: Path) -> None:
+    line = f"pealm {command.format(ckpt)}"
+    code, _, err = shell(f"{line} > /dev/full")
+    assert (code, err) == (1, "pealm: standard output: No space left on device\n")
+    code, _, err = shell(f"{line} >&-")
+    assert (code, err) == (1, "pealm: standard output is closed; redirect it, for instance to /dev/null\n")
+    assert shell(f"{line} 2>&- >&-")[0] == 1
+
+
+def test_a_stdout_of_another_encoding_never_ends_a_command(tmp_path: Path) -> None:
+    text, run = tmp_path / "text.txt", tmp_path / "rä"
+    text.write_text("€ä " * 400, encoding="utf-8")
+    for line in (
+        f"pealm train char-bigram --input.text {text} --steps 2 --sample-every 1 --out {run}",
+        f"pealm sample --ckpt {run} -n 20 --prompt €",
+        "pealm train --help",
+    ):
+        for encoding in ("ascii", "latin-1", "utf-8"):
+            code, _, err = shell(line, PYTHONIOENCODING=encoding)
+            assert code == 0, err
+    code, out, _ = shell(f"pealm sample --ckpt {run} --prompt € -n 0", PYTHONIOENCODING="latin-1")
+    assert (code, out) == (0, "\\u20ac\n")
+
+
+def test_ctrl_c_during_the_imports_is_one_line() -> None:
+    code = (
+        "import builtins, signal, os\nfrom pealm_core.cli import main\nload = builtins.__import__\n"
+        "def slow(name, *rest):\n    if name == 'click':\n        os.kill(os.getpid(), signal.SIGINT)\n"
+        "    return load(name, *rest)\nbuiltins.__import__ = slow\nmain(['--help'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "pealm: interrupted\n")
+
+
+@pytest.mark.parametrize("command", ["train char-bigram", "eval --ckpt {} --on perplexity"])
+def test_world_size_without_rank_is_one_line(command: str, ckpt: Path, book: Path) -> None:
+    line = f"pealm {command.format(ckpt)} --input.text {book}"
+    code, _, err = shell(line, WORLD_SIZE="2")
+    assert code == 2 and err.startswith("pealm: WORLD_SIZE is 2, but RANK is not set")
+    code, _, err = shell(line, WORLD_SIZE="two")
+    assert code == 2 and "WORLD_SIZE must be a whole number, not 'two'" in err
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "tf32", "bf16", "auto"])
+def test_evaluating_in_another_precision(dtype: str, pealm: Pealm, ckpt: Path, tmp_path: Path) -> None:
+    (tmp_path / "t.txt").write_text("hello world\n" * 20)
+    line = ("eval", "--ckpt", ckpt, "--on", "perplexity", "--input.text", tmp_path / "t.txt")
+    done = pealm(*line, "--dtype", dtype, "--output", tmp_path / "o.json")
+    assert done.code == 0, done.err
+    written = json.loads((tmp_path / "o.json").read_text())
+    plain = pealm(*line, "--output", tmp_path / "p.json")
+    assert plain.code == 0 and written["dtype"] == dtype
+    same = written["metrics"] == json.loads((tmp_path / "p.json").read_text())["metrics"]
+    assert same == (dtype != "bf16")
+
+
+def test_values_that_begin_with_a_dash_belong_to_their_option(pealm: Pealm, ckpt: Path) -> None:
+    result = pealm("sample", "--stop", "--", "--ckpt", ckpt, "-n", 5, "--seed", 1)
+    assert result.code == 0, result.err
+    result = pealm("sample", "--prompt", "- milk", "gpt2-pretrained", "--tokenizer-dir", "nowhere")
+    assert result.code == 2 and "--tokenizer-dir nowhere: no such folder" in result.err
+    assert pealm("sample", f"--ckpt={ckpt}", "-n5", "--", "char-bigram").code == 0

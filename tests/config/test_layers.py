@@ -59,7 +59,7 @@ def test_dump_round_trips_through_a_file(tmp_path: Path) -> None:
     file = tmp_path / "c.toml"
     file.write_text(tomli_w.dumps({"t": dump(config)}))
     tables, place = read_toml(file)
-    assert build(Layer("file", tables, line=place)) == config
+    assert build(Layer("file", tables, locate=place)) == config
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_toml_errors_name_file_and_line(tmp_path: Path) -> None:
     file.write_text("[t]\nn-layer = 3\nrte = 0.5\n")
     tables, place = read_toml(file)
     with pytest.raises(UserError, match=r"bad\.toml, line 3: \[t\] rte: unknown key; did you mean 'rate'"):
-        build(Layer("f", tables, line=place))
+        build(Layer("f", tables, locate=place))
     file.write_text("[t\n")
     with pytest.raises(UserError, match=r"bad\.toml: bad TOML: .*line 1"):
         read_toml(file)

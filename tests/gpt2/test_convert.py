@@ -14,7 +14,7 @@ import pealm_core
 from pealm_core import PealmError, UserError
 from pealm_core.checkpoints import folder as checkpoint
 from pealm_core.checkpoints.build import make_model, make_tokenizer
-from pealm_core.config.job import Request, host_for, plan
+from pealm_core.config.job import plan
 from pealm_core.config.layers import Layer
 from pealm_core.contract.specs import FormatSpec
 from pealm_core.plugins.host import PluginHost
@@ -91,7 +91,7 @@ def test_merges_are_those_that_openai_published(bpe: Any) -> None:
 def save_checkpoint(folder: Path, model: str, **sizes: Any) -> None:
     """An untrained model with a character tokenizer."""
     tables = {"model": {"name": model, **sizes}, "tokenizer": {"name": "char"}}
-    job = plan(host_for(None), Request(file=Layer("test", tables)), {}, ("model", "tokenizer"))
+    job = plan(("model", "tokenizer"), file=Layer("test", tables))
     texts: Any = SimpleNamespace(documents=lambda split: [TEXT])
     tokenizer = make_tokenizer(job, dataset=texts)
     made, job = make_model(job, tokenizer.vocab_size)

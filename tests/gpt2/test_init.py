@@ -12,7 +12,7 @@ import pealm_core
 from pealm_core import UserError
 from pealm_core.checkpoints import folder as checkpoint
 from pealm_core.checkpoints.initial_weights import read_initial_weights
-from pealm_core.config.job import Request, host_for, plan
+from pealm_core.config.job import host_for, plan
 from pealm_core.config.layers import Layer
 
 ARGS = ("--batch-size", 2, "--warmup-steps", 0, "--lr", 1e-3, "--eval-tokens", 100)
@@ -77,8 +77,8 @@ def test_a_run_s_own_config_fetches_the_size_that_it_was_made_with(
 
     monkeypatch.setattr("pealm_gpt2.pretrained.download", download)
     host = host_for(None)
-    first = plan(host, Request({"model": "gpt2"}, preset=preset), {}, ("model",))
-    again = plan(host, Request(file=Layer("config.toml", first.tables())), {}, ("model",))
+    first = plan(("model",), host=host, preset=preset, words={"model": {"name": "gpt2"}})
+    again = plan(("model",), host=host, file=Layer("config.toml", first.tables()))
     for job in (first, again):
         with pytest.raises(UserError, match=f"asked for {preset or 'small'}"):
             read_initial_weights(job, "gpt2-pretrained")

@@ -86,7 +86,7 @@ with faster(torch.nn.Linear(1, 1), torch.device("cpu"), tuple(sys.argv[1:])):
 
 def test_what_is_left_out_changes_nothing(pealm: Callable[..., Any], book: Path, tmp_path: Path) -> None:
     small = ("--model.block-size", 8, "--model.n-layer", 1, "--model.n-embd", 8, "--model.n-head", 2, "--steps", 3)
-    fewer = ("--without", "gc,prefetch,heap", "--optimizer.fused")
+    fewer = ("--without", "gc,prefetch,heap", "--optimizer.fused", "true")
     for name, extra in (("a", ()), ("b", fewer), ("c", ("--without", "onednn"))):
         done = pealm("train", "char-transformer", "--input.text", book, *small, "--out", tmp_path / name, *extra)
         assert done.code == 0, done.err

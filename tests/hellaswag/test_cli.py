@@ -40,7 +40,7 @@ def rows(tmp_path: Path) -> Path:
 def test_hellaswag_is_the_default_and_tells_all(pealm: Pealm, run: Path, rows: Path, tmp_path: Path) -> None:
     output = tmp_path / "results.json"
     args = ("eval", "--ckpt", run, "--eval.file", rows, "--output", output)
-    result = pealm(*args, "--limit", 20, "--eval.details", "--eval.style", "harness")
+    result = pealm(*args, "--limit", 20, "--eval.details", "true", "--eval.style", "harness")
     assert result.code == 0, result.err
     first, acc, acc_norm, *_ = result.out.splitlines()
     assert first.startswith("hellaswag on char-transformer: n = 20 in ") and first.endswith("/s")
@@ -61,7 +61,7 @@ def test_hellaswag_is_the_default_and_tells_all(pealm: Pealm, run: Path, rows: P
 
 
 def test_two_processes_write_the_file_that_one_writes(pealm: Pealm, run: Path, rows: Path, tmp_path: Path) -> None:
-    args = ["eval", "--ckpt", str(run), "--eval.file", str(rows), "--eval.details", "--output"]
+    args = ["eval", "--ckpt", str(run), "--eval.file", str(rows), "--eval.details", "true", "--output"]
     assert pealm(*args, tmp_path / "one.json").code == 0
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 import pealm_core
-from pealm_core.config.job import Request, file_layer, host_for, plan
+from pealm_core.config.job import plan
+from pealm_core.config.layers import file_layer
 from pealm_core.config.settings import Sampling
 from pealm_core.contract.errors import UserError
 from pealm_core.hardware.inference_weights import prepare
@@ -180,9 +181,9 @@ def test_stop_and_stats(pealm: Pealm, ckpt: Path) -> None:
 MISTAKES = {
     "two prompts": (("--prompt", "a", "--prompt-file", "b"), "--prompt and --prompt-file: give one of them"),
     "no prompt file": (("--prompt-file", "none.txt"), "--prompt-file none.txt: can't be read"),
-    "empty stop": (("--stop", ""), "--stop: an empty text would end every text before it begins"),
+    "empty stop": (("--stop", ""), "--stop: an empty text would end every text before it starts"),
     "min-p": (("--min-p", "1.5"), "--min-p must be at most 1, not 1.5"),
-    "penalty": (("--repetition-penalty", "0"), "--repetition-penalty must be above 0, not 0"),
+    "penalty": (("--repetition-penalty", "0"), "--repetition-penalty must be at least 0.01, not 0"),
     "quantize": (("--quantize", "int3"), "int3"),
     "dtype": (("--dtype", "fp8"), "fp8"),
 }
@@ -219,7 +220,7 @@ def test_every_process_evaluates_on_the_device_that_was_picked_for_it(
     text.write_text("hello world")
     monkeypatch.setattr("pealm_core.hardware.device.pick_device", lambda name, local_rank=0: picked)
 
-    def look(job: object, folder: object, *, device: torch.device) -> None:
+    def look(job: object, folder: object, *, device: torch.device, dtype: str) -> None:
         seen.append(device)
         raise UserError("seen")
 
@@ -230,5 +231,5 @@ def test_every_process_evaluates_on_the_device_that_was_picked_for_it(
 
 def test_a_device_may_be_picked_beforehand(ckpt: Path) -> None:
     file = file_layer(ckpt / "config.toml")
-    job = plan(host_for(file), Request(file=file), {}, ("model", "tokenizer"))
+    job = plan(("model", "tokenizer"), file=file)
     assert next(open_job(job, ckpt, device=torch.device("meta")).model.parameters()).is_meta

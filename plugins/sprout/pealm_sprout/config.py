@@ -10,10 +10,10 @@ class SproutConfig:
     """Sizes, and one switch for each technique; vocab_size comes from the tokenizer."""
 
     vocab_size: int = setting(0, hidden=True)
-    block_size: int = setting(128, "tokens that it sees at once", at_least=1)
-    n_layer: int = setting(4, "transformer blocks", at_least=1)
+    block_size: int = setting(128, "context length in tokens", at_least=1)
+    n_layer: int = setting(4, "transformer blocks", at_least=1, at_most=10_000)
     n_head: int = setting(4, "attention heads in a block", at_least=1)
-    n_embd: int = setting(128, "width", at_least=1)
+    n_embd: int = setting(128, "width", at_least=1, at_most=1_000_000)
     dropout: float = setting(0.0, "share of activations dropped in training", at_least=0, below=1)
     rotary: bool = setting(True, "rotary positions, else learned ones")
     qk_norm: bool = setting(True, "queries and keys of equal length, with a learned temperature per head")

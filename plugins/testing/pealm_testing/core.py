@@ -7,8 +7,6 @@ from pealm_core.checkpoints.folder import load_model as load_model
 from pealm_core.checkpoints.folder import save as save_checkpoint
 from pealm_core.checkpoints.tensors import read_optimizer as read_optimizer
 from pealm_core.checkpoints.tensors import write_optimizer as write_optimizer
-from pealm_core.config.job import Request as Request
-from pealm_core.config.job import host_for as host_for
 from pealm_core.config.job import plan as plan
 from pealm_core.config.layers import Layer as Layer
 from pealm_core.config.layers import resolve as resolve

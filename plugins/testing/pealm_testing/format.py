@@ -12,7 +12,7 @@ import torch
 
 from pealm_core import LM, FormatSpec, PealmError, load
 from pealm_testing.base import Conformance
-from pealm_testing.core import Layer, Request, has, host_for, make_model, make_tokenizer, plan, save_checkpoint
+from pealm_testing.core import Layer, has, make_model, make_tokenizer, plan, save_checkpoint
 from pealm_testing.errors import ConformanceError
 
 
@@ -32,7 +32,7 @@ class FormatConformance(Conformance):
         if self.model is None:
             raise SkipTest("set model = ..., a model that it supports")
         tables: dict[str, Any] = {"model": {"name": self.model, **self.sizes}}
-        job = plan(host_for(None), Request(file=Layer("the test", tables)), {}, ("model", "tokenizer"))
+        job = plan(("model", "tokenizer"), file=Layer("the test", tables))
         tokenizer = make_tokenizer(job)
         if has(tokenizer, "fit"):
             tokenizer.fit(iter(self.texts))  # type: ignore[attr-defined]

@@ -1,0 +1,136 @@
+"""From names, a file, a preset and words to a job."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pealm_core.config.job import plan
+from pealm_core.config.layers import Layer
+from pealm_core.contract.errors import PluginError, UserError
+
+ALL = ("model", "input", "tokenizer", "optimizer")
+PLUGIN = """
+from pealm_core import DatasetSpec, ModelSpec, OptimizerSpec, hookimpl
+
+@hookimpl
+def pealm_models():
+    return ModelSpec(name="duck", summary="x", config="pealm_duck_plugin:Config", factory="pealm_duck_plugin:Config",
+                     presets={"slow": {"width": 3, "optimizer": {"name": "sgd", "momentum": 0.5}, "input": {"pond": 7}},
+                              "plain": {"optimizer": {"beta1": 0.5}}},
+                     recipe={"optimizer": {"beta2": 0.6}, "input": {"tinyshakespeare": True}})
+
+@hookimpl
+def pealm_optimizers():
+    return OptimizerSpec(name="sgd", summary="x", config="pealm_duck_plugin:Sgd", factory="pealm_duck_plugin:Sgd")
+
+@hookimpl
+def pealm_datasets():
+    return DatasetSpec(name="pond", summary="x", config="pealm_duck_plugin:Pond", factory="pealm_duck_plugin:Pond",
+                       value="size")
+
+from dataclasses import dataclass
+from functools import cached_property
+from pealm_core import setting
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    vocab_size: int = setting(0, hidden=True)
+    block_size: int = 8
+    width: int = 4
+
+@dataclass(frozen=True)
+class Sgd:
+    momentum: float = 0.0
+    @cached_property
+    def twice(self):
+        return 2 * self.momentum
+
+@dataclass(frozen=True)
+class Pond:
+    size: int = 1
+    deep: bool = False
+"""
+
+
+@pytest.fixture
+def duck(stranger: Callable[..., None]) -> None:
+    stranger("pealm-duck", PLUGIN)
+
+
+def words(**tables: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {"model": {"name": "duck"}, **tables}
+
+
+def test_a_preset_names_optimizer_and_input(duck: None) -> None:
+    job = plan(ALL, preset="slow", words=words())
+    tables = job.tables()
+    assert tables["optimizer"] == {"name": "sgd", "momentum": 0.5}
+    assert tables["input"] == {"pond": 7, "deep": False}
+    assert job.origins["input"]["size"] == job.origins["optimizer"]["momentum"] == "preset slow"
+    other = plan(
+        ALL, preset="slow", words=words(optimizer={"name": "adamw"}, input={"tinyshakespeare": True})
+    ).tables()
+    assert other["optimizer"]["beta2"] == 0.6 and other["input"] == {"tinyshakespeare": True}
+
+
+def test_a_preset_that_names_no_optimizer_sets_the_recipes(duck: None) -> None:
+    adamw = plan(ALL, preset="plain", words=words()).configs["optimizer"]
+    assert (adamw.beta1, adamw.beta2) == (0.5, 0.6)
+    assert plan(ALL, preset="plain", words=words(optimizer={"name": "sgd"})).configs["optimizer"].momentum == 0.0
+
+
+def test_a_preset_lies_above_a_runs_own_config_and_below_another_file(duck: None) -> None:
+    run = Layer("run", plan(ALL, preset="slow", words=words(model={"name": "duck", "width": "9"})).tables())
+    assert plan(ALL, file=run).configs["model"].width == 9
+    assert plan(ALL, file=run, preset="slow").configs["model"].width == 3
+    file = Layer("file", {"model": {"name": "duck", "width": 5}})
+    job = plan(ALL, file=file, preset="slow")
+    assert job.configs["model"].width == 5 and job.entries["optimizer"].name == "sgd"
+
+
+def test_a_name_with_its_distribution_is_the_same_component(duck: None) -> None:
+    file = Layer("file", {"model": {"name": "duck", "width": 5}, "input": {"pond": 2}})
+    job = plan(ALL, file=file, words={"model": {"name": "pealm-duck/duck"}, "input": {"pealm-duck/pond": True}})
+    assert job.entries["model"].name == "pealm-duck/duck"
+    assert (job.configs["model"].width, job.configs["input"].size) == (5, 2)
+
+
+def test_the_value_of_a_dataset_is_set_once(duck: None) -> None:
+    with pytest.raises(UserError, match=r"--input.size and --input.pond are the same setting"):
+        plan(ALL, words=words(input={"pond": "3", "size": "4"}))
+
+
+def test_a_dataset_without_a_value_field_takes_no_value(
+    stranger: Callable[..., None], pealm: Callable[..., Any]
+) -> None:
+    stranger("pealm-duck", PLUGIN.replace('value="size"', "value=None"))
+    assert plan(ALL, words=words(input={"pond": True})).tables()["input"] == {"pond": True, "size": 1, "deep": False}
+    with pytest.raises(UserError, match=r"--input.pond takes no value"):
+        plan(ALL, words=words(input={"pond": "3"}))
+    line = ("train", "--input.pond", "duck", "--input.deep", "true", "--print-config")
+    printed = pealm(*line)
+    assert printed.code == 0 and "deep = true " in printed.out
+
+
+def test_configs_with_slots_or_cached_properties(duck: None) -> None:
+    job = plan(ALL, preset="slow", words=words())
+    assert job.configs["optimizer"].twice == 1.0  # now cached in the instance's __dict__
+    built = job.with_model_config(dataclasses.replace(job.configs["model"], vocab_size=5))
+    assert built.tables()["model"] == {"name": "duck", "vocab-size": 5, "block-size": 8, "width": 3}
+    assert built.resolved.values["model"]["vocab_size"] == 5
+    assert built.resolved.values["optimizer"] == {"momentum": 0.5}
+    assert built.tables()["optimizer"] == {"name": "sgd", "momentum": 0.5}
+
+
+def test_a_mistake_in_a_preset_is_the_plugins(stranger: Callable[..., None]) -> None:
+    stranger("pealm-duck", PLUGIN.replace('"width": 3', '"widht": 3'))
+    with pytest.raises(PluginError, match=r"pealm-duck: preset slow: \[model\] widht: unknown key; did you mean"):
+        plan(ALL, preset="slow", words=words())
+
+
+def test_all_mistakes_at_once(duck: None) -> None:
+    with pytest.raises(UserError) as error:
+        plan(ALL, words=words(model={"name": "duck", "width": "x", "depth": "1"}, optimizer={"bta1": "1"}))
+    assert len(str(error.value).splitlines()) == 3
