@@ -14,7 +14,7 @@ from pealm_core.hardware.distributed import World
 EVAL_TOKENS = 8192  # in one pass of validation, which keeps no activations
 
 
-def accumulate(model: Any, batch: Batch, *, micro_batch_size: int, dtype: torch.dtype, sync: bool) -> torch.Tensor:
+def accumulate(model: Any, batch: Batch, micro_batch_size: int, dtype: torch.dtype, *, sync: bool) -> torch.Tensor:
     """Run forward and backward passes over a batch, (B, T) each of idx and targets; return its mean loss.
 
     micro_batch_size: sequences in a pass. sync: the model is wrapped in DistributedDataParallel, which averages the
@@ -38,7 +38,6 @@ def accumulate(model: Any, batch: Batch, *, micro_batch_size: int, dtype: torch.
 def validation_loss(
     model: Any,
     windows: Windows,
-    *,
     max_tokens: int,
     world: World,
     device: torch.device,

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 from pealm_core.checkpoints import folder as checkpoint
 from pealm_core.checkpoints.tensors import read_optimizer
@@ -87,7 +86,10 @@ def restore(
     run.rewind(state["step"] if state else 0)
     if trainer.world.main:
         checkpoint.set_aside(run.dir, newest)
-    trainer.recorder.saver.best_on_disk = on_disk = trainer.world.gather(best_loss(run))[0][0]
+    on_disk = math.inf  # the loss of the weights in best/
+    with suppress(InvalidCheckpointError):
+        on_disk = (checkpoint.verify(run.dir / "best")["best_loss"] if trainer.world.main else None) or math.inf
+    trainer.recorder.saver.best_on_disk = on_disk = trainer.world.gather(on_disk)[0][0]
     if newest is None or state is None:
         display.say(f"{run.dir} has no valid checkpoint yet: starting from step 0")
         return
@@ -105,13 +107,3 @@ def restore(
     trainer.val_loss, trainer.first_val_loss = state["val_loss"], state["first_val_loss"]
     trainer.eval_seconds = state.get("eval_seconds", 0.0)
     display.say(f"resuming from {newest}")
-
-
-def best_loss(run: Run) -> float:
-    """Return the validation loss of the weights in best/, infinity where there are none that are valid."""
-    try:
-        state: dict[str, Any] = checkpoint.verify(run.dir / "best") if run.rank == 0 else {}
-    except InvalidCheckpointError:
-        return math.inf
-    loss = state.get("best_loss")
-    return math.inf if loss is None else float(loss)

@@ -3,7 +3,6 @@
 runs/MODEL/2026-11-22_10-15-30/  config.toml  run.json  metrics.jsonl  samples.jsonl  checkpoints/  best/
 """
 
-import itertools
 import json
 import os
 import socket
@@ -102,12 +101,10 @@ class Run:
         """Raise PealmError if the run's folder is gone, or another run has taken its place."""
         if self.rank != 0:
             return
-        try:
-            same = os.path.samestat(os.fstat(self._lock.fileno()), (self.dir / ".lock").stat())
-        except OSError:
-            same = False
-        if not same:
-            raise PealmError(f"{self.dir} has vanished while the run was training; nothing more can be saved there")
+        with suppress(OSError):
+            if os.path.samestat(os.fstat(self._lock.fileno()), (self.dir / ".lock").stat()):
+                return
+        raise PealmError(f"{self.dir} has vanished while the run was training; nothing more can be saved there")
 
     def close(self) -> None:
         """Release the folder."""
@@ -134,30 +131,24 @@ class _Log:
     """A file of JSON lines that only grows. While the disk is full, lines wait in memory for the next one."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self._file: Any = None
-        self._unwritten = b""
+        self.path, self._unwritten = path, b""
+        self._file: FileIO | None = None
 
     def append(self, line: Mapping[str, Any]) -> None:
         self._unwritten += json.dumps(line).encode() + b"\n"
-        try:
-            if self._file is None:
-                self._file = FileIO(self.path, "a", opener=_no_links)
+        with suppress(OSError):
+            self._file = self._file or FileIO(self.path, "a", opener=_no_links)
             while self._unwritten:
-                self._unwritten = self._unwritten[self._file.write(self._unwritten) :]
-        except OSError:
-            pass
+                self._unwritten = self._unwritten[self._file.write(self._unwritten) or 0 :]
 
     def until(self, step: int) -> str:
         """Return the lines up to a step."""
-        kept = []
-        for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                if json.loads(line)["step"] <= step:
-                    kept.append(line)
-            except (ValueError, KeyError, TypeError):  # the line that a kill cut short
-                break
-        return "".join(line + "\n" for line in kept)
+        kept = ""
+        with suppress(ValueError, KeyError, TypeError):  # at the line that a kill cut short
+            for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
+                if json.loads(line)["step"] <= step and line.endswith("\n"):
+                    kept += line
+        return kept
 
     def sync(self) -> None:
         if self._file is not None:
@@ -176,17 +167,16 @@ def _no_links(path: str, flags: int) -> int:
 
 def new_folder(model: str) -> Path:
     """Make `runs/MODEL/DATE_TIME`, with a number appended if two runs start in one second. Raises UserError."""
-    date = time.strftime("%Y-%m-%d_%H-%M-%S")
-    for count in itertools.count(1):
+    date, count = time.strftime("%Y-%m-%d_%H-%M-%S"), 1
+    while True:
         folder = _home(model) / (date if count == 1 else f"{date}-{count}")
         try:
             folder.mkdir(parents=True)
+            return folder
         except FileExistsError:
-            continue
+            count += 1
         except OSError as error:
             raise UserError(f"{folder}: the run folder can't be written: {error.strerror}") from None
-        return folder
-    raise AssertionError("the numbers never end")
 
 
 def restarted_folder(model: str) -> Path | None:

@@ -14,11 +14,13 @@ from pealm_core.checkpoints import folder as checkpoint
 from pealm_core.checkpoints.tensors import identity
 from pealm_core.contract.errors import PealmError
 from pealm_core.contract.protocols import Tokenizer
-from pealm_core.hardware.device import synchronize
 from pealm_core.training.run import Run
 
 if TYPE_CHECKING:
     from pealm_core.training.trainer import Trainer
+
+
+STATE = ("step", "seconds", "val_loss", "first_val_loss", "eval_seconds")  # of the trainer, in state.json
 
 
 class Snapshot:
@@ -31,8 +33,8 @@ class Snapshot:
         """Return the same nested dicts with every tensor copied; tensors that share memory share the copy."""
         copies: dict[tuple[Any, ...], Tensor] = {}
         taken = self._copy(tree, place, copies)
-        for device in {key[-1] for key in copies if isinstance(key[-1], torch.device)}:
-            synchronize(device)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
         return taken
 
     def _copy(self, tree: Any, place: str, copies: dict[tuple[Any, ...], Tensor]) -> Any:
@@ -40,15 +42,13 @@ class Snapshot:
             return {key: self._copy(value, f"{place}.{key}", copies) for key, value in tree.items()}
         if not isinstance(tree, Tensor):
             return copy.deepcopy(tree)
-        if (known := copies.get(identity(tree))) is not None:
-            return known
-        memory = self._memory.get(place)
-        if memory is None or memory.shape != tree.shape or memory.dtype != tree.dtype:
-            memory = torch.empty(tree.shape, dtype=tree.dtype, pin_memory=tree.is_cuda)
-            self._memory[place] = memory
-        # Only a copy into pinned memory can run beside others; from other devices it would not be waited for.
-        copies[identity(tree)] = memory.copy_(tree.detach(), non_blocking=tree.is_cuda)
-        return memory
+        if (key := identity(tree)) not in copies:
+            memory = self._memory.get(place)
+            if memory is None or memory.shape != tree.shape or memory.dtype != tree.dtype:
+                memory = self._memory[place] = torch.empty(tree.shape, dtype=tree.dtype, pin_memory=tree.is_cuda)
+            # Only copies from CUDA to pinned memory are waited for above.
+            copies[key] = memory.copy_(tree.detach(), non_blocking=tree.is_cuda)
+        return copies[key]
 
 
 class Writer:
@@ -126,12 +126,12 @@ class Saver:
             return
         model = self._snapshot.take(trainer.model.state_dict(), "model")
         optimizer = self._snapshot.take(trainer.optimizer.state_dict(), "optimizer") if full else None
-        parts = {
-            "model": model,
-            "config": self.run.config,
-            "tokenizer": self.tokenizer,
-            "state": self._state(trainer),
+        state = {name: getattr(trainer, name) for name in STATE} | {
+            "best_loss": trainer.best_loss if math.isfinite(trainer.best_loss) else None,
+            "world_size": trainer.world.size,
+            "data": self.data_key,
         }
+        parts = {"model": model, "config": self.run.config, "tokenizer": self.tokenizer, "state": state}
 
         def write() -> None:
             self.run.sync()
@@ -144,18 +144,6 @@ class Saver:
             checkpoint.prune(self.run.dir, trainer.settings.keep)
 
         self.writer.start(write)
-
-    def _state(self, trainer: "Trainer") -> dict[str, Any]:
-        return {
-            "step": trainer.step,
-            "seconds": trainer.seconds,
-            "val_loss": trainer.val_loss,
-            "best_loss": trainer.best_loss if math.isfinite(trainer.best_loss) else None,
-            "first_val_loss": trainer.first_val_loss,
-            "eval_seconds": trainer.eval_seconds,
-            "world_size": trainer.world.size,
-            "data": self.data_key,
-        }
 
     def poll(self, trainer: "Trainer") -> None:
         """Announce the save that has ended meanwhile, if any."""

@@ -2,7 +2,6 @@
 
 import platform
 import shlex
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,7 +68,10 @@ def _train(job: Job, out: Path | None, world: World, device: torch.device, displ
         optimizer = make(
             job.entries["optimizer"], *([] if config is None else [config]), model, lr=job.configs["train"].lr
         )
-    folder = folder or _shared_new_folder(name, world)
+    if folder is None:
+        with world.together():
+            folder = new_folder(name) if world.main else None
+        folder = Path(world.texts(str(folder))[0])
     with world.together():
         run = Run(folder, job.tables(), rank=world.rank, resuming=resuming)
         recorder = Recorder(run, job, parts.tokenizer, parts.corpus.key, display)
@@ -88,7 +90,7 @@ def _train(job: Job, out: Path | None, world: World, device: torch.device, displ
         with world.together():
             run.keep_config()
         _introduce(parts, trainer, display)
-        return _fit(trainer, display, _facts(parts, trainer, display.floor))
+        return _fit(parts, trainer, display)
     finally:
         run.close()
 
@@ -150,19 +152,21 @@ def _windows(parts: Parts) -> tuple[Windows, Windows]:
     return windows[0], windows[1]
 
 
-def _shared_new_folder(name: str, world: World) -> Path:
-    """Make a new run folder on rank 0; return it on every rank."""
-    new = ""
-    with world.together():
-        if world.main:
-            new = str(new_folder(name))
-    return Path(world.texts(new)[0])
-
-
-def _fit(trainer: Trainer, display: Display, facts: Mapping[str, Any]) -> int:
+def _fit(parts: Parts, trainer: Trainer, display: Display) -> int:
     """Run the loop; however it ends, run.json says so and every plugin is told."""
-    recorder, status = trainer.recorder, "failed"
-    recorder.run.record(status="running", **facts)
+    recorder, status, cuda = trainer.recorder, "failed", trainer.device.type == "cuda"
+    recorder.run.record(
+        status="running",
+        parameters=_size(parts.model),
+        vocab_size=parts.tokenizer.vocab_size,
+        training_tokens=trainer.train.tokens,
+        entropy_floor=display.floor,  # in nats per token
+        processes=trainer.world.size,
+        device=torch.cuda.get_device_name(trainer.device) if cuda else str(trainer.device),
+        dtype=str(trainer.dtype).removeprefix("torch."),
+        torch=torch.__version__,
+        python=platform.python_version(),
+    )
     try:
         recorder.notify("pealm_run_start")
         trainer.fit()
@@ -176,22 +180,6 @@ def _fit(trainer: Trainer, display: Display, facts: Mapping[str, Any]) -> int:
         recorder.notify("pealm_run_end", status=status)
     _summarize(trainer, display)
     return 128 + trainer.interrupted if trainer.interrupted else 0
-
-
-def _facts(parts: Parts, trainer: Trainer, floor: float | None) -> dict[str, Any]:
-    """Return what run.json says: sizes, the entropy floor in nats per token, the hardware."""
-    cuda = trainer.device.type == "cuda"
-    return {
-        "parameters": _size(parts.model),
-        "vocab_size": parts.tokenizer.vocab_size,
-        "training_tokens": trainer.train.tokens,
-        "entropy_floor": floor,
-        "processes": trainer.world.size,
-        "device": torch.cuda.get_device_name(trainer.device) if cuda else str(trainer.device),
-        "dtype": str(trainer.dtype).removeprefix("torch."),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }
 
 
 def _size(model: torch.nn.Module) -> int:

@@ -2,9 +2,7 @@
 
 import math
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -12,7 +10,7 @@ import torch
 from pealm_core.config.settings import TrainSettings
 from pealm_core.contract.errors import PealmError
 from pealm_core.data.order import combine
-from pealm_core.data.windows import Batch, Windows
+from pealm_core.data.windows import Windows
 from pealm_core.hardware.distributed import World
 from pealm_core.hardware.speed import faster
 from pealm_core.training.batches import Batches
@@ -22,7 +20,8 @@ from pealm_core.training.schedule import Budget, due, lr_factor
 from pealm_core.training.signals import Signals
 from pealm_core.training.strategy import data_parallel
 
-READ_EVERY = 10  # on a GPU, which would otherwise have to be waited for in each step
+# Steps between two reads of losses, by device: a GPU would have to be waited for in each step.
+READ_EVERY = {"cpu": 1, "cuda": 10, "mps": 10}
 
 
 @dataclass
@@ -45,35 +44,20 @@ class Trainer:
     first_val_loss: float | None = None
     eval_seconds: float = 0.0  # what a validation takes
     interrupted: int = 0  # the signal that asked the run to end, once every rank knows of it
-    read_every: int = 1  # steps between two reads of losses from the device
     _start: float = field(default_factory=time.perf_counter, init=False)  # the clock's zero
     _validated: float | None = field(default=None, init=False)  # the clock at the end of the last validation
     _unread: list[tuple[dict[str, Any], torch.Tensor]] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
-        if self.device.type != "cpu":
-            self.read_every = READ_EVERY
-
-    @cached_property
-    def batches(self) -> Batches:
-        """This rank's batches, on the device."""
-        s, world = self.settings, self.world
-        prefetch = self.device.type == "cuda" and "prefetch" not in s.without
-
-        def draw(step: int) -> Batch:
-            return self.train.batch(step, s.batch_size, rank=world.rank, world_size=world.size)
-
-        return Batches(draw, self.device, ahead=prefetch)
-
-    @cached_property
-    def signals(self) -> Signals:
-        """The signals that this process gets."""
-        return Signals(launched=self.world.size > 1)
-
-    @cached_property
-    def budget(self) -> Budget:
-        """How much of the run is done."""
-        return Budget(self.settings)
+        self.budget, self.signals = Budget(self.settings), Signals(launched=self.world.size > 1)
+        self.read_every = READ_EVERY[self.device.type]
+        local = self.settings.batch_size // self.world.size
+        self.micro_batch_size = min(self.settings.micro_batch_size or local, local)  # sequences in a pass
+        prefetch = self.device.type == "cuda" and "prefetch" not in self.settings.without
+        size, rank, ranks = self.settings.batch_size, self.world.rank, self.world.size
+        self.batches = Batches(
+            lambda step: self.train.batch(step, size, rank=rank, world_size=ranks), self.device, ahead=prefetch
+        )
 
     def fit(self) -> None:
         """Train until the steps or seconds are used up or a signal comes; then save."""
@@ -81,7 +65,8 @@ class Trainer:
         model = data_parallel(self.model) if self.world.size > 1 else self.model
         with self.signals, faster(self.model, self.device, self.settings.without):
             try:
-                self._loop(model)
+                with out_of_memory(self._memory_advice):
+                    self._loop(model)
             except Exception:
                 self.recorder.finish(self, failed=True)
                 raise
@@ -103,33 +88,30 @@ class Trainer:
                 last = self.finished()  # the validation may have used up the time, or a signal came
             full, best = last or due(self.step, s.save_every), loss is not None and loss < self.best_loss
             if loss is not None:
-                lines[-1]["val_loss"] = loss
+                lines[-1]["val_loss"], self.best_loss = loss, min(loss, self.best_loss)
             if full or loss is not None or not self._unread:
                 self.read()  # no checkpoint is written before its losses are known to be finite
                 for line in lines:
                     self.recorder.step(self, line)
                 lines = []
-            self.best_loss = min(self.best_loss, self.best_loss if loss is None else loss)
             if full or best:
                 self.recorder.save(self, full=full, best=best)
 
     def update(self, model: torch.nn.Module) -> dict[str, Any]:
         """Run one optimizer step; return its metrics, with the loss (nats per token) before the update."""
-        s, began, factor = self.settings, time.perf_counter(), self.lr_factor()
-        tokens = s.batch_size * self.train.block_size
+        s, began = self.settings, time.perf_counter()
+        factor, tokens = lr_factor(self.progress(), self.step, s), s.batch_size * self.train.block_size
         line = {"step": self.step + 1, "tokens": (self.step + 1) * tokens, "loss": 0.0, "lr": factor * s.lr}
         for group in self.optimizer.param_groups:
             group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
-        with out_of_memory(self._memory_advice):
-            loss = self.gradients(model)
+        loss = self.gradients(model)
         norm = torch.nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
         self._unread.append((line, torch.stack((loss, norm.to(loss)))))
         if self.read_every == 1:
             self.read()  # before the update, so that a loss that is not finite changes nothing
         if s.grad_clip and (self.read_every > 1 or float(norm) > s.grad_clip):
             torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), s.grad_clip, norm)
-        with out_of_memory(self._memory_advice):  # the optimizer's state is made in the first step
-            self.optimizer.step()
+        self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
         if len(self._unread) >= self.read_every or (self.signals.number and self.world.size == 1):
@@ -140,13 +122,10 @@ class Trainer:
 
     def gradients(self, model: torch.nn.Module) -> torch.Tensor:
         """Run forward and backward over this rank's part of the step's batch; return its mean loss, on the device."""
-        s = self.settings
         batch = self.batches.get(self.step)
-        torch.manual_seed(combine(s.seed, self.step, self.world.rank) % 2**63)  # dropout
+        torch.manual_seed(combine(self.settings.seed, self.step, self.world.rank) % 2**63)  # dropout
         self.model.train()
-        return accumulate(
-            model, batch, micro_batch_size=self.micro_batch_size, dtype=self.dtype, sync=self.world.size > 1
-        )
+        return accumulate(model, batch, self.micro_batch_size, self.dtype, sync=self.world.size > 1)
 
     def read(self) -> None:
         """Read the losses and gradient norms of the steps since the last call, and whether a signal came on any rank.
@@ -160,34 +139,32 @@ class Trainer:
         everyone = self.world.gather(*(number for pair in values for number in pair), self.signals.number)
         self.interrupted = int(max(row[-1] for row in everyone))
         for place, (line, _) in enumerate(unread):
-            pairs = [row[2 * place : 2 * place + 2] for row in everyone]
-            check_finite(line["step"], pairs)
-            line["loss"] = sum(loss for loss, _ in pairs) / len(pairs)
-            line["grad_norm"] = values[place][1]
+            losses, norms = ([row[2 * place + part] for row in everyone] for part in (0, 1))
+            for what, numbers in (("loss", losses), ("gradient norm", norms)):
+                for rank, number in enumerate(numbers):
+                    if not math.isfinite(number):
+                        raise PealmError(
+                            f"the {what} is not finite at step {line['step']} (rank {rank}): loss {losses[rank]}, "
+                            f"gradient norm {norms[rank]}; the last checkpoint is kept. Try a lower --lr or more "
+                            f"--warmup-steps"
+                        )
+            line["loss"], line["grad_norm"] = sum(losses) / len(losses), values[place][1]
 
     def validate(self) -> float | None:
         """Return the mean loss in nats per token over the validation windows; None if a signal cut it short."""
-        ends = [time.perf_counter()]
+        ends = [time.perf_counter()]  # of the rounds
 
         def round_done() -> bool:
             ends.append(time.perf_counter())
             return bool(self.signals.number)
 
-        with out_of_memory(self._memory_advice):
-            loss = validation_loss(
-                self.model,
-                self.val,
-                max_tokens=self.settings.eval_tokens,
-                world=self.world,
-                device=self.device,
-                dtype=self.dtype,
-                round_done=round_done,
-            )
+        s = self.settings
+        loss = validation_loss(self.model, self.val, s.eval_tokens, self.world, self.device, self.dtype, round_done)
         if loss is None:
             self.interrupted = int(max(number for (number,) in self.world.gather(self.signals.number)))
             return None
-        rounds = ends if self._validated is not None else ends[1:]  # the process's first call may have compiled
-        seconds = (rounds[-1] - rounds[0]) * (len(ends) - 1) / max(1, len(rounds) - 1)
+        counted = ends if self._validated is not None else ends[1:]  # the process's first pass may have compiled
+        seconds = (counted[-1] - counted[0]) * (len(ends) - 1) / max(1, len(counted) - 1)
         self.val_loss, self.eval_seconds = loss, self.world.gather(seconds)[0][0]
         self._validated = self.clock()
         return loss
@@ -203,10 +180,6 @@ class Trainer:
         """Return the fraction of the run that is done, 0 to 1."""
         return self.budget.progress(self.step, self.seconds, self.eval_seconds)
 
-    def lr_factor(self) -> float:
-        """Return the learning rate of this step as a fraction of its peak."""
-        return lr_factor(self.progress(), self.step, self.settings)
-
     def affordable(self) -> bool:
         """Return whether a validation is worth its time: with a time limit, they take a tenth of it at most."""
         since = self.seconds - (self._validated or 0.0)
@@ -218,12 +191,6 @@ class Trainer:
             self.clock()
         return bool(self.interrupted) or self.progress() >= 1.0
 
-    @property
-    def micro_batch_size(self) -> int:
-        """Sequences in one pass of this process."""
-        local = self.settings.batch_size // self.world.size
-        return min(self.settings.micro_batch_size or local, local)
-
     def _memory_advice(self) -> str:
         micro, block = self.micro_batch_size, self.train.block_size
         smaller = f"--micro-batch-size {micro // 2}" if micro > 1 else f"--block-size {block // 2}"
@@ -231,14 +198,3 @@ class Trainer:
             f"out of memory on {self.device} at step {self.step + 1} (rank {self.world.rank}): {micro} sequences of "
             f"{block} tokens in a pass; try {smaller} or a smaller model (--model.n-layer, ...)"
         )
-
-
-def check_finite(step: int, everyone: Sequence[Sequence[float]]) -> None:
-    """Raise PealmError if a rank's loss or gradient norm is not finite. everyone: (loss, norm) by rank."""
-    for place, what in enumerate(("loss", "gradient norm")):
-        for rank, values in enumerate(everyone):
-            if not math.isfinite(values[place]):
-                raise PealmError(
-                    f"the {what} is not finite at step {step} (rank {rank}): loss {values[0]}, "
-                    f"gradient norm {values[1]}; the last checkpoint is kept. Try a lower --lr or more --warmup-steps"
-                )

@@ -21,7 +21,7 @@ from pealm_core.config.settings import TrainSettings
 from pealm_core.data.windows import Windows
 from pealm_core.training import objective
 from pealm_core.training.schedule import Budget
-from pealm_core.training.trainer import Trainer
+from pealm_core.training.trainer import READ_EVERY, Trainer
 
 SMALL = ("--model.block-size", 16, "--model.n-layer", 1, "--model.n-embd", 16, "--model.n-head", 2, "--batch-size", 8)
 
@@ -234,7 +234,7 @@ def test_reading_losses_late_changes_no_number(
 ) -> None:
     args = ("--steps", 25, "--save-every", 7, "--eval-every", 9, "--grad-clip", 0)
     assert train(tmp_path / "now", *args).code == 0
-    monkeypatch.setattr(Trainer, "__post_init__", lambda self: setattr(self, "read_every", 10))
+    monkeypatch.setitem(READ_EVERY, "cpu", 10)
     assert train(tmp_path / "late", *args).code == 0
     times = ("seconds", "tokens_per_second")
     one, two = (
@@ -246,7 +246,7 @@ def test_reading_losses_late_changes_no_number(
 def test_a_loss_that_is_read_late_and_not_finite_leaves_the_last_good_checkpoint(
     train: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Trainer, "__post_init__", lambda self: setattr(self, "read_every", 10))
+    monkeypatch.setitem(READ_EVERY, "cpu", 10)
     gradients = Trainer.gradients
     monkeypatch.setattr(
         Trainer, "gradients", lambda self, m: gradients(self, m) * (math.nan if self.step == 7 else 1)
