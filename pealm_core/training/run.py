@@ -5,6 +5,7 @@ runs/MODEL/2026-11-22_10-15-30/  config.toml  run.json  metrics.jsonl  samples.j
 
 import json
 import os
+import re
 import socket
 import sys
 import time
@@ -65,6 +66,9 @@ class Run:
         self._lock.truncate(0)
         self._lock.write(f"process {os.getpid()} on {socket.gethostname()}{_launcher()}".encode())
         checkpoint.tidy(folder)
+        for path in folder.glob(".*.tmp"):
+            if re.fullmatch(rf"\.({CONFIG}|{FACTS}|{METRICS}|{SAMPLES})\.[0-9a-f]+\.tmp", path.name):
+                path.unlink()  # left by a kill
 
     def keep_config(self) -> None:
         """Write config.toml; on resuming, the run's new one, with a larger --steps for instance."""

@@ -13,6 +13,7 @@ import pytest
 
 from pealm_core.checkpoints import folder as checkpoint
 
+ROOT = Path(__file__).resolve().parents[2]
 Pealm = Callable[..., Any]
 
 
@@ -152,7 +153,7 @@ MISTAKES = {
     "missing text": (("train", "char-bigram", "--input.text", "none.txt"), "--input.text none.txt: no such file"),
     "not divisible": (train("--batch-size", 12, "--micro-batch-size", 5), "does not divide --batch-size 12; try 4"),
     "heads": (train("--model.n-head", 3), "n-head 3 does not divide n-embd 128; try n-head 2"),
-    "block": (train("--block-size", 129), "--block-size 129 is beyond the model's 128"),
+    "block": (train("--block-size", 129), "--block-size 129 is above the model's 128"),
     "negative": (train("--model.n-layer", -1), "--model.n-layer must be at least 1, not -1"),
     "zero": (train("--steps", 0), "--steps must be at least 1, not 0"),
     "nan": (train("--lr", "nan"), "--lr must be finite, not nan"),
@@ -351,15 +352,23 @@ def test_ctrl_c_during_the_imports_is_one_line() -> None:
 def test_world_size_without_rank_is_one_line(command: str, ckpt: Path, book: Path) -> None:
     line = f"pealm {command.format(ckpt)} --input.text {book}"
     code, _, err = shell(line, WORLD_SIZE="2")
-    assert code == 2 and err.startswith("pealm: WORLD_SIZE is 2, but RANK is not set")
+    assert code == 2 and err.startswith("pealm: WORLD_SIZE=2, but no RANK")
     code, _, err = shell(line, WORLD_SIZE="two")
-    assert code == 2 and "WORLD_SIZE must be a whole number, not 'two'" in err
+    assert code == 2 and "WORLD_SIZE=two: not a whole number" in err
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "tf32", "bf16", "auto"])
-def test_evaluating_in_another_precision(dtype: str, pealm: Pealm, ckpt: Path, tmp_path: Path) -> None:
+def test_evaluating_in_another_precision(dtype: str, pealm: Pealm, tmp_path: Path) -> None:
     (tmp_path / "t.txt").write_text("hello world\n" * 20)
-    line = ("eval", "--ckpt", ckpt, "--on", "perplexity", "--input.text", tmp_path / "t.txt")
+    line = (
+        "eval",
+        "--ckpt",
+        ROOT / "weights" / "char-transformer",
+        "--on",
+        "perplexity",
+        "--input.text",
+        tmp_path / "t.txt",
+    )
     done = pealm(*line, "--dtype", dtype, "--output", tmp_path / "o.json")
     assert done.code == 0, done.err
     written = json.loads((tmp_path / "o.json").read_text())
