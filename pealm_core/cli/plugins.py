@@ -2,6 +2,7 @@
 
 import json
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +49,8 @@ def show(name: str) -> None:
             click.echo(f"  {record.kind:<9} {record.name}: {record.summary}")
             for line in _options(plugin, record):
                 click.echo(f"    {line}")
-        if plugin.traceback:
-            click.echo("\n" + plugin.traceback.rstrip())
+        if plugin.error:
+            click.echo("\n" + "".join(traceback.format_exception(plugin.error)).rstrip())
 
 
 @plugins.command()

@@ -2,8 +2,8 @@
 
 A plugin is a module behind an entry point of the group `pealm`, with functions of these names marked `@hookimpl`.
 A registration hook returns one record, returns a list, or yields them. The hooks of a run are called in the order of
-discovery (by distribution, then name); pluggy's `tryfirst`, `trylast` and `wrapper` work for them. If one raises, the
-others are called before the run fails.
+discovery (by distribution, then name); pluggy's `tryfirst`, `trylast` and `wrapper` work for them. If one
+raises, it is named once, its plugin's hooks aren't called again, and the run continues.
 """
 
 from collections.abc import Iterable, Mapping

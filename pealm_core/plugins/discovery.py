@@ -12,14 +12,12 @@ from pathlib import Path
 
 from pealm_core.contract.specs import Spec
 
-GROUP = "pealm"
-
 
 @dataclass
 class Plugin:
     """An entry point: where it comes from, whether it could be loaded, what it provides.
 
-    status: "ok", "failed", "incompatible" (needs another pealm-core) or "disabled"; `reason` explains the last three.
+    status: "ok", "failed" or "disabled"; `reason` explains the last two.
     """
 
     name: str  # of the entry point
@@ -34,19 +32,9 @@ class Plugin:
     load_ms: float = 0.0
     records: list[Spec] = field(default_factory=list)
 
-    @property
-    def traceback(self) -> str:
-        """The traceback of a failed load, else an empty string."""
-        import traceback
-
-        return "".join(traceback.format_exception(self.error)) if self.error else ""
-
 
 def discover() -> list[Plugin]:
-    """Return every installed plugin, sorted by distribution, then name. The first on `sys.path` wins.
-
-    A distribution whose files can't be read is one plugin with the status "failed".
-    """
+    """Return every installed plugin, sorted by distribution, then name. The first on `sys.path` wins."""
     plugins: dict[str, list[Plugin]] = {}
     for folder in sys.path:
         files: list[Path] = []
@@ -56,29 +44,22 @@ def discover() -> list[Plugin]:
             name, _, version = file.parent.stem.rpartition("-")
             dist = re.sub(r"[-_.]+", "-", name).lower()
             if dist not in plugins:
-                try:
-                    plugins[dist] = list(_read(file, dist, version))
-                except (OSError, ValueError) as error:
-                    reason = f"{file.parent.name} is broken ({error}); reinstall {dist}"
-                    name = dist.removeprefix("pealm-")
-                    plugins[dist] = [Plugin(name, "", dist, version, "", folder, "failed", reason, error)]
+                plugins[dist] = _read(file, dist, version)
     return sorted((p for group in plugins.values() for p in group), key=lambda p: (p.dist, p.name))
 
 
 def _read(file: Path, dist: str, version: str) -> list[Plugin]:
-    """Return the plugins of an `entry_points.txt`. Raises OSError or ValueError."""
-    raw = file.read_bytes()
-    if f"[{GROUP}]".encode() not in raw:
-        return []  # not ours to judge, whatever else is in it
-    metadata = file.with_name("METADATA").read_text(encoding="utf-8", errors="replace")
+    """Return the plugins of an `entry_points.txt`; what is wrong in it fails when it is imported."""
+    lines = _text(file).partition("[pealm]")[2].partition("\n[")[0].splitlines()
+    pairs = [line.partition("=") for line in lines if line.strip() and line.lstrip()[0] not in "#;"]
+    metadata = _text(file.with_name("METADATA")) if pairs else ""
     needs = re.search(r"^Requires-Dist: *pealm[-_.]core *\(?([^;()\n]*)\)?$", metadata, re.MULTILINE | re.IGNORECASE)
-    plugins = []
-    for line in raw.decode().partition(f"[{GROUP}]")[2].partition("\n[")[0].splitlines():
-        name, _, module = map(str.strip, line.partition("="))
-        if not name or name[0] in "#;":
-            continue
-        if not module:
-            raise ValueError(f"{line.strip()!r} is not NAME = MODULE")
-        requires, location = needs[1].strip() if needs else "", str(file.parents[1])
-        plugins.append(Plugin(name, module, dist, version, requires, location))
-    return plugins
+    requires, location = needs[1].strip() if needs else "", str(file.parents[1])
+    return [Plugin(name.strip(), module.strip(), dist, version, requires, location) for name, _, module in pairs]
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8", errors="replace")
+    except OSError:  # nobody can import what it describes either
+        return ""

@@ -1,42 +1,35 @@
 """The hooks of a run: pluggy calls them, and an error in one plugin doesn't stop the others."""
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from inspect import isgeneratorfunction
 from typing import Any
 
 
 def collecting(function: Callable[..., Any], failed: Callable[[BaseException], None]) -> Callable[..., Any]:
-    """Wrap a hook's function, also a pluggy wrapper: its errors go to `failed` instead of the caller."""
-    options: dict[str, Any] = vars(function)["pealm_impl"]
+    """Wrap a hook's function or pluggy wrapper: its errors go to `failed` instead of the caller.
 
-    def attempt(part: Callable[..., Any], *args: Any) -> Any:
+    The hooks of a run have no results, so a wrapper's `yield` gives None.
+    """
+
+    def attempt(part: Callable[..., Any], *args: Any) -> None:
         try:
-            return part(*args)
+            part(*args)
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # also SystemExit, and a panic in Rust
-            return failed(error)
+            failed(error)
 
     @wraps(function)
-    def call(*args: Any) -> Any:
-        return attempt(function, *args)
+    def call(*args: Any) -> None:
+        attempt(function, *args)
 
     @wraps(function)
-    def wrapper(*args: Any) -> Generator[None, Any, Any]:
-        body = function(*args)
-        attempt(next, body)
-        result = yield
-        return attempt(_finish, body, result)
+    def wrapper(*args: Any) -> Iterator[None]:
+        context = contextmanager(function)(*args)
+        attempt(context.__enter__)
+        yield
+        attempt(context.__exit__, None, None, None)
 
-    wraps_others = options.get("wrapper") or options.get("hookwrapper")
-    return wrapper if wraps_others and isgeneratorfunction(function) else call  # pluggy refuses other functions
-
-
-def _finish(body: Generator[None, Any, Any], result: Any) -> Any:
-    """Run a wrapper from its `yield` to its end."""
-    try:
-        body.send(result)
-    except StopIteration as end:
-        return end.value
-    raise RuntimeError("a hook wrapper must yield once")
+    return wrapper if isgeneratorfunction(function) else call

@@ -7,14 +7,11 @@ from typing import Any
 
 from pealm_core.contract import hookspecs
 from pealm_core.contract.fields import did_you_mean
-from pealm_core.contract.specs import KINDS, ModelSpec, Spec
+from pealm_core.contract.specs import KINDS, Spec
+from pealm_core.plugins.guard import DefectError
 
-REGISTRATION = {f"pealm_{kind}s": kind for kind in KINDS}
+REGISTRATION = {f"pealm_{kind}s": spec for kind, spec in KINDS.items()}
 CORE_COMMANDS = ("train", "sample", "eval", "prepare", "clean", "convert", "new-plugin", "plugins")
-
-
-class DefectError(Exception):
-    """A plugin's defect, described by a message that needs no exception name."""
 
 
 def hooks_of(module: ModuleType) -> dict[str, Callable[..., Any]]:
@@ -27,12 +24,12 @@ def hooks_of(module: ModuleType) -> dict[str, Callable[..., Any]]:
             if name in known and callable(function):
                 raise DefectError(f"has a function {name!r} that is not marked @hookimpl")
             continue
-        hook = options.get("specname") or name
-        if hook not in known and not options.get("optionalhook"):
+        hook = options["specname"] or name
+        if hook not in known and not options["optionalhook"]:
             raise DefectError(f"has a hook {hook!r} that pealm does not know{did_you_mean(hook, known)}")
-        ignored = [key for key in ("wrapper", "hookwrapper", "tryfirst", "trylast") if options.get(key)]
-        if hook in REGISTRATION and ignored:
-            raise DefectError(f"{hook}: {ignored[0]}=True has no effect here: pealm calls it for each plugin alone")
+        for option in ("wrapper", "hookwrapper", "tryfirst", "trylast"):
+            if hook in REGISTRATION and options[option]:
+                raise DefectError(f"{hook}: {option}=True has no effect here: pealm calls it for each plugin alone")
         hooks[hook] = function
     return hooks
 
@@ -40,42 +37,33 @@ def hooks_of(module: ModuleType) -> dict[str, Callable[..., Any]]:
 def records_of(hooks: Mapping[str, Callable[..., Any]]) -> Iterator[Spec]:
     """Call the registration hooks and yield their records. Raises DefectError."""
     names = set()
-    for hook in filter(hooks.__contains__, REGISTRATION):
-        given = hooks[hook]()
+    for hook, kind in REGISTRATION.items():
+        given = hooks[hook]() if hook in hooks else None
         for record in [given] if isinstance(given, Spec) else given or ():
-            check_record(record, hook)
-            if (record.kind, record.name) in names:
+            if not isinstance(record, kind):
+                raise DefectError(f"{hook} must give {kind.__name__} records, not {record!r}")
+            for correct, problem in _checks(record):
+                if not correct:
+                    raise DefectError(f"{kind.__name__} {record.name!r}: {problem}")
+            if (hook, record.name) in names:
                 raise DefectError(f"{hook} gives two records named {record.name!r}")
-            names.add((record.kind, record.name))
+            names.add((hook, record.name))
             yield record
 
 
-def check_record(record: Any, hook: str) -> None:
-    """Raise DefectError if a record is not what its hook promises."""
-    kind = KINDS[REGISTRATION[hook]]
-    if not isinstance(record, kind):
-        raise DefectError(f"{hook} must give {kind.__name__} records, not {record!r}")
-    label = f"{kind.__name__} {record.name!r}"
-    if not isinstance(record.name, str) or not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", record.name):
-        raise DefectError(f"{label}: a name is made of a-z, 0-9, '-' and '.'")
-    if not isinstance(record.summary, str) or not record.summary.strip() or "\n" in record.summary:
-        raise DefectError(f"{label}: summary must be one line of text")
+def _checks(record: Spec) -> Iterator[tuple[Any, str]]:
+    """Yield what must be true of a record, and what to say if it is not."""
+    yield re.fullmatch(r"[a-z0-9][a-z0-9.-]*", record.name), "a name is made of a-z, 0-9, '-' and '.'"
+    yield re.fullmatch(r".*\S.*", record.summary), "summary must be one line of text"
+    yield (
+        record.kind != "command" or record.name not in CORE_COMMANDS,
+        "pealm has a command of that name, which a plugin can't replace",
+    )
     for part in record.parts:
-        ref = getattr(record, part)
-        optional = kind.__dataclass_fields__[part].default is None
-        if not (ref is None and optional) and not (isinstance(ref, str) and re.fullmatch(r"[\w.]+:[\w.]+", ref)):
-            raise DefectError(f"{label}: {part} must be a string 'module:attribute', not {ref!r}")
-    if record.kind == "command" and record.name in CORE_COMMANDS:
-        raise DefectError(f"{label}: pealm has a command of that name, which a plugin can't replace")
-    if isinstance(record, ModelSpec):
-        _check_defaults(record, label)
-
-
-def _check_defaults(record: ModelSpec, label: str) -> None:
-    for name, values in {**record.presets, **record.recipe}.items():
-        if not isinstance(values, Mapping):
-            raise DefectError(f"{label}: {name!r} in presets or recipe must be a mapping, not {values!r}")
-    in_presets = {key for preset in record.presets.values() for key in preset if isinstance(preset[key], Mapping)}
-    for what, tables in (("recipe", set(record.recipe)), ("a preset", in_presets)):
-        if unknown := tables - {"train", "optimizer", "input"}:
-            raise DefectError(f"{label}: {what} has tables train, optimizer and input, not {sorted(unknown)}")
+        ref, default = getattr(record, part), getattr(type(record), part, ...)
+        correct = ref is default or re.fullmatch(r"[\w.]+:[\w.]+", str(ref))
+        yield correct, f"{part} must be a string 'module:attribute', not {ref!r}"
+    presets = getattr(record, "presets", {}).values()
+    tables = {key for preset in presets for key, value in preset.items() if isinstance(value, Mapping)}
+    unknown = (tables | set(getattr(record, "recipe", {}))) - {"train", "optimizer", "input"}
+    yield not unknown, f"a recipe or preset has tables train, optimizer and input, not {sorted(unknown)}"

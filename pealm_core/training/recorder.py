@@ -27,7 +27,6 @@ class Recorder:
 
     def __init__(self, run: Run, job: Job, tokenizer: Tokenizer, data_key: str, display: Display) -> None:
         self.run, self.job, self.tokenizer, self.display = run, job, tokenizer, display
-        self._failed: set[str] = set()
         self.saver = Saver(
             run,
             tokenizer,
@@ -59,10 +58,8 @@ class Recorder:
         try:
             self.job.host.notify(hook, run=self.run, **values)
         except PluginError as error:
-            if (message := str(error)) not in self._failed:
-                self._failed.add(message)
-                with suppress(OSError):  # on the rank where it happened
-                    print(f"pealm: {message}; the run continues without it", file=sys.stderr)
+            with suppress(OSError):  # on the rank where it happened
+                print(f"pealm: {error}; the run continues without it", file=sys.stderr)
 
     def _sample(self, trainer: "Trainer") -> dict[str, str]:
         """Generate a text, with the same draws every time. Each step seeds its own, so training isn't affected."""

@@ -224,7 +224,7 @@ def test_mistakes_in_a_config_file_name_file_line_and_key(
 def test_a_plugins_defect_is_exit_code_3(pealm: Pealm, stranger: Callable[..., None], book: Path) -> None:
     stranger("pealm-owl", "import no_such_module")
     result = pealm("train", "owl", "--input.text", book)
-    assert result.code == 3 and "comes from pealm-owl 1.0, which failed to load" in result.err
+    assert result.code == 3 and "unknown model 'owl'; pealm-owl 1.0 is not loaded: " in result.err
     assert pealm("plugins").code == 0
     shown = pealm("plugins", "show", "owl").out
     assert "ModuleNotFoundError" in shown and "no_such_module" in shown

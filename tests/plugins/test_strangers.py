@@ -252,7 +252,7 @@ def test_values_of_a_dataset(plug: Callable[..., None], pealm: Callable[..., Any
     assert "--input.d must be a whole number, not 'abc'" in pealm("train", "m", "--input.d", "abc").err
     plug("lines: int = setting(50, at_least=10)", "lines: int", dist="pealm-need")
     result = pealm("train", "m", "--tokenizer", "pealm-it/t", "--input.pealm-need/d", "--print-config")
-    assert "provided by both" in result.err
+    assert "provided by 2 plugins" in result.err
     result = pealm("train", "pealm-it/m", "--tokenizer", "pealm-it/t", "--input.pealm-need/d", "--print-config")
     assert result.code == 2 and "--input.pealm-need/d needs a value" in result.err
     result = pealm("train", "pealm-it/m", "--tokenizer", "pealm-it/t", "--input.pealm-need/d")
