@@ -86,8 +86,9 @@ class Sampling:
             raise ValueError("stop: an empty text would end every text before it starts; leave it out")
 
 
-# The settings that may differ when a run resumes: they do not change what is learned.
+# The settings that may differ when a run resumes: not sizes, data and seed.
 RESUMABLE = frozenset(
-    {"steps", "max_seconds", "micro_batch_size", "save_every", "keep", "device", "without"}
-    | {"sample_every", "sample_prompt"}
+    {"steps", "max_seconds", "lr", "warmup_steps", "schedule", "decay_fraction", "min_lr_ratio", "grad_clip"}
+    | {"eval_every", "eval_tokens", "save_every", "keep", "sample_every", "sample_prompt"}
+    | {"micro_batch_size", "device", "dtype", "without"}
 )

@@ -11,11 +11,12 @@ from pealm_core.checkpoints import folder as checkpoint
 from pealm_core.checkpoints.tensors import read_optimizer
 from pealm_core.config.job import Job
 from pealm_core.config.layers import read_toml
-from pealm_core.config.settings import RESUMABLE
+from pealm_core.config.settings import RESUMABLE, TrainSettings
 from pealm_core.contract.errors import InvalidCheckpointError, UserError
 from pealm_core.hardware.distributed import World
 from pealm_core.training.progress import Display
 from pealm_core.training.run import FACTS, Run
+from pealm_core.training.schedule import Budget, lr_factor
 from pealm_core.training.trainer import Trainer
 
 
@@ -94,8 +95,12 @@ def restore(
         display.say(f"{run.dir} has no valid checkpoint yet: starting from step 0")
         return
     checkpoint.load_model(trainer.model, newest)
+    groups = [{k: v for k, v in group.items() if k != "params"} for group in trainer.optimizer.param_groups]
     try:
         trainer.optimizer.load_state_dict(read_optimizer(newest / checkpoint.OPTIMIZER))
+        for group, settings in zip(trainer.optimizer.param_groups, groups, strict=True):
+            group.pop("initial_lr", None)
+            group.update(settings)
     except ValueError as error:
         raise UserError(
             f"{newest}: the optimizer of this version does not fit ({error}); start a new run, which may use its "
@@ -106,4 +111,17 @@ def restore(
         trainer.best_loss = state["best_loss"]
     trainer.val_loss, trainer.first_val_loss = state["val_loss"], state["first_val_loss"]
     trainer.eval_seconds = state.get("eval_seconds", 0.0)
-    display.say(f"resuming from {newest}")
+    display.say(f"resuming from {newest}{_new_rate(run.dir / checkpoint.CONFIG, trainer)}")
+
+
+def _new_rate(config: Path, trainer: Trainer) -> str:
+    """Return how the next learning rate differs from the one that the run's saved settings give."""
+    table = {key.replace("-", "_"): value for key, value in read_toml(config)[0].get("train", {}).items()}
+    rates = []
+    with suppress(TypeError, ValueError):  # settings of another version
+        for s in (TrainSettings(**{"steps": None, **table}), trainer.settings):
+            progress = Budget(s).progress(trainer.step, trainer.seconds, trainer.eval_seconds)
+            rates.append(s.lr * lr_factor(progress, trainer.step, s))
+    if len(set(rates)) < 2:
+        return ""
+    return f"; learning rate {rates[0]:.2g} → {rates[1]:.2g} from step {trainer.step + 1:,}"

@@ -83,3 +83,17 @@ def test_pip_and_uv_pin_the_same() -> None:
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     pins = [line for line in lines if line and not line.startswith("#")]
     assert pins == read(ROOT)["tool"]["uv"]["constraint-dependencies"]
+
+
+ROOMS = ("cli", "training", "inference", "checkpoints", "data", "hardware", "config", "plugins", "contract")
+
+
+def test_the_core_is_nine_rooms_of_short_modules() -> None:
+    """A module of over 250 lines wants to be two; a room says in its docstring what belongs in it."""
+    core = ROOT / "pealm_core"
+    rooms = {path.parent.name for path in core.glob("*/__init__.py")} - {"_pealm"}
+    assert rooms == set(ROOMS)
+    for room in ROOMS:
+        assert (core / room / "__init__.py").read_text(encoding="utf-8").startswith('"""'), room
+    lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in core.rglob("*.py")}
+    assert {path.name: length for path, length in lengths.items() if length > 250} == {}

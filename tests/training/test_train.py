@@ -129,13 +129,27 @@ def test_going_on_with_another_setting_is_an_error_that_names_it(
     train: Callable[..., Any], pealm: Callable[..., Any], tmp_path: Path, book: Path
 ) -> None:
     train(tmp_path / "r", "--steps", 3)
-    result = pealm("train", "--out", tmp_path / "r", "--lr", 0.5, "--steps", 5)
-    assert result.code == 2 and "was started with [train] lr = 0.003, not 0.5" in result.err
+    result = pealm("train", "--out", tmp_path / "r", "--batch-size", 4, "--steps", 5)
+    assert result.code == 2 and "was started with [train] batch-size = 8, not 4" in result.err
     before = (tmp_path / "r" / "config.toml").read_text()
     book.write_text(book.read_text() + "more")
     result = pealm("train", "--out", tmp_path / "r", "--steps", 5)
     assert result.code == 2 and "has changed since the run was started" in result.err
     assert (tmp_path / "r" / "config.toml").read_text() == before
+
+
+def test_a_run_resumes_with_another_rate_and_says_so(
+    train: Callable[..., Any], pealm: Callable[..., Any], tmp_path: Path
+) -> None:
+    """More steps raise the cosine's rate again; another --lr counts from the next step on."""
+    train(tmp_path / "r", "--steps", 10, "--warmup-steps", 0, "--lr", 0.01)
+    more = pealm("train", "--out", tmp_path / "r", "--steps", 20)
+    assert more.code == 0 and "learning rate 0.001 → 0.0055 from step 11" in more.out
+    assert lines(tmp_path / "r")[10]["lr"] == pytest.approx(0.0055)
+    other = pealm("train", "--out", tmp_path / "r", "--steps", 30, "--lr", 0.1, "--schedule", "wsd")
+    assert other.code == 0 and lines(tmp_path / "r")[20]["lr"] == pytest.approx(0.1 * (0.1 + 0.9 * (1 / 3) / 0.6))
+    same = pealm("train", "--out", tmp_path / "r", "--keep", 2)
+    assert same.code == 0 and "→" not in same.out
 
 
 def test_a_setting_that_is_newer_than_the_run_keeps_nothing_from_going_on(
