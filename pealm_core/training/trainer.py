@@ -89,7 +89,7 @@ class Trainer:
             full, best = last or due(self.step, s.save_every), loss is not None and loss < self.best_loss
             if loss is not None:
                 lines[-1]["val_loss"], self.best_loss = loss, min(loss, self.best_loss)
-            if full or loss is not None or not self._unread:
+            if full or loss is not None or due(self.step, s.sample_every) or not self._unread:
                 self.read()  # no checkpoint is written before its losses are known to be finite
                 for line in lines:
                     self.recorder.step(self, line)
