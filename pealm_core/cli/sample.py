@@ -9,19 +9,14 @@ from typing import Any
 
 import click
 
-from pealm_core.cli.components import ComponentCommand, checkpoint_config
+from pealm_core.cli.components import ComponentCommand
 from pealm_core.config.job import Job
 from pealm_core.config.layers import read_regular
 from pealm_core.config.settings import DEVICES, Sampling
 from pealm_core.contract.errors import UserError
 
 
-@click.command(
-    cls=ComponentCommand,
-    flat={"sample": Sampling},
-    components=("model", "tokenizer"),
-    config_file=checkpoint_config,
-)
+@click.command(cls=ComponentCommand, flat={"sample": Sampling}, components=("model", "tokenizer"))
 @click.argument("model", required=False)
 @click.option("--ckpt", metavar="PATH", help="Run (its best weights), checkpoint folder or file in one.")
 @click.option(
@@ -56,7 +51,6 @@ def sample(
     device: str,
     dtype: str,
     quantize: str | None,
-    **named: Any,
 ) -> None:
     """Generate text with MODEL or the model of a checkpoint.
 
@@ -66,9 +60,10 @@ def sample(
     """
     need_weights(job, ckpt)
     sampling: Sampling = job.configs["sample"]
-    if "" in stop:
-        raise UserError("--stop: an empty text would end every text before it starts; leave it out")
-    sampling = dataclasses.replace(sampling, stop=stop or sampling.stop)
+    try:
+        sampling = dataclasses.replace(sampling, stop=stop or sampling.stop)
+    except ValueError as error:
+        raise UserError(f"--{error}") from error
     if tokenizer_dir is not None and not tokenizer_dir.is_dir():
         raise UserError(f"--tokenizer-dir {tokenizer_dir}: no such folder")
     prompt = read_prompt(prompt, prompt_file)
@@ -87,47 +82,43 @@ def sample(
         if as_json:
             texts = [dataclasses.asdict(drawn) for drawn in samples]
             click.echo(json.dumps({"prompt": prompt, "samples": texts, "timings": clock.timings()}, indent=2))
-        else:
-            for number, drawn in enumerate(samples, 1):
-                if sampling.num_samples > 1:
-                    click.echo(f"--- {number} ---")
-                click.echo(prompt + drawn.text)
+            samples = []
+        for number, drawn in enumerate(samples, 1):
+            click.echo((f"--- {number} ---\n" if sampling.num_samples > 1 else "") + prompt + drawn.text)
     timings = clock.timings()
     click.echo(f"{timings['tokens']:,} tokens, {timings['tokens_per_second']:,.1f} tokens/s", err=True)
     if stats:
-        click.echo(_stats(lm, timings), err=True)
+        click.echo(_stats(lm.model, timings), err=True)
 
 
 class Clock:
-    """Count of drawn tokens, and the seconds they took."""
+    """Count of drawn tokens, and when each step ended, in seconds."""
 
     def __init__(self) -> None:
-        self.tokens, self.steps, self.started = 0, 0, time.perf_counter()
-        self.first, self.last = 0.0, 0.0  # seconds until the first and the last token
+        self.tokens, self.started = 0, time.perf_counter()
+        self.ended: list[float] = []
 
     def __call__(self, tokens: int) -> None:
         """Count tokens that were just drawn."""
-        self.last = time.perf_counter() - self.started
-        self.first = self.first or self.last
         self.tokens += tokens
-        self.steps += 1
+        self.ended.append(time.perf_counter() - self.started)
 
     def timings(self) -> dict[str, Any]:
         """Return tokens, seconds and rates. A step draws one token for each row; its rate leaves out the first."""
+        first, last = (self.ended[0], self.ended[-1]) if self.ended else (0.0, 0.0)
         return {
             "tokens": self.tokens,
-            "seconds": self.last,
-            "first_token_seconds": self.first,
-            "tokens_per_second": self.tokens / self.last if self.last else 0.0,
-            "steps_per_second": (self.steps - 1) / (self.last - self.first) if self.steps > 1 else 0.0,
+            "seconds": last,
+            "first_token_seconds": first,
+            "tokens_per_second": self.tokens / last if last else 0.0,
+            "steps_per_second": (len(self.ended) - 1) / (last - first) if last > first else 0.0,
         }
 
 
-def _stats(lm: Any, timings: dict[str, Any]) -> str:
+def _stats(model: Any, timings: dict[str, Any]) -> str:
     from pealm_core.hardware.inference_weights import bytes_per_token, read_bandwidth
 
-    device = next(lm.model.parameters()).device
-    most, weights = read_bandwidth(device), bytes_per_token(lm.model)
+    most, weights = read_bandwidth(next(model.parameters()).device), bytes_per_token(model)
     reads = weights * timings["steps_per_second"]
     return (
         f"first token after {1000 * timings['first_token_seconds']:,.1f} ms, then {timings['steps_per_second']:,.1f} "

@@ -121,9 +121,9 @@ MISTAKES = {
     "vocabulary size": (train("--model.vocab-size", 3), "unknown option --model.vocab-size"),
     "second name": (train("--model.name", "gpt2"), "unknown option --model.name"),
     "old name": (train("--decay-share", 0.5), "unknown option --decay-share; did you mean '--decay-fraction'?"),
-    "no value": (train("--model.n-layer"), "--model.n-layer needs a value"),
+    "no value": (train("--model.n-layer"), "'--model.n-layer' requires an argument"),
     "no value of a field": (train("--input.val-fraction", "--lr", 1), "--input.val-fraction needs a value"),
-    "no value of a setting": (train("--lr"), "--lr needs a value"),
+    "no value of a setting": (train("--lr"), "'--lr' requires an argument"),
     "flag's value": (train("--optimizer.fused", "on"), "--optimizer.fused must be true or false, not 'on'"),
     "two inputs with values": (("train", "char-bigram", "--input.text=x", "--input.tinyshakespeare=x"), "one input at a time"),
     "many layers": (train("--model.n-layer", 10**9), "--model.n-layer must be at most 10000, not 1e+09"),
@@ -152,7 +152,7 @@ MISTAKES = {
     "missing text": (("train", "char-bigram", "--input.text", "none.txt"), "--input.text none.txt: no such file"),
     "not divisible": (train("--batch-size", 12, "--micro-batch-size", 5), "does not divide --batch-size 12; try 4"),
     "heads": (train("--model.n-head", 3), "n-head 3 does not divide n-embd 128; try n-head 2"),
-    "block": (train("--block-size", 129), "--block-size 129 is beyond the model's 128"),
+    "block": (train("--block-size", 129), "--block-size 129 is above the model's 128"),
     "negative": (train("--model.n-layer", -1), "--model.n-layer must be at least 1, not -1"),
     "zero": (train("--steps", 0), "--steps must be at least 1, not 0"),
     "nan": (train("--lr", "nan"), "--lr must be finite, not nan"),
@@ -351,9 +351,9 @@ def test_ctrl_c_during_the_imports_is_one_line() -> None:
 def test_world_size_without_rank_is_one_line(command: str, ckpt: Path, book: Path) -> None:
     line = f"pealm {command.format(ckpt)} --input.text {book}"
     code, _, err = shell(line, WORLD_SIZE="2")
-    assert code == 2 and err.startswith("pealm: WORLD_SIZE is 2, but RANK is not set")
+    assert code == 2 and err.startswith("pealm: WORLD_SIZE=2, but no RANK")
     code, _, err = shell(line, WORLD_SIZE="two")
-    assert code == 2 and "WORLD_SIZE must be a whole number, not 'two'" in err
+    assert code == 2 and "WORLD_SIZE=two: not a whole number" in err
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "tf32", "bf16", "auto"])
@@ -365,8 +365,7 @@ def test_evaluating_in_another_precision(dtype: str, pealm: Pealm, ckpt: Path, t
     written = json.loads((tmp_path / "o.json").read_text())
     plain = pealm(*line, "--output", tmp_path / "p.json")
     assert plain.code == 0 and written["dtype"] == dtype
-    same = written["metrics"] == json.loads((tmp_path / "p.json").read_text())["metrics"]
-    assert same == (dtype != "bf16")
+    assert written["metrics"] == json.loads((tmp_path / "p.json").read_text())["metrics"]  # a bigram only embeds
 
 
 def test_values_that_begin_with_a_dash_belong_to_their_option(pealm: Pealm, ckpt: Path) -> None:
