@@ -20,7 +20,7 @@ from pealm_core.config.layers import read_regular
 from pealm_core.config.paths import MARK, cache_root, try_lock
 from pealm_core.contract.errors import InvalidCheckpointError, PealmError
 
-RUN, TEXT = "run", "tokenized text"
+RUN, STEPS, TEXT = "run", "checkpoints folder", "tokenized text"
 LOCK, STATUS = ".lock", "run.json"
 RUN_FILES = (STATUS, "metrics.jsonl", "samples.jsonl", "loss.png", checkpoint.CONFIG)
 CHECKPOINT_FILES = (checkpoint.STATE, checkpoint.MODEL, checkpoint.OPTIMIZER, "extra.safetensors", checkpoint.CONFIG)
@@ -70,7 +70,7 @@ def list_runs(root: Path, keep_best: bool) -> Iterator[Item]:
         files, kept = _files(paths), _files(best) if keep_best else {}
         if paths:
             size = sum(files[file] for file in files.keys() - kept.keys())
-            yield Item(RUN, run, () if stays else paths, files, size, state)
+            yield Item(STEPS if keep_best else RUN, run, () if stays else paths, files, size, state)
 
 
 def _state(run: Path, keep_best: bool) -> tuple[bool, str]:
@@ -155,7 +155,7 @@ def _lock(run: Path, *, create: bool) -> Iterator[str]:
 def remove(item: Item) -> None:
     """Remove what an item lists. Raises OSError and PealmError."""
     place = item.place
-    if not is_own((place if item.kind == RUN else place.parent) / MARK):
+    if not is_own((place.parent if item.kind == TEXT else place) / MARK):
         raise PealmError(CHANGED)
     if item.kind == TEXT:  # renamed first, so that after a kill no part is taken for the whole
         return shutil.rmtree(place.rename(place.with_name(f"tokenizing-{os.urandom(6).hex()}")))
@@ -164,7 +164,7 @@ def remove(item: Item) -> None:
             raise PealmError("is in use by now; it stays")
         if _files(item.paths) != item.files:
             raise PealmError(CHANGED)
-        if place / MARK not in item.paths:
+        if item.kind == STEPS:
             _note_cleaned(place / STATUS)
         for path in filter(is_own, item.paths):
             if path.is_file():

@@ -4,11 +4,12 @@ import math
 import sys
 import time
 from collections import Counter
+from itertools import groupby
 from pathlib import Path
 
 import click
 
-from pealm_core.checkpoints.cleaning import RUN, TEXT, Item, is_own, list_runs, list_texts, remove
+from pealm_core.checkpoints.cleaning import Item, is_own, list_runs, list_texts, remove
 from pealm_core.cli.help import print_table
 from pealm_core.config.paths import MARK, shown
 from pealm_core.contract.errors import PealmError, UserError
@@ -42,24 +43,23 @@ def clean(folder: Path, older_than: float | None, keep_best: bool, dry_run: bool
         rows.append((shown(item.place), date, f"{item.size / 1e6:,.1f} MB", item.state))
     print_table(rows if items else [])
     items = [item for item in items if item.paths]
-    what = "the step checkpoints of " if keep_best else ""
     if not items:
         click.echo("nothing to remove")
     elif dry_run:
-        click.echo(f"{what}{_amount(items)} would be removed; nothing was")
+        click.echo(f"{_amount(items)} would be removed; nothing was")
     else:
-        _remove(items if yes else _ask(items, what), what)
+        _remove(items if yes else _ask(items))
 
 
-def _ask(items: list[Item], what: str) -> list[Item]:
+def _ask(items: list[Item]) -> list[Item]:
     """Return what the user wants removed, kind by kind; nothing is removed before the last answer."""
     if sys.stdin is None or not sys.stdin.isatty():
         raise UserError("nothing was removed: there is no terminal to ask on; --yes removes all that is listed")
-    kinds = [[item for item in items if item.kind == kind] for kind in (RUN, TEXT)]
-    return [item for kind in kinds if kind and click.confirm(f"Remove {what}{_amount(kind)}?") for item in kind]
+    kinds = [[*group] for _, group in groupby(items, lambda item: item.kind)]
+    return [item for kind in kinds if click.confirm(f"Remove {_amount(kind)}?") for item in kind]
 
 
-def _remove(items: list[Item], what: str) -> None:
+def _remove(items: list[Item]) -> None:
     removed, failures = [], []
     for item in items:
         try:
@@ -67,7 +67,7 @@ def _remove(items: list[Item], what: str) -> None:
             removed.append(item)
         except (OSError, PealmError) as error:
             failures.append(f"{shown(item.place)}: {error}")
-    click.echo(f"removed: {what}{_amount(removed)}" if removed else "nothing was removed")
+    click.echo(f"removed: {_amount(removed)}" if removed else "nothing was removed")
     if failures:
         raise PealmError("\n".join(failures))
 

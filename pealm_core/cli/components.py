@@ -20,7 +20,7 @@ from pealm_core.contract.fields import settings_of
 from pealm_core.contract.specs import DatasetSpec
 from pealm_core.plugins.host import PluginHost
 
-SETTINGS, SOURCES = "pealm.settings", "pealm.sources"  # in a context's `meta`
+SETTINGS, GIVEN = "pealm.settings", "pealm.given"  # in a context's `meta`
 
 
 class SettingOption(click.Option):
@@ -49,21 +49,18 @@ class ComponentCommand(click.Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse the line and resolve the job."""
         ctx.token_normalize_func = lambda word: word.replace("_", "-")
-        host = PluginHost.installed()
-        ctx.meta[SETTINGS] = options = [*self._flat_options(), *_dotted_options(args, host)]
+        ctx.meta[SETTINGS] = options = [*self._flat_options(), *_dotted_options(args)]
         parsed, _, _ = self.make_parser(ctx).parse_args(list(args))
         given = {name: value for name, value in parsed.items() if isinstance(value, str)}
-        words: dict[str, dict[str, Any]] = {
-            table: {"name": given[table]} for table in self.components if table in given
-        }
+        words = {table: dict[str, Any](name=given[table]) for table in self.components if table in given}
         for option in options:
             if option.name in parsed:
                 words.setdefault(option.table, {})[option.key] = given.get(option.name, True)
-        ctx.meta[SOURCES] = host, given, words
+        ctx.meta[GIVEN] = given, words
         rest = super().parse_args(ctx, args)  # shows the help page and exits
-        job = plan(self.components, flat=self.flat, **_sources(host, ctx.params, words))
-        ctx.params = {name: value for name, value in ctx.params.items() if name not in self.components}
-        ctx.params["job"] = job
+        job = plan(self.components, flat=self.flat, **_sources(given, words))
+        own = {name: value for name, value in ctx.params.items() if name not in self.components}
+        ctx.params = {**own, "job": job}
         return rest
 
     def _flat_options(self) -> Iterator[SettingOption]:
@@ -77,67 +74,62 @@ class ComponentCommand(click.Command):
         params = [param for param in super().get_params(ctx) if isinstance(param, click.Option)]
         records = [param.get_help_record(ctx) for param in params]
         own = ("Options", [record for record in records if record is not None])
-        for heading, rows in [own, *self._sections(*ctx.meta[SOURCES])]:
+        for heading, rows in [own, *self._sections(*ctx.meta[GIVEN])]:
             with formatter.section(heading):
                 formatter.write_dl(rows)
 
-    def _sections(self, host: PluginHost, given: Mapping[str, Any], words: Mapping[str, Any]) -> list[Section]:
+    def _sections(self, given: Mapping[str, str], words: Mapping[str, Any]) -> list[Section]:
         """Return the help page's sections for the line, or for an empty one if something in the line is wrong."""
-        names = {table: {"name": values["name"]} for table, values in words.items() if "name" in values}
+        names = {table: {"name": given[table]} for table in self.components if table in given}
         try:
-            sources = _sources(host, given, {**names, "input": words.get("input", {})})
+            sources = _sources(given, {**names, "input": words.get("input", {})})
             entries, layers = choose(components=self.components, **sources)
             resolved = settle(self.flat, entries, layers[:-1])  # without the line's own values
         except Exception:
-            entries, layers = choose(host, self.components)
+            sources = _sources({}, {})
+            entries, layers = choose(components=self.components, **sources)
             resolved = settle(self.flat, entries, layers)
         known = {"input", *(param.name for param in self.params)} - names.keys()
-        return sections(host, entries, resolved, [table for table in self.components if table in known])
+        return sections(sources["host"], entries, resolved, [table for table in self.components if table in known])
 
 
-def _dotted_options(args: Sequence[str], host: PluginHost) -> Iterator[SettingOption]:
+def _dotted_options(args: Sequence[str]) -> Iterator[SettingOption]:
     """Yield the options for all words that look like one; those that are values of other options do no harm.
 
     An option with a dot takes one value, whatever it looks like. `--input.NAME` takes none if its dataset's record
     has no value field, else the next word unless that begins with "-".
     """
+    datasets = PluginHost.installed().entries(DatasetSpec)
     names = {word.partition("=")[0].replace("_", "-") for word in args if word.startswith("--")}
     for name in sorted(names):
         table, dot, key = name.removeprefix("--").partition(".")
-        dist, _, dataset = key.rpartition("/")
-        entries = [e for e in host.entries(DatasetSpec).get(dataset, []) if not dist or e.plugin.dist == dist]
         if table == "input":
+            dist, _, dataset = key.rpartition("/")
+            entries = [e for e in datasets.get(dataset, []) if not dist or e.plugin.dist == dist]
             bare = bool(entries) and not any(entry.spec.value for entry in entries)
             yield SettingOption(table, key, name, is_flag=bare, flag_value=True)
         elif dot and key != "name":
             yield SettingOption(table, key, name)
 
 
-def _sources(host: PluginHost, params: Mapping[str, Any], words: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def _sources(given: Mapping[str, str], words: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Return what the settings come from: the host without the file's disabled plugins, file, preset, words."""
-    file = _config_file(params)
-    disables = file is not None and "plugins" in file.tables
-    return {
-        "host": host_for(file) if disables else host,
-        "file": file,
-        "preset": params.get("preset"),
-        "words": words,
-    }
+    file = _config_file(given)
+    return {"host": host_for(file), "file": file, "preset": given.get("preset"), "words": words}
 
 
-def _config_file(params: Mapping[str, Any]) -> Layer | None:
-    """Return the config of `--config`, of the checkpoint `--ckpt`, or of an existing run `--out`."""
-    if params.get("config"):
-        return file_layer(Path(params["config"]))
-    if params.get("out"):
-        saved = Path(params["out"]) / checkpoint.CONFIG
-        return file_layer(saved) if saved.exists() else None
-    if not params.get("ckpt"):
+def _config_file(given: Mapping[str, str]) -> Layer | None:
+    """Return the config of `--config`, of an existing run `--out`, or of the checkpoint `--ckpt`."""
+    if "config" in given:
+        return file_layer(Path(given["config"]))
+    if "out" in given and (saved := Path(given["out"]) / checkpoint.CONFIG).exists():
+        return file_layer(saved)
+    if "ckpt" not in given:
         return None
-    folder = checkpoint.find(Path(params["ckpt"]))
+    folder = checkpoint.find(Path(given["ckpt"]))
     checkpoint.verify(folder, checkpoint.CONFIG)
     file = file_layer(folder / checkpoint.CONFIG)
-    name, model = file.tables.get("model", {}).get("name"), params.get("model")
+    name, model = file.tables.get("model", {}).get("name"), given.get("model")
     if model and name != model and str(name).rpartition("/")[2] != model.rpartition("/")[2]:
         raise UserError(f"{folder} is a checkpoint of {name!r}, not of {model!r}")
     return file

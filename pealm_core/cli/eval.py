@@ -14,17 +14,11 @@ from pealm_core.cli.components import ComponentCommand
 from pealm_core.cli.sample import need_weights
 from pealm_core.config.job import Job
 from pealm_core.config.settings import DEVICES
-from pealm_core.contract.errors import PealmError, PluginError, UserError
+from pealm_core.contract.errors import PluginError, UserError
 from pealm_core.contract.fields import dump, settings_of
-from pealm_core.hardware.launch import launched
 
 
-@click.command(
-    "eval",
-    cls=ComponentCommand,
-    flat={},
-    components=("model", "tokenizer", "eval", "input"),
-)
+@click.command("eval", cls=ComponentCommand, flat={}, components=("model", "tokenizer", "eval", "input"))
 @click.argument("model", required=False)
 @click.option("--ckpt", metavar="PATH", help="Run (its best weights), checkpoint folder or file in one.")
 @click.option("--on", "eval", metavar="NAME", help="Evaluation to run.")
@@ -49,16 +43,15 @@ def evaluate(job: Job, ckpt: str | None, limit: int | None, output: Path | None,
     need_weights(job, ckpt)
     if "eval" not in job.entries:
         raise UserError("eval needs an evaluation: --on NAME (pealm eval --help lists them)")
-    name = job.entries["eval"].name
-    if job.entries["eval"].spec.input and "input" not in job.entries:
-        raise UserError(f"{name} needs an input: --input.NAME, see --help")
+    entry = job.entries["eval"]
+    if entry.spec.input and "input" not in job.entries:
+        raise UserError(f"{entry.name} needs an input: --input.NAME, see --help")
     if limit is not None:
-        if "limit" not in settings_of(job.entries["eval"].config):
-            raise UserError(f"{name} takes no --limit")
+        if "limit" not in settings_of(entry.config):
+            raise UserError(f"{entry.name} takes no --limit")
         job = replace(job, configs={**job.configs, "eval": replace(job.configs["eval"], limit=limit)})
     if output is not None and not output.parent.is_dir():
         raise UserError(f"--output {output}: there is no folder {output.parent}")
-    launched()
     from pealm_core.hardware.device import pick_device
     from pealm_core.hardware.distributed import join, leave, peers, this_process
 
@@ -68,8 +61,8 @@ def evaluate(job: Job, ckpt: str | None, limit: int | None, output: Path | None,
     with peers(world):
         record = _evaluate(job, ckpt, picked, dtype, world)
     if world.main:
-        speed = record["rows_per_second"]
-        click.echo(f"{name} on {record['model']}: n = {record['n']:,} in {record['n'] / speed:.1f} s, {speed:,.1f}/s")
+        n, speed = record["n"], record["rows_per_second"]
+        click.echo(f"{entry.name} on {record['model']}: n = {n:,} in {n / speed:.1f} s, {speed:,.1f}/s")
         width = max(map(len, record["metrics"]), default=0)
         for key, metric in record["metrics"].items():
             error = f" ± {metric['stderr']:.4f}" if metric["stderr"] else ""
@@ -77,10 +70,7 @@ def evaluate(job: Job, ckpt: str | None, limit: int | None, output: Path | None,
         for line in record["notes"]:
             click.echo(line)
         if output is not None:
-            try:
-                output.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-            except OSError as error:
-                raise PealmError(f"--output {output}: {error.strerror}") from error
+            output.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     leave()
 
 

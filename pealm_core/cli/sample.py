@@ -15,13 +15,13 @@ from pealm_core.config.layers import read_regular
 from pealm_core.config.settings import DEVICES, Sampling
 from pealm_core.contract.errors import UserError
 
+FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+
 
 @click.command(cls=ComponentCommand, flat={"sample": Sampling}, components=("model", "tokenizer"))
 @click.argument("model", required=False)
 @click.option("--ckpt", metavar="PATH", help="Run (its best weights), checkpoint folder or file in one.")
-@click.option(
-    "--tokenizer-dir", type=click.Path(path_type=Path), metavar="DIR", help="Saved vocabulary to use instead."
-)
+@click.option("--tokenizer-dir", type=FOLDER, metavar="DIR", help="Saved vocabulary to use instead.")
 @click.option("--prompt", help="Text to continue.")
 @click.option("--prompt-file", metavar="FILE", help="Read the prompt from a file; -: from standard input.")
 @click.option("--stop", multiple=True, metavar="TEXT", help="Stop before this text; repeatable.")
@@ -41,16 +41,13 @@ from pealm_core.contract.errors import UserError
 def sample(
     job: Job,
     ckpt: str | None,
-    tokenizer_dir: Path | None,
     prompt: str | None,
     prompt_file: str | None,
     stop: tuple[str, ...],
     stream: bool,
     as_json: bool,
     stats: bool,
-    device: str,
-    dtype: str,
-    quantize: str | None,
+    **how: Any,
 ) -> None:
     """Generate text with MODEL or the model of a checkpoint.
 
@@ -64,12 +61,10 @@ def sample(
         sampling = dataclasses.replace(sampling, stop=stop or sampling.stop)
     except ValueError as error:
         raise UserError(f"--{error}") from error
-    if tokenizer_dir is not None and not tokenizer_dir.is_dir():
-        raise UserError(f"--tokenizer-dir {tokenizer_dir}: no such folder")
     prompt = read_prompt(prompt, prompt_file)
     from pealm_core.inference.lm import Sample, open_job
 
-    lm = open_job(job, ckpt, device=device, dtype=dtype, quantize=quantize, tokenizer_dir=tokenizer_dir)
+    lm = open_job(job, ckpt, **how)  # device, dtype, quantize, tokenizer_dir
     ids = lm.encode(prompt)  # a prompt that can't be encoded is an error before anything is shown
     clock = Clock()
     if sampling.num_samples == 1 and stream and not as_json:
@@ -77,13 +72,11 @@ def sample(
         for _, piece in lm.write([ids], sampling, [Sample()], drawn=clock):
             click.echo(piece, nl=False)
         click.echo()
+    elif as_json:
+        texts = [dataclasses.asdict(drawn) for drawn in lm.samples([prompt], sampling, drawn=clock)]
+        click.echo(json.dumps({"prompt": prompt, "samples": texts, "timings": clock.timings()}, indent=2))
     else:
-        samples = lm.samples([prompt], sampling, drawn=clock)
-        if as_json:
-            texts = [dataclasses.asdict(drawn) for drawn in samples]
-            click.echo(json.dumps({"prompt": prompt, "samples": texts, "timings": clock.timings()}, indent=2))
-            samples = []
-        for number, drawn in enumerate(samples, 1):
+        for number, drawn in enumerate(lm.samples([prompt], sampling, drawn=clock), 1):
             click.echo((f"--- {number} ---\n" if sampling.num_samples > 1 else "") + prompt + drawn.text)
     timings = clock.timings()
     click.echo(f"{timings['tokens']:,} tokens, {timings['tokens_per_second']:,.1f} tokens/s", err=True)

@@ -15,9 +15,7 @@ from pealm_core.hardware.launch import launched
 
 
 @click.command(
-    cls=ComponentCommand,
-    flat={"train": TrainSettings},
-    components=("model", "input", "tokenizer", "optimizer"),
+    cls=ComponentCommand, flat={"train": TrainSettings}, components=("model", "input", "tokenizer", "optimizer")
 )
 @click.argument("model", required=False)
 @click.option("--out", type=click.Path(path_type=Path), metavar="RUN", help="Run folder; resumes if it exists.")

@@ -414,7 +414,7 @@ def test_keep_best_removes_only_step_checkpoints(clean: Clean, here: Path) -> No
     kept = tree(without)
     tokens = make_tokens(here.parent / "cache", A)
     code, out, _ = clean("--yes", "--keep-best")
-    assert code == 0 and "removed: the step checkpoints of 1 run (0.0 MB)" in out and (tokens / A).exists()
+    assert code == 0 and "removed: 1 checkpoints folder (0.0 MB)" in out and (tokens / A).exists()
     assert json.loads((run / "run.json").read_text()) == {"status": "done", "cleaned": True}
     rest = [".lock", ".pealm", "best/model.safetensors", "best/state.json", "best/tokenizer/words.txt", "config.toml"]
     assert files(run) == [*rest, "metrics.jsonl", "run.json"] and not (run / "checkpoints").exists()
@@ -486,10 +486,10 @@ def test_what_best_shares_with_a_step_is_not_freed(clean: Clean, here: Path) -> 
     shutil.rmtree(run / "best")
     best.rename(run / "best")
     step.rename(run / "checkpoints" / "step-00000030")
-    assert "the step checkpoints of 1 run (3.0 MB)" in clean("--dry-run", "--keep-best")[1]
+    assert "1 checkpoints folder (3.0 MB)" in clean("--dry-run", "--keep-best")[1]
     (run / "checkpoints" / "step-00000030" / "model.safetensors").unlink()
     os.link(run / "best" / "model.safetensors", run / "checkpoints" / "step-00000030" / "model.safetensors")
-    assert "the step checkpoints of 1 run (0.0 MB)" in clean("--yes", "--keep-best")[1]
+    assert "1 checkpoints folder (0.0 MB)" in clean("--yes", "--keep-best")[1]
     assert (run / "best" / "model.safetensors").stat().st_size == 3_000_000
 
 

@@ -168,7 +168,7 @@ MISTAKES = {
     "nothing to sample": (("sample",), "no model was named: give --ckpt PATH"),
     "bad prompt": (("sample", "--ckpt", "CKPT", "--prompt", "h€"), "character '€' (position 1) is not among the 9"),
     "bad temperature": (("sample", "--ckpt", "CKPT", "--temperature", "-1"), "--temperature must be at least 0, not -1"),
-    "bad tokenizer dir": (("sample", "--ckpt", "CKPT", "--tokenizer-dir", "nowhere"), "no such folder"),
+    "bad tokenizer dir": (("sample", "--ckpt", "CKPT", "--tokenizer-dir", "nowhere"), "Directory 'nowhere' does not exist"),
     "no evaluation": (("eval", "--ckpt", "CKPT", "--on", "kindergarden"), "did you mean 'kindergarten'?"),
     "nothing to prepare": (("prepare", "text"), "nothing to prepare"),
     "unknown to prepare": (("prepare", "tinyshakespear"), "did you mean 'tinyshakespeare'?"),
@@ -372,5 +372,5 @@ def test_values_that_begin_with_a_dash_belong_to_their_option(pealm: Pealm, ckpt
     result = pealm("sample", "--stop", "--", "--ckpt", ckpt, "-n", 5, "--seed", 1)
     assert result.code == 0, result.err
     result = pealm("sample", "--prompt", "- milk", "gpt2-pretrained", "--tokenizer-dir", "nowhere")
-    assert result.code == 2 and "--tokenizer-dir nowhere: no such folder" in result.err
+    assert result.code == 2 and "Directory 'nowhere' does not exist" in result.err
     assert pealm("sample", f"--ckpt={ckpt}", "-n5", "--", "char-bigram").code == 0
