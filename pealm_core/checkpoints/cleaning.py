@@ -12,7 +12,7 @@ import stat
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from pealm_core.checkpoints import folder as checkpoint
@@ -28,7 +28,6 @@ TEMPORARY_FILE = re.compile(rf"\.({'|'.join(map(re.escape, RUN_FILES))})(\.[0-9a
 TEXT_FOLDER = re.compile(r"[0-9a-f]{32}")
 TEXT_LEFTOVER = re.compile(r"tokenizing-.*|\.[0-9a-f]{32}\..*\.tmp")
 CHANGED = "has changed since it was listed; it stays"
-
 
 Files = Mapping[tuple[int, int, int], int]  # (device, inode, last written in nanoseconds) → bytes
 
@@ -81,16 +80,12 @@ def _state(run: Path, keep_best: bool) -> tuple[bool, str]:
     with suppress(OSError, PealmError), _lock(run, create=False) as answer:
         if answer == "busy" or (answer == "unsupported" and status == "running"):
             return True, "in use"
-    if keep_best and not _is_complete(run / "best"):
-        return True, "no complete best/"
-    return False, "interrupted" if status == "running" else status
-
-
-def _is_complete(best: Path) -> bool:
     with suppress(InvalidCheckpointError):
-        checkpoint.verify(best)
-        return is_own(best)
-    return False
+        if keep_best:
+            checkpoint.verify(run / "best")
+        if not keep_best or is_own(run / "best"):
+            return False, "interrupted" if status == "running" else status
+    return True, "no complete best/"
 
 
 def _leftovers(run: Path) -> Iterator[Path]:
@@ -118,13 +113,13 @@ def list_texts() -> Iterator[Item]:
     """Yield the texts in the token cache, and what interrupted tokenizing left there."""
     home = cache_root().resolve() / "tokens"
     for place in sorted(home.iterdir()) if is_own(home / MARK) else []:
-        if place.is_dir() and is_own(place):
+        leftover = TEXT_LEFTOVER.fullmatch(place.name)
+        if place.is_dir() and is_own(place) and (leftover or TEXT_FOLDER.fullmatch(place.name)):
             files = _files(place.rglob("*"))
-            item = Item(TEXT, place, (place,), files, sum(files.values()), TEXT)
-            if TEXT_FOLDER.fullmatch(place.name):
+            state = "left by interrupted tokenizing" if leftover else TEXT
+            item = Item(TEXT, place, (place,), files, sum(files.values()), state)
+            if not leftover or item.changed < time.time() - 3600:  # nothing is locked here
                 yield item
-            elif TEXT_LEFTOVER.fullmatch(place.name) and item.changed < time.time() - 3600:  # no locks here
-                yield replace(item, state="left by interrupted tokenizing")
 
 
 def _files(paths: Iterable[Path]) -> Files:

@@ -49,7 +49,7 @@ class ComponentCommand(click.Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse the line and resolve the job."""
         ctx.token_normalize_func = lambda word: word.replace("_", "-")
-        ctx.meta[SETTINGS] = options = [*self._flat_options(), *_dotted_options(args)]
+        ctx.meta[SETTINGS] = options = [*_options(self.flat, args)]
         parsed, _, _ = self.make_parser(ctx).parse_args(list(args))
         given = {name: value for name, value in parsed.items() if isinstance(value, str)}
         words = {table: dict[str, Any](name=given[table]) for table in self.components if table in given}
@@ -62,12 +62,6 @@ class ComponentCommand(click.Command):
         own = {name: value for name, value in ctx.params.items() if name not in self.components}
         ctx.params = {**own, "job": job}
         return rest
-
-    def _flat_options(self) -> Iterator[SettingOption]:
-        for table, config in self.flat.items():
-            for item in settings_of(config).values():
-                if not item.hidden:
-                    yield SettingOption(table, item.key, f"--{item.key}", *([f"-{item.short}"] if item.short else []))
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options under their headings, then the components that can be named."""
@@ -93,22 +87,29 @@ class ComponentCommand(click.Command):
         return sections(sources["host"], entries, resolved, [table for table in self.components if table in known])
 
 
-def _dotted_options(args: Sequence[str]) -> Iterator[SettingOption]:
-    """Yield the options for all words that look like one; those that are values of other options do no harm.
+def _options(flat: Mapping[str, type], args: Sequence[str]) -> Iterator[SettingOption]:
+    """Yield the options without a dot, and one for each word that looks like an option with a dot.
 
-    An option with a dot takes one value, whatever it looks like. `--input.NAME` takes none if its dataset's record
-    has no value field, else the next word unless that begins with "-".
+    Such a word may be the value of another option, where it does no harm. An option with a dot takes one value,
+    whatever it looks like. `--input.NAME` takes none if its dataset's record has no value field, else the next word
+    unless that begins with "-".
     """
+    for table, config in flat.items():
+        for item in settings_of(config).values():
+            if not item.hidden:
+                yield SettingOption(table, item.key, f"--{item.key}", *([f"-{item.short}"] if item.short else []))
     datasets = PluginHost.installed().entries(DatasetSpec)
     names = {word.partition("=")[0].replace("_", "-") for word in args if word.startswith("--")}
     for name in sorted(names):
         table, dot, key = name.removeprefix("--").partition(".")
+        if not dot or key == "name":
+            continue
         if table == "input":
             dist, _, dataset = key.rpartition("/")
             entries = [e for e in datasets.get(dataset, []) if not dist or e.plugin.dist == dist]
             bare = bool(entries) and not any(entry.spec.value for entry in entries)
             yield SettingOption(table, key, name, is_flag=bare, flag_value=True)
-        elif dot and key != "name":
+        else:
             yield SettingOption(table, key, name)
 
 

@@ -41,11 +41,11 @@ def show(name: str) -> None:
         row = _row(host, plugin)
         place = getattr(sys.modules.get(plugin.module), "__file__", None) or plugin.location
         click.echo(f"{plugin.name} ({plugin.dist} {plugin.version})")
-        click.echo(f"  status     {row['status']}" + (f": {row['reason']}" if row["reason"] else ""))
-        click.echo(f"  module     {plugin.module}, {place}")
-        click.echo(f"  loaded in  {plugin.load_ms:.1f} ms")
+        click.echo(f"  status    {row['status']}" + (f": {row['reason']}" if row["reason"] else ""))
+        click.echo(f"  module    {plugin.module}, {place}")
+        click.echo(f"  loaded in {plugin.load_ms:.1f} ms")
         for record in plugin.records:
-            click.echo(f"  {record.kind:<9}  {record.name}: {record.summary}")
+            click.echo(f"  {record.kind:<9} {record.name}: {record.summary}")
             for table in (table for table, kind in COMPONENTS.items() if isinstance(record, kind)):
                 entry = Entry(record, plugin, record.name)
                 try:
