@@ -4,98 +4,99 @@ Other files stay, and so do the folders they are in. Links are not followed. A r
 removed; the mark goes last, so that after a kill the next `pealm clean` continues.
 """
 
-import errno
 import json
 import os
 import re
 import shutil
 import stat
 import time
-import tomllib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pealm_core.checkpoints import folder as checkpoint
-from pealm_core.config.paths import MARK, cache_root, shown, try_lock
+from pealm_core.config.layers import read_regular
+from pealm_core.config.paths import MARK, cache_root, try_lock
 from pealm_core.contract.errors import InvalidCheckpointError, PealmError
 
-KINDS = ("runs", "tokens", "leftovers")
+RUN, STEPS, TEXT = "run", "checkpoints folder", "tokenized text"
 LOCK, STATUS = ".lock", "run.json"
 RUN_FILES = (STATUS, "metrics.jsonl", "samples.jsonl", "loss.png", checkpoint.CONFIG)
-CHECKPOINT_FILES = (checkpoint.MODEL, checkpoint.OPTIMIZER, "extra.safetensors", checkpoint.CONFIG)
+CHECKPOINT_FILES = (checkpoint.STATE, checkpoint.MODEL, checkpoint.OPTIMIZER, "extra.safetensors", checkpoint.CONFIG)
 TEMPORARY_FILE = re.compile(rf"\.({'|'.join(map(re.escape, RUN_FILES))})(\.[0-9a-f]+)?\.tmp")
-CACHE_LEFTOVER = re.compile(r"tokenizing-.*|\.[0-9a-f]{32}\..*\.tmp")
-CHANGED = PealmError("has changed since it was listed; it stays")
+TEXT_FOLDER = re.compile(r"[0-9a-f]{32}")
+TEXT_LEFTOVER = re.compile(r"tokenizing-.*|\.[0-9a-f]{32}\..*\.tmp")
+CHANGED = "has changed since it was listed; it stays"
+
+Files = Mapping[tuple[int, int, int], int]  # (device, inode, last written in nanoseconds) → bytes
 
 
 @dataclass(frozen=True)
 class Item:
-    """A line of the list. paths: what is removed, in this order; empty if the item stays (`state` says why)."""
+    """A run or a cached text. paths: what to remove, in this order; empty if it stays (`state` says why)."""
 
     kind: str
-    home: Path  # a run, or the token cache
-    place: Path  # the run, or what is in it or in the cache
+    place: Path
     paths: tuple[Path, ...]
-    size: int = 0  # bytes on disk that are freed
-    changed: float = 0.0  # the last time that one of the files was written, in seconds since the epoch
-    model: str = ""
-    step: int | None = None
-    state: str = ""
+    files: Files
+    size: int  # bytes on disk that are freed
+    state: str
+
+    @property
+    def changed(self) -> float:
+        """When a file was last written, in seconds since the epoch."""
+        return max((written for _, _, written in self.files), default=0) / 1e9
 
 
-def is_marked(folder: Path) -> bool:
-    return _is_own(folder / MARK)
+def is_own(path: Path) -> bool:
+    """Whether a file or folder is where its name says, with no link on the way."""
+    return os.path.realpath(path) == str(path) and (path.is_file() or path.is_dir())
 
 
-def list_runs(root: Path, keep_best: bool, failures: list[OSError]) -> tuple[list[Item], list[Path]]:
-    """Return the marked runs below a folder, what interrupted saves left in them, and runs without a mark."""
-    items: list[Item] = []
-    unmarked: list[Path] = []
-    known: set[tuple[int, int]] = set()
-    for name, folders, files in os.walk(root, onerror=lambda error: failures.append(error)):
+def list_runs(root: Path, keep_best: bool) -> Iterator[Item]:
+    """Yield the marked runs below a folder without links in its path. keep_best: only their step checkpoints."""
+    for name, folders, names in os.walk(root):
         run = Path(name)
-        if MARK in files and is_marked(run):
-            if {LOCK, checkpoint.CONFIG} & {*files} or not (folders or len(files) > 1):  # else the token cache
-                items += [replace(item, **_measure(item.paths, known)) for item in _items_of(run, keep_best, known)]
-        elif checkpoint.CONFIG in files and {checkpoint.STEPS, "metrics.jsonl"} & {*folders, *files}:
-            unmarked.append(run)
-            folders.clear()
-    return items, unmarked
+        if MARK not in names or not is_own(run / MARK) or (LOCK not in names and (folders or names != [MARK])):
+            continue
+        steps = [path for step in checkpoint.steps(run) for path in _contents(step)]
+        best = _contents(run / "best")
+        rest = [] if keep_best else [*best, *(run / name for name in (*RUN_FILES, LOCK, MARK)), run]
+        paths = (*_leftovers(run), *steps, run / checkpoint.STEPS, *rest)
+        paths = tuple(path for path in paths if is_own(path) or path == run / LOCK)  # which removing makes
+        stays, state = _state(run, keep_best)
+        files, kept = _files(paths), _files(best) if keep_best else {}
+        if paths:
+            size = sum(files[file] for file in files.keys() - kept.keys())
+            yield Item(STEPS if keep_best else RUN, run, () if stays else paths, files, size, state)
 
 
-def _items_of(run: Path, keep_best: bool, known: set[tuple[int, int]]) -> Iterator[Item]:
-    steps = _steps(run)
-    model, status = _read_facts(run)
-    used = _is_used(run, status)
-    status = "interrupted" if status == "running" else status
-    leftovers = checkpoint.temporary_folders(run)
-    leftovers += [path for path in run.glob(".*.tmp") if TEMPORARY_FILE.fullmatch(path.name) and _is_own(path)]
-    for path in [] if used else [path for path in leftovers if not checkpoint.is_only_copy(path)]:
-        yield Item("leftovers", run, path, (path,), model=model, state="left by an interrupted save")
-    files = [file for step in steps for file in checkpoint_files(step)]
-    best = checkpoint_files(run / "best")
-    if keep_best and not files:
-        return
-    reason = "in use" if used else "no best/" if keep_best and not best else ""
-    if keep_best:
-        _measure(best, known)  # what the steps share with it is not freed
-    else:
-        files += [*leftovers, *best, *(run / name for name in (*RUN_FILES, LOCK, MARK))]
-        other = _other_file(run, {*files})
-        status += f"; other files stay, such as {shown(other.relative_to(run))}" if other else ""
-    step = int(steps[-1].name.removeprefix("step-")) if steps else None
-    yield Item("runs", run, run, () if reason else tuple(files), model=model, step=step, state=reason or status)
+def _state(run: Path, keep_best: bool) -> tuple[bool, str]:
+    """Return whether a run must stay, and why or how it ended. Without locks, run.json says whether it is in use."""
+    status = "unknown state"
+    with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+        status = str(json.loads(read_regular(run / STATUS))["status"])
+    with suppress(OSError, PealmError), _lock(run, create=False) as answer:
+        if answer == "busy" or (answer == "unsupported" and status == "running"):
+            return True, "in use"
+    with suppress(InvalidCheckpointError):
+        if keep_best:
+            checkpoint.verify(run / "best")
+        if not keep_best or is_own(run / "best"):
+            return False, "interrupted" if status == "running" else status
+    return True, "no complete best/"
 
 
-def _steps(run: Path) -> list[Path]:
-    return [path for path in checkpoint.steps(run) if not (path.is_symlink() or path.parent.is_symlink())]
+def _leftovers(run: Path) -> Iterator[Path]:
+    """Yield what interrupted saves left in a run, files before their folders."""
+    for folder in checkpoint.temporary_folders(run):
+        yield from (*sorted(folder.rglob("*"), reverse=True), folder)
+    yield from (path for path in run.glob(".*.tmp") if TEMPORARY_FILE.fullmatch(path.name))
 
 
-def checkpoint_files(folder: Path) -> list[Path]:
-    """Return the files that pealm wrote in a checkpoint; none for what a link leads to.
+def _contents(folder: Path) -> list[Path]:
+    """Return the files that pealm may have written in a checkpoint, then the folders that may be empty without them.
 
     The vocabulary comes first and state.json, which lists it, next: what remains after a kill is not a checkpoint,
     and pealm can still name all of it.
@@ -103,77 +104,33 @@ def checkpoint_files(folder: Path) -> list[Path]:
     listed: list[str] = []
     with suppress(InvalidCheckpointError):
         listed = [name for name in checkpoint.state_of(folder)["files"] if name.startswith("tokenizer/")]
-    return [folder / name for name in (*listed, checkpoint.STATE, *CHECKPOINT_FILES) if _is_own(folder / name)]
+    files = [folder / name for name in (*listed, *CHECKPOINT_FILES)]
+    places = {place for file in files for place in file.parents if place.is_relative_to(folder)}
+    return [*files, *sorted({*places, folder / checkpoint.TOKENIZER}, reverse=True)]
 
 
-def _is_own(path: Path) -> bool:
-    """Whether a regular file is where its name says, with no link on the way."""
-    try:
-        return stat.S_ISREG(path.lstat().st_mode) and path.resolve() == path
-    except OSError:
-        return False
+def list_texts() -> Iterator[Item]:
+    """Yield the texts in the token cache, and what interrupted tokenizing left there."""
+    home = cache_root().resolve() / "tokens"
+    for place in sorted(home.iterdir()) if is_own(home / MARK) else []:
+        leftover = TEXT_LEFTOVER.fullmatch(place.name)
+        if place.is_dir() and is_own(place) and (leftover or TEXT_FOLDER.fullmatch(place.name)):
+            files = _files(place.rglob("*"))
+            state = "left by interrupted tokenizing" if leftover else TEXT
+            item = Item(TEXT, place, (place,), files, sum(files.values()), state)
+            if not leftover or item.changed < time.time() - 3600:  # nothing is locked here
+                yield item
 
 
-def _other_file(run: Path, known: set[Path]) -> Path | None:
-    """Return a file in a run's folder that pealm did not write."""
-    for name, folders, files in os.walk(run):
-        folders[:] = [folder for folder in folders if Path(name, folder) not in known]
-        links = [folder for folder in folders if Path(name, folder).is_symlink()]
-        if other := [Path(name, file) for file in (*files, *links) if Path(name, file) not in known]:
-            return min(other)
-    return None
-
-
-def _read_facts(run: Path) -> tuple[str, str]:
-    """Return a run's model and status, as far as its files can be read."""
-    model, status = "unknown model", "damaged"
-    with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
-        if _is_own(run / checkpoint.CONFIG):
-            model = str(tomllib.loads((run / checkpoint.CONFIG).read_text(encoding="utf-8"))["model"]["name"])
-        status = str(json.loads((run / STATUS).read_text())["status"]) if _is_own(run / STATUS) else "unknown state"
-    return model, status
-
-
-def list_tokens(failures: list[OSError]) -> tuple[list[Item], list[Path]]:
-    """Return the cached texts, what interrupted tokenizing left, and the cache's folder if it has no mark."""
-    home = _token_home()
-    try:
-        entries = [] if home.is_symlink() or not home.is_dir() else sorted(home.iterdir())
-    except OSError as error:
-        failures.append(error)
-        entries = []
-    items, known = [], set[tuple[int, int]]()
-    for path in entries:
-        if path.is_symlink() or not path.is_dir():
-            continue
-        item = replace(Item("tokens", home, path, (path,)), **_measure([path], known))
-        if re.fullmatch(r"[0-9a-f]{32}", path.name):
-            items.append(item)
-        elif CACHE_LEFTOVER.fullmatch(path.name) and item.changed < time.time() - 3600:  # nothing is locked here
-            items.append(replace(item, kind="leftovers", state="left by interrupted tokenizing"))
-    return ([], [home]) if items and not is_marked(home) else (items, [])
-
-
-def _token_home() -> Path:
-    return cache_root().resolve() / "tokens"
-
-
-def _measure(paths: Iterable[Path], known: set[tuple[int, int]]) -> dict[str, Any]:
-    """Return the bytes in files that are not `known` from another path, and when one was last written."""
-    size, changed = 0, 0.0
+def _files(paths: Iterable[Path]) -> Files:
+    """Return the regular files; one with two names counts once, and a lock, which other processes write, never."""
+    files = {}
     for path in paths:
-        inside = [Path(name) / file for name, _, files in os.walk(path) for file in files]
-        for file in inside or [path]:
-            try:
-                facts = file.lstat()
-            except OSError:
-                continue
-            if file.name != LOCK:  # which looking for another process may write
-                changed = max(changed, facts.st_mtime)
-            if stat.S_ISREG(facts.st_mode) and (facts.st_dev, facts.st_ino) not in known:
-                known.add((facts.st_dev, facts.st_ino))
-                size += facts.st_size
-    return {"size": size, "changed": changed}
+        with suppress(OSError):
+            facts = path.lstat()
+            if stat.S_ISREG(facts.st_mode) and path.name != LOCK:
+                files[facts.st_dev, facts.st_ino, facts.st_mtime_ns] = facts.st_size
+    return files
 
 
 @contextmanager
@@ -184,76 +141,38 @@ def _lock(run: Path, *, create: bool) -> Iterator[str]:
     try:
         answer = try_lock(handle, exclusive=create)
         if not os.path.samestat(os.fstat(handle), (run / LOCK).lstat()):
-            raise CHANGED
+            raise PealmError(CHANGED)
         yield answer
     finally:
         os.close(handle)
 
 
-def _is_used(run: Path, status: str) -> bool:
-    """Whether another process has locked the run; without locks, whether it says that it is running."""
-    try:
-        with _lock(run, create=False) as answer:
-            return answer == "busy" or (answer == "unsupported" and status == "running")
-    except (OSError, PealmError):  # never locked, or the removal will say what is wrong
-        return False
-
-
-def remove(item: Item, keep_best: bool) -> None:
+def remove(item: Item) -> None:
     """Remove what an item lists. Raises OSError and PealmError."""
-    if item.home.resolve() != item.home or not is_marked(item.home):
-        raise CHANGED
-    if item.home == _token_home():
-        aside = item.place  # under a temporary name first, so that after a kill no part is taken for the whole
-        if item.kind == "tokens":
-            aside = aside.rename(aside.with_name(f".{aside.name}.{os.urandom(6).hex()}.tmp"))
-        return shutil.rmtree(aside)
-    with _lock(item.home, create=True) as answer:
+    place = item.place
+    if not is_own((place.parent if item.kind == TEXT else place) / MARK):
+        raise PealmError(CHANGED)
+    if item.kind == TEXT:  # renamed first, so that after a kill no part is taken for the whole
+        return shutil.rmtree(place.rename(place.with_name(f"tokenizing-{os.urandom(6).hex()}")))
+    with _lock(place, create=True) as answer:
         if answer == "busy":
             raise PealmError("is in use by now; it stays")
-        if _measure(item.paths, set())["changed"] > item.changed:
-            raise CHANGED
-        if item.kind == "leftovers" and checkpoint.is_only_copy(item.place):
-            raise CHANGED
-        if keep_best and item.kind == "runs":
-            try:
-                checkpoint.verify(item.home / "best")
-            except InvalidCheckpointError as error:
-                raise PealmError(f"its step checkpoints stay, because best/ is incomplete: {error}") from None
-            _note_cleaned(item.home / STATUS)
-        last = [path for path in item.paths if path in (item.home / LOCK, item.home / MARK)]
-        for path in item.paths:
-            if path.is_dir() and path.resolve() == path:
-                shutil.rmtree(path)
-            elif path not in last and _is_own(path):
+        if _files(item.paths) != item.files:
+            raise PealmError(CHANGED)
+        if item.kind == STEPS:
+            _note_cleaned(place / STATUS)
+        for path in filter(is_own, item.paths):
+            if path.is_file():
                 path.unlink()
-        places = {place for path in item.paths for place in path.parents if item.home in place.parents}
-        places |= {item.home / "best", item.home / checkpoint.STEPS, *_steps(item.home)}
-        places |= {place / checkpoint.TOKENIZER for place in places}
-        for place in sorted(places, key=lambda place: len(place.parts), reverse=True):
-            _remove_empty(place)
-        for path in last:
-            path.unlink(missing_ok=True)
-    if last:
-        _remove_empty(item.home)
+            elif not any(path.iterdir()) and path not in (Path.cwd(), *Path.cwd().parents):
+                path.rmdir()
     return None
 
 
 def _note_cleaned(path: Path) -> None:
     """Note in run.json that the step checkpoints were removed: `pealm train` then doesn't start the run again."""
     with suppress(OSError, ValueError, TypeError, RecursionError):
-        facts = {**json.loads(path.read_text(encoding="utf-8")), "cleaned": True} if _is_own(path) else {}
-        temporary = path.with_name(f".{STATUS}.{os.urandom(6).hex()}.tmp")
-        temporary.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-        temporary.replace(path)
-
-
-def _remove_empty(folder: Path) -> None:
-    """Remove a folder if nothing is in it, unless it is the working folder."""
-    if folder.is_symlink() or not folder.is_dir() or folder in (Path.cwd(), *Path.cwd().parents):
-        return
-    try:
-        folder.rmdir()
-    except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-            raise
+        facts = {**json.loads(path.read_text(encoding="utf-8")), "cleaned": True} if is_own(path) else {}
+        aside = path.with_name(f".{STATUS}.{os.urandom(6).hex()}.tmp")
+        aside.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+        aside.replace(path)

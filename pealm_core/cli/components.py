@@ -1,6 +1,10 @@
-"""Commands whose options depend on the components that they name."""
+"""Commands whose options depend on the components that they name.
 
-from collections.abc import Callable, Mapping, Sequence
+Settings are click options like any other: those without a dot are known, and those with a dot (`--model.n-layer 6`)
+are made for each line from its own words. What they mean is decided once the components are known.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,97 +12,125 @@ import click
 
 from pealm_core.checkpoints import folder as checkpoint
 from pealm_core.cli.help import Section, sections
-from pealm_core.cli.words import split
 from pealm_core.config.choice import choose
 from pealm_core.config.job import host_for, plan, settle
 from pealm_core.config.layers import Layer, file_layer
 from pealm_core.contract.errors import UserError
+from pealm_core.contract.fields import settings_of
+from pealm_core.contract.specs import DatasetSpec
 from pealm_core.plugins.host import PluginHost
 
-NAMED_BY = {"model": "model", "tokenizer": "tokenizer", "optimizer": "optimizer", "eval": "on"}  # table → parameter
+SETTINGS, GIVEN = "pealm.settings", "pealm.given"  # in a context's `meta`
+
+
+class SettingOption(click.Option):
+    """The option of the setting `key` in `table`. Its value is a word, or True for `--input.NAME` without one."""
+
+    def __init__(self, table: str, key: str, *names: str, **kwargs: Any) -> None:
+        super().__init__(["--setting"], expose_value=False, type=click.UNPROCESSED, **kwargs)
+        self.table, self.key, self.name, self.opts = table, key, f"{table}.{key}", list(names)
 
 
 class ComponentCommand(click.Command):
-    """A command over components; its callback gets the resolved `job` beside its own parameters.
+    """A command over components; its callback gets the resolved `job` instead of the components' names.
 
-    flat: table → dataclass of the settings whose options have no dot. components: the tables that it uses.
-    config_file: the config file that the command's parameters name, None for none.
+    flat: table → dataclass of the settings whose options have no dot. components: the tables that it uses; a
+    parameter of the same name (`--tokenizer`) names the component.
     """
 
-    def __init__(
-        self,
-        *args: Any,
-        flat: Mapping[str, type],
-        components: Sequence[str],
-        config_file: Callable[[Mapping[str, Any]], Layer | None],
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, *args: Any, flat: Mapping[str, type], components: Sequence[str], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.flat, self.components, self.config_file = flat, tuple(components), config_file
-        self._sections: list[Section] = []
+        self.flat, self.components = flat, tuple(components)
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """Return the declared parameters and the options of this line's settings."""
+        return [*super().get_params(ctx), *ctx.meta.get(SETTINGS, [])]
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Take the settings out of the line, let click parse the rest, and resolve the job."""
+        """Parse the line and resolve the job."""
         ctx.token_normalize_func = lambda word: word.replace("_", "-")
-        host = PluginHost.installed()
-        line = split(args, self.params, self.flat, host)
-        if line.help:
-            self._sections = self._help(ctx, host, line.static, line.words)
-        elif line.mistake is not None:
-            if isinstance(line.mistake, click.UsageError):
-                line.mistake.ctx = ctx
-            raise line.mistake
-        rest = super().parse_args(ctx, line.static)  # shows the help page and exits
-        ctx.params["job"] = plan(self.components, flat=self.flat, **self._sources(host, ctx.params, line.words))
+        ctx.meta[SETTINGS] = options = [*_options(self.flat, args)]
+        parsed, _, _ = self.make_parser(ctx).parse_args(list(args))
+        given = {name: value for name, value in parsed.items() if isinstance(value, str)}
+        words = {table: dict[str, Any](name=given[table]) for table in self.components if table in given}
+        for option in options:
+            if option.name in parsed:
+                words.setdefault(option.table, {})[option.key] = given.get(option.name, True)
+        ctx.meta[GIVEN] = given, words
+        rest = super().parse_args(ctx, args)  # shows the help page and exits
+        job = plan(self.components, flat=self.flat, **_sources(given, words))
+        own = {name: value for name, value in ctx.params.items() if name not in self.components}
+        ctx.params = {**own, "job": job}
         return rest
-
-    def _sources(
-        self, host: PluginHost, params: Mapping[str, Any], words: Mapping[str, Mapping[str, Any]]
-    ) -> dict[str, Any]:
-        """Return what the settings come from: the host without the file's disabled plugins, file, preset, words."""
-        file = self.config_file(params)
-        names = {table: {"name": params[name]} for table, name in NAMED_BY.items() if params.get(name)}
-        return {
-            "host": host_for(file) if file is not None and "plugins" in file.tables else host,
-            "file": file,
-            "preset": params.get("preset"),
-            "words": {table: {**words.get(table, {}), **names.get(table, {})} for table in {**names, **words}},
-        }
-
-    def _help(
-        self, ctx: click.Context, host: PluginHost, static: list[str], words: Mapping[str, Mapping[str, Any]]
-    ) -> list[Section]:
-        """Return the help page's sections for the line, or for an empty one if something in the line is wrong."""
-        try:
-            parsed, _, _ = self.make_parser(ctx).parse_args(list(static))
-            params = {name: word for name, word in parsed.items() if isinstance(word, str)}
-            sources = self._sources(host, params, {"input": words.get("input", {})})
-            entries, layers = choose(components=self.components, **sources)
-            resolved = settle(self.flat, entries, layers[:-1])  # without the line's own values
-        except Exception:
-            entries, layers = choose(host, self.components)
-            resolved = settle(self.flat, entries, layers)
-        options = {option for param in self.params for option in param.opts}
-        tables = [t for t in self.components if t in ("model", "input") or f"--{NAMED_BY[t]}" in options]
-        return sections(host, entries, resolved, tables)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options under their headings, then the components that can be named."""
-        records = (param.get_help_record(ctx) for param in self.get_params(ctx) if isinstance(param, click.Option))
+        params = [param for param in super().get_params(ctx) if isinstance(param, click.Option)]
+        records = [param.get_help_record(ctx) for param in params]
         own = ("Options", [record for record in records if record is not None])
-        for heading, rows in [own, *self._sections]:
+        for heading, rows in [own, *self._sections(*ctx.meta[GIVEN])]:
             with formatter.section(heading):
                 formatter.write_dl(rows)
 
+    def _sections(self, given: Mapping[str, str], words: Mapping[str, Any]) -> list[Section]:
+        """Return the help page's sections for the line, or for an empty one if something in the line is wrong."""
+        names = {table: {"name": given[table]} for table in self.components if table in given}
+        try:
+            sources = _sources(given, {**names, "input": words.get("input", {})})
+            entries, layers = choose(components=self.components, **sources)
+            resolved = settle(self.flat, entries, layers[:-1])  # without the line's own values
+        except Exception:
+            sources = _sources({}, {})
+            entries, layers = choose(components=self.components, **sources)
+            resolved = settle(self.flat, entries, layers)
+        known = {"input", *(param.name for param in self.params)} - names.keys()
+        return sections(sources["host"], entries, resolved, [table for table in self.components if table in known])
 
-def checkpoint_config(params: Mapping[str, Any]) -> Layer | None:
-    """Return the config of `--ckpt`. Raises UserError if that is not a checkpoint, or one of another model."""
-    if not params.get("ckpt"):
+
+def _options(flat: Mapping[str, type], args: Sequence[str]) -> Iterator[SettingOption]:
+    """Yield the options without a dot, and one for each word that looks like an option with a dot.
+
+    Such a word may be the value of another option, where it does no harm. An option with a dot takes one value,
+    whatever it looks like. `--input.NAME` takes none if its dataset's record has no value field, else the next word
+    unless that begins with "-".
+    """
+    for table, config in flat.items():
+        for item in settings_of(config).values():
+            if not item.hidden:
+                yield SettingOption(table, item.key, f"--{item.key}", *([f"-{item.short}"] if item.short else []))
+    datasets = PluginHost.installed().entries(DatasetSpec)
+    names = {word.partition("=")[0].replace("_", "-") for word in args if word.startswith("--")}
+    for name in sorted(names):
+        table, dot, key = name.removeprefix("--").partition(".")
+        if not dot or key == "name":
+            continue
+        if table == "input":
+            dist, _, dataset = key.rpartition("/")
+            entries = [e for e in datasets.get(dataset, []) if not dist or e.plugin.dist == dist]
+            bare = bool(entries) and not any(entry.spec.value for entry in entries)
+            yield SettingOption(table, key, name, is_flag=bare, flag_value=True)
+        else:
+            yield SettingOption(table, key, name)
+
+
+def _sources(given: Mapping[str, str], words: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what the settings come from: the host without the file's disabled plugins, file, preset, words."""
+    file = _config_file(given)
+    return {"host": host_for(file), "file": file, "preset": given.get("preset"), "words": words}
+
+
+def _config_file(given: Mapping[str, str]) -> Layer | None:
+    """Return the config of `--config`, of an existing run `--out`, or of the checkpoint `--ckpt`."""
+    if "config" in given:
+        return file_layer(Path(given["config"]))
+    if "out" in given and (saved := Path(given["out"]) / checkpoint.CONFIG).exists():
+        return file_layer(saved)
+    if "ckpt" not in given:
         return None
-    folder = checkpoint.find(Path(params["ckpt"]))
+    folder = checkpoint.find(Path(given["ckpt"]))
     checkpoint.verify(folder, checkpoint.CONFIG)
     file = file_layer(folder / checkpoint.CONFIG)
-    name, model = file.tables.get("model", {}).get("name"), params.get("model")
+    name, model = file.tables.get("model", {}).get("name"), given.get("model")
     if model and name != model and str(name).rpartition("/")[2] != model.rpartition("/")[2]:
         raise UserError(f"{folder} is a checkpoint of {name!r}, not of {model!r}")
     return file

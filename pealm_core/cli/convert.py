@@ -9,7 +9,7 @@ from pealm_core.contract.specs import FormatSpec
 from pealm_core.plugins.host import PluginHost
 
 
-@click.command(short_help="Convert a checkpoint.")
+@click.command()
 @click.argument("source", type=click.Path(path_type=Path))
 @click.argument("target", type=click.Path(path_type=Path))
 @click.option(
@@ -25,31 +25,28 @@ def convert(source: Path, target: Path, dtype: str | None, to_: str | None, from
     pealm convert weights/mine folder --to hf
     pealm convert folder weights/theirs --from hf
     """
-    if to_ and from_:
-        raise UserError("--to and --from exclude each other: give one of them")
-    if to_ or from_:
-        if dtype:
-            raise UserError("--dtype can't be combined with --to or --from; convert twice")
-        _foreign(source, target, to_ or from_ or "", "exporter" if to_ else "importer")
-        click.echo(f"wrote {target}")
-        return
-    from pealm_core.checkpoints.convert import to_weights
+    if bool(dtype) + bool(to_) + bool(from_) > 1:
+        raise UserError("--dtype, --to and --from exclude each other: give one of them")
+    if to_:
+        _foreign(source, target, to_, "exporter", "written")
+    elif from_:
+        _foreign(source, target, from_, "importer", "read")
+    else:
+        from pealm_core.checkpoints.convert import to_weights
 
-    click.echo(to_weights(source, target, dtype))
+        click.echo(to_weights(source, target, dtype))
 
 
-def _foreign(source: Path, target: Path, name: str, part: str) -> None:
+def _foreign(source: Path, target: Path, name: str, part: str, verb: str) -> None:
     entry = PluginHost.installed().find(FormatSpec, name)
     if getattr(entry.spec, part) is None:
-        raise UserError(f"format {name!r} can't be {'written' if part == 'exporter' else 'read'}")
+        raise UserError(f"format {name!r} can't be {verb}")
     if not source.exists():
         raise UserError(f"{source}: no such file or folder")
-    function = entry.load(part)
     try:
-        function(source, target)
+        entry.load(part)(source, target)
     except ValueError as error:
         raise UserError(f"format {name}: {error}") from error
-    except TypeError as error:
-        raise PluginError(f"{entry.plugin.dist}: {part} of format {name!r}: {error}") from error
     if not target.exists():
         raise PluginError(f"{entry.plugin.dist}: {part} of format {name!r} wrote nothing")
+    click.echo(f"wrote {target}")

@@ -1,33 +1,21 @@
 """The help page of a command over components: their options, and what else can be named."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING
 from pathlib import Path
 from typing import Any
 
+import click
+
 from pealm_core.config.choice import COMPONENTS, takes_input
 from pealm_core.config.layers import Resolved, is_option, option_name
-from pealm_core.contract.fields import Setting, settings_of
+from pealm_core.contract.fields import settings_of
 from pealm_core.plugins.host import Entry, PluginHost
 
 Section = tuple[str, list[tuple[str, str]]]
-
-HEADINGS = {
-    "train": "Training",
-    "sample": "Sampling",
-    "model": "Model",
-    "tokenizer": "Tokenizer",
-    "optimizer": "Optimizer",
-    "input": "Input",
-    "eval": "Evaluation",
-}
-LISTS = {
-    "model": "Models",
-    "input": "Inputs",
-    "eval": "Evaluations (--on)",
-    "tokenizer": "Tokenizers (--tokenizer)",
-    "optimizer": "Optimizers (--optimizer)",
-}
+HEADINGS = {"train": "Training", "sample": "Sampling", "eval": "Evaluation"}  # the others: their name
+NAMED_BY = {"eval": " (--on)", "tokenizer": " (--tokenizer)", "optimizer": " (--optimizer)"}
+METAVARS = {int: "INT", float: "NUMBER", str: "TEXT", Path: "PATH", bool: "true|false"}
 
 
 def sections(
@@ -35,54 +23,42 @@ def sections(
 ) -> list[Section]:
     """Return the settings of each table, then the model's presets and the components that can be named instead."""
     pages: list[Section] = []
-    for table, config in resolved.schema.items():
-        entry = entries.get(table)
-        heading = HEADINGS[table] if entry is None or table == "input" else f"{HEADINGS[table]} ({entry.name})"
-        rows = [] if entry is None or table != "input" else [_dataset(entry, resolved)]
-        for item in settings_of(config).values():
-            bare = table == "input" and entry is not None and item.name == entry.spec.value
-            if is_option(table, item) and not bare:
-                short = f"-{item.short}, " if item.short else ""
-                option = f"{short}{option_name(table, item.key)} {_metavar(item.type)}"
-                rows.append((option, item.help + _note(item, table, resolved)))
-        if rows:
-            pages.append((heading, rows))
-    if "model" in entries and entries["model"].spec.presets:
+    for table in resolved.schema:
+        entry, heading = entries.get(table), HEADINGS.get(table, table.capitalize())
+        title = heading if entry is None or table == "input" else f"{heading} ({entry.name})"
+        pages.append((title, option_rows(table, entry, resolved)))
+    if "model" in entries:
         presets = entries["model"].spec.presets.items()
         pages.append(("Presets (--preset)", [(name, _preset(values)) for name, values in presets]))
     for table in tables:
-        named = table in entries and (table not in ("tokenizer", "optimizer") or "model" in entries)
-        if not named and (table != "input" or takes_input(entries)):
+        if not {table, "model"} <= entries.keys() and (table != "input" or takes_input(entries)):
             prefix = "--input." if table == "input" else ""
             known = host.entries(COMPONENTS[table]).items()
             rows = [(prefix + name, providers[0].spec.summary) for name, providers in known]
-            pages.append((LISTS[table], rows or [("none", "none is installed")]))
-    return pages
+            heading = HEADINGS.get(table, table.capitalize())
+            pages.append((f"{heading}s{NAMED_BY.get(table, '')}", rows or [("none", "none is installed")]))
+    return [(heading, rows) for heading, rows in pages if rows]
 
 
-def _dataset(entry: Entry[Any], resolved: Resolved) -> tuple[str, str]:
-    """Return the row of `--input.NAME`: `[INT]` if the value has a default, nothing if there is no value."""
-    item = next((s for s in settings_of(entry.config).values() if s.name == entry.spec.value), None)
-    if item is None:
-        return f"--input.{entry.name}", entry.spec.summary
-    metavar = _metavar(item.type)
-    value = resolved.values["input"][item.name]
-    note = "" if value is None or value is MISSING else f"  [{_show(value)}]"
-    return f"--input.{entry.name} {metavar if item.default is MISSING else f'[{metavar}]'}", entry.spec.summary + note
-
-
-def _metavar(type_: Any) -> str:
-    choices = getattr(type_, "__args__", ())
-    if choices and all(isinstance(choice, str) for choice in choices):
-        return "|".join(choices)
-    return {int: "INT", float: "NUMBER", str: "TEXT", Path: "PATH", bool: "true|false"}.get(type_, "A,B,...")
-
-
-def _note(item: Setting, table: str, resolved: Resolved) -> str:
-    value, origin = resolved.values[table][item.name], resolved.origins[table][item.name]
-    if value is None or value is MISSING or value in ("", ()):
-        return ""
-    return f"  [{_show(value)}]" if origin == "default" else f"  [{_show(value)}, {origin}]"
+def option_rows(table: str, entry: Entry[Any] | None, resolved: Resolved) -> list[tuple[str, str]]:
+    """Return the options of a table, each with its help and value; `[INT]` is a value that may be left out."""
+    rows: list[tuple[str, str]] = []
+    dataset = entry if table == "input" else None
+    if dataset is not None and dataset.spec.value is None:
+        rows.append((f"--input.{dataset.name}", dataset.spec.summary))
+    for item in settings_of(resolved.schema[table]).values():
+        value, origin = resolved.values[table][item.name], resolved.origins[table][item.name]
+        note = "" if value in (None, MISSING, "", ()) else f"  [{_show(value)}]"
+        choices = [choice for choice in getattr(item.type, "__args__", ()) if isinstance(choice, str)]
+        metavar = "|".join(choices) or METAVARS.get(item.type, "A,B,...")
+        if dataset is not None and item.name == dataset.spec.value:
+            metavar = metavar if item.default is MISSING else f"[{metavar}]"
+            rows.insert(0, (f"--input.{dataset.name} {metavar}", dataset.spec.summary + note))
+        elif is_option(table, item):
+            short = f"-{item.short}, " if item.short else ""
+            note = note if origin == "default" or not note else f"{note[:-1]}, {origin}]"
+            rows.append((f"{short}{option_name(table, item.key)} {metavar}", item.help + note))
+    return rows
 
 
 def _show(value: Any) -> str:
@@ -99,3 +75,10 @@ def _preset(values: Mapping[str, Any], table: str = "") -> str:
         _preset(value, f"{key}.") if isinstance(value, Mapping) else f"{table}{key} {value}"
         for key, value in values.items()
     )
+
+
+def print_table(rows: Sequence[Sequence[str]]) -> None:
+    """Print rows of cells in aligned columns."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -3,13 +3,14 @@
 import json
 import sys
 import traceback
-from pathlib import Path
 from typing import Any
 
 import click
 
+from pealm_core.cli.help import option_rows, print_table
+from pealm_core.config.choice import COMPONENTS
+from pealm_core.config.job import settle
 from pealm_core.contract.errors import PealmError, UserError
-from pealm_core.contract.specs import Spec
 from pealm_core.plugins.host import Entry, Plugin, PluginHost
 
 
@@ -24,13 +25,12 @@ def plugins(ctx: click.Context, as_json: bool) -> None:
     rows = [_row(host, plugin) for plugin in host.plugins]
     if as_json:
         click.echo(json.dumps(rows, indent=2))
-    elif sys.stdout.isatty():
-        _table(rows)
-    else:
-        for row in rows:
-            what = "; ".join(filter(None, [", ".join(row["provides"]), row["reason"]]))
-            head = f"{row['plugin']}  {row['dist']} {row['version']}  {row['status']}  {row['load_ms']:.1f} ms"
-            click.echo(f"{head}  {what}".rstrip())
+        return
+    lines = []
+    for row in rows:
+        what = "; ".join(filter(None, [", ".join(row["provides"]), row["reason"]]))
+        lines.append((row["plugin"], f"{row['dist']} {row['version']}", row["status"], f"{row['load_ms']} ms", what))
+    print_table(lines)
 
 
 @plugins.command()
@@ -40,15 +40,20 @@ def show(name: str) -> None:
     host = PluginHost.installed()
     for plugin in _named(host, name):
         row = _row(host, plugin)
+        place = getattr(sys.modules.get(plugin.module), "__file__", None) or plugin.location
         click.echo(f"{plugin.name} ({plugin.dist} {plugin.version})")
         click.echo(f"  status    {row['status']}" + (f": {row['reason']}" if row["reason"] else ""))
-        click.echo(f"  module    {plugin.module}")
-        click.echo(f"  installed {_folder(plugin)}")
+        click.echo(f"  module    {plugin.module}, {place}")
         click.echo(f"  loaded in {plugin.load_ms:.1f} ms")
         for record in plugin.records:
             click.echo(f"  {record.kind:<9} {record.name}: {record.summary}")
-            for line in _options(plugin, record):
-                click.echo(f"    {line}")
+            for table in (table for table, kind in COMPONENTS.items() if isinstance(record, kind)):
+                entry = Entry(record, plugin, record.name)
+                try:
+                    options = option_rows(table, entry, settle({}, {table: entry}, []))
+                except PealmError as error:
+                    options = [("its settings can't be read:", str(error))]
+                print_table([(f"    {option}", text) for option, text in options])
         if plugin.error:
             click.echo("\n" + "".join(traceback.format_exception(plugin.error)).rstrip())
 
@@ -64,12 +69,6 @@ def check(name: str, slow: bool) -> None:
     testing("check").check(name, host, _named(host, name), slow=slow)
 
 
-def _folder(plugin: Plugin) -> Path:
-    """The folder of its code; for an editable install, its metadata is elsewhere."""
-    file = getattr(sys.modules.get(plugin.module), "__file__", None)
-    return Path(file).parent if file else Path(plugin.location)
-
-
 def _named(host: PluginHost, name: str) -> list[Plugin]:
     """The plugins with this entry point or distribution name. Raises UserError if there is none."""
     matches = [plugin for plugin in host.plugins if name in (plugin.name, plugin.dist)]
@@ -77,30 +76,6 @@ def _named(host: PluginHost, name: str) -> list[Plugin]:
         known = ", ".join(plugin.name for plugin in host.plugins)
         raise UserError(f"no plugin {name!r} is installed; installed: {known}")
     return matches
-
-
-def _options(plugin: Plugin, record: Spec) -> list[str]:
-    """The settings of a record as options with help and default, or the error if they can't be read."""
-    from dataclasses import MISSING
-
-    from pealm_core.config.choice import COMPONENTS
-    from pealm_core.contract.fields import settings_of
-
-    tables = {spec.kind: table for table, spec in COMPONENTS.items()}
-    try:
-        items = settings_of(Entry(record, plugin, record.name).config)
-    except PealmError as error:
-        return [f"its settings can't be read: {error}"]
-    lines = []
-    for item in items.values():
-        if item.hidden or record.kind not in tables:
-            continue
-        required = item.default is MISSING
-        default = "required" if required else "not set" if item.default is None else str(item.default)
-        bare = item.name == getattr(record, "value", None)
-        option = f"--input.{record.name}" if bare else f"--{tables[record.kind]}.{item.key}"
-        lines.append(f"{option}  {item.help}{'  ' if item.help else ''}[{default}]")
-    return lines
 
 
 def _row(host: PluginHost, plugin: Plugin) -> dict[str, Any]:
@@ -114,17 +89,3 @@ def _row(host: PluginHost, plugin: Plugin) -> dict[str, Any]:
         "load_ms": round(plugin.load_ms, 1),
         "provides": [f"{record.kind} {record.name}" for record in plugin.records],
     }
-
-
-def _table(rows: list[dict[str, Any]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(
-        "plugin", "version", "status", "ms", "provides", box=None, header_style="bold", padding=(0, 2, 0, 0)
-    )
-    for row in rows:
-        colour = {"ok": "green", "disabled": "dim"}.get(row["status"], "red")
-        what = "\n".join(filter(None, [", ".join(row["provides"]), row["reason"]]))
-        table.add_row(row["dist"], row["version"], f"[{colour}]{row['status']}[/]", f"{row['load_ms']:.1f}", what)
-    Console().print(table)

@@ -5,7 +5,6 @@ from typing import Any
 import click
 
 from pealm_core.contract.errors import UserError
-from pealm_core.contract.fields import settings_of
 from pealm_core.contract.specs import DatasetSpec, EvaluatorSpec
 from pealm_core.plugins.host import Entry, PluginHost
 
@@ -18,10 +17,16 @@ def prepare(name: str, options: tuple[str, ...]) -> None:
 
     `pealm prepare NAME --help` lists its options.
     """
-    entry = find_preparable(PluginHost.installed(), name)
+    host, bare = PluginHost.installed(), name.rpartition("/")[2]
+    evaluator = bare not in host.entries(DatasetSpec) and bare in host.entries(EvaluatorSpec)
+    entry: Entry[Any] = host.find(EvaluatorSpec if evaluator else DatasetSpec, name)
+    try:
+        config = entry.config and entry.config()
+    except TypeError:
+        raise UserError(f"{entry.spec.kind} {name!r} has nothing to prepare: it needs settings") from None
     from pealm_core.checkpoints.build import make
 
-    component = make(entry, *([entry.config()] if entry.config else []))
+    component = make(entry) if config is None else make(entry, config)
     command = getattr(component, "prepare_command", None)
     if isinstance(command, click.Command):
         with command.make_context(f"pealm prepare {name}", list(options)) as context:
@@ -33,17 +38,3 @@ def prepare(name: str, options: tuple[str, ...]) -> None:
         raise UserError(f"pealm prepare {name} takes no options, not {options[0]}")
     component.prepare()
     click.echo(f"{name} is ready")
-
-
-def find_preparable(host: PluginHost, name: str) -> Entry[Any]:
-    """Return the dataset or evaluator of a name. Raises UserError for an unknown one or one that needs settings."""
-    bare = name.rpartition("/")[2]
-    evaluator = bare not in host.entries(DatasetSpec) and bare in host.entries(EvaluatorSpec)
-    entry: Entry[Any] = host.find(EvaluatorSpec if evaluator else DatasetSpec, name)
-    try:
-        if entry.config is not None:
-            entry.config()
-    except TypeError:
-        needed = ", ".join(item.key for item in settings_of(entry.config).values())
-        raise UserError(f"{entry.spec.kind} {name!r} has nothing to prepare: it is used with {needed}") from None
-    return entry

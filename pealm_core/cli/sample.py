@@ -9,24 +9,19 @@ from typing import Any
 
 import click
 
-from pealm_core.cli.components import ComponentCommand, checkpoint_config
+from pealm_core.cli.components import ComponentCommand
 from pealm_core.config.job import Job
 from pealm_core.config.layers import read_regular
 from pealm_core.config.settings import DEVICES, Sampling
 from pealm_core.contract.errors import UserError
 
+FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
-@click.command(
-    cls=ComponentCommand,
-    flat={"sample": Sampling},
-    components=("model", "tokenizer"),
-    config_file=checkpoint_config,
-)
+
+@click.command(cls=ComponentCommand, flat={"sample": Sampling}, components=("model", "tokenizer"))
 @click.argument("model", required=False)
 @click.option("--ckpt", metavar="PATH", help="Run (its best weights), checkpoint folder or file in one.")
-@click.option(
-    "--tokenizer-dir", type=click.Path(path_type=Path), metavar="DIR", help="Saved vocabulary to use instead."
-)
+@click.option("--tokenizer-dir", type=FOLDER, metavar="DIR", help="Saved vocabulary to use instead.")
 @click.option("--prompt", help="Text to continue.")
 @click.option("--prompt-file", metavar="FILE", help="Read the prompt from a file; -: from standard input.")
 @click.option("--stop", multiple=True, metavar="TEXT", help="Stop before this text; repeatable.")
@@ -46,17 +41,13 @@ from pealm_core.contract.errors import UserError
 def sample(
     job: Job,
     ckpt: str | None,
-    tokenizer_dir: Path | None,
     prompt: str | None,
     prompt_file: str | None,
     stop: tuple[str, ...],
     stream: bool,
     as_json: bool,
     stats: bool,
-    device: str,
-    dtype: str,
-    quantize: str | None,
-    **named: Any,
+    **how: Any,
 ) -> None:
     """Generate text with MODEL or the model of a checkpoint.
 
@@ -66,15 +57,14 @@ def sample(
     """
     need_weights(job, ckpt)
     sampling: Sampling = job.configs["sample"]
-    if "" in stop:
-        raise UserError("--stop: an empty text would end every text before it starts; leave it out")
-    sampling = dataclasses.replace(sampling, stop=stop or sampling.stop)
-    if tokenizer_dir is not None and not tokenizer_dir.is_dir():
-        raise UserError(f"--tokenizer-dir {tokenizer_dir}: no such folder")
+    try:
+        sampling = dataclasses.replace(sampling, stop=stop or sampling.stop)
+    except ValueError as error:
+        raise UserError(f"--{error}") from error
     prompt = read_prompt(prompt, prompt_file)
     from pealm_core.inference.lm import Sample, open_job
 
-    lm = open_job(job, ckpt, device=device, dtype=dtype, quantize=quantize, tokenizer_dir=tokenizer_dir)
+    lm = open_job(job, ckpt, **how)  # device, dtype, quantize, tokenizer_dir
     ids = lm.encode(prompt)  # a prompt that can't be encoded is an error before anything is shown
     clock = Clock()
     if sampling.num_samples == 1 and stream and not as_json:
@@ -82,52 +72,46 @@ def sample(
         for _, piece in lm.write([ids], sampling, [Sample()], drawn=clock):
             click.echo(piece, nl=False)
         click.echo()
+    elif as_json:
+        texts = [dataclasses.asdict(drawn) for drawn in lm.samples([prompt], sampling, drawn=clock)]
+        click.echo(json.dumps({"prompt": prompt, "samples": texts, "timings": clock.timings()}, indent=2))
     else:
-        samples = lm.samples([prompt], sampling, drawn=clock)
-        if as_json:
-            texts = [dataclasses.asdict(drawn) for drawn in samples]
-            click.echo(json.dumps({"prompt": prompt, "samples": texts, "timings": clock.timings()}, indent=2))
-        else:
-            for number, drawn in enumerate(samples, 1):
-                if sampling.num_samples > 1:
-                    click.echo(f"--- {number} ---")
-                click.echo(prompt + drawn.text)
+        for number, drawn in enumerate(lm.samples([prompt], sampling, drawn=clock), 1):
+            click.echo((f"--- {number} ---\n" if sampling.num_samples > 1 else "") + prompt + drawn.text)
     timings = clock.timings()
     click.echo(f"{timings['tokens']:,} tokens, {timings['tokens_per_second']:,.1f} tokens/s", err=True)
     if stats:
-        click.echo(_stats(lm, timings), err=True)
+        click.echo(_stats(lm.model, timings), err=True)
 
 
 class Clock:
-    """Count of drawn tokens, and the seconds they took."""
+    """Count of drawn tokens, and when each step ended, in seconds."""
 
     def __init__(self) -> None:
-        self.tokens, self.steps, self.started = 0, 0, time.perf_counter()
-        self.first, self.last = 0.0, 0.0  # seconds until the first and the last token
+        self.tokens, self.started = 0, time.perf_counter()
+        self.ended: list[float] = []
 
     def __call__(self, tokens: int) -> None:
         """Count tokens that were just drawn."""
-        self.last = time.perf_counter() - self.started
-        self.first = self.first or self.last
         self.tokens += tokens
-        self.steps += 1
+        self.ended.append(time.perf_counter() - self.started)
 
     def timings(self) -> dict[str, Any]:
         """Return tokens, seconds and rates. A step draws one token for each row; its rate leaves out the first."""
+        first, last = (self.ended[0], self.ended[-1]) if self.ended else (0.0, 0.0)
         return {
             "tokens": self.tokens,
-            "seconds": self.last,
-            "first_token_seconds": self.first,
-            "tokens_per_second": self.tokens / self.last if self.last else 0.0,
-            "steps_per_second": (self.steps - 1) / (self.last - self.first) if self.steps > 1 else 0.0,
+            "seconds": last,
+            "first_token_seconds": first,
+            "tokens_per_second": self.tokens / last if last else 0.0,
+            "steps_per_second": (len(self.ended) - 1) / (last - first) if last > first else 0.0,
         }
 
 
-def _stats(lm: Any, timings: dict[str, Any]) -> str:
+def _stats(model: Any, timings: dict[str, Any]) -> str:
     from pealm_core.hardware.inference_weights import bytes_per_token, read_bandwidth
 
-    device = next(lm.model.parameters()).device
-    most, weights = read_bandwidth(device), bytes_per_token(lm.model)
+    most, weights = read_bandwidth(next(model.parameters()).device), bytes_per_token(model)
     reads = weights * timings["steps_per_second"]
     return (
         f"first token after {1000 * timings['first_token_seconds']:,.1f} ms, then {timings['steps_per_second']:,.1f} "
