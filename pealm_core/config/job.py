@@ -5,13 +5,13 @@ dataset.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-from pealm_core.config.choice import Tables, choose
-from pealm_core.config.layers import Layer, Resolved, option_name, resolve
+from pealm_core.config.choice import choose
+from pealm_core.config.layers import Layer, Resolved, Tables, resolve
 from pealm_core.contract.errors import UserError
-from pealm_core.contract.fields import dump, settings_of
+from pealm_core.contract.fields import dump
 from pealm_core.plugins.host import Entry, PluginHost
 
 
@@ -24,16 +24,6 @@ class Job:
     configs: Mapping[str, Any]  # None for a component without settings
     origins: Mapping[str, Mapping[str, str]]
     disabled: tuple[str, ...] = ()
-
-    @property
-    def resolved(self) -> Resolved:
-        """The settings as values by field name."""
-        schema = {table: None if config is None else type(config) for table, config in self.configs.items()}
-        values = {
-            table: {field.name: getattr(config, field.name) for field in fields(config)} if config else {}
-            for table, config in self.configs.items()
-        }
-        return Resolved(schema, values, self.origins)
 
     def with_model_config(self, config: Any) -> "Job":
         """Return the job with the model's config as it was built, with its vocab_size."""
@@ -73,35 +63,23 @@ def plan(
     host = host or host_for(file)
     entries, layers = choose(host, components, file, preset, words)
     resolved = settle(flat or {}, entries, layers)
-    return Job(host, entries, _build(resolved, entries), resolved.origins, _disabled(file))
+    configs, mistakes = {}, []
+    for table in resolved.schema:
+        try:
+            configs[table] = resolved.build(table)
+        except UserError as error:
+            mistakes.append(str(error))
+    if mistakes:
+        raise UserError("\n".join(mistakes))
+    return Job(host, entries, configs, resolved.origins, _disabled(file))
 
 
 def settle(flat: Mapping[str, type], entries: Mapping[str, Entry[Any]], layers: Sequence[Layer]) -> Resolved:
     """Lay the chosen layers over the defaults of the tables."""
-    schema: dict[str, type | None] = {**flat, **{table: entry.config for table, entry in entries.items()}}
     aliases = {}
     if "input" in entries and (value := entries["input"].spec.value):
-        aliases["input"] = {entries["input"].name: value, entries["input"].spec.name: value}
-    return resolve(schema, layers, aliases)
-
-
-def _build(resolved: Resolved, entries: Mapping[str, Entry[Any]]) -> dict[str, Any]:
-    """Build every table's config. Raises UserError with a line for every mistake."""
-    configs, mistakes = {}, []
-    for table, config in resolved.schema.items():
-        missing = [s for s in settings_of(config).values() if resolved.values[table][s.name] is MISSING]
-        for item in missing:
-            bare = table == "input" and item.name == entries[table].spec.value
-            name = option_name(table, entries[table].name if bare else item.key)
-            mistakes.append(f"{name} needs a value" if bare else f"{name} is needed")
-        if not missing:
-            try:
-                configs[table] = resolved.build(table)
-            except UserError as error:
-                mistakes.append(str(error))
-    if mistakes:
-        raise UserError("\n".join(mistakes))
-    return configs
+        aliases["input"] = {entries["input"].spec.name: value, entries["input"].name: value}
+    return resolve({**flat, **{table: entry.config for table, entry in entries.items()}}, layers, aliases)
 
 
 def host_for(file: Layer | None) -> PluginHost:

@@ -11,7 +11,7 @@ from typing import Any
 from pealm_core.checkpoints import folder as checkpoint
 from pealm_core.checkpoints.tensors import read_optimizer
 from pealm_core.config.job import Job
-from pealm_core.config.layers import read_toml
+from pealm_core.config.layers import file_layer
 from pealm_core.config.settings import RESUMABLE
 from pealm_core.contract.errors import InvalidCheckpointError, UserError
 from pealm_core.hardware.distributed import World
@@ -22,7 +22,7 @@ from pealm_core.training.trainer import Trainer
 
 def check_same_settings(config: Path, job: Job) -> None:
     """Raise UserError if the job differs from a run's config.toml in more than `RESUMABLE`."""
-    saved, _ = read_toml(config)
+    saved = file_layer(config).tables
     tables = job.tables()
     for table in (table for table in ("model", "tokenizer", "optimizer", "input", "train") if table in tables):
         old, new = saved.get(table, {}), tables[table]
