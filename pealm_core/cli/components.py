@@ -10,7 +10,7 @@ from pealm_core.checkpoints import folder as checkpoint
 from pealm_core.cli.help import Section, sections
 from pealm_core.cli.words import split
 from pealm_core.config.choice import choose
-from pealm_core.config.job import host_for, plan, settle
+from pealm_core.config.job import plan, settle
 from pealm_core.config.layers import Layer, file_layer
 from pealm_core.contract.errors import UserError
 from pealm_core.plugins.host import PluginHost
@@ -55,11 +55,11 @@ class ComponentCommand(click.Command):
     def _sources(
         self, host: PluginHost, params: Mapping[str, Any], words: Mapping[str, Mapping[str, Any]]
     ) -> dict[str, Any]:
-        """Return what the settings come from: the host without the file's disabled plugins, file, preset, words."""
+        """Return what the settings come from: the host, file, preset and words."""
         file = self.config_file(params)
         names = {table: {"name": params[name]} for table, name in NAMED_BY.items() if params.get(name)}
         return {
-            "host": host_for(file) if file is not None and "plugins" in file.tables else host,
+            "host": host,
             "file": file,
             "preset": params.get("preset"),
             "words": {table: {**words.get(table, {}), **names.get(table, {})} for table in {**names, **words}},

@@ -21,7 +21,7 @@ COMPONENTS: Mapping[str, type[Spec]] = {
     "input": DatasetSpec,
     "eval": EvaluatorSpec,
 }
-FILE_TABLES = ("train", "sample", *COMPONENTS, "plugins", "versions")
+FILE_TABLES = ("train", "sample", *COMPONENTS, "versions")
 
 
 def choose(
@@ -32,46 +32,36 @@ def choose(
     words: Tables | None = None,
 ) -> tuple[dict[str, Entry[Any]], list[Layer]]:
     """Return the entry of each component, and the layers with only the values that are meant for these."""
+    if file is not None:
+        for table, values in file.tables.items():
+            if table not in FILE_TABLES:
+                raise UserError(f"{file.place(table, '').rstrip()}: unknown table{did_you_mean(table, FILE_TABLES)}")
+            if not isinstance(values, Mapping):
+                raise UserError(f"{file.place('', table)} must be a table, not {values!r:.80}")
     line = Layer("command line", words or {}, text=True)
-    layers = [line] if file is None else [_checked(file), line]
+    layers = [layer for layer in (file, line) if layer is not None]
     entries: dict[str, Entry[Any]] = {}
+    evaluators = (name for name, (entry, *_) in host.entries(EvaluatorSpec).items() if entry.spec.default)
+    defaults = {"optimizer": "adamw", "eval": next(evaluators, None)}
     for table in components:
         if table == "input" and not takes_input(entries):
             continue
-        default = _default(host, table, entries.get("model"))
-        name = next(filter(None, (_named(host, layer, table) for layer in reversed(layers))), default)
+        name = next(filter(None, (_named(host, layer, table) for layer in reversed(layers))), defaults.get(table))
         if name is None and table == "input":  # neither a dataset nor, without one, a dataset's field
             name = next((key for layer in reversed(layers) for key in layer.tables.get(table, {})), None)
-        if name is not None:
-            entry = entries[table] = _find(host, file, table, name)
-            if table == "model":
-                layers, default = _model_layers(entry, file, preset, line), name
-            layers = _meant(host, layers, table, entry, default)
+        if name is None:
+            continue
+        entry = entries[table] = _find(host, file, table, name)
+        if table == "model":
+            layers = _model_layers(entry, file, preset, line)
+            defaults |= {"model": name, "tokenizer": entry.spec.tokenizer}
+        layers = _meant(host, layers, table, entry, defaults.get(table))
     return entries, layers
 
 
 def takes_input(entries: Mapping[str, Entry[Any]]) -> bool:
     """Whether a command with these components uses a dataset: not every evaluation does."""
     return "eval" not in entries or bool(entries["eval"].spec.input)
-
-
-def _checked(file: Layer) -> Layer:
-    """Raise UserError for a table that pealm does not know."""
-    for table, values in file.tables.items():
-        if table not in FILE_TABLES:
-            raise UserError(f"{file.place(table, '').rstrip()}: unknown table{did_you_mean(table, FILE_TABLES)}")
-        if not isinstance(values, Mapping):
-            raise UserError(f"{file.place('', table)} must be a table, not {values!r:.80}")
-    return file
-
-
-def _default(host: PluginHost, table: str, model: Entry[Any] | None) -> str | None:
-    if table == "tokenizer" and model is not None:
-        return str(model.spec.tokenizer)
-    if table == "eval":
-        evaluators = host.entries(EvaluatorSpec).items()
-        return next((name for name, (entry, *_) in evaluators if entry.spec.default), None)
-    return "adamw" if table == "optimizer" else None
 
 
 def _named(host: PluginHost, layer: Layer, table: str) -> str | None:
@@ -138,11 +128,11 @@ def _meant(
         dist, _, bare = ((below if layer.dist else name or entry.name) or "").rpartition("/")
         if bare != entry.spec.name or dist not in ("", entry.plugin.dist):
             values = {}
-        elif table != "input":
-            values.pop("name", None)
-        elif name is not None and values[name] is True:
-            del values[name]
-        elif name is not None and entry.spec.value is None:
-            raise UserError(f"{layer.place(table, name)} takes no value")
+        elif name is not None:
+            value = values.pop(name if table == "input" else "name")
+            if table == "input" and value is not True:  # its value, a setting that is called as the dataset
+                if entry.spec.value is None:
+                    raise UserError(f"{layer.place(table, name)} takes no value")
+                values[entry.name] = value
         kept.append(replace(layer, tables={**layer.tables, table: values}))
     return kept

@@ -23,7 +23,6 @@ class Job:
     entries: Mapping[str, Entry[Any]]
     configs: Mapping[str, Any]  # None for a component without settings
     origins: Mapping[str, Mapping[str, str]]
-    disabled: tuple[str, ...] = ()
 
     def with_model_config(self, config: Any) -> "Job":
         """Return the job with the model's config as it was built, with its vocab_size."""
@@ -40,8 +39,6 @@ class Job:
             elif entry is not None:
                 values = {"name": entry.name, **values}
             tables[table] = values
-        if self.disabled:
-            tables["plugins"] = {"disable": list(self.disabled)}
         tables["versions"] = dict(self.host.versions(self.entries.values()))
         return tables
 
@@ -60,7 +57,7 @@ def plan(
     components: their tables, "model" first. flat: the tables without a component. words: as a config file's tables,
     from the command line.
     """
-    host = host or host_for(file)
+    host = host or PluginHost.installed()
     entries, layers = choose(host, components, file, preset, words)
     resolved = settle(flat or {}, entries, layers)
     configs, mistakes = {}, []
@@ -71,26 +68,10 @@ def plan(
             mistakes.append(str(error))
     if mistakes:
         raise UserError("\n".join(mistakes))
-    return Job(host, entries, configs, resolved.origins, _disabled(file))
+    return Job(host, entries, configs, resolved.origins)
 
 
 def settle(flat: Mapping[str, type], entries: Mapping[str, Entry[Any]], layers: Sequence[Layer]) -> Resolved:
     """Lay the chosen layers over the defaults of the tables."""
-    aliases = {}
-    if "input" in entries and (value := entries["input"].spec.value):
-        aliases["input"] = {entries["input"].spec.name: value, entries["input"].name: value}
-    return resolve({**flat, **{table: entry.config for table, entry in entries.items()}}, layers, aliases)
-
-
-def host_for(file: Layer | None) -> PluginHost:
-    """Return the installed plugins, without those that the file disables."""
-    return PluginHost.installed(_disabled(file))
-
-
-def _disabled(file: Layer | None) -> tuple[str, ...]:
-    """Return the plugins that a config file disables: `[plugins] disable = ["name"]`."""
-    table = file.tables.get("plugins", {}) if file else {}
-    names = table.get("disable", []) if isinstance(table, Mapping) else []
-    if file is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
-        raise UserError(f"{file.place('plugins', 'disable')} must be a list of names, not {names!r:.80}")
-    return tuple(names)
+    keys = {("input", entry.spec.value): entry.name for table, entry in entries.items() if table == "input"}
+    return resolve({**flat, **{table: entry.config for table, entry in entries.items()}}, layers, keys)

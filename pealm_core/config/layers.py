@@ -1,13 +1,4 @@
-"""Layers of settings: defaults, recipe, preset, TOML file, command line. Later layers win; every origin is kept.
-
->>> from pealm_core.contract.fields import setting
->>> @dataclass(frozen=True)
-... class Tiny:
-...     n_layer: int = setting(4, "layers", at_least=1)
->>> layers = [Layer("tiny.toml", {"model": {"n-layer": 6}})]
->>> resolve({"model": Tiny}, layers).build("model")
-Tiny(n_layer=6)
-"""
+"""Layers of settings: defaults, recipe, preset, TOML file, command line. Later layers win; every origin is kept."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -43,31 +34,6 @@ class Layer:
         return f"{self.origin}, line {number}: [{table}] {key}" if number else f"{self.origin}: [{table}] {key}"
 
 
-@dataclass(frozen=True)
-class Resolved:
-    """Every value of every table and where it comes from."""
-
-    schema: Mapping[str, type | None]
-    values: Tables  # by table, by field name; MISSING if it is required
-    origins: Mapping[str, Mapping[str, str]]
-    aliases: Mapping[str, Mapping[str, str]]
-
-    def build(self, table: str) -> Any:
-        """Return the table's dataclass, None for a component without settings. Raises UserError."""
-        config = self.schema[table]
-        if config is None:
-            return None
-        keys = {name: key for key, name in self.aliases.get(table, {}).items()}
-        missing = [name for name, value in self.values[table].items() if value is MISSING]
-        if missing:
-            options = [option_name(table, keys.get(name) or name.replace("_", "-")) for name in missing]
-            raise UserError("\n".join(f"{option} needs a value" for option in options))
-        try:
-            return config(**self.values[table])
-        except ValueError as error:
-            raise UserError(f"[{table}] {error}") from error
-
-
 def option_name(table: str, key: str) -> str:
     """Return the command-line option of a setting."""
     return f"--{key}" if table in ("train", "sample") else f"--{table}.{key}"
@@ -78,68 +44,82 @@ def is_option(table: str, item: Setting) -> bool:
     return not item.hidden and (table, item.name) != ("model", "vocab_size")
 
 
+@dataclass(frozen=True)
+class Resolved:
+    """Every value of every table and where it comes from."""
+
+    schema: Mapping[str, type | None]
+    settings: Mapping[str, Mapping[str, Setting]]  # by table, by key
+    values: Mapping[str, dict[str, Any]]  # by table, by field name; MISSING if it is required
+    origins: Mapping[str, dict[str, str]]
+
+    def build(self, table: str) -> Any:
+        """Return the table's dataclass, None for a component without settings. Raises UserError."""
+        config, values = self.schema[table], self.values[table]
+        missing = [key for key, item in self.settings[table].items() if values[item.name] is MISSING]
+        if missing:
+            raise UserError("\n".join(f"{option_name(table, key)} needs a value" for key in missing))
+        try:
+            return None if config is None else config(**values)
+        except ValueError as error:
+            raise UserError(f"[{table}] {error}") from error
+
+    def apply(self, layer: Layer) -> Iterator[str]:
+        """Lay a layer over the values. Yields a line for every mistake."""
+        places: dict[tuple[str, str | None], str] = {}
+        tables = [table for table in layer.tables if table in self.settings or layer.text]
+        for table, key, raw in ((name, *row) for name in tables for row in layer.tables[name].items()):
+            place, item = layer.place(table, key), self.settings.get(table, {}).get(key.replace("_", "-"))
+            if item is None or (layer.text and not is_option(table, item)):
+                yield self._unknown(layer, table, key)
+            elif layer.text and raw is True:  # `--input.KEY` at the end or before an option
+                yield f"{place} needs a value"
+            elif other := places.get((table, item.name)):
+                yield f"{place} and {other} exclude each other: give one of them"
+            else:
+                places |= {(table, item.name): place, (table, item.excludes): place}
+                try:
+                    self.values[table][item.name] = item.parse(raw, text=layer.text)
+                except ValueError as error:
+                    yield f"{place} {error}"
+                self.origins[table][item.name] = layer.origin
+                if item.excludes:
+                    self.values[table][item.excludes], self.origins[table][item.excludes] = None, layer.origin
+
+    def _unknown(self, layer: Layer, table: str, key: str) -> str:
+        place = layer.place(table, key)
+        if not layer.text:
+            return f"{place}: unknown key{did_you_mean(key, self.settings[table])}"
+        if key.startswith("no-"):
+            return f"unknown option {place}; write {option_name(table, key[3:])} false"
+        items = [(name, k, item) for name, settings in self.settings.items() for k, item in settings.items()]
+        options = [option_name(name, k) for name, k, item in items if is_option(name, item)]
+        return f"unknown option {place}{did_you_mean(place, options)}"
+
+
 def resolve(
-    schema: Mapping[str, type | None],
-    layers: Iterable[Layer],
-    aliases: Mapping[str, Mapping[str, str]] | None = None,
+    schema: Mapping[str, type | None], layers: Iterable[Layer], keys: Mapping[tuple[str, str], str] | None = None
 ) -> Resolved:
     """Lay the layers over the defaults. Raises one error with a line for every mistake.
 
-    aliases: table → another key → the field that it sets. Tables outside the schema are ignored in files.
+    Tables outside the schema are ignored in files. keys: (table, field) → its key, if that is not the field's name.
     """
-    known = {table: dict(settings_of(config)) for table, config in schema.items()}
-    values = {table: {item.name: item.default for item in settings.values()} for table, settings in known.items()}
+    settings = {
+        table: {(keys or {}).get((table, item.name), key): item for key, item in settings_of(config).items()}
+        for table, config in schema.items()
+    }
+    values = {table: {item.name: item.default for item in items.values()} for table, items in settings.items()}
     origins = {table: dict.fromkeys(names, "default") for table, names in values.items()}
-    for table, names in (aliases or {}).items():
-        known[table] |= {key: known[table][name.replace("_", "-")] for key, name in names.items()}
+    resolved = Resolved(schema, settings, values, origins)
     mistakes: list[str] = []
     for layer in layers:
-        lines = list(_apply(layer, known, values, origins))
+        lines = list(resolved.apply(layer))
         if lines and layer.dist:
             raise PluginError("\n".join(f"{layer.dist}: {line}" for line in lines))
         mistakes += lines
     if mistakes:
         raise UserError("\n".join(mistakes))
-    return Resolved(schema, values, origins, aliases or {})
-
-
-def _apply(
-    layer: Layer,
-    known: Mapping[str, Mapping[str, Setting]],
-    values: Mapping[str, dict[str, Any]],
-    origins: Mapping[str, dict[str, str]],
-) -> Iterator[str]:
-    """Lay a layer over the values. Yields a line for every mistake."""
-    places: dict[tuple[str, str | None], str] = {}
-    pairs = ((table, key) for table in layer.tables if table in known or layer.text for key in layer.tables[table])
-    for table, key in pairs:
-        raw, place = layer.tables[table][key], layer.place(table, key)
-        item = known.get(table, {}).get(key.replace("_", "-"))
-        if item is None or (layer.text and not is_option(table, item)):
-            yield _unknown(layer, table, key, known)
-        elif layer.text and raw is True:  # `--input.KEY` at the end or before an option
-            yield f"{place} needs a value"
-        elif other := places.get((table, item.name)):
-            yield f"{place} and {other} exclude each other: give one of them"
-        else:
-            places |= {(table, item.name): place, (table, item.excludes): place}
-            try:
-                values[table][item.name] = item.parse(raw, text=layer.text)
-            except ValueError as error:
-                yield f"{place} {error}"
-            origins[table][item.name] = layer.origin
-            if item.excludes:
-                values[table][item.excludes], origins[table][item.excludes] = None, layer.origin
-
-
-def _unknown(layer: Layer, table: str, key: str, known: Mapping[str, Mapping[str, Setting]]) -> str:
-    place = layer.place(table, key)
-    options = [(name, k) for name, settings in known.items() for k, item in settings.items() if is_option(name, item)]
-    if not layer.text:
-        return f"{place}: unknown key{did_you_mean(key, [k for name, k in options if name == table])}"
-    if key.startswith("no-"):
-        return f"unknown option {place}; write {option_name(table, key[3:])} false"
-    return f"unknown option {place}{did_you_mean(place, [option_name(*option) for option in options])}"
+    return resolved
 
 
 def file_layer(path: Path) -> Layer:

@@ -97,7 +97,7 @@ class PluginHost:
         for plugin in reversed(self.plugins):  # pluggy calls the last one first
             if plugin.dist != "pealm-core" and disabled & {plugin.name, plugin.dist}:
                 plugin.status = "disabled"
-                plugin.reason = "switched off by PEALM_DISABLE_PLUGINS or [plugins] disable"
+                plugin.reason = "switched off by PEALM_DISABLE_PLUGINS"
             elif plugin.status == "ok":
                 self._load(plugin)
 

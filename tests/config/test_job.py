@@ -97,8 +97,8 @@ def test_a_name_with_its_distribution_is_the_same_component(duck: None) -> None:
     assert (job.configs["model"].width, job.configs["input"].size) == (5, 2)
 
 
-def test_the_value_of_a_dataset_is_set_once(duck: None) -> None:
-    with pytest.raises(UserError, match=r"--input.size and --input.pond exclude each other"):
+def test_the_value_of_a_dataset_is_set_under_its_name_only(duck: None) -> None:
+    with pytest.raises(UserError, match=r"unknown option --input.size"):
         plan(ALL, words=words(input={"pond": "3", "size": "4"}))
 
 
