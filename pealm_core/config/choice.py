@@ -65,13 +65,10 @@ def takes_input(entries: Mapping[str, Entry[Any]]) -> bool:
 
 
 def _named(host: PluginHost, layer: Layer, table: str) -> str | None:
-    """Return the component that a layer names. Raises UserError for a name that is not text or two datasets."""
+    """Return the component that a layer names. Raises UserError for two datasets."""
     values = layer.tables.get(table, {})
     if table != "input":
-        name = values.get("name")
-        if name is not None and not isinstance(name, str):
-            raise UserError(f"{layer.place(table, 'name')} must be text, not {name!r:.80}")
-        return name
+        return str(values["name"]) if "name" in values else None
     datasets = host.entries(DatasetSpec)
     keys = [key for key in values if key.rpartition("/")[2] in datasets]
     if len(keys) > 1:  # a field of one dataset may have the name of another one
@@ -114,9 +111,7 @@ def preset_tables(values: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     return {"model": {key: value for key, value in values.items() if key not in tables}, **tables}
 
 
-def _meant(
-    host: PluginHost, layers: Sequence[Layer], table: str, entry: Entry[Any], below: str | None
-) -> list[Layer]:
+def _meant(host: PluginHost, layers: list[Layer], table: str, entry: Entry[Any], below: str | None) -> list[Layer]:
     """Return the layers without a table's names and without its values for other components.
 
     Without a name, a recipe's or preset's values are for the component named below it, a file's for the chosen one.

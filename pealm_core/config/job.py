@@ -1,7 +1,6 @@
 """A job: the components that a command works with and their settings, resolved without torch.
 
-Each component's table (`[model]`, `[tokenizer]`, `[optimizer]`) carries its `name`; in `[input]` one key names the
-dataset.
+A component's table carries its `name`; in `[input]`, one key names the dataset.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,7 +9,6 @@ from typing import Any
 
 from pealm_core.config.choice import choose
 from pealm_core.config.layers import Layer, Resolved, Tables, resolve
-from pealm_core.contract.errors import UserError
 from pealm_core.contract.fields import dump
 from pealm_core.plugins.host import Entry, PluginHost
 
@@ -34,8 +32,7 @@ class Job:
         for table, config in self.configs.items():
             values, entry = dump(config), self.entries.get(table)
             if table == "input" and entry is not None:
-                value = values.pop(entry.spec.value.replace("_", "-"), True) if entry.spec.value else True
-                values = {entry.name: value, **values}
+                values = {entry.name: values.pop((entry.spec.value or "").replace("_", "-"), True), **values}
             elif entry is not None:
                 values = {"name": entry.name, **values}
             tables[table] = values
@@ -60,15 +57,7 @@ def plan(
     host = host or PluginHost.installed()
     entries, layers = choose(host, components, file, preset, words)
     resolved = settle(flat or {}, entries, layers)
-    configs, mistakes = {}, []
-    for table in resolved.schema:
-        try:
-            configs[table] = resolved.build(table)
-        except UserError as error:
-            mistakes.append(str(error))
-    if mistakes:
-        raise UserError("\n".join(mistakes))
-    return Job(host, entries, configs, resolved.origins)
+    return Job(host, entries, {table: resolved.build(table) for table in resolved.schema}, resolved.origins)
 
 
 def settle(flat: Mapping[str, type], entries: Mapping[str, Entry[Any]], layers: Sequence[Layer]) -> Resolved:

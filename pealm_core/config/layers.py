@@ -100,7 +100,7 @@ class Resolved:
 def resolve(
     schema: Mapping[str, type | None], layers: Iterable[Layer], keys: Mapping[tuple[str, str], str] | None = None
 ) -> Resolved:
-    """Lay the layers over the defaults. Raises one error with a line for every mistake.
+    """Lay the layers over the defaults. Raises one error with all mistakes of a layer.
 
     Tables outside the schema are ignored in files. keys: (table, field) → its key, if that is not the field's name.
     """
@@ -111,14 +111,11 @@ def resolve(
     values = {table: {item.name: item.default for item in items.values()} for table, items in settings.items()}
     origins = {table: dict.fromkeys(names, "default") for table, names in values.items()}
     resolved = Resolved(schema, settings, values, origins)
-    mistakes: list[str] = []
     for layer in layers:
-        lines = list(resolved.apply(layer))
-        if lines and layer.dist:
-            raise PluginError("\n".join(f"{layer.dist}: {line}" for line in lines))
-        mistakes += lines
-    if mistakes:
-        raise UserError("\n".join(mistakes))
+        if mistakes := list(resolved.apply(layer)):
+            if layer.dist:
+                raise PluginError("\n".join(f"{layer.dist}: {line}" for line in mistakes))
+            raise UserError("\n".join(mistakes))
     return resolved
 
 

@@ -76,16 +76,13 @@ class Setting:
             return None
         value = _convert(self.type, raw, text)
         for item in value if isinstance(value, tuple) else (value,):
-            self._check(item)
+            if type(item) is float and not math.isfinite(item):
+                raise ValueError(f"must be finite, not {item}")
+            bounds = {"at most": LARGEST, **self.bounds} if type(item) is int else self.bounds
+            for words, bound in bounds.items():
+                if not _TESTS[words](item, bound):
+                    raise ValueError(f"must be {words} {bound:,}, not {item!r:.80}")
         return value
-
-    def _check(self, value: Any) -> None:
-        if type(value) is float and not math.isfinite(value):
-            raise ValueError(f"must be finite, not {value}")
-        bounds = {"at most": LARGEST, **self.bounds} if type(value) is int else self.bounds
-        for words, bound in bounds.items():
-            if not _TESTS[words](value, bound):
-                raise ValueError(f"must be {words} {bound:,}, not {value!r:.80}")
 
 
 def _convert(type_: Any, raw: Any, text: bool) -> Any:

@@ -23,7 +23,6 @@ class Spec:
 
     kind: ClassVar[str]  # "model" for ModelSpec
     parts: ClassVar[tuple[str, ...]] = ("config", "factory")
-
     name: str
     summary: str
 

@@ -204,7 +204,7 @@ FILES = {
     "table": ("[trian]\nlr = 1.0\n", "c.toml, line 1: [trian]: unknown table; did you mean 'train'?"),
     "no table": ("lr = 1.0\n", "lr"),
     "value": ("[model]\nn-layer = -3\n", "c.toml, line 2: [model] n-layer must be at least 1, not -3"),
-    "name": ('[model]\nname = 3\n', "c.toml, line 2: [model] name must be text, not 3"),
+    "name": ('[model]\nname = 3\n', "unknown model '3'"),
 }  # fmt: skip
 
 
