@@ -13,8 +13,7 @@ from pealm_core.contract.fields import did_you_mean, settings_of
 from pealm_core.contract.specs import DatasetSpec, EvaluatorSpec, ModelSpec, OptimizerSpec, Spec, TokenizerSpec
 from pealm_core.plugins.host import Entry, PluginHost
 
-# table → the kind of component that it configures
-COMPONENTS: Mapping[str, type[Spec]] = {
+COMPONENTS: Mapping[str, type[Spec]] = {  # table → the kind of component that it configures
     "model": ModelSpec,
     "tokenizer": TokenizerSpec,
     "optimizer": OptimizerSpec,
@@ -32,14 +31,14 @@ def choose(
     words: Tables | None = None,
 ) -> tuple[dict[str, Entry[Any]], list[Layer]]:
     """Return the entry of each component, and the layers with only the values that are meant for these."""
-    if file is not None:
-        for table, values in file.tables.items():
-            if table not in FILE_TABLES:
-                raise UserError(f"{file.place(table, '').rstrip()}: unknown table{did_you_mean(table, FILE_TABLES)}")
-            if not isinstance(values, Mapping):
-                raise UserError(f"{file.place('', table)} must be a table, not {values!r:.80}")
+    file = file or Layer("no file", {})
+    for table, values in file.tables.items():
+        if table not in FILE_TABLES:
+            raise UserError(f"{file.place(table, '').rstrip()}: unknown table{did_you_mean(table, FILE_TABLES)}")
+        if not isinstance(values, Mapping):
+            raise UserError(f"{file.place('', table)} must be a table, not {values!r:.80}")
     line = Layer("command line", words or {}, text=True)
-    layers = [layer for layer in (file, line) if layer is not None]
+    layers = [file, line]
     entries: dict[str, Entry[Any]] = {}
     evaluators = (name for name, (entry, *_) in host.entries(EvaluatorSpec).items() if entry.spec.default)
     defaults = {"optimizer": "adamw", "eval": next(evaluators, None)}
@@ -69,8 +68,7 @@ def _named(host: PluginHost, layer: Layer, table: str) -> str | None:
     values = layer.tables.get(table, {})
     if table != "input":
         return str(values["name"]) if "name" in values else None
-    datasets = host.entries(DatasetSpec)
-    keys = [key for key in values if key.rpartition("/")[2] in datasets]
+    keys = [key for key in values if key.rpartition("/")[2] in host.entries(DatasetSpec)]
     if len(keys) > 1:  # a field of one dataset may have the name of another one
         settings = {key: settings_of(host.find(DatasetSpec, key).config) for key in keys}
         keys = [key for key in keys if not any(key in settings[other] for other in keys if other != key)]
@@ -79,30 +77,27 @@ def _named(host: PluginHost, layer: Layer, table: str) -> str | None:
     return keys[0] if keys else None
 
 
-def _find(host: PluginHost, file: Layer | None, table: str, name: str) -> Entry[Any]:
+def _find(host: PluginHost, file: Layer, table: str, name: str) -> Entry[Any]:
     """Resolve a name. A saved config's own plugins win; those that are no longer installed are named."""
-    made_with = file.tables.get("versions", {}) if file else {}
+    made_with = file.tables.get("versions", {})
     try:
         return host.find(COMPONENTS[table], name, prefer=made_with)
     except UserError as error:
         installed = {plugin.dist for plugin in host.plugins}
         missing = [f"{dist} {version}" for dist, version in made_with.items() if dist not in installed]
-        if file is None or not missing:
+        if not missing:
             raise
         raise UserError(f"{error}; {file.origin} was made with {', '.join(missing)}, not installed here") from None
 
 
-def _model_layers(model: Entry[Any], file: Layer | None, preset: str | None, line: Layer) -> list[Layer]:
+def _model_layers(model: Entry[Any], file: Layer, preset: str | None, line: Layer) -> list[Layer]:
     """Return all layers, the lowest first. A run's own config sets everything, so it replaces the recipe."""
-    recipe, chosen = Layer("recipe", model.spec.recipe, dist=model.plugin.dist), None
-    if preset is not None:
-        presets = model.spec.presets
-        if preset not in presets:
-            raise UserError(f"model {model.name!r} has no preset {preset!r}{did_you_mean(preset, presets)}")
-        chosen = Layer(f"preset {preset}", preset_tables(presets[preset]), dist=model.plugin.dist)
-    saved = file is not None and "versions" in file.tables
-    order = (file, chosen, line) if saved else (recipe, chosen, file, line)
-    return [layer for layer in order if layer is not None]
+    presets, dist = model.spec.presets, model.plugin.dist
+    if preset is not None and preset not in presets:
+        raise UserError(f"model {model.name!r} has no preset {preset!r}{did_you_mean(preset, presets)}")
+    recipe = Layer("recipe", model.spec.recipe, dist=dist)
+    chosen = Layer(f"preset {preset}", preset_tables(presets.get(preset, {})), dist=dist)
+    return [file, chosen, line] if "versions" in file.tables else [recipe, chosen, file, line]
 
 
 def preset_tables(values: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

@@ -90,10 +90,7 @@ class Resolved:
         place = layer.place(table, key)
         if not layer.text:
             return f"{place}: unknown key{did_you_mean(key, self.settings[table])}"
-        if key.startswith("no-"):
-            return f"unknown option {place}; write {option_name(table, key[3:])} false"
-        items = [(name, k, item) for name, settings in self.settings.items() for k, item in settings.items()]
-        options = [option_name(name, k) for name, k, item in items if is_option(name, item)]
+        options = [option_name(t, k) for t, known in self.settings.items() for k in known if is_option(t, known[k])]
         return f"unknown option {place}{did_you_mean(place, options)}"
 
 
@@ -144,9 +141,7 @@ def _key_lines(text: str) -> dict[tuple[str, str], int]:
     """Map (table, key) to its line and (table, "") to the table's header; enough for pealm's flat tables."""
     table, lines = "", {}
     for number, line in enumerate(text.splitlines(), 1):
-        if header := re.match(r"\s*\[\s*([^\[\]]+?)\s*\]", line):
-            table = header[1].strip("\"' ")
-            lines[table, ""] = number
-        elif key := re.match(r"""\s*(["']?)([\w.-]+)\1\s*=""", line):
-            lines[table, key[2]] = number
+        if match := re.match(r"""\s*(\[)?\s*["']?([\w./-]+)["']?\s*(?(1)\]|=)""", line):  # `[table]` or `key =`
+            table, key = (match[2], "") if match[1] else (table, match[2])
+            lines[table, key] = number
     return lines

@@ -1,12 +1,12 @@
 """The settings of training and of sampling: flat tables, whose options have no dot."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from pealm_core.contract.fields import setting
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
-LARGEST_SEED = 2**63 - 1
+Optimization = Literal["tf32", "compile", "flash", "prefetch", "onednn", "heap", "gc"]
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,10 @@ class TrainSettings:
     sample_every: int = setting(0, "steps between generated texts (samples.jsonl); 0: none", at_least=0)
     sample_prompt: str = setting("", "prompt of these texts")
     init: str | None = setting(None, "initial weights: a pretrained model, run, checkpoint, .safetensors or .pt file")
-    seed: int = setting(1337, "seed of weights, data order and dropout", at_least=0, at_most=LARGEST_SEED)
+    seed: int = setting(1337, "seed of weights, data order and dropout", at_least=0, at_most=2**63 - 1)
     device: Literal["auto", "cpu", "cuda", "mps"] = setting("auto", "device to train on")
     dtype: Literal["auto", "fp32", "bf16"] = setting("auto", "precision of matrix products; auto: bf16 where fast")
-    without: tuple[Literal["tf32", "compile", "flash", "prefetch", "onednn", "heap", "gc"], ...] = setting(
-        (), "optimizations to disable: tf32, compile, flash, prefetch, onednn, heap, gc"
-    )
+    without: tuple[Optimization, ...] = setting((), f"optimizations to disable: {', '.join(get_args(Optimization))}")
 
     def __post_init__(self) -> None:
         if self.steps is None and self.max_seconds is None:
@@ -61,7 +59,7 @@ class Sampling:
     repetition_penalty: float = setting(
         1.0, "above 1: make repetition less likely (CTRL)", at_least=0.01, at_most=100
     )
-    seed: int | None = setting(None, "random seed; the same seed, the same text", at_least=0, at_most=LARGEST_SEED)
+    seed: int | None = setting(None, "random seed; the same seed, the same text", at_least=0, at_most=2**63 - 1)
     num_samples: int = setting(1, "texts to generate, in one batch", at_least=1, at_most=10_000)
     stop: tuple[str, ...] = setting((), "end before the first of these", hidden=True)  # --stop, repeatable
 

@@ -116,7 +116,7 @@ MISTAKES = {
     "no input": (("train", "char-bigram"), "train needs an input"),
     "unknown command": (("trian",), "unknown command 'trian'; did you mean 'train'? (commands: train, sample, eval,"),
     "no command like it": (("xyz",), "unknown command 'xyz' (commands: train, sample, eval,"),
-    "old flag": (("train", "--model.no-bias", "gpt2", "--input.text", "x"), "unknown option --model.no-bias; write --model.bias false"),
+    "old flag": (("train", "--model.no-bias", "gpt2", "--input.text", "x"), "unknown option --model.no-bias"),
     "unknown table": (train("--modle.n-layer", 3), "unknown option --modle.n-layer; did you mean '--model.n-layer'?"),
     "vocabulary size": (train("--model.vocab-size", 3), "unknown option --model.vocab-size"),
     "second name": (train("--model.name", "gpt2"), "unknown option --model.name"),
