@@ -37,7 +37,7 @@ def document(thing: Any) -> str:
 
 
 def _is_list(paragraph: str) -> bool:
-    return re.match(r"[a-z_]+(, [a-z_]+)*:\s", paragraph) is not None
+    return re.match(r"[a-z_]+(\(\))?(, [a-z_]+)*:\s", paragraph) is not None
 
 
 def signature(name: str, function: Any) -> str:
@@ -48,7 +48,7 @@ def signature(name: str, function: Any) -> str:
 
 def contract() -> str:
     """The page."""
-    parts = [HEAD, "## Hooks\n"]
+    parts = [HEAD, f"## Hooks\n\n{document(hookspecs)}\n"]
     for name, function in vars(hookspecs).items():
         if name.startswith("pealm_"):
             parts.append(f"### {signature(name, function)}\n\n{document(function)}\n")

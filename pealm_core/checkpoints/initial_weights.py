@@ -74,20 +74,20 @@ def read_initial_weights(job: Job, init: str) -> InitialWeights:
 
 def _preset(job: Job, pretrained: ModelSpec) -> str | None:
     """Return the preset of the job's model, named on the command line or recognized by its values."""
-    origins, values = job.resolved.origins["model"], job.resolved.values["model"]
+    config = job.configs["model"]
     for name in pretrained.presets:
         sizes = preset_tables(job.entries["model"].spec.presets.get(name, {}))["model"]
-        same = bool(sizes) and all(values[key.replace("-", "_")] == value for key, value in sizes.items())
-        if same or f"preset {name}" in origins.values():
+        same = bool(sizes) and all(getattr(config, key.replace("-", "_")) == value for key, value in sizes.items())
+        if same or f"preset {name}" in job.origins["model"].values():
             return name
     return None
 
 
 def _user_settings(job: Job) -> dict[str, Any]:
     """Return the model's settings that come from the command line or a config file."""
-    origins, values = job.resolved.origins["model"], job.resolved.values["model"]
+    origins, config = job.origins["model"], job.configs["model"]
     given = [name for name, o in origins.items() if o not in ("default", "recipe") and not o.startswith("preset ")]
-    return {name: values[name] for name in given if name != "vocab_size"}
+    return {name: getattr(config, name) for name in given if name != "vocab_size"}
 
 
 def _replace(config: Any, values: Mapping[str, Any]) -> Any:

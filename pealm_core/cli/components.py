@@ -13,7 +13,7 @@ import click
 from pealm_core.checkpoints import folder as checkpoint
 from pealm_core.cli.help import Section, sections
 from pealm_core.config.choice import choose
-from pealm_core.config.job import host_for, plan, settle
+from pealm_core.config.job import plan, settle
 from pealm_core.config.layers import Layer, file_layer
 from pealm_core.contract.errors import UserError
 from pealm_core.contract.fields import settings_of
@@ -114,9 +114,9 @@ def _options(flat: Mapping[str, type], args: Sequence[str]) -> Iterator[SettingO
 
 
 def _sources(given: Mapping[str, str], words: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Return what the settings come from: the host without the file's disabled plugins, file, preset, words."""
-    file = _config_file(given)
-    return {"host": host_for(file), "file": file, "preset": given.get("preset"), "words": words}
+    """Return what the settings come from: host, file, preset and words."""
+    host, file = PluginHost.installed(), _config_file(given)
+    return {"host": host, "file": file, "preset": given.get("preset"), "words": words}
 
 
 def _config_file(given: Mapping[str, str]) -> Layer | None:

@@ -7,22 +7,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from pealm_core.config.layers import Layer, option_name
-from pealm_core.contract.errors import PealmError, UserError
+from pealm_core.config.layers import Layer, Tables
+from pealm_core.contract.errors import UserError
 from pealm_core.contract.fields import did_you_mean, settings_of
 from pealm_core.contract.specs import DatasetSpec, EvaluatorSpec, ModelSpec, OptimizerSpec, Spec, TokenizerSpec
 from pealm_core.plugins.host import Entry, PluginHost
 
-# table → the kind of component that it configures
-COMPONENTS: Mapping[str, type[Spec]] = {
+COMPONENTS: Mapping[str, type[Spec]] = {  # table → the kind of component that it configures
     "model": ModelSpec,
     "tokenizer": TokenizerSpec,
     "optimizer": OptimizerSpec,
     "input": DatasetSpec,
     "eval": EvaluatorSpec,
 }
-FILE_TABLES = ("train", "sample", *COMPONENTS, "plugins", "versions")
-Tables = Mapping[str, Mapping[str, Any]]
+FILE_TABLES = ("train", "sample", *COMPONENTS, "versions")
 
 
 def choose(
@@ -33,29 +31,29 @@ def choose(
     words: Tables | None = None,
 ) -> tuple[dict[str, Entry[Any]], list[Layer]]:
     """Return the entry of each component, and the layers with only the values that are meant for these."""
-    if file is not None:
-        _check_tables(file)
-    line = Layer("command line", words or {}, text=True, locate=option_name)
-    layers = [layer for layer in (file, line) if layer is not None]
+    file = file or Layer("no file", {})
+    for table, values in file.tables.items():
+        if table not in FILE_TABLES:
+            raise UserError(f"{file.place(table, '').rstrip()}: unknown table{did_you_mean(table, FILE_TABLES)}")
+        if not isinstance(values, Mapping):
+            raise UserError(f"{file.place('', table)} must be a table, not {values!r:.80}")
+    line = Layer("command line", words or {}, text=True)
+    layers = [file, line]
     entries: dict[str, Entry[Any]] = {}
-    defaults: dict[str, str | None] = {"optimizer": "adamw"}
-    if "eval" in components:
-        claims = [name for name, (entry, *_) in host.entries(EvaluatorSpec).items() if entry.spec.default]
-        defaults["eval"] = next(iter(claims), None)
+    evaluators = (name for name, (entry, *_) in host.entries(EvaluatorSpec).items() if entry.spec.default)
+    defaults = {"optimizer": "adamw", "eval": next(evaluators, None)}
     for table in components:
         if table == "input" and not takes_input(entries):
             continue
         name = next(filter(None, (_named(host, layer, table) for layer in reversed(layers))), defaults.get(table))
-        if name is None and table == "input":
-            for key in (key for layer in reversed(layers) for key in layer.tables.get(table, {})):
-                host.find(DatasetSpec, key)  # raises: neither a dataset nor, without one, a dataset's field
-        if name is not None:
-            entries[table] = _find(host, file, table, name)
+        if name is None and table == "input":  # neither a dataset nor, without one, a dataset's field
+            name = next((key for layer in reversed(layers) for key in layer.tables.get(table, {})), None)
+        if name is None:
+            continue
+        entry = entries[table] = _find(host, file, table, name)
         if table == "model":
-            layers = _model_layers(entries.get("model"), file, preset, line)
-            defaults["tokenizer"] = entries["model"].spec.tokenizer if "model" in entries else None
-            defaults["model"] = name
-    for table, entry in entries.items():
+            layers = _model_layers(entry, file, preset, line)
+            defaults |= {"model": name, "tokenizer": entry.spec.tokenizer}
         layers = _meant(host, layers, table, entry, defaults.get(table))
     return entries, layers
 
@@ -66,59 +64,40 @@ def takes_input(entries: Mapping[str, Entry[Any]]) -> bool:
 
 
 def _named(host: PluginHost, layer: Layer, table: str) -> str | None:
-    """Return the component that a layer names. Raises UserError for a name that is not text or two datasets."""
+    """Return the component that a layer names. Raises UserError for two datasets."""
     values = layer.tables.get(table, {})
     if table != "input":
-        name = values.get("name")
-        if name is not None and not isinstance(name, str):
-            raise UserError(f"{layer.place(table, 'name')} must be text, not {name!r:.80}")
-        return name
-    datasets = host.entries(DatasetSpec)
-    keys = [key for key in values if key.rpartition("/")[2] in datasets]
+        return str(values["name"]) if "name" in values else None
+    keys = [key for key in values if key.rpartition("/")[2] in host.entries(DatasetSpec)]
     if len(keys) > 1:  # a field of one dataset may have the name of another one
-        settings = {key: _fields(host, key) for key in keys}
+        settings = {key: settings_of(host.find(DatasetSpec, key).config) for key in keys}
         keys = [key for key in keys if not any(key in settings[other] for other in keys if other != key)]
     if len(keys) > 1:
         raise UserError(f"one input at a time: {' and '.join('--input.' + key for key in keys)} were given")
     return keys[0] if keys else None
 
 
-def _fields(host: PluginHost, dataset: str) -> Mapping[str, Any]:
-    try:
-        return settings_of(host.find(DatasetSpec, dataset).config)
-    except PealmError:  # a defect of a dataset that this command doesn't use
-        return {}
-
-
-def _find(host: PluginHost, file: Layer | None, table: str, name: str) -> Entry[Any]:
-    """Resolve a name. A saved config's own plugins win; one that is no longer installed is named."""
-    made_with = file.tables.get("versions", {}) if file else {}
+def _find(host: PluginHost, file: Layer, table: str, name: str) -> Entry[Any]:
+    """Resolve a name. A saved config's own plugins win; those that are no longer installed are named."""
+    made_with = file.tables.get("versions", {})
     try:
         return host.find(COMPONENTS[table], name, prefer=made_with)
     except UserError as error:
         installed = {plugin.dist for plugin in host.plugins}
         missing = [f"{dist} {version}" for dist, version in made_with.items() if dist not in installed]
-        if file is None or not missing or host.entries(COMPONENTS[table]).get(name.rpartition("/")[2]):
+        if not missing:
             raise
         raise UserError(f"{error}; {file.origin} was made with {', '.join(missing)}, not installed here") from None
 
 
-def _model_layers(model: Entry[Any] | None, file: Layer | None, preset: str | None, line: Layer) -> list[Layer]:
+def _model_layers(model: Entry[Any], file: Layer, preset: str | None, line: Layer) -> list[Layer]:
     """Return all layers, the lowest first. A run's own config sets everything, so it replaces the recipe."""
-    saved = file is not None and "versions" in file.tables
-    lowest: Layer | None = file if saved else None
-    if model is not None and not saved:
-        lowest = Layer("recipe", model.spec.recipe, dist=model.plugin.dist)
-    chosen: Layer | None = None
-    if preset is not None:
-        if model is None:
-            raise UserError("--preset needs a model")
-        presets = model.spec.presets
-        if preset not in presets:
-            hint = did_you_mean(preset, presets) or "; it has none"
-            raise UserError(f"model {model.name!r} has no preset {preset!r}{hint}")
-        chosen = Layer(f"preset {preset}", preset_tables(presets[preset]), dist=model.plugin.dist)
-    return [layer for layer in (lowest, chosen, None if saved else file, line) if layer is not None]
+    presets, dist = model.spec.presets, model.plugin.dist
+    if preset is not None and preset not in presets:
+        raise UserError(f"model {model.name!r} has no preset {preset!r}{did_you_mean(preset, presets)}")
+    recipe = Layer("recipe", model.spec.recipe, dist=dist)
+    chosen = Layer(f"preset {preset}", preset_tables(presets.get(preset, {})), dist=dist)
+    return [file, chosen, line] if "versions" in file.tables else [recipe, chosen, file, line]
 
 
 def preset_tables(values: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
@@ -127,42 +106,23 @@ def preset_tables(values: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     return {"model": {key: value for key, value in values.items() if key not in tables}, **tables}
 
 
-def _meant(
-    host: PluginHost, layers: Sequence[Layer], table: str, entry: Entry[Any], default: str | None
-) -> list[Layer]:
+def _meant(host: PluginHost, layers: list[Layer], table: str, entry: Entry[Any], below: str | None) -> list[Layer]:
     """Return the layers without a table's names and without its values for other components.
 
     Without a name, a recipe's or preset's values are for the component named below it, a file's for the chosen one.
     """
-    kept, below = [], default
+    kept = []
     for layer in layers:
-        name = _named(host, layer, table)
+        values, name = dict(layer.tables.get(table, {})), _named(host, layer, table)
         below = name or below
-        target = below if layer.dist else name or entry.name
-        values = dict(layer.tables.get(table, {}))
-        if target is None or not _same(target, entry.name):
+        dist, _, bare = ((below if layer.dist else name or entry.name) or "").rpartition("/")
+        if bare != entry.spec.name or dist not in ("", entry.plugin.dist):
             values = {}
-        elif table != "input":
-            values.pop("name", None)
-        elif name is not None and values[name] is True:
-            del values[name]
-        elif name is not None and entry.spec.value is None:
-            raise UserError(f"{layer.place(table, name)} takes no value")
+        elif name is not None:
+            value = values.pop(name if table == "input" else "name")
+            if table == "input" and value is not True:  # its value, a setting that is called as the dataset
+                if entry.spec.value is None:
+                    raise UserError(f"{layer.place(table, name)} takes no value")
+                values[entry.name] = value
         kept.append(replace(layer, tables={**layer.tables, table: values}))
     return kept
-
-
-def _same(name: str, other: str) -> bool:
-    """Whether two names can mean the same component, as `gpt2` and `pealm-gpt2/gpt2` do."""
-    dist, _, bare = name.rpartition("/")
-    other_dist, _, other_bare = other.rpartition("/")
-    return bare == other_bare and (not dist or not other_dist or dist == other_dist)
-
-
-def _check_tables(file: Layer) -> None:
-    """Raise UserError for a table that pealm does not know."""
-    for table, values in file.tables.items():
-        if table not in FILE_TABLES:
-            raise UserError(f"{file.place(table, '').rstrip()}: unknown table{did_you_mean(table, FILE_TABLES)}")
-        if not isinstance(values, Mapping):
-            raise UserError(f"{file.place('', table)} must be a table, not {values!r:.80}")

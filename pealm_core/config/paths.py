@@ -30,7 +30,6 @@ def shown(path: Path) -> str:
 
 def sync(path: Path) -> None:
     """Wait until a file or folder is on disk. Raises OSError, but not where folders can't be synced."""
-    folder = path.is_dir()
     try:
         handle = os.open(path, os.O_RDONLY)
         try:
@@ -38,7 +37,7 @@ def sync(path: Path) -> None:
         finally:
             os.close(handle)
     except OSError as error:
-        if not folder or error.errno in (errno.EIO, errno.ENOSPC, errno.EDQUOT):
+        if not path.is_dir() or error.errno in (errno.EIO, errno.ENOSPC, errno.EDQUOT):
             raise
 
 

@@ -1,12 +1,12 @@
 """The settings of training and of sampling: flat tables, whose options have no dot."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from pealm_core.contract.fields import setting
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
-LARGEST_SEED = 2**63 - 1
+Optimization = Literal["tf32", "compile", "flash", "prefetch", "onednn", "heap", "gc"]
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,7 @@ class TrainSettings:
     block_size: int | None = setting(None, "context length in tokens (default: the model's block size)", at_least=1)
     lr: float = setting(1e-3, "peak learning rate", above=0)
     warmup_steps: int = setting(100, "steps of linear warm-up", at_least=0)
-    schedule: Literal["cosine", "wsd"] = setting(
-        "cosine", "learning-rate schedule after the warm-up: cosine, or stable with a linear decay (wsd)"
-    )
+    schedule: Literal["cosine", "wsd"] = setting("cosine", "learning-rate schedule; wsd: stable, then linear decay")
     decay_fraction: float = setting(0.6, "fraction of the run in which wsd decays", above=0, at_most=1)
     min_lr_ratio: float = setting(0.1, "final learning rate as a fraction of the peak", at_least=0, at_most=1)
     grad_clip: float = setting(1.0, "maximum norm of the gradient; 0: no clipping", at_least=0)
@@ -34,21 +32,13 @@ class TrainSettings:
     eval_tokens: int = setting(200_000, "maximum validation tokens, the same ones each time", at_least=1)
     save_every: int = setting(1000, "steps between checkpoints; 0: only at the end", at_least=0)
     keep: int = setting(3, "newest checkpoints to keep; 0: all", at_least=0)
-    sample_every: int = setting(
-        0, "steps between texts generated during training (samples.jsonl); 0: none", at_least=0
-    )
+    sample_every: int = setting(0, "steps between generated texts (samples.jsonl); 0: none", at_least=0)
     sample_prompt: str = setting("", "prompt of these texts")
-    init: str | None = setting(
-        None, "initial weights: a pretrained model's name, a run, a checkpoint or a file (.safetensors, .pt)"
-    )
-    seed: int = setting(1337, "seed of weights, data order and dropout", at_least=0, at_most=LARGEST_SEED)
+    init: str | None = setting(None, "initial weights: a pretrained model, run, checkpoint, .safetensors or .pt file")
+    seed: int = setting(1337, "seed of weights, data order and dropout", at_least=0, at_most=2**63 - 1)
     device: Literal["auto", "cpu", "cuda", "mps"] = setting("auto", "device to train on")
-    dtype: Literal["auto", "fp32", "bf16"] = setting(
-        "auto", "precision of matrix products; auto: bf16 where it is fast"
-    )
-    without: tuple[Literal["tf32", "compile", "flash", "prefetch", "onednn", "heap", "gc"], ...] = setting(
-        (), "optimizations to disable: tf32, compile, flash, prefetch, onednn, heap, gc"
-    )
+    dtype: Literal["auto", "fp32", "bf16"] = setting("auto", "precision of matrix products; auto: bf16 where fast")
+    without: tuple[Optimization, ...] = setting((), f"optimizations to disable: {', '.join(get_args(Optimization))}")
 
     def __post_init__(self) -> None:
         if self.steps is None and self.max_seconds is None:
@@ -60,22 +50,16 @@ class Sampling:
     """How to draw the next token. Temperature 0 takes the most likely one."""
 
     max_new_tokens: int = setting(500, "tokens to generate", at_least=0, at_most=10**9, short="n")
-    temperature: float = setting(
-        1.0, "below 1: more predictable, above 1: more random, 0: always the most likely token", at_least=0
-    )
+    temperature: float = setting(1.0, "below 1: more predictable, above 1: more random, 0: greedy", at_least=0)
     top_k: int | None = setting(None, "sample from the k most likely tokens", at_least=1)
     top_p: float | None = setting(
-        None, "sample from the most likely tokens with this total probability", at_least=1e-6, at_most=1
+        None, "sample from the top tokens with this total probability", at_least=1e-6, at_most=1
     )
-    min_p: float | None = setting(
-        None, "sample from tokens with this fraction of the top probability", at_least=1e-6, at_most=1
-    )
+    min_p: float | None = setting(None, "minimum probability, as a fraction of the top one", at_least=1e-6, at_most=1)
     repetition_penalty: float = setting(
-        1.0, "above 1: make tokens of the text less likely (CTRL)", at_least=0.01, at_most=100
+        1.0, "above 1: make repetition less likely (CTRL)", at_least=0.01, at_most=100
     )
-    seed: int | None = setting(
-        None, "random seed; the same seed gives the same text", at_least=0, at_most=LARGEST_SEED
-    )
+    seed: int | None = setting(None, "random seed; the same seed, the same text", at_least=0, at_most=2**63 - 1)
     num_samples: int = setting(1, "texts to generate, in one batch", at_least=1, at_most=10_000)
     stop: tuple[str, ...] = setting((), "end before the first of these", hidden=True)  # --stop, repeatable
 

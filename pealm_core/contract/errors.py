@@ -1,10 +1,10 @@
-"""The errors of pealm, and the exit code of each.
+"""The errors of pealm; `exit_code` is the exit code of a command that they end.
 
-PealmError                1  the work failed
-├── ElsewhereError            another process of the run failed and prints the reason
-├── UserError             2  the user's mistake: the message says what, where and the fix
-│   └── InvalidCheckpointError  a folder that is not a complete checkpoint
-└── PluginError           3  a plugin's defect: the message names the plugin and the reason
+PealmError
+├── ElsewhereError
+├── UserError
+│   └── InvalidCheckpointError
+└── PluginError
 """
 
 
@@ -17,8 +17,12 @@ class PealmError(Exception):
         return super().__str__() or type(self).__name__  # never empty: between ranks, an empty text means no error
 
 
+class ElsewhereError(PealmError):
+    """Another process of the run failed and prints the reason; this one ends without a message."""
+
+
 class UserError(PealmError):
-    """The user's input can't be used; nothing was lost or left incomplete."""
+    """The user's input can't be used: the message says what, where and the fix. Nothing was lost or half-written."""
 
     exit_code = 2
 
@@ -27,11 +31,7 @@ class InvalidCheckpointError(UserError):
     """A folder that is not a complete checkpoint; the message names the file and what is wrong with it."""
 
 
-class ElsewhereError(PealmError):
-    """Another process of the run failed and prints the reason; this one ends without a message."""
-
-
 class PluginError(PealmError):
-    """An installed plugin breaks the contract."""
+    """An installed plugin breaks the contract: the message names the plugin and the reason."""
 
     exit_code = 3

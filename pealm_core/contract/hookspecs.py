@@ -1,26 +1,25 @@
-"""The hooks: registration hooks, which return records, and the hooks of a run.
+"""A plugin is a module behind an entry point of the group `pealm`, with functions marked `@hookimpl`.
 
-A plugin is a module behind an entry point of the group `pealm`, with functions of these names marked `@hookimpl`.
-A registration hook returns one record, returns a list, or yields them. The hooks of a run are called in the order of
-discovery (by distribution, then name); pluggy's `tryfirst`, `trylast` and `wrapper` work for them. If one
-raises, it is named once, its plugin's hooks aren't called again, and the run continues.
+Registration hooks take no arguments. They return one record or a list, or yield records:
+
+pealm_models():      ModelSpec, a model family: `pealm train NAME`
+pealm_tokenizers():  TokenizerSpec, a tokenizer: `--tokenizer NAME`
+pealm_datasets():    DatasetSpec, a dataset: `--input.NAME [VALUE]`
+pealm_evaluators():  EvaluatorSpec, an evaluation: `pealm eval --on NAME`
+pealm_optimizers():  OptimizerSpec, an optimizer: `--optimizer NAME`
+pealm_formats():     FormatSpec, a foreign checkpoint format: `pealm convert`
+pealm_commands():    CommandSpec, a command: `pealm NAME`
+
+The hooks of a run are called on every rank, in the order of discovery (by distribution, then name); pluggy's
+`tryfirst`, `trylast` and `wrapper` work for them. If one raises, it is named once,
+its plugin's hooks are not called again, and the run continues.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pluggy
-
-from pealm_core.contract.specs import (
-    CommandSpec,
-    DatasetSpec,
-    EvaluatorSpec,
-    FormatSpec,
-    ModelSpec,
-    OptimizerSpec,
-    TokenizerSpec,
-)
 
 if TYPE_CHECKING:
     from pealm_core.contract.protocols import Run
@@ -30,48 +29,13 @@ hookimpl = pluggy.HookimplMarker("pealm")
 
 
 @hookspec
-def pealm_models() -> Iterable[ModelSpec] | ModelSpec:  # type: ignore[empty-body]
-    """Register model families: `pealm train NAME`."""
-
-
-@hookspec
-def pealm_tokenizers() -> Iterable[TokenizerSpec] | TokenizerSpec:  # type: ignore[empty-body]
-    """Register tokenizers: `--tokenizer NAME`."""
-
-
-@hookspec
-def pealm_datasets() -> Iterable[DatasetSpec] | DatasetSpec:  # type: ignore[empty-body]
-    """Register datasets: `--input.NAME [VALUE]`."""
-
-
-@hookspec
-def pealm_evaluators() -> Iterable[EvaluatorSpec] | EvaluatorSpec:  # type: ignore[empty-body]
-    """Register evaluations: `pealm eval --on NAME`."""
-
-
-@hookspec
-def pealm_optimizers() -> Iterable[OptimizerSpec] | OptimizerSpec:  # type: ignore[empty-body]
-    """Register optimizers: `--optimizer NAME`."""
-
-
-@hookspec
-def pealm_formats() -> Iterable[FormatSpec] | FormatSpec:  # type: ignore[empty-body]
-    """Register foreign checkpoint formats: `pealm convert`."""
-
-
-@hookspec
-def pealm_commands() -> Iterable[CommandSpec] | CommandSpec:  # type: ignore[empty-body]
-    """Register commands: `pealm NAME`."""
-
-
-@hookspec
 def pealm_run_start(run: "Run") -> None:
-    """A training run starts or resumes. Called on every rank, before the first step."""
+    """A training run starts or resumes. Called before the first step."""
 
 
 @hookspec
 def pealm_step_end(run: "Run", step: int, metrics: Mapping[str, Any]) -> None:
-    """An optimizer step is done; `metrics` is its line of metrics.jsonl. Called on every rank.
+    """An optimizer step is done; `metrics` is its line of metrics.jsonl.
 
     A collective operation on rank 0 only hangs the run: use it on all ranks or on none.
     """
@@ -79,9 +43,9 @@ def pealm_step_end(run: "Run", step: int, metrics: Mapping[str, Any]) -> None:
 
 @hookspec
 def pealm_checkpoint_saved(run: "Run", path: Path) -> None:
-    """A checkpoint folder is complete on disk. Called on every rank."""
+    """A checkpoint folder is complete on disk."""
 
 
 @hookspec
 def pealm_run_end(run: "Run", status: str) -> None:
-    """The run ends; `status` is "done", "interrupted" or "failed". Called on every rank."""
+    """The run ends; `status` is "done", "interrupted" or "failed"."""

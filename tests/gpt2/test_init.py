@@ -12,8 +12,9 @@ import pealm_core
 from pealm_core import UserError
 from pealm_core.checkpoints import folder as checkpoint
 from pealm_core.checkpoints.initial_weights import read_initial_weights
-from pealm_core.config.job import host_for, plan
+from pealm_core.config.job import plan
 from pealm_core.config.layers import Layer
+from pealm_core.plugins.host import PluginHost
 
 ARGS = ("--batch-size", 2, "--warmup-steps", 0, "--lr", 1e-3, "--eval-tokens", 100)
 
@@ -76,7 +77,7 @@ def test_a_run_s_own_config_fetches_the_size_that_it_was_made_with(
         raise UserError(f"asked for {size}")
 
     monkeypatch.setattr("pealm_gpt2.pretrained.download", download)
-    host = host_for(None)
+    host = PluginHost.installed()
     first = plan(("model",), host=host, preset=preset, words={"model": {"name": "gpt2"}})
     again = plan(("model",), host=host, file=Layer("config.toml", first.tables()))
     for job in (first, again):
