@@ -210,13 +210,6 @@ def test_the_same_content_gives_the_same_bytes(tmp_path: Path) -> None:
     assert written[0] == written[1] == written[2]
 
 
-def test_files_of_the_earlier_layout_are_still_read(tmp_path: Path) -> None:
-    metadata = {"format": "pt", "aliases": '{"b": "a"}', "values": '{"0.step": 3}', "param_groups": "[]"}
-    save_file({"a": torch.ones(2)}, tmp_path / "old", metadata)
-    tensors, extra = read_tensors(tmp_path / "old")
-    assert tensors["b"] is tensors["a"] and extra == {"values": {"0.step": 3}, "param_groups": []}
-
-
 def test_metadata_of_other_programs_is_ignored(tmp_path: Path) -> None:
     save_file({"a": torch.ones(2)}, tmp_path / "x", {"license": "mit", "values": "many", "format": "pt"})
     tensors, extra = read_tensors(tmp_path / "x")
@@ -225,7 +218,7 @@ def test_metadata_of_other_programs_is_ignored(tmp_path: Path) -> None:
         read_optimizer(tmp_path / "x")
     for notes in ("{", "3", "[1]", '{"aliases": {"b": "c"}}', "[" * 9999):
         save_file({"a": torch.ones(2)}, tmp_path / "x", {"pealm": notes})
-        with pytest.raises(InvalidCheckpointError, match="its metadata is damaged"):
+        with pytest.raises(InvalidCheckpointError, match="x can't be read"):
             read_tensors(tmp_path / "x")
 
 
