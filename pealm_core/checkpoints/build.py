@@ -49,24 +49,21 @@ def make_component(job: Job, table: str) -> Any:
 
 def make_tokenizer(job: Job, saved: Path | None = None, dataset: Dataset | None = None) -> Tokenizer:
     """Make the job's tokenizer, with a saved vocabulary or fitted on the dataset's training text."""
-    tokenizer: Any = make_component(job, "tokenizer")
+    tokenizer: Tokenizer = make_component(job, "tokenizer")
     name, dist = job.entries["tokenizer"].name, job.entries["tokenizer"].plugin.dist
     if has(tokenizer, "fit") and not (has(tokenizer, "save") and has(tokenizer, "load")):
         raise PluginError(f"{dist}: tokenizer {name!r} can fit but not save and load: its checkpoints would be lost")
     try:
         if saved is not None and has(tokenizer, "load"):
-            tokenizer.load(saved)
+            tokenizer.load(saved)  # type: ignore[attr-defined]
         elif saved is None and dataset is not None and has(tokenizer, "fit"):
             if not has(dataset, "documents"):
-                raise UserError(
-                    f"--input.{job.entries['input'].name} is tokenized already, and {name!r} learns from text; "
-                    f"give the --tokenizer that made its tokens"
-                )
-            tokenizer.fit(dataset.documents("train"))
+                given = f"--input.{job.entries['input'].name}"
+                raise UserError(f"{given} is tokenized already, not text for {name!r}; give its own --tokenizer")
+            tokenizer.fit(dataset.documents("train"))  # type: ignore[attr-defined]
     except (FileNotFoundError, ValueError) as error:
         raise UserError(f"tokenizer {name}: {saved or 'training text'}: {error}") from error
-    made: Tokenizer = tokenizer
-    return made
+    return tokenizer
 
 
 def make_model(

@@ -53,8 +53,6 @@ def save(
     """
     from pealm_core.checkpoints.tensors import write_optimizer, write_tensors
 
-    if folder.parent.name == STEPS:
-        _refuse_link(folder.parent)
     files: dict[str, tuple[int, str]] = {}
     try:
         with written_aside(folder, replace=replace) as aside:
@@ -84,14 +82,8 @@ def save(
         raise PealmError(f"{folder}: the checkpoint could not be written: {error}") from error
 
 
-def _refuse_link(folder: Path) -> None:
-    if folder.is_symlink():
-        raise UserError(f"{folder} is a symbolic link; pealm does not write through it: replace it by a folder")
-
-
 def prune(run: Path, keep: int) -> None:
     """Remove the oldest step checkpoints, so that `keep` remain; 0: keep all."""
-    _refuse_link(run / STEPS)
     for folder in steps(run)[:-keep] if keep else []:
         aside = temporary(folder, "tmp")
         folder.rename(aside)  # if pealm is killed now, what remains does not look like a checkpoint
@@ -99,7 +91,9 @@ def prune(run: Path, keep: int) -> None:
 
 
 def tidy(run: Path) -> None:
-    """Remove what interrupted saves left in a run that this process has locked."""
+    """Remove what interrupted saves left in a run that this process has locked. Raises UserError for a link."""
+    if (run / STEPS).is_symlink():
+        raise UserError(f"{run / STEPS} is a symbolic link; pealm does not write through it: replace it by a folder")
     for path in temporary_folders(run):
         if is_only_copy(path):
             path.rename(_successor(path))
@@ -125,7 +119,6 @@ def _successor(old: Path) -> Path:
 
 def set_aside(run: Path, newest: Path | None) -> None:
     """Rename the damaged checkpoints after the newest valid one, so that none is mistaken for a newer one later."""
-    _refuse_link(run / STEPS)
     for folder in steps(run):
         if newest is None or folder.name > newest.name:
             folder.rename(temporary(folder, "damaged"))
@@ -144,8 +137,6 @@ def verify(folder: Path, *names: str) -> dict[str, Any]:
         path = folder / name
         try:
             intact = path.stat().st_size == size and _digest(path) == digest
-        except FileNotFoundError:
-            raise InvalidCheckpointError(f"{path} is missing from the checkpoint") from None
         except OSError as error:
             raise InvalidCheckpointError(f"{path} can't be read: {error.strerror}") from None
         if not intact:
@@ -155,15 +146,12 @@ def verify(folder: Path, *names: str) -> dict[str, Any]:
 
 def state_of(folder: Path) -> dict[str, Any]:
     """Return the content of `state.json`, without looking at the files. Raises InvalidCheckpointError."""
-    path = folder / STATE
     try:
-        if not path.is_file():
-            raise InvalidCheckpointError(f"{folder} is not a checkpoint: it has no {STATE}")
-        state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        state: dict[str, Any] = json.loads((folder / STATE).read_text(encoding="utf-8"))
         state.pop("sha256", None)  # a hash of the file itself, by earlier versions
         state["files"] = {str(name): (int(size), str(digest)) for name, (size, digest) in state["files"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise InvalidCheckpointError(f"{path} can't be read: {error!r}") from None
+        raise InvalidCheckpointError(f"{folder / STATE} can't be read: {error!r}") from None
     return state
 
 
