@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from pealm_core.checkpoints.folder import CONFIG, find
 from pealm_core.checkpoints.tensors import load_tensors, without_wrappers
@@ -14,9 +15,6 @@ from pealm_core.config.layers import file_layer
 from pealm_core.contract.errors import PealmError, PluginError, UserError
 from pealm_core.contract.protocols import Dataset, Tokenizer, has
 from pealm_core.plugins.host import Entry
-
-# What torch says when sizes are too large, on a CPU and on GPUs.
-NO_MEMORY = ("can't allocate memory", "not enough memory", "Storage size calculation overflowed", "out of memory")
 
 
 def plan_of(path: Path) -> Job:
@@ -35,7 +33,7 @@ def make(entry: Entry[Any], *args: Any, **kwargs: Any) -> Any:
         raise UserError(f"{entry.spec.kind} {entry.name}: {error}") from error
     except (Exception, SystemExit) as error:
         kind, reason = entry.spec.kind, f"{type(error).__name__}: {error}"
-        if isinstance(error, MemoryError) or any(words in reason for words in NO_MEMORY):
+        if "memory" in reason.lower() or "Storage size" in reason:  # as Python and torch say it
             reason = f"{kind} {entry.name} does not fit into memory: {reason}".splitlines()[0]
             raise UserError(f"{reason}; choose smaller sizes") from error
         raise PluginError(f"{entry.plugin.dist}: making {kind} {entry.name!r} failed: {reason}") from error
@@ -66,9 +64,7 @@ def make_tokenizer(job: Job, saved: Path | None = None, dataset: Dataset | None 
     return tokenizer
 
 
-def make_model(
-    job: Job, vocab_size: int, weights: Mapping[str, torch.Tensor] | None = None
-) -> tuple[torch.nn.Module, Job]:
+def make_model(job: Job, vocab_size: int, weights: Mapping[str, Tensor] | None = None) -> tuple[nn.Module, Job]:
     """Return the job's model for a vocabulary, and the job as built. weights: those of `--init`."""
     entry, config = job.entries["model"], job.configs["model"]
     where = entry.name if weights is None else f"--init {job.configs['train'].init}"
@@ -81,13 +77,13 @@ def make_model(
     if weights is not None and vocab_size > config.vocab_size > 0:
         raise UserError(f"the tokenizer has {vocab_size:,} tokens and {where} only {config.vocab_size:,}")
     model = make(entry, sizes)
-    if not isinstance(model, torch.nn.Module):
+    if not isinstance(model, nn.Module):
         raise PluginError(f"{entry.plugin.dist}: model {entry.name!r} is {model!r:.80}, which is not an nn.Module")
     if weights is not None:
         weights = without_wrappers(weights, model.state_dict())
-        adapt: Any = getattr(model, "adapt_weights", lambda tensors: tensors)
         try:
-            weights = adapt(weights)
+            if has(model, "adapt_weights"):
+                weights = model.adapt_weights(weights)  # type: ignore[operator]
         except ValueError as error:
             raise UserError(f"{where} does not fit {entry.name}: {error}") from error
         load_tensors(model, weights, where)
@@ -103,9 +99,7 @@ def check_model(model: Any, vocab_size: int) -> None:
     training = model.training
     model.eval()
     with torch.no_grad(), torch.random.fork_rng(devices=()):
-        idx = torch.zeros(
-            1, min(2, model.config.block_size), dtype=torch.long, device=next(model.parameters()).device
-        )
+        idx = torch.zeros(1, min(2, model.config.block_size), dtype=torch.long)
         _, loss = model(idx, idx)
         logits, _ = model(idx, at=[-1])
     if getattr(loss, "shape", None) != ():

@@ -31,32 +31,28 @@ def read_initial_weights(job: Job, init: str) -> tuple[Job, Tensors, Path | None
     Raises PealmError.
     """
     model, path = job.entries["model"], Path(init)
-    table: Table
-    tensors: Tensors
-    tokenizer = None
-    if path.is_file() and not (path.parent / checkpoint.STATE).is_file():
-        tensors, sizes = read_file(path)
-        keys = {item.key: item.name for item in settings_of(model.config).values() if item.name != "vocab_size"}
-        table = {key: sizes[name] for key, name in keys.items() if name in sizes} or dump(job.configs["model"])
-    elif path.exists():
+    if not path.exists():
+        config, tensors = _read_pretrained(job, init)
+        return _with_settings(job, init, dump(config)), tensors, None
+    if not path.is_file() or (path.parent / checkpoint.STATE).is_file():
         saved = read_checkpoint(path)
-        name, tensors, tokenizer = saved.config["model"]["name"], saved.model, saved.tokenizer
-        table = {key: value for key, value in saved.config["model"].items() if key != "name"}
+        table = dict(saved.config["model"])
+        name = table.pop("name")
         if job.host.find(ModelSpec, name, prefer=saved.config.get("versions", ())).spec is not model.spec:
             raise UserError(f"--init {init} is {name!r}, not {model.name!r}")
-    else:
-        table, tensors = _read_pretrained(job, init)
-    return _with_settings(job, init, table), tensors, tokenizer
+        return _with_settings(job, init, table), saved.model, saved.tokenizer
+    tensors, sizes = read_file(path)
+    keys = {item.key: item.name for item in settings_of(model.config).values() if item.name != "vocab_size"}
+    table = {key: sizes[name] for key, name in keys.items() if name in sizes}
+    return _with_settings(job, init, table) if table else job, tensors, None
 
 
-def _read_pretrained(job: Job, init: str) -> tuple[Table, Tensors]:
-    """Fetch a pretrained model, with the preset that has the name of the one whose sizes the job has."""
+def _read_pretrained(job: Job, init: str) -> tuple[Any, Tensors]:
+    """Fetch the weights of a pretrained model, by the name of the preset whose sizes the job has."""
     model, own = job.entries["model"].spec, dump(job.configs["model"])
-    entries = [entry for several in job.host.entries(ModelSpec).values() for entry in several]
-    names = sorted({e.spec.name for e in entries if e.spec.pretrained and e.spec.family == model.name})
-    if init.rpartition("/")[2] not in names:
-        hint = f", or one of {', '.join(names)}" if names else ""
-        raise UserError(f"--init {init}: no such run, checkpoint or file of weights{hint}")
+    entries = job.host.entries(ModelSpec).get(init.rpartition("/")[2], [])
+    if not any(entry.spec.pretrained and entry.spec.family == model.name for entry in entries):
+        raise UserError(f"--init {init}: no such run, checkpoint or file of weights, or pretrained {model.name}")
     pretrained, preset = job.host.find(ModelSpec, init), None
     for name in pretrained.spec.presets:
         sizes = preset_tables(model.presets.get(name, {}))["model"]
@@ -64,7 +60,7 @@ def _read_pretrained(job: Job, init: str) -> tuple[Table, Tensors]:
             preset = name
     chosen = plan(("model",), host=job.host, preset=preset, words={"model": {"name": init}})
     config, tensors = pretrained.load("pretrained")(chosen.configs["model"])
-    return dump(config), tensors
+    return config, tensors
 
 
 def _with_settings(job: Job, init: str, table: Table) -> Job:
@@ -101,12 +97,8 @@ def read_file(path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
         reason = (str(error) or "it is empty or truncated").splitlines()[0]
         raise UserError(f"{path} can't be read as a file of weights: {reason}") from None
     content = content if isinstance(content, Mapping) else {}
-    sizes = content.get("model_args")
     tensors = content.get("model", content.get("state_dict", content))
-    if (
-        not tensors
-        or not isinstance(tensors, Mapping)
-        or not all(isinstance(value, Tensor) for value in tensors.values())
-    ):
+    if not (tensors and isinstance(tensors, Mapping) and all(isinstance(t, Tensor) for t in tensors.values())):
         raise UserError(f"{path} is not a state dict of names and tensors")
-    return {str(name): value for name, value in tensors.items()}, sizes if isinstance(sizes, Mapping) else {}
+    sizes = content.get("model_args")
+    return {str(name): tensor for name, tensor in tensors.items()}, sizes if isinstance(sizes, Mapping) else {}

@@ -59,17 +59,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def without_wrappers(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Strip the prefixes that wrappers put before the names, in any order, unless the model's own names have them."""
     foreign = [re.escape(prefix) for prefix in WRAPPERS if not any(name.startswith(prefix) for name in own)]
-    stripped = {re.sub(f"^({'|'.join(foreign)})+", "", name): tensor for name, tensor in tensors.items()}
-    if len(stripped) < len(tensors):
-        raise UserError("--init: the file has some tensors both with and without a prefix such as `module.`")
-    return stripped
-
-
-def check_finite(tensors: Mapping[str, Tensor], where: str) -> None:
-    """Raise UserError that names the first tensor with NaN or infinite values."""
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and tensor.numel() and not all(math.isfinite(x) for x in tensor.aminmax()):
-            raise UserError(f"{where}: {name} has values that are NaN or infinite; the weights are not usable")
+    return {re.sub(f"^({'|'.join(foreign)})+", "", name): tensor for name, tensor in tensors.items()}
 
 
 def load_tensors(model: torch.nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
@@ -86,8 +76,9 @@ def load_tensors(model: torch.nn.Module, tensors: Mapping[str, Tensor], where: s
     if mistakes:
         more = f" (and {len(mistakes) - 3} more)" if len(mistakes) > 3 else ""
         raise UserError(f"{where} does not fit the model: {'; '.join(mistakes[:3])}{more}")
-    parameters = dict(model.named_parameters(remove_duplicate=False))  # a mask among the buffers may be infinite
-    check_finite({name: tensor for name, tensor in tensors.items() if name in parameters}, where)
+    for name, _ in model.named_parameters(remove_duplicate=False):  # a mask among the buffers may be infinite
+        if tensors[name].is_floating_point() and not all(map(math.isfinite, tensors[name].aminmax())):
+            raise UserError(f"{where}: {name} has values that are NaN or infinite; the weights are not usable")
     model.load_state_dict(tensors)
 
 
@@ -102,8 +93,6 @@ def write_optimizer(path: Path, state: Mapping[str, Any]) -> None:
 def read_optimizer(path: Path) -> dict[str, Any]:
     """Read what `write_optimizer` wrote. Raises InvalidCheckpointError."""
     tensors, extra = read_tensors(path)
-    if not {"values", "param_groups"} <= extra.keys():
-        raise InvalidCheckpointError(f"{path} is not the state of an optimizer")
     state: dict[int, dict[str, Any]] = {}
     for place, value in [*tensors.items(), *extra["values"].items()]:
         index, _, key = place.partition(".")
