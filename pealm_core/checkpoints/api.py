@@ -4,18 +4,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from torch import Tensor
 
 from pealm_core.checkpoints import folder as checkpoint
+from pealm_core.checkpoints.build import make_model, make_tokenizer
+from pealm_core.checkpoints.tensors import load_tensors, read_tensors
 from pealm_core.config.job import Job, plan
 from pealm_core.config.layers import Layer, file_layer
 from pealm_core.contract.errors import UserError
 from pealm_core.contract.protocols import Tokenizer
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-OWN_TABLES = ("model", "tokenizer")
+COMPONENTS = ("model", "tokenizer")
+Config = Mapping[str, Mapping[str, Any]]  # the tables of a config.toml
 
 
 @dataclass(frozen=True)
@@ -27,15 +29,13 @@ class Checkpoint:
     """
 
     path: Path
-    config: Mapping[str, Mapping[str, Any]]
+    config: Config
     tokenizer: Path
     state: Mapping[str, Any]
 
     @cached_property
-    def model(self) -> "dict[str, Tensor]":
+    def model(self) -> dict[str, Tensor]:
         """The weights as a state dict, read when they are first asked for."""
-        from pealm_core.checkpoints.tensors import read_tensors
-
         return read_tensors(self.path / checkpoint.MODEL)[0]
 
 
@@ -50,21 +50,19 @@ def read_checkpoint(path: Path | str) -> Checkpoint:
     return Checkpoint(folder, config, folder / checkpoint.TOKENIZER, state)
 
 
-def load_tokenizer(config: Mapping[str, Mapping[str, Any]], saved: Path | None = None) -> Tokenizer:
+def load_tokenizer(config: Config, saved: Path | None = None) -> Tokenizer:
     """Return the tokenizer of a config's tables, by default the model's own one, with a saved vocabulary.
 
     Only `[model] name` is needed. Raises PealmError.
     """
-    from pealm_core.checkpoints.build import make_tokenizer
-
     return make_tokenizer(_plan(config), saved)
 
 
 def write_checkpoint(
     path: Path | str,
     *,
-    model: "Mapping[str, Tensor]",
-    config: Mapping[str, Mapping[str, Any]],
+    model: Mapping[str, Tensor],
+    config: Config,
     tokenizer: Tokenizer | Path | None = None,
     state: Mapping[str, Any] | None = None,
 ) -> None:
@@ -74,30 +72,19 @@ def write_checkpoint(
     defaults; vocab_size comes from the tokenizer. tokenizer: a tokenizer or the folder in which one was saved;
     None: the model's own. state: what `read_checkpoint` returns as `state`.
     """
-    from pealm_core.checkpoints.build import make_model
-    from pealm_core.checkpoints.tensors import load_tensors
-
     target = Path(path)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"{target} exists already; remove it or choose another place")
-    job = _plan(config)
-    if isinstance(tokenizer, Path) or tokenizer is None:
-        vocabulary = load_tokenizer(config, tokenizer)
+    if tokenizer is None or isinstance(tokenizer, Path):
+        tokenizer, saved = load_tokenizer(config, tokenizer), tokenizer
     else:
-        vocabulary = tokenizer
-    made, job = make_model(job, vocabulary.vocab_size)
+        saved = None
+    made, job = make_model(_plan(config), tokenizer.vocab_size)
     load_tensors(made, model, f"what was to be written as {target}")
-    kept = {name: table for name, table in config.items() if name not in OWN_TABLES}
-    if target.is_dir():
-        target.rmdir()
-    checkpoint.save(
-        target,
-        model=model,
-        config={**job.tables(), **kept},
-        tokenizer=tokenizer if isinstance(tokenizer, Path) else vocabulary,
-        state={"step": 0, **(state or {})},
-    )
+    kept = {name: table for name, table in config.items() if name not in COMPONENTS}
+    facts = {"step": 0, **(state or {})}
+    checkpoint.save(target, model=model, config={**job.tables(), **kept}, tokenizer=saved or tokenizer, state=facts)
 
 
-def _plan(config: Mapping[str, Mapping[str, Any]]) -> Job:
-    return plan(OWN_TABLES, file=Layer("config", config))
+def _plan(config: Config) -> Job:
+    return plan(COMPONENTS, file=Layer("config", config))

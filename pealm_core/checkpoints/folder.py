@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import tomli_w
 
-from pealm_core.config.paths import sync
+from pealm_core.config.paths import temporary, written_aside
 from pealm_core.contract.errors import InvalidCheckpointError, PealmError, UserError
 from pealm_core.contract.protocols import Tokenizer, has
 
@@ -53,71 +53,47 @@ def save(
     """
     from pealm_core.checkpoints.tensors import write_optimizer, write_tensors
 
-    aside, old = _temporary(folder, "tmp"), _temporary(folder, "old")
+    files: dict[str, tuple[int, str]] = {}
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        if folder.parent.name == STEPS:
-            step_folder(folder.parent.parent)  # refuses a link
-        aside.mkdir()
-        linked = same_model is not None and _link(same_model / MODEL, aside / MODEL)
-        if not linked:
-            write_tensors(aside / MODEL, model)
-        if optimizer is not None:
-            write_optimizer(aside / OPTIMIZER, optimizer)
-        (aside / CONFIG).write_text(tomli_w.dumps(dict(config)), encoding="utf-8")
-        for path in aside.glob("*.safetensors"):  # created readable by their owner only
-            with suppress(OSError):  # some file systems have no modes
-                path.chmod((aside / CONFIG).stat().st_mode)
-        (aside / TOKENIZER).mkdir()
-        if isinstance(tokenizer, Path):
-            shutil.copytree(tokenizer, aside / TOKENIZER, dirs_exist_ok=True)
-        elif has(tokenizer, "save"):
-            tokenizer.save(aside / TOKENIZER)  # type: ignore[attr-defined]
-        files = {MODEL: state_of(same_model)["files"][MODEL]} if linked and same_model else {}
-        for path in sorted(path for path in aside.rglob("*") if path.is_file()):
-            if (name := path.relative_to(aside).as_posix()) not in files:
-                sync(path)
-                files[name] = (path.stat().st_size, _digest(path))
-        (aside / STATE).write_text(json.dumps({**state, "files": files}, indent=1), encoding="utf-8")
-        sync(aside / STATE)
-        for path in (aside / TOKENIZER, aside):
-            sync(path)
-        if replace and folder.exists():
-            folder.rename(old)
-        aside.rename(folder)
-        sync(folder.parent)
-        shutil.rmtree(old, ignore_errors=True)
-    except BaseException as error:
-        shutil.rmtree(aside, ignore_errors=True)
-        if folder.exists():
-            shutil.rmtree(old, ignore_errors=True)
-        elif old.exists():
-            with suppress(OSError):
-                old.rename(folder)
-        if isinstance(error, OSError):
-            raise PealmError(f"{folder}: the checkpoint could not be written: {error}") from error
-        raise
-
-
-def step_folder(run: Path) -> Path:
-    """Return where a run's step checkpoints are written. Raises UserError if it is a symbolic link."""
-    folder = run / STEPS
-    if folder.is_symlink():
-        raise UserError(f"{folder} is a symbolic link; pealm does not write through it: replace it by a folder")
-    return folder
+        with written_aside(folder, replace=replace) as aside:
+            if same_model is not None:
+                with suppress(OSError):  # some file systems have no links
+                    os.link(same_model / MODEL, aside / MODEL)
+                    files[MODEL] = state_of(same_model)["files"][MODEL]
+            if not files:
+                write_tensors(aside / MODEL, model)
+            if optimizer is not None:
+                write_optimizer(aside / OPTIMIZER, optimizer)
+            (aside / CONFIG).write_text(tomli_w.dumps(dict(config)), encoding="utf-8")
+            for path in aside.glob("*.safetensors"):  # created readable by their owner only
+                with suppress(OSError):  # some file systems have no modes
+                    path.chmod((aside / CONFIG).stat().st_mode)
+            if isinstance(tokenizer, Path):
+                shutil.copytree(tokenizer, aside / TOKENIZER)
+            else:
+                (aside / TOKENIZER).mkdir()
+                if has(tokenizer, "save"):
+                    tokenizer.save(aside / TOKENIZER)  # type: ignore[attr-defined]
+            for path in sorted(path for path in aside.rglob("*") if path.is_file()):
+                name = path.relative_to(aside).as_posix()
+                files[name] = files.get(name) or (path.stat().st_size, _digest(path))
+            (aside / STATE).write_text(json.dumps({**state, "files": files}, indent=1), encoding="utf-8")
+    except OSError as error:
+        raise PealmError(f"{folder}: the checkpoint could not be written: {error}") from error
 
 
 def prune(run: Path, keep: int) -> None:
     """Remove the oldest step checkpoints, so that `keep` remain; 0: keep all."""
-    step_folder(run)
-    for folder in steps(run)[: -keep or len(steps(run))] if keep else []:
-        aside = _temporary(folder, "tmp")
+    for folder in steps(run)[:-keep] if keep else []:
+        aside = temporary(folder, "tmp")
         folder.rename(aside)  # if pealm is killed now, what remains does not look like a checkpoint
         shutil.rmtree(aside, ignore_errors=True)
 
 
 def tidy(run: Path) -> None:
-    """Remove what interrupted saves left in a run that this process has locked."""
+    """Remove what interrupted saves left in a run that this process has locked. Raises UserError for a link."""
+    if (run / STEPS).is_symlink():
+        raise UserError(f"{run / STEPS} is a symbolic link; pealm does not write through it: replace it by a folder")
     for path in temporary_folders(run):
         if is_only_copy(path):
             path.rename(_successor(path))
@@ -138,15 +114,14 @@ def is_only_copy(path: Path) -> bool:
 
 
 def _successor(old: Path) -> Path:
-    """Return the place of the checkpoint that replaced another one."""
-    return old.with_name(old.name.removeprefix(".").partition(".")[0])
+    return old.with_name(old.name.split(".")[1])
 
 
 def set_aside(run: Path, newest: Path | None) -> None:
     """Rename the damaged checkpoints after the newest valid one, so that none is mistaken for a newer one later."""
-    for folder in steps(step_folder(run).parent):
+    for folder in steps(run):
         if newest is None or folder.name > newest.name:
-            folder.rename(_temporary(folder, "damaged"))
+            folder.rename(temporary(folder, "damaged"))
 
 
 def verify(folder: Path, *names: str) -> dict[str, Any]:
@@ -156,48 +131,38 @@ def verify(folder: Path, *names: str) -> dict[str, Any]:
     """
     state = state_of(folder)
     files = state.pop("files")
-    for name in [*files, *(name for name in names if name not in files and name != TOKENIZER)]:
-        if names and name not in names and name.partition("/")[0] not in names:
-            continue
+    wanted = {name: (-1, "") for name in names if name != TOKENIZER}
+    wanted |= {name: facts for name, facts in files.items() if not names or name.partition("/")[0] in names}
+    for name, (size, digest) in wanted.items():
         path = folder / name
         try:
-            if name not in files or not path.is_file():
-                raise InvalidCheckpointError(f"{path} is missing from the checkpoint")
-            size, digest = files[name]
-            if path.stat().st_size != size:
-                raise InvalidCheckpointError(f"{path} has {path.stat().st_size:,} bytes instead of {size:,}")
-            if _digest(path) != digest:
-                raise InvalidCheckpointError(f"{path} is damaged: its content is not what was saved")
+            intact = path.stat().st_size == size and _digest(path) == digest
         except OSError as error:
             raise InvalidCheckpointError(f"{path} can't be read: {error.strerror}") from None
+        if not intact:
+            raise InvalidCheckpointError(f"{path} is damaged: its content is not what was saved")
     return state
 
 
 def state_of(folder: Path) -> dict[str, Any]:
     """Return the content of `state.json`, without looking at the files. Raises InvalidCheckpointError."""
-    path = folder / STATE
     try:
-        if not path.is_file():
-            raise InvalidCheckpointError(f"{folder} is not a checkpoint: it has no {STATE}")
-        state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        state: dict[str, Any] = json.loads((folder / STATE).read_text(encoding="utf-8"))
         state.pop("sha256", None)  # a hash of the file itself, by earlier versions
         state["files"] = {str(name): (int(size), str(digest)) for name, (size, digest) in state["files"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise InvalidCheckpointError(f"{path} can't be read: {error!r}") from None
+        raise InvalidCheckpointError(f"{folder / STATE} can't be read: {error!r}") from None
     return state
 
 
 def find(path: Path) -> Path:
     """Return the checkpoint folder that a path means: of a run its best, else its newest; a folder; a file in one."""
     if path.is_file() and path.name in (MODEL, STATE, CONFIG) and (path.parent / STATE).is_file():
-        path = path.parent
-    if (path / STATE).is_file():
-        return path
-    if (path / "best" / STATE).is_file():
-        return path / "best"
+        return path.parent
     replaced = [p for p in temporary_folders(path) if is_only_copy(p) and p.parent == path]
-    if candidates := replaced or steps(path):
-        return candidates[-1]
+    for folder in (path, path / "best", *replaced, *reversed(steps(path))):
+        if (folder / STATE).is_file():
+            return folder
     if not path.exists():
         raise UserError(f"{path}: no such file or folder; give a run or a checkpoint folder")
     raise UserError(f"{path} is not a checkpoint; give a run or a checkpoint folder (with a {STATE} in it)")
@@ -224,22 +189,7 @@ def load_model(model: "torch.nn.Module", folder: Path) -> None:
     """Load the folder's weights into a model. Raises UserError that names each mismatch."""
     from pealm_core.checkpoints.tensors import load_tensors, read_tensors
 
-    tensors, _ = read_tensors(folder / MODEL)
-    load_tensors(model, tensors, str(folder / MODEL))
-
-
-def _temporary(folder: Path, ending: str) -> Path:
-    """Return a name beside a folder that nothing else has."""
-    return folder.with_name(f".{folder.name}.{os.urandom(6).hex()}.{ending}")
-
-
-def _link(source: Path, target: Path) -> bool:
-    """Hard-link a file if the file system can. Files in checkpoints are only ever replaced, never changed."""
-    try:
-        os.link(source, target, follow_symlinks=False)
-    except (OSError, NotImplementedError):
-        return False
-    return True
+    load_tensors(model, read_tensors(folder / MODEL)[0], str(folder / MODEL))
 
 
 def _digest(path: Path) -> str:

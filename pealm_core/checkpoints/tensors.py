@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,16 +15,14 @@ from torch import Tensor
 from pealm_core.contract.errors import InvalidCheckpointError, UserError
 
 NOTES = "pealm"  # the key of our part of a header's metadata
-LEGACY_NOTES = ("aliases", "values", "param_groups")
+WRAPPERS = ("module.", "_orig_mod.", "transformer.")  # of DDP, torch.compile, and models inside a larger one
 
 
 def identity(tensor: Tensor) -> tuple[Any, ...]:
     """Return a key that only tensors over the same memory share."""
-    return (
-        (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
-        if tensor.numel()
-        else (id(tensor),)
-    )
+    if not tensor.numel():
+        return (id(tensor),)
+    return (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], extra: Mapping[str, Any] | None = None) -> None:
@@ -33,12 +32,8 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], extra: Mapping[str,
     single key, because safetensors writes several in random order.
     """
     first: dict[tuple[Any, ...], str] = {}
-    aliases: dict[str, str] = {}
-    for name, tensor in tensors.items():
-        if identity(tensor) in first:
-            aliases[name] = first[identity(tensor)]
-        else:
-            first[identity(tensor)] = name
+    names = {name: first.setdefault(identity(tensor), name) for name, tensor in tensors.items()}
+    aliases = {name: original for name, original in names.items() if name != original}
     kept = {name: t.detach().cpu().contiguous() for name, t in tensors.items() if name not in aliases}
     notes = {"aliases": aliases, **(extra or {})} if aliases or extra else {}
     try:
@@ -54,32 +49,17 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             raise OSError("not a regular file" if path.exists() else "no such file")
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-            extra = _notes(file.metadata() or {})
+            extra = dict(json.loads((file.metadata() or {}).get(NOTES, "{}")))
         aliases = extra.pop("aliases", {})
         return tensors | {alias: tensors[name] for alias, name in aliases.items()}, extra
-    except (OSError, SafetensorError) as error:
-        raise InvalidCheckpointError(f"{path} can't be read: {error}") from None
-    except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
-        raise InvalidCheckpointError(f"{path} can't be read: its metadata is damaged: {error!r}") from None
+    except Exception as error:  # also for metadata that is not ours
+        raise InvalidCheckpointError(f"{path} can't be read: {error or repr(error)}") from None
 
 
-def _notes(metadata: Mapping[str, str]) -> dict[str, Any]:
-    """Return pealm's own part of a file's metadata. Other programs keep there what they like."""
-    if NOTES in metadata:
-        notes: dict[str, Any] = json.loads(metadata[NOTES])
-        return dict(notes)
-    if "aliases" in metadata:  # an earlier layout: a key for each part
-        return {key: json.loads(value) for key, value in metadata.items() if key in LEGACY_NOTES}
-    return {}
-
-
-def check_finite(tensors: Mapping[str, Tensor], where: str) -> None:
-    """Raise UserError that names the first tensor with NaN or infinite values."""
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and tensor.numel():
-            wide = tensor if tensor.dtype in (torch.float32, torch.float64, torch.bfloat16) else tensor.float()
-            if not all(math.isfinite(bound) for bound in torch.stack(wide.aminmax()).tolist()):
-                raise UserError(f"{where}: {name} has values that are NaN or infinite; the weights are not usable")
+def without_wrappers(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Strip the prefixes that wrappers put before the names, in any order, unless the model's own names have them."""
+    foreign = [re.escape(prefix) for prefix in WRAPPERS if not any(name.startswith(prefix) for name in own)]
+    return {re.sub(f"^({'|'.join(foreign)})+", "", name): tensor for name, tensor in tensors.items()}
 
 
 def load_tensors(model: torch.nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
@@ -96,28 +76,23 @@ def load_tensors(model: torch.nn.Module, tensors: Mapping[str, Tensor], where: s
     if mistakes:
         more = f" (and {len(mistakes) - 3} more)" if len(mistakes) > 3 else ""
         raise UserError(f"{where} does not fit the model: {'; '.join(mistakes[:3])}{more}")
-    parameters = dict(model.named_parameters(remove_duplicate=False))  # a mask among the buffers may be infinite
-    check_finite({name: tensor for name, tensor in tensors.items() if name in parameters}, where)
+    for name, _ in model.named_parameters(remove_duplicate=False):  # a mask among the buffers may be infinite
+        if tensors[name].is_floating_point() and not all(map(math.isfinite, tensors[name].aminmax())):
+            raise UserError(f"{where}: {name} has values that are NaN or infinite; the weights are not usable")
     model.load_state_dict(tensors)
 
 
 def write_optimizer(path: Path, state: Mapping[str, Any]) -> None:
     """Write an optimizer's state dict. Raises OSError."""
-    tensors, rest = {}, {}
-    for index, values in state["state"].items():
-        for key, value in values.items():
-            if isinstance(value, Tensor):
-                tensors[f"{index}.{key}"] = value
-            else:
-                rest[f"{index}.{key}"] = value
+    flat = {f"{index}.{key}": value for index, values in state["state"].items() for key, value in values.items()}
+    tensors = {place: value for place, value in flat.items() if isinstance(value, Tensor)}
+    rest = {place: value for place, value in flat.items() if place not in tensors}
     write_tensors(path, tensors, {"values": rest, "param_groups": state["param_groups"]})
 
 
 def read_optimizer(path: Path) -> dict[str, Any]:
     """Read what `write_optimizer` wrote. Raises InvalidCheckpointError."""
     tensors, extra = read_tensors(path)
-    if not {"values", "param_groups"} <= extra.keys():
-        raise InvalidCheckpointError(f"{path} is not the state of an optimizer")
     state: dict[int, dict[str, Any]] = {}
     for place, value in [*tensors.items(), *extra["values"].items()]:
         index, _, key = place.partition(".")

@@ -1,8 +1,10 @@
-"""Where pealm keeps things, the mark of its own folders, how paths are shown, and locks and syncing."""
+"""Where pealm keeps things, the mark of its own folders, how paths are shown, writing aside, syncing, locks."""
 
 import errno
 import os
-from contextlib import suppress
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,6 +41,34 @@ def sync(path: Path) -> None:
     except OSError as error:
         if not path.is_dir() or error.errno in (errno.EIO, errno.ENOSPC, errno.EDQUOT):
             raise
+
+
+@contextmanager
+def written_aside(folder: Path, *, replace: bool = False) -> Iterator[Path]:
+    """Give a temporary folder to fill; then sync it and rename it to `folder`, or remove it. Raises OSError.
+
+    replace: whether `folder` may exist. A kill between the two renames leaves the replaced one as `.NAME.HEX.old`.
+    """
+    aside, old = temporary(folder, "tmp"), temporary(folder, "old")
+    try:
+        aside.mkdir(parents=True)
+        yield aside
+        for path in (*aside.rglob("*"), aside):
+            sync(path)
+        if replace and folder.exists():
+            folder.rename(old)
+        aside.rename(folder)
+        sync(folder.parent)
+    finally:
+        if old.exists() and not folder.exists():
+            old.rename(folder)
+        for path in (old, aside):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def temporary(path: Path, ending: str) -> Path:
+    """Return a name beside a path that nothing else has."""
+    return path.with_name(f".{path.name}.{os.urandom(6).hex()}.{ending}")
 
 
 def try_lock(handle: Any, *, exclusive: bool = True) -> Literal["locked", "busy", "unsupported"]:

@@ -4,18 +4,21 @@ A Feistel network permutes the next power of four; an index beyond n-1 is permut
 (cycle walking, Black and Rogaway 2002, "Ciphers with Arbitrary Finite Domains").
 """
 
+from functools import reduce
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
-ROUNDS = 6
+ROUNDS, MASK = 6, 2**64 - 1
 
 
-def mix(values: NDArray[np.uint64], key: int) -> NDArray[np.uint64]:
-    """Return a hash of each of the 64-bit values (the finalizer of SplitMix64, Steele et al. 2014)."""
-    x = values + np.uint64((key * 0x9E3779B97F4A7C15 + 0x9E3779B97F4A7C15) % 2**64)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+def mix(values: Any, key: int) -> Any:
+    """Return a hash of 64-bit values, an array or a number (the finalizer of SplitMix64, Steele et al. 2014)."""
+    x = (values + (key + 1) * 0x9E3779B97F4A7C15 % 2**64) & MASK
+    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & MASK
+    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & MASK
+    return x ^ (x >> 31)
 
 
 def combine(*parts: int) -> int:
@@ -24,13 +27,7 @@ def combine(*parts: int) -> int:
     >>> combine(1, 2) != combine(2, 1)
     True
     """
-    key = 0
-    for part in parts:
-        x = ((key ^ part) * 0x9E3779B97F4A7C15 + 0x9E3779B97F4A7C15) % 2**64
-        x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) % 2**64
-        x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) % 2**64
-        key = x ^ (x >> 31)
-    return key
+    return reduce(lambda key, part: mix(0, key ^ part), parts, 0)
 
 
 def permute(index: NDArray[np.integer], n: int, key: int) -> NDArray[np.uint64]:

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import shutil
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from pealm_core.config.paths import cache_root, mark, sync
+from pealm_core.config.paths import cache_root, mark, written_aside
 from pealm_core.contract.errors import PluginError, UserError
 from pealm_core.contract.protocols import Dataset, Tokenizer, has
 from pealm_core.data.tokens import TokenFile
@@ -46,9 +45,8 @@ def fingerprint(name: str, config: dict[str, Any], tokenizer: Tokenizer) -> str:
     """Return a hash of what the tokenizer saves: equal fingerprints mean equal tokens."""
     digest = hashlib.sha256(json.dumps([name, config], sort_keys=True).encode())
     with TemporaryDirectory() as folder:
-        save = getattr(tokenizer, "save", None)
-        if save is not None:
-            save(Path(folder))
+        if has(tokenizer, "save"):
+            tokenizer.save(Path(folder))  # type: ignore[attr-defined]
         for path in sorted(Path(folder).rglob("*")):
             if path.is_file():
                 digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
@@ -133,33 +131,24 @@ def _meta(folder: Path, dtype: str) -> dict[str, str]:
 
 
 def _write(folder: Path, dtype: str, dataset: Dataset, tokenizer: Tokenizer) -> None:
-    """Tokenize into a new folder, sync it and rename it: `folder` is complete even after a power cut."""
-    aside = folder.parent / f"tokenizing-{uuid.uuid4().hex}"
+    """Tokenize into a folder that is complete even after a power cut. Another process may do the same."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         mark(folder.parent)
-        aside.mkdir()
-        for split in SPLITS:
-            with (aside / f"{split}.bin").open("wb") as file:
-                for text in dataset.documents(split):
-                    for ids in _encode(text, tokenizer):
-                        ids.astype(dtype).tofile(file)
-                    del text, ids  # before the next document is read
-        (aside / META).write_text(json.dumps(_meta(aside, dtype)))
-        for path in (*aside.iterdir(), aside):
-            sync(path)
-        if not _intact(folder, dtype):
-            shutil.rmtree(folder, ignore_errors=True)
-            aside.rename(folder)
-            sync(folder.parent)
+        with written_aside(folder) as aside:
+            for split in SPLITS:
+                with (aside / f"{split}.bin").open("wb") as file:
+                    for text in dataset.documents(split):
+                        for ids in _encode(text, tokenizer):
+                            ids.astype(dtype).tofile(file)
+                        del text, ids  # before the next document is read
+            (aside / META).write_text(json.dumps(_meta(aside, dtype)))
+            if not _intact(folder, dtype):
+                shutil.rmtree(folder, ignore_errors=True)
     except OSError as error:
         if not _intact(folder, dtype):  # else another process has written it
-            reason = error.strerror or error
-            raise UserError(
-                f"{folder.parent}: the token cache can't be written: {reason}; set PEALM_CACHE"
-            ) from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+            reason = f"{folder.parent}: the token cache can't be written: {error.strerror or error}"
+            raise UserError(f"{reason}; set PEALM_CACHE") from error
 
 
 def _encode(text: str, tokenizer: Tokenizer) -> Iterator[NDArray[Any]]:

@@ -32,14 +32,10 @@ class Windows:
                 f"{longest} tokens are too few for a block of {block_size}, which needs {block_size + 1}"
             )
         self._ends = list(accumulate(map(len, self.shards)))  # of the shards in the stream
+        self.tokens = self._ends[-1]  # in all shards
         # One window less than fits, so that there is room for all of them at every phase.
         self.per_epoch = max(1, self.tokens // block_size - 1)
         self._phases = min(block_size, self.tokens - self.per_epoch * block_size)
-
-    @property
-    def tokens(self) -> int:
-        """Tokens in all shards."""
-        return self._ends[-1]
 
     def batch(self, step: int, batch_size: int, *, rank: int = 0, world_size: int = 1) -> Batch:
         """Return this rank's rows of a step: (idx, targets), each int64 of shape (batch_size / world_size, T).

@@ -102,12 +102,13 @@ def _build(job: Job, newest: Path | None, world: World, display: Display) -> Par
         job.entries["model"].load("factory")  # a misspelt one is reported before a long tokenization
         dataset: Dataset = make_component(job, "input")
     with one_by_one(world):  # the first process of a machine fills the caches for its others
-        start = read_initial_weights(job, s.init) if s.init and newest is None else None
-        saved = newest / checkpoint.TOKENIZER if newest else start.tokenizer if start else None
+        weights, saved = None, newest and newest / checkpoint.TOKENIZER
+        if s.init and newest is None:
+            job, weights, saved = read_initial_weights(job, s.init)
         tokenizer = make_tokenizer(job, saved, dataset)
         corpus = _corpus(job, dataset, tokenizer, display)
         torch.manual_seed(s.seed)
-        model, job = make_model(job, tokenizer.vocab_size, start)
+        model, job = make_model(job, tokenizer.vocab_size, weights)
     tables = {f"[{table}] {key}": value for table, values in job.tables().items() for key, value in values.items()}
     with world.together():
         world.agree({**tables, "torch": torch.__version__, "the tokens": corpus.key})

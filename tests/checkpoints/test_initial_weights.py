@@ -13,8 +13,7 @@ from safetensors.torch import save_file
 import pealm_core
 from pealm_core import UserError
 from pealm_core.checkpoints import folder as checkpoint
-from pealm_core.checkpoints.initial_weights import without_wrappers
-from pealm_core.checkpoints.tensors import read_tensors
+from pealm_core.checkpoints.tensors import read_tensors, without_wrappers
 
 SMALL = ("--model.block-size", 16, "--model.n-layer", 1, "--model.n-embd", 16, "--model.n-head", 2, "--batch-size", 8)
 Run = Callable[..., Any]
@@ -45,7 +44,7 @@ def first_loss(out: str) -> float:
 
 def test_a_run_becomes_weights_only_once(pealm: Run, run: Path, tmp_path: Path) -> None:
     done = pealm("convert", run, tmp_path / "w")
-    assert done.code == 0 and "read back and compared" in done.out
+    assert done.code == 0 and "MB of weights" in done.out
     assert not (tmp_path / "w" / "optimizer.safetensors").exists()
     assert pealm_core.load(tmp_path / "w").generate("the", seed=1, max_new_tokens=5) == pealm_core.load(run).generate(
         "the", seed=1, max_new_tokens=5
@@ -187,8 +186,6 @@ def test_a_models_own_prefixes_stay() -> None:
     one = torch.ones(1)
     assert without_wrappers({"module.w": one}, {"module.w": one}) == {"module.w": one}
     assert without_wrappers({"_orig_mod.module.w": one}, {"module.w": one}) == {"module.w": one}
-    with pytest.raises(UserError, match="both with and without a prefix"):
-        without_wrappers({"module.w": one, "w": one}, {"w": one})
 
 
 @pytest.mark.parametrize(
@@ -276,9 +273,9 @@ def test_a_format_that_writes_nothing_is_no_success(
     assert done.code == 3 and "pealm-gpt2: exporter of format 'hf' wrote nothing" in done.err and not done.out
 
 
-@pytest.mark.parametrize("width", [10**6])
+@pytest.mark.parametrize("width", [10**4, 10**6])
 def test_a_model_too_large_for_memory_is_the_users_choice(pealm: Run, book: Path, tmp_path: Path, width: int) -> None:
-    sizes = ("--model.n-embd", width, "--model.n-head", 1)
+    sizes = ("--model.n-embd", width, "--model.n-head", 1, "--model.block-size", 10**12)
     done = pealm("train", "char-transformer", "--input.text", book, *sizes, "--steps", 1, "--out", tmp_path / "r")
     assert done.code == 2 and "model char-transformer does not fit into memory" in done.err
     assert len(done.err.splitlines()) == 1

@@ -257,7 +257,7 @@ def test_the_token_cache_is_on_disk_before_it_has_its_name(monkeypatch: pytest.M
 
     def watched(descriptor: int) -> None:
         fsync(descriptor)
-        named = any(not path.parent.name.startswith("tokenizing-") for path in tmp_path.glob("tokens/*/meta.json"))
+        named = any(not path.parent.name.startswith(".") for path in tmp_path.glob("tokens/*/meta.json"))
         synced.add((os.fstat(descriptor).st_ino, named))
 
     monkeypatch.setattr(os, "fsync", watched)
@@ -290,7 +290,7 @@ def test_another_process_may_write_the_same_text_first(monkeypatch: pytest.Monke
 
     shards: list[Shard] = []
     assert tokenize(Docs("ab"), Slow(), "mark").train[0][:].tolist() == shards[0][:].tolist() == [97, 98]
-    assert [path.name for path in (tmp_path / "tokens").glob("tokenizing-*")] == []
+    assert [path.name for path in (tmp_path / "tokens").glob("*.tmp")] == []
 
 
 def test_a_cache_that_cannot_be_written_is_a_user_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

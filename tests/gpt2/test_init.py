@@ -174,7 +174,7 @@ def test_a_small_vocabulary_of_nanogpt_loads(pealm: Callable[..., Any], tmp_path
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"n_layer": "many"}, "model_args"),
+        ({"n_layer": "many"}, "the settings of --init"),
         ({"n_head": 3}, "n-head 3 does not divide n-embd 16"),
         ({"n_layer": 3}, "h.2.ln_1.weight is missing"),
     ],

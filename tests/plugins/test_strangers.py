@@ -198,7 +198,7 @@ DEFECTS = {
     "no loss": ("return logits, F.cross_entropy(logits.flatten(0, 1), targets.flatten())", "return logits, None", "the loss a scalar tensor"),
     "wide logits": ("Embedding(config.vocab_size, config.vocab_size)", "Embedding(config.vocab_size, 300)", "logits of shape (1, 1, 258), not (1, 1, 300)"),
     "no at": ("cache=None, at=None):", "cache=None):\n        at = None", "unexpected keyword argument 'at'"),
-    "no config": ("self.config = config\n        self.table", "self.table", "needs .config.vocab_size"),
+    "no config": ("self.config = config\n        self.table", "self.table", "no attribute 'config'"),
     "fit without save": ("eot_id = 257", "def fit(self, texts):\n        pass", "can fit but not save and load"),
     "ids too large": ("return list(text.encode())", "return [300]", "encode gave ids from 300 to 300, and vocab_size is 258"),
     "no ids": ("return list(text.encode())", "return None", "encode must give a list of token ids"),
