@@ -1,5 +1,6 @@
 """Tensors that replace a linear layer's weight and compute `F.linear` faster."""
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Self
 
@@ -7,68 +8,57 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pealm_core.hardware.private_torch import pack, packed_linear
+from pealm_core.hardware.private_torch import int8_linear, packed_int8_linear, packed_linear
 
 BATCH = 64  # most rows of one token each for which a second copy of the weights, in oneDNN's order, is faster
 
 
 class LinearWeight(Tensor):
-    """A weight with its own `linear`; every other function sees the tensor `plain()`."""
+    """A weight that `F.linear` reads in another precision, `parts[-1]`; other functions see the tensor `plain()`."""
 
-    _tensor: Tensor
+    parts: tuple[Tensor, ...]
+    _flat: Self | None = None  # three dimensions as two
+    _packed: Callable[..., Tensor] | None = None
 
-    @classmethod
-    def of(cls, weight: Tensor) -> Self:
-        """Wrap a weight, without a copy."""
-        tensor = weight.detach()
-        self = tensor.as_subclass(cls)
-        self._tensor = tensor
+    @staticmethod
+    def __new__(cls, *parts: Tensor) -> Self:
+        """Wrap tensors, without a copy."""
+        self = parts[0].as_subclass(cls)
+        self.parts = parts
         return self
 
     def linear(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """Compute `F.linear(x, self, bias)`."""
-        raise NotImplementedError
+        return F.linear(x, self.parts[-1], bias)
 
     def plain(self) -> Tensor:
         """Return the weight as an ordinary tensor."""
-        return self._tensor
+        return self.parts[0]
 
     def bytes_read(self) -> int:
         """Return the bytes of memory that one product reads."""
-        plain = self.plain()
-        return plain.numel() * plain.element_size()
+        return self.parts[-1].nbytes
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Call `linear` for `F.linear`, and anything else with plain tensors."""
+        """Call `linear` for `F.linear`, and anything else with plain tensors.
+
+        `flatten(0, 1)` keeps the class: models use it to join the weights of queries, keys and values.
+        """
         kwargs = kwargs or {}
         if func is F.linear and len(args) > 1 and isinstance(args[1], LinearWeight):
             return args[1].linear(args[0], *args[2:], **kwargs)
-        return func(*_plain(args), **_plain(kwargs))
+        if func is Tensor.flatten and args[1:] == (0, 1) and args[0].parts[0].dim() == 3:
+            if args[0]._flat is None:
+                args[0]._flat = cls(*(part.flatten(0, 1) for part in args[0].parts))
+            return args[0]._flat
+        return func(*_plain(args), **{key: _plain(value) for key, value in kwargs.items()})
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, LinearWeight):
-        return value.plain()
     if isinstance(value, (tuple, list)):
         return type(value)(map(_plain, value))
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return value
-
-
-class TiedWeight(LinearWeight):
-    """An fp32 embedding that `F.linear` reads in a lower precision as the model's head."""
-
-    low: Tensor
-
-    def linear(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        """Multiply by the copy in low precision."""
-        return F.linear(x, self.low, bias)
-
-    def bytes_read(self) -> int:
-        """Return the bytes of the copy."""
-        return self.low.nbytes
+    return value.plain() if isinstance(value, LinearWeight) else value
 
 
 class BlockWeight(LinearWeight):
@@ -79,24 +69,12 @@ class BlockWeight(LinearWeight):
     which the first such batch makes.
     """
 
-    _packed: Tensor | None = None
-    _flat: "BlockWeight | None" = None  # three dimensions as two
-
-    @classmethod
-    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Keep the class for `flatten(0, 1)`, which models use to join the weights of queries, keys and values."""
-        if func is Tensor.flatten and args[1:] == (0, 1) and args[0].dim() == 3:
-            if args[0]._flat is None:
-                args[0]._flat = cls.of(args[0]._tensor.flatten(0, 1))
-            return args[0]._flat
-        return super().__torch_function__(func, types, args, kwargs)
-
     def linear(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """Choose by the number of rows: blocks for one, oneDNN for a batch of single tokens, else `F.linear`."""
-        weight = self._tensor
+        weight = self.parts[0]
         n, k = weight.shape
         rows = x.numel() // k
-        if x.dtype != torch.float32 or x.layout is not torch.strided or torch.is_grad_enabled():
+        if x.dtype != torch.float32 or torch.is_grad_enabled():
             return F.linear(x, weight, bias)
         if rows == 1 and (blocks := _blocks(n, torch.get_num_threads())):
             # The transpose of a row: with the strides of a column torch uses a path that is eight times slower.
@@ -104,10 +82,8 @@ class BlockWeight(LinearWeight):
             y = torch.bmm(weight.view(blocks, n // blocks, k), column).view(*x.shape[:-1], n)
             return y if bias is None else y + bias
         if 2 < rows <= BATCH and x.shape[-2] == 1:
-            if self._packed is None:
-                self._packed = pack(weight)
-            if self._packed is not None:
-                return packed_linear(x, self._packed, bias)
+            self._packed = self._packed or packed_linear(weight)
+            return self._packed(x, bias)
         return F.linear(x, weight, bias)
 
 
@@ -115,3 +91,76 @@ class BlockWeight(LinearWeight):
 def _blocks(n: int, threads: int) -> int:
     """Return into how many blocks to cut n rows: at least 2 and one per thread; 0 if no such number divides n."""
     return next((blocks for blocks in range(max(2, threads), 2 * threads + 64) if n % blocks == 0), 0)
+
+
+# What needs the shape, dtype and device of a weight, but not its numbers.
+_NO_NUMBERS = {
+    *(getattr(Tensor, name).__get__ for name in ("shape", "dtype", "device", "layout", "ndim", "requires_grad")),
+    *(
+        getattr(Tensor, name)
+        for name in ("size", "dim", "numel", "element_size", "new_empty", "new_zeros", "new_full")
+    ),
+}
+
+
+class Int8Weight(LinearWeight):
+    """A matrix of whole numbers of -127 to 127, (..., out, in), times one scale per output channel, (..., out, 1).
+
+    On a CPU each row of the input is rounded in the same way and the products are summed exactly, so that the batch
+    does not change a row's result. On other devices the matrix is dequantized for each product. Every function but
+    `F.linear` sees a matrix in the scale's dtype.
+    """
+
+    _shell: Tensor  # shape, dtype and device
+    _unit: Tensor  # (... out,), fp32: the scale of a product with an input rounded to 127ths
+
+    @staticmethod
+    def __new__(cls, q: Tensor, scale: Tensor) -> Self:
+        """Make a weight of the numbers and their scales."""
+        shell = scale.new_empty(()).expand(q.shape)
+        self = shell.as_subclass(cls)
+        self.parts, self._shell, self._unit = (q, scale), shell, scale.float().flatten() / 127
+        return self
+
+    @classmethod
+    def of(cls, weight: Tensor) -> Self:
+        """Round a weight (..., in) to the nearest such matrix."""
+        weight = weight.detach()
+        scale = weight.float().abs().amax(-1, keepdim=True).clamp_min(1e-12) / 127
+        return cls((weight.float() / scale).round().to(torch.int8), scale.to(weight.dtype))
+
+    def plain(self) -> Tensor:
+        """Return the dequantized matrix."""
+        q, scale = self.parts
+        return q.to(scale.dtype) * scale
+
+    def bytes_read(self) -> int:
+        """Return the bytes of the numbers and scales."""
+        return sum(part.nbytes for part in self.parts)
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Dequantize only the rows that an embedding picks, and nothing for what needs no numbers."""
+        if func is F.embedding and isinstance(args[1], cls):
+            return F.embedding(args[0], args[1].parts[0]) * F.embedding(args[0], args[1].parts[1])
+        if func in _NO_NUMBERS:
+            return func(args[0]._shell, *args[1:], **(kwargs or {}))
+        return super().__torch_function__(func, types, args, kwargs)
+
+    def linear(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Multiply in int8 on a CPU, else by the dequantized matrix."""
+        q, scale = self.parts
+        if x.device.type != "cpu":
+            low = torch.is_autocast_enabled(x.device.type)
+            dtype = torch.get_autocast_dtype(x.device.type) if low else x.dtype
+            return F.linear(x, q.to(dtype) * scale.to(dtype), bias)
+        rows = x.reshape(-1, x.shape[-1]).float()  # (B, in)
+        size = rows.abs().amax(-1, keepdim=True).clamp_min_(1e-12)  # (B, 1)
+        rows = (rows / size).mul_(127).round_()
+        if 1 < len(rows) <= BATCH and x.shape[-2] == 1:  # of single tokens
+            self._packed = self._packed or packed_int8_linear(q, self._unit)
+            y = self._packed(rows)
+        else:
+            y = int8_linear(rows, q, self._unit)  # (B, out)
+        y = y.mul_(size) if bias is None else torch.addcmul(bias.float(), y, size)
+        return y.to(x.dtype).view(*x.shape[:-1], y.shape[-1])

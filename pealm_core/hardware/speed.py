@@ -21,7 +21,6 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pealm_core.hardware.cpu_kernels import products
-from pealm_core.hardware.private_torch import attention_kernel
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # from glibc's malloc.h
 
@@ -62,11 +61,8 @@ def _keep_freed_memory() -> None:
 
 
 def describe(device: torch.device, dtype: torch.dtype, without: tuple[str, ...]) -> str:
-    """List the precision and the enabled optimizations: "bf16, tf32, compile, prefetch, flash attention"."""
-    words = [{torch.float32: "fp32", torch.bfloat16: "bf16"}[dtype]]
-    if device.type == "cuda":
-        words += [name for name in ("tf32", "compile", "prefetch") if name not in without]
-        q = torch.empty(1, 2, 64, 64, device=device, dtype=dtype, requires_grad=True)
-        kernel = "math" if "flash" in without else attention_kernel(q)
-        words += [f"{kernel} attention"] if kernel else []
-    return ", ".join(words)
+    """List the precision and the enabled optimizations: "bf16, tf32, compile, flash, prefetch"."""
+    names = ("tf32", "compile", "flash", "prefetch") if device.type == "cuda" else ()
+    return ", ".join(
+        [{torch.float32: "fp32", torch.bfloat16: "bf16"}[dtype], *(n for n in names if n not in without)]
+    )

@@ -16,8 +16,7 @@ from torch import Tensor, nn
 import pealm_core
 from pealm_core.contract.errors import UserError
 from pealm_core.hardware.inference_weights import bytes_per_token, linear_weights, nbytes, prepare, read_bandwidth
-from pealm_core.hardware.int8 import Int8Weight
-from pealm_core.hardware.linear_weight import BlockWeight
+from pealm_core.hardware.linear_weight import BlockWeight, Int8Weight
 from pealm_core.inference.scoring import score
 
 FAMILIES = {
@@ -58,8 +57,8 @@ def kinds(model: nn.Module) -> set[type]:
 def test_int8_is_the_nearest_of_255_levels_in_each_row() -> None:
     weight = torch.tensor([[1.27, -0.634, 0.0], [-254.0, 3.1, 0.9], [0.0, 0.0, 0.0]])
     found = Int8Weight.of(weight)
-    assert found.q.tolist() == [[127, -63, 0], [-127, 2, 0], [0, 0, 0]]
-    torch.testing.assert_close(found.scale[:2, 0], torch.tensor([0.01, 2.0]))
+    assert found.parts[0].tolist() == [[127, -63, 0], [-127, 2, 0], [0, 0, 0]]
+    torch.testing.assert_close(found.parts[1][:2, 0], torch.tensor([0.01, 2.0]))
     torch.testing.assert_close(found.plain(), torch.tensor([[1.27, -0.63, 0], [-254.0, 4.0, 0], [0, 0, 0]]))
 
 
