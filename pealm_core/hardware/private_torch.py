@@ -32,7 +32,7 @@ def packed_linear(weight: Tensor) -> Callable[[Tensor, Tensor | None], Tensor]:
 
 
 def int8_linear(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
-    """Return the product of whole numbers x (B, in) of -127 to 127 and an int8 weight (out, in), times scale (out,)."""
+    """Multiply whole numbers x (B, in) of -127 to 127 by an int8 weight (out, in), exactly, and by scale (out,)."""
     product = getattr(torch, "_int_mm", None)
     if product is None:
         return x @ weight.t().float() * scale
@@ -48,6 +48,6 @@ def packed_int8_linear(weight: Tensor, scale: Tensor) -> Callable[[Tensor], Tens
     prepack, linear = functions
     packed, zeros = prepack(weight, [8, weight.shape[1]]), torch.zeros(len(scale), dtype=torch.int32)
     # No bias, output scale 1 and zero point 0, and no operation after the product.
-    rest = (None, 1.0, 0, torch.float32, "none", [], "")
+    rest: tuple[Any, ...] = (None, 1.0, 0, torch.float32, "none", [], "")
     # oneDNN takes bytes of 0 to 255, of which 128 means 0.
     return lambda x: linear(x.add_(128).to(torch.uint8), 1.0, 128, packed, scale, zeros, *rest)

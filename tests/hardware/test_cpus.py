@@ -29,27 +29,9 @@ GROUPS = {
         },
         4,
     ),
-    "version 1": (
-        {
-            "proc/self/cgroup": "5:memory:/docker/1\n4:cpu,cpuacct:/docker/1\n0::/\n",
-            "sys/fs/cgroup/cpu/docker/1/cpu.cfs_quota_us": "50000\n",
-            "sys/fs/cgroup/cpu/docker/1/cpu.cfs_period_us": "100000\n",
-        },
-        1,
-    ),
-    "version 1, mounted as the container's root": (
-        {
-            "proc/self/cgroup": "4:cpuacct,cpu:/docker/1\n",
-            "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "200000\n",
-            "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n",
-        },
-        2,
-    ),
     "no limit": (
         {
             "proc/self/cgroup": "4:cpu:/\n0::/\n",
-            "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1\n",
-            "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n",
             "sys/fs/cgroup/cpu.max": "max 100000\n",
         },
         64,
