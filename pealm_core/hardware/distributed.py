@@ -19,8 +19,7 @@ import torch
 import torch.distributed as dist
 
 from pealm_core.contract.errors import ElsewhereError, PealmError
-from pealm_core.hardware.cpus import limit_threads
-from pealm_core.hardware.launch import launched
+from pealm_core.hardware.launch import launched, limit_threads
 
 PATIENCE = 5.0  # seconds until a process says that it waits for others to join
 JOIN_LIMIT = timedelta(minutes=30)
@@ -53,15 +52,10 @@ class World:
 
     def texts(self, text: str) -> list[str]:
         """Return the text of every rank, by rank."""
-        if self.size == 1:
-            return [text]
         data = text.encode()
         sizes = [int(size) for (size,) in self.gather(len(data))]
-        mine = torch.zeros(max(1, *sizes), dtype=torch.uint8)
-        mine[: len(data)] = torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else 0
-        parts = [torch.empty_like(mine) for _ in range(self.size)]
-        dist.all_gather(parts, mine)
-        return [bytes(part[:size].tolist()).decode() for part, size in zip(parts, sizes, strict=True)]
+        rows = self.gather(*data, *[0] * (max(1, *sizes) - len(data)))
+        return [bytes(map(int, row[:size])).decode() for row, size in zip(rows, sizes, strict=True)]
 
     @contextmanager
     def together(self) -> Iterator[None]:

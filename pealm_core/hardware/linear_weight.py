@@ -1,5 +1,9 @@
-"""Tensors that replace a linear layer's weight and compute `F.linear` faster."""
+"""Tensors that replace a linear layer's weight and compute `F.linear` faster.
 
+Every call of a private function of torch is here, in the last functions, which also work with a torch that lacks it.
+"""
+
+import operator
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Self
@@ -7,8 +11,6 @@ from typing import Any, Self
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-from pealm_core.hardware.private_torch import int8_linear, packed_int8_linear, packed_linear
 
 BATCH = 64  # most rows of one token each for which a second copy of the weights, in oneDNN's order, is faster
 
@@ -82,7 +84,7 @@ class BlockWeight(LinearWeight):
             y = torch.bmm(weight.view(blocks, n // blocks, k), column).view(*x.shape[:-1], n)
             return y if bias is None else y + bias
         if 2 < rows <= BATCH and x.shape[-2] == 1:
-            self._packed = self._packed or packed_linear(weight)
+            self._packed = self._packed or _packed_linear(weight)
             return self._packed(x, bias)
         return F.linear(x, weight, bias)
 
@@ -158,9 +160,50 @@ class Int8Weight(LinearWeight):
         size = rows.abs().amax(-1, keepdim=True).clamp_min_(1e-12)  # (B, 1)
         rows = (rows / size).mul_(127).round_()
         if 1 < len(rows) <= BATCH and x.shape[-2] == 1:  # of single tokens
-            self._packed = self._packed or packed_int8_linear(q, self._unit)
+            self._packed = self._packed or _packed_int8_linear(q, self._unit)
             y = self._packed(rows)
         else:
-            y = int8_linear(rows, q, self._unit)  # (B, out)
+            y = _int8_linear(rows, q, self._unit)  # (B, out)
         y = y.mul_(size) if bias is None else torch.addcmul(bias.float(), y, size)
         return y.to(x.dtype).view(*x.shape[:-1], y.shape[-1])
+
+
+def _onednn(*paths: str) -> list[Callable[..., Any]] | None:
+    """Return the functions `torch.ops.<path>`, or None where this torch lacks one of them or oneDNN."""
+    try:
+        found = [operator.attrgetter(path)(torch.ops) for path in paths]
+    except AttributeError:
+        return None
+    return found if torch.backends.mkldnn.is_available() else None  # type: ignore[no-untyped-call]
+
+
+def _packed_linear(weight: Tensor) -> Callable[[Tensor, Tensor | None], Tensor]:
+    """Return a function of (x, bias) that computes `F.linear` from a copy of an fp32 weight in oneDNN's own order."""
+    functions = _onednn("mkldnn._reorder_linear_weight", "mkldnn._linear_pointwise")
+    if functions is None:
+        return lambda x, bias: F.linear(x, weight, bias)
+    reorder, linear = functions
+    packed = reorder(weight, 8)
+    return lambda x, bias: linear(x, packed, bias, "none", [], "")
+
+
+def _int8_linear(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
+    """Multiply whole numbers x (B, in) of -127 to 127 by an int8 weight (out, in), exactly, and by scale (out,)."""
+    product = getattr(torch, "_int_mm", None)
+    if product is None:
+        return x @ weight.t().float() * scale
+    result: Tensor = product(x.to(torch.int8), weight.t()) * scale
+    return result
+
+
+def _packed_int8_linear(weight: Tensor, scale: Tensor) -> Callable[[Tensor], Tensor]:
+    """Return a function of x that computes `_int8_linear` from a copy in oneDNN's own order; it may overwrite x."""
+    functions = _onednn("onednn.qlinear_prepack", "onednn.qlinear_pointwise")
+    if functions is None:
+        return lambda x: _int8_linear(x, weight, scale)
+    prepack, linear = functions
+    packed, zeros = prepack(weight, [8, weight.shape[1]]), torch.zeros(len(scale), dtype=torch.int32)
+    # No bias, output scale 1 and zero point 0, and no operation after the product.
+    rest: tuple[Any, ...] = (None, 1.0, 0, torch.float32, "none", [], "")
+    # oneDNN takes bytes of 0 to 255, of which 128 means 0.
+    return lambda x: linear(x.add_(128).to(torch.uint8), 1.0, 128, packed, scale, zeros, *rest)

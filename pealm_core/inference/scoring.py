@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pealm_core.contract.protocols import has
-from pealm_core.hardware.cpu_kernels import products
+from pealm_core.hardware.speed import products
 
 Request = tuple[Sequence[int], Sequence[int]]
 SLACK = 2  # contexts whose lengths differ by at most this many tokens share a pass over their common length
