@@ -34,7 +34,6 @@ class Score:
 class _Piece:
     """The unit of scoring: a request, or a part of one that is longer than the block."""
 
-    number: int
     request: int
     context: tuple[int, ...]
     continuation: tuple[int, ...]
@@ -69,14 +68,11 @@ def score(
     each: called with a request's index and its score as soon as this rank knows it.
     Raises ValueError for an empty context or continuation.
     """
-    pieces: list[_Piece] = []
-    for i, request in enumerate(requests):
-        for part in _parts(request, model.config.block_size):
-            pieces.append(_Piece(len(pieces), i, *part))
+    block = model.config.block_size
+    pieces = [_Piece(i, *part) for i, request in enumerate(requests) for part in _parts(request, block)]
     remaining = Counter(piece.request for piece in pieces)
     rank, size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    scores, done = torch.zeros(len(pieces), 2, dtype=torch.float64), 0
-    sums = torch.zeros(len(requests), 2, dtype=torch.float64)  # log-likelihood, pieces that are not greedy
+    done, sums = 0, torch.zeros(len(requests), 2, dtype=torch.float64)  # log-likelihood, pieces that are not greedy
 
     def result(i: int) -> Score:
         return Score(float(sums[i, 0]), len(requests[i][1]), not sums[i, 1], cuts[i])
@@ -86,15 +82,13 @@ def score(
         for batch, results in _run(model, _contexts(pieces)[rank::size], batch_tokens):
             done += len(batch)
             for piece, values in zip(batch, results, strict=True):
-                scores[piece.number] = values
                 sums[piece.request] += values
                 remaining[piece.request] -= 1
                 if not remaining[piece.request]:
                     each(piece.request, result(piece.request))
             progress(min(len(requests), len(requests) * done * size // len(pieces)), len(requests))
     if size > 1:
-        dist.all_reduce(scores)
-    sums.zero_().index_add_(0, torch.tensor([piece.request for piece in pieces], dtype=torch.long), scores)
+        dist.all_reduce(sums)
     return [result(i) for i in range(len(requests))]
 
 
