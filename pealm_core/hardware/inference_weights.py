@@ -87,19 +87,10 @@ def _key(weight: Tensor) -> int:
     return (weight.parts[0] if isinstance(weight, LinearWeight) else weight).data_ptr()
 
 
-def linear_weights(model: nn.Module) -> list[Tensor]:
-    """List the parameters that a forward pass gives to `F.linear`, whole or flattened: every token reads them."""
-    return list(_uses(model)["weight"].values())
-
-
-def nbytes(weight: Tensor) -> int:
-    """Return the bytes of memory that a product with a weight reads."""
-    return weight.bytes_read() if isinstance(weight, LinearWeight) else weight.nbytes
-
-
 def bytes_per_token(model: nn.Module) -> int:
     """Return the bytes of weights that a new token reads: linear weights and vectors, but not a whole embedding."""
-    return sum(map(nbytes, linear_weights(model))) + sum(nbytes(p) for p in model.parameters() if p.dim() < 2)
+    vectors = [parameter for parameter in model.parameters() if parameter.dim() < 2]
+    return sum(weight.nbytes for weight in [*_uses(model)["weight"].values(), *vectors])
 
 
 def read_bandwidth(device: torch.device | str = "cpu") -> float:

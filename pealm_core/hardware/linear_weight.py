@@ -16,30 +16,32 @@ BATCH = 64  # most rows of one token each for which a second copy of the weights
 
 
 class LinearWeight(Tensor):
-    """A weight that `F.linear` reads in another precision, `parts[-1]`; other functions see the tensor `plain()`."""
+    """A weight that `F.linear` reads as `parts`, here one tensor; every other function sees the tensor `plain()`."""
 
+    weight: Tensor  # has the shape, dtype and device
     parts: tuple[Tensor, ...]
     _flat: Self | None = None  # three dimensions as two
     _packed: Callable[..., Tensor] | None = None
 
     @staticmethod
-    def __new__(cls, *parts: Tensor) -> Self:
-        """Wrap tensors, without a copy."""
-        self = parts[0].as_subclass(cls)
-        self.parts = parts
+    def __new__(cls, weight: Tensor, *parts: Tensor) -> Self:
+        """Wrap tensors, without a copy; a product reads the weight itself if there are no parts."""
+        self = weight.as_subclass(cls)
+        self.weight, self.parts = weight, parts or (weight,)
         return self
 
     def linear(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """Compute `F.linear(x, self, bias)`."""
-        return F.linear(x, self.parts[-1], bias)
+        return F.linear(x, self.parts[0], bias)
 
     def plain(self) -> Tensor:
         """Return the weight as an ordinary tensor."""
-        return self.parts[0]
+        return self.weight
 
-    def bytes_read(self) -> int:
-        """Return the bytes of memory that one product reads."""
-        return self.parts[-1].nbytes
+    @property
+    def nbytes(self) -> int:  # type: ignore[override]
+        """The bytes of memory that one product reads."""
+        return sum(part.nbytes for part in self.parts)
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -50,9 +52,9 @@ class LinearWeight(Tensor):
         kwargs = kwargs or {}
         if func is F.linear and len(args) > 1 and isinstance(args[1], LinearWeight):
             return args[1].linear(args[0], *args[2:], **kwargs)
-        if func is Tensor.flatten and args[1:] == (0, 1) and args[0].parts[0].dim() == 3:
+        if func is Tensor.flatten and args[1:] == (0, 1) and args[0].weight.dim() == 3:
             if args[0]._flat is None:
-                args[0]._flat = cls(*(part.flatten(0, 1) for part in args[0].parts))
+                args[0]._flat = cls(*(part.flatten(0, 1) for part in (args[0].weight, *args[0].parts)))
             return args[0]._flat
         return func(*_plain(args), **{key: _plain(value) for key, value in kwargs.items()})
 
@@ -73,7 +75,7 @@ class BlockWeight(LinearWeight):
 
     def linear(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """Choose by the number of rows: blocks for one, oneDNN for a batch of single tokens, else `F.linear`."""
-        weight = self.parts[0]
+        weight = self.weight
         n, k = weight.shape
         rows = x.numel() // k
         if x.dtype != torch.float32 or torch.is_grad_enabled():
@@ -97,11 +99,8 @@ def _blocks(n: int, threads: int) -> int:
 
 # What needs the shape, dtype and device of a weight, but not its numbers.
 _NO_NUMBERS = {
-    *(getattr(Tensor, name).__get__ for name in ("shape", "dtype", "device", "layout", "ndim", "requires_grad")),
-    *(
-        getattr(Tensor, name)
-        for name in ("size", "dim", "numel", "element_size", "new_empty", "new_zeros", "new_full")
-    ),
+    *(getattr(Tensor, name).__get__ for name in ("shape", "dtype", "device", "ndim", "requires_grad")),
+    *(getattr(Tensor, name) for name in ("size", "dim", "numel", "new_empty", "new_zeros", "new_full")),
 }
 
 
@@ -113,32 +112,20 @@ class Int8Weight(LinearWeight):
     `F.linear` sees a matrix in the scale's dtype.
     """
 
-    _shell: Tensor  # shape, dtype and device
-    _unit: Tensor  # (... out,), fp32: the scale of a product with an input rounded to 127ths
-
-    @staticmethod
-    def __new__(cls, q: Tensor, scale: Tensor) -> Self:
-        """Make a weight of the numbers and their scales."""
-        shell = scale.new_empty(()).expand(q.shape)
-        self = shell.as_subclass(cls)
-        self.parts, self._shell, self._unit = (q, scale), shell, scale.float().flatten() / 127
-        return self
+    _unit: Tensor | None = None  # (out,), fp32: the scale of a product with an input rounded to 127ths
 
     @classmethod
     def of(cls, weight: Tensor) -> Self:
         """Round a weight (..., in) to the nearest such matrix."""
         weight = weight.detach()
         scale = weight.float().abs().amax(-1, keepdim=True).clamp_min(1e-12) / 127
-        return cls((weight.float() / scale).round().to(torch.int8), scale.to(weight.dtype))
+        q = (weight.float() / scale).round().to(torch.int8)
+        return cls(weight.new_empty(()).expand(weight.shape), q, scale.to(weight.dtype))
 
     def plain(self) -> Tensor:
         """Return the dequantized matrix."""
         q, scale = self.parts
         return q.to(scale.dtype) * scale
-
-    def bytes_read(self) -> int:
-        """Return the bytes of the numbers and scales."""
-        return sum(part.nbytes for part in self.parts)
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -146,7 +133,7 @@ class Int8Weight(LinearWeight):
         if func is F.embedding and isinstance(args[1], cls):
             return F.embedding(args[0], args[1].parts[0]) * F.embedding(args[0], args[1].parts[1])
         if func in _NO_NUMBERS:
-            return func(args[0]._shell, *args[1:], **(kwargs or {}))
+            return func(args[0].weight, *args[1:], **(kwargs or {}))
         return super().__torch_function__(func, types, args, kwargs)
 
     def linear(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -159,6 +146,8 @@ class Int8Weight(LinearWeight):
         rows = x.reshape(-1, x.shape[-1]).float()  # (B, in)
         size = rows.abs().amax(-1, keepdim=True).clamp_min_(1e-12)  # (B, 1)
         rows = (rows / size).mul_(127).round_()
+        if self._unit is None:
+            self._unit = scale.float().flatten() / 127
         if 1 < len(rows) <= BATCH and x.shape[-2] == 1:  # of single tokens
             self._packed = self._packed or _packed_int8_linear(q, self._unit)
             y = self._packed(rows)
