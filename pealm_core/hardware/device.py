@@ -18,18 +18,18 @@ def pick_device(name: str, local_rank: int = 0) -> torch.device:
 
     Several processes can't share one Metal device usefully: for them "auto" is CUDA or the CPU.
     """
+    cuda, metal = torch.cuda.is_available(), torch.backends.mps.is_available()
     if name == "auto":
-        metal = torch.backends.mps.is_available() and launched()[1] == 1
-        name = "cuda" if torch.cuda.is_available() else "mps" if metal else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: torch finds no CUDA device here; use --device cpu")
-    if name == "mps" and not torch.backends.mps.is_available():
-        raise UserError("--device mps: torch finds no Metal device here; use --device cpu")
-    if name == "cuda" and local_rank >= (count := torch.cuda.device_count()):
+        name = "cuda" if cuda else "mps" if metal and launched()[1] == 1 else "cpu"
+    if not {"cuda": cuda, "mps": metal}.get(name, True):
+        raise UserError(f"--device {name}: torch finds no {name.upper()} device here; use --device cpu")
+    if name != "cuda":
+        return torch.device(name)
+    if local_rank >= (count := torch.cuda.device_count()):
         raise UserError(
             f"process {local_rank} of this machine has no GPU: torch finds {count}; start --nproc_per_node={count}"
         )
-    return torch.device(name, local_rank) if name == "cuda" else torch.device(name)
+    return torch.device(name, local_rank)
 
 
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:
@@ -42,9 +42,8 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
 def fast_bf16(device: torch.device) -> bool:
     """Whether bf16 products are faster than fp32 ones. On CPUs without AVX512-BF16 or AMX they are much slower."""
     if device.type == "cpu":
-        return torch.backends.cpu.get_cpu_capability() == "AVX512" and bool(
-            {"avx512_bf16", "amx_bf16"} & set(cpuinfo().split())
-        )
+        flags = {"avx512_bf16", "amx_bf16"} & {*cpuinfo().split()}
+        return bool(flags) and torch.backends.cpu.get_cpu_capability() == "AVX512"
     return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 

@@ -19,8 +19,7 @@ import torch
 import torch.distributed as dist
 
 from pealm_core.contract.errors import ElsewhereError, PealmError
-from pealm_core.hardware.cpus import limit_threads
-from pealm_core.hardware.launch import launched
+from pealm_core.hardware.launch import launched, limit_threads
 
 PATIENCE = 5.0  # seconds until a process says that it waits for others to join
 JOIN_LIMIT = timedelta(minutes=30)
@@ -53,15 +52,10 @@ class World:
 
     def texts(self, text: str) -> list[str]:
         """Return the text of every rank, by rank."""
-        if self.size == 1:
-            return [text]
         data = text.encode()
         sizes = [int(size) for (size,) in self.gather(len(data))]
-        mine = torch.zeros(max(1, *sizes), dtype=torch.uint8)
-        mine[: len(data)] = torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else 0
-        parts = [torch.empty_like(mine) for _ in range(self.size)]
-        dist.all_gather(parts, mine)
-        return [bytes(part[:size].tolist()).decode() for part, size in zip(parts, sizes, strict=True)]
+        rows = self.gather(*data, *[0] * (max(1, *sizes) - len(data)))
+        return [bytes(map(int, row[:size])).decode() for row, size in zip(rows, sizes, strict=True)]
 
     @contextmanager
     def together(self) -> Iterator[None]:
@@ -118,62 +112,46 @@ def join(world: World, device: torch.device) -> None:
     if dist.is_initialized():
         return
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    # Long enough for one process to tokenize while the others wait; the end of a process is noticed at once.
-    limit = timedelta(hours=2)
-    try:
-        _store = _meet(world, _connect(world))
-        dist.init_process_group(backend, timeout=limit, store=_store, rank=world.rank, world_size=world.size)
-    except RuntimeError as error:
-        raise _once(f"can't join the other processes: {_cause(error)}", world) from error
-
-
-def _connect(world: World) -> Any:
-    """Return the store that the processes share. torchrun has one; without it, rank 0 makes one."""
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    master = world.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
-    timer = threading.Timer(PATIENCE, _say, [f"waiting for rank 0 at {address}:{port}"])
-    timer.daemon = True
-    if world.local_rank == 0 or world.rank == 1:  # one of each machine
+    text = f"pealm: rank {world.rank} is waiting for the other {world.size - 1} processes, at {address}:{port}"
+    timer = threading.Timer(PATIENCE, print, [text], {"file": sys.stderr, "flush": True})
+    if world.local_rank == 0:  # one of each machine
         timer.start()
     try:
-        options: dict[str, Any] = {"timeout": JOIN_LIMIT, "wait_for_workers": False, "multi_tenant": True}
-        return dist.TCPStore(address, port, world.size, master, **options)  # type: ignore[attr-defined]
+        _store = _fresh_store(world, address, port)
+        # Long enough for one process to tokenize while the others wait; the end of a process is noticed at once.
+        limit = timedelta(hours=2)
+        dist.init_process_group(backend, timeout=limit, store=_store, rank=world.rank, world_size=world.size)
+    except RuntimeError as error:
+        raise _failure("can't join the other processes", error, world) from error
     finally:
         timer.cancel()
 
 
-def _meet(world: World, store: Any) -> Any:
-    """Wait for the other processes; return a part of the store that no earlier attempt has written to.
+def _fresh_store(world: World, address: str, port: int) -> Any:
+    """Connect to the processes' store; return a part of it that no earlier attempt has written to.
 
-    torchrun keeps its store when it restarts the processes, and with it the addresses of the previous ones. So every
-    rank signs with a random name, and rank 0 lists the names until all ranks have found theirs in the same list.
+    torchrun keeps its store when it restarts the processes, and with it what the previous ones wrote. So rank 0 names
+    a part at random, and tells every rank by a key that is as new: that rank's random question.
     """
-    name, names, keys = os.urandom(8).hex(), "", [f"pealm/name/{rank}" for rank in range(world.size)]
-    others = range(1, world.size) if world.main else [0]
-    store.set(keys[world.rank], name)
-    began, told = time.monotonic(), False
-    while True:
-        if world.main and store.check(keys):
-            names = " ".join(value.decode() for value in store.multi_get(keys))
-            store.set("pealm/names", names)
-        elif not world.main and store.check(["pealm/names"]):
-            names = store.get("pealm/names").decode()
-        if name in names:
-            if not world.main:
-                store.set(f"pealm/{names}/{world.rank}", "")
-            if store.check([f"pealm/{names}/{rank}" for rank in others]):
-                store.set(f"pealm/{names}/{world.rank}", "")
-                return dist.PrefixStore(f"pealm/{names}", store)  # type: ignore[attr-defined]
-        waited = time.monotonic() - began
-        if waited > PATIENCE and not told:
-            told, missing = True, [rank for rank, key in enumerate(keys) if not store.check([key])]
-            if missing and world.rank == min(set(range(world.size)) - set(missing)):
-                here, ranks = world.size - len(missing), ", ".join(map(str, missing[:8]))
-                more = ", ..." if len(missing) > 8 else ""
-                _say(f"waiting for the other processes: {here} of {world.size} here, missing: rank {ranks}{more}")
-        if waited > JOIN_LIMIT.total_seconds():
-            raise RuntimeError(f"not all {world.size} came within {JOIN_LIMIT.total_seconds() / 60:.0f} minutes")
-        time.sleep(min(0.5, 0.02 + waited / 20))
+    theirs = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # torchrun's; else rank 0 makes one
+    options: dict[str, Any] = {"timeout": JOIN_LIMIT, "wait_for_workers": False, "multi_tenant": True}
+    store = dist.TCPStore(address, port, world.size, world.main and not theirs, **options)  # type: ignore[attr-defined]
+    name, end = os.urandom(8).hex(), time.monotonic() + JOIN_LIMIT.total_seconds()
+    if world.main:
+        questions = [f"question/{rank}" for rank in range(1, world.size)]
+        while store.add(f"answered/{name}", 0) < len(questions):
+            for question in questions:
+                if store.check([question]):  # of this attempt, or an earlier one until this one's replaces it
+                    store.set(store.get(question).decode(), name)
+            if time.monotonic() > end:
+                raise RuntimeError(f"not all {world.size} came within {JOIN_LIMIT}")
+            time.sleep(0.1)
+    else:
+        store.set(f"question/{world.rank}", name)
+        name = store.get(name).decode()  # waits for the answer
+        store.add(f"answered/{name}", 1)
+    return dist.PrefixStore(name, store)  # type: ignore[attr-defined]
 
 
 def leave() -> None:
@@ -189,37 +167,30 @@ def peers(world: World) -> Iterator[None]:
         yield
     except RuntimeError as error:
         text = str(error).lower()
-        if world.size == 1 or not any(word in text for word in ("gloo", "nccl", *CLOSED)):
+        closed = any(words in text for words in CLOSED)
+        if world.size == 1 or not (closed or "gloo" in text or "nccl" in text):
             raise
-        if any(words in text for words in CLOSED) and _count("closed") < world.size:
-            raise ElsewhereError("another process has ended") from error
-        # Not closed by another process's end, or closed on every rank, of which this one is the last to notice.
-        raise _once(f"the processes lost their connection: {_cause(error)}", world) from error
+        raise _failure("the processes lost their connection", error, world, closed=closed) from error
 
 
-def _once(message: str, world: World) -> PealmError:
-    """Return the error to raise: one with the message on the first rank that has it, ElsewhereError on the others."""
-    count = _count(message)
-    first = count == 1 if count else world.local_rank == 0
-    return PealmError(message) if first else ElsewhereError(message)
+def _failure(what: str, error: RuntimeError, world: World, *, closed: bool = False) -> PealmError:
+    """Return the error to raise: on one rank a PealmError with the cause, on the others an ElsewhereError.
 
-
-def _count(key: str) -> int:
-    """Count the ranks that have called this with the key so far; 0 if the store can't be reached."""
+    The end of a process closes its connections, and that process says why it ended. So closed ones are a cause only
+    if every rank reports them.
+    """
+    message = f"{what}: {_cause(str(error))}"
+    key, last = ("closed", world.size) if closed else (message, 1)
     try:
-        return 0 if _store is None else int(_store.add(f"pealm/{key}", 1))
-    except RuntimeError:
-        return 0
+        speaks = _store.add(key, 1) == last
+    except (AttributeError, RuntimeError):  # no store
+        speaks = world.local_rank == 0 and not closed
+    return PealmError(message) if speaks else ElsewhereError(message)
 
 
-def _cause(error: RuntimeError) -> str:
-    """Return the line of an error that tells the cause."""
-    text = str(error)
+def _cause(text: str) -> str:
+    """Return the line of a text by gloo or NCCL that tells the cause."""
     if "Unable to find address for" in text and (name := os.environ.get("GLOO_SOCKET_IFNAME")):
         return f"no network interface {name} (GLOO_SOCKET_IFNAME)"
-    lines = (text.partition("Last error:")[2] or text).strip().splitlines()  # NCCL's own words come last
-    return re.sub(r"^\[[^]]*\]\s*", "", lines[0]) if lines else type(error).__name__
-
-
-def _say(text: str) -> None:
-    print(f"pealm: {text}", file=sys.stderr, flush=True)
+    text = text.partition("Last error:")[2] or text  # NCCL's own words come last
+    return re.sub(r"^\[[^]]*\]\s*", "", text.strip().partition("\n")[0])

@@ -14,10 +14,10 @@ from torch.overrides import TorchFunctionMode
 
 from pealm_core.contract.errors import UserError
 from pealm_core.contract.protocols import has
-from pealm_core.hardware.int8 import Int8Weight
-from pealm_core.hardware.linear_weight import BlockWeight, LinearWeight, TiedWeight
+from pealm_core.hardware.linear_weight import BlockWeight, Int8Weight, LinearWeight
 
 LARGE = 2**16  # elements; a smaller matrix stays in the processor's cache, where blocks gain nothing
+ROLES = {F.linear: ("weight", "bias"), F.embedding: ("embedding",)}  # of the arguments after the input
 
 
 def prepare(model: nn.Module, quantize: str | None = None, dtype: torch.dtype = torch.float32) -> nn.Module:
@@ -30,20 +30,18 @@ def prepare(model: nn.Module, quantize: str | None = None, dtype: torch.dtype = 
     if quantize not in (None, "int8"):
         raise UserError(f"--quantize {quantize}: unknown; int8 is the only choice")
     uses, low = _uses(model), dtype != torch.float32
-    tied = {id(parameter) for parameter in uses["embedding"]}
-    for parameter in uses["weight"]:
+    for key, parameter in uses["weight"].items():
+        weight = parameter.detach()
         if quantize == "int8":
-            _replace(model, parameter, Int8Weight.of(parameter))
-        elif low and id(parameter) in tied:
-            weight = TiedWeight.of(parameter)
-            weight.low = parameter.detach().to(dtype)
-            _replace(model, parameter, weight)
+            _replace(model, parameter, Int8Weight.of(weight))
+        elif low and key in uses["embedding"]:
+            _replace(model, parameter, LinearWeight(weight, weight.to(dtype)))
         elif low:
-            parameter.data = parameter.data.to(dtype)
-        elif parameter.device.type == "cpu" and parameter.dtype == torch.float32 and parameter.numel() >= LARGE:
-            _replace(model, parameter, BlockWeight.of(parameter))
+            parameter.data = weight.to(dtype)
+        elif weight.device.type == "cpu" and weight.dtype == torch.float32 and weight.numel() >= LARGE:
+            _replace(model, parameter, BlockWeight(weight))
     if low:
-        for bias in uses["bias"]:
+        for bias in uses["bias"].values():
             bias.data = bias.data.to(dtype)
         _run_under_autocast(model, dtype)
     return model
@@ -60,57 +58,39 @@ def _replace(model: nn.Module, parameter: Tensor, weight: LinearWeight) -> None:
 
 def _run_under_autocast(model: nn.Module, dtype: torch.dtype) -> None:
     """Give the model a class whose forward passes and caches are made under autocast."""
-    kind, device = type(model), next(model.parameters()).device.type
+    kind, autocast = type(model), torch.autocast(next(model.parameters()).device.type, dtype=dtype)
     methods = [name for name in ("forward", "make_cache") if has(kind, name)]
-    model.__class__ = type(
-        kind.__name__, (kind,), {name: torch.autocast(device, dtype=dtype)(getattr(kind, name)) for name in methods}
-    )
-
-
-def linear_weights(model: nn.Module) -> list[Tensor]:
-    """List the parameters that a forward pass gives to `F.linear`, whole or flattened: every token reads them."""
-    return _uses(model)["weight"]
+    model.__class__ = type(kind.__name__, (kind,), {name: autocast(getattr(kind, name)) for name in methods})
 
 
 @torch.inference_mode()
-def _uses(model: nn.Module) -> dict[str, list[Tensor]]:
-    """List the parameters that a forward pass uses as a linear layer's weight or bias, or as an embedding."""
+def _uses(model: nn.Module) -> dict[str, dict[int, Tensor]]:
+    """Find the parameters that a forward pass uses as a linear layer's weight or bias, or as an embedding."""
     own = {_key(parameter): parameter for parameter in model.parameters()}
     uses: dict[str, dict[int, Tensor]] = {"weight": {}, "bias": {}, "embedding": {}}
-
-    def note(use: str, tensor: Tensor | None) -> None:
-        parameter = own.get(_key(tensor)) if tensor is not None else None
-        if tensor is not None and parameter is not None and parameter.numel() == tensor.numel():
-            uses[use][_key(parameter)] = parameter
 
     class Watch(TorchFunctionMode):
         def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             kwargs = kwargs or {}
-            given = dict(zip(("input", "weight", "bias"), args, strict=False)) | kwargs
-            if func is F.linear:
-                note("weight", given["weight"])
-                note("bias", given.get("bias"))
-            elif func is F.embedding:
-                note("embedding", given["weight"])
+            for role, tensor in zip(ROLES.get(func, ()), [*args, *kwargs.values()][1:], strict=False):
+                parameter = own.get(_key(tensor)) if tensor is not None else None
+                if parameter is not None and parameter.numel() == tensor.numel():
+                    uses[role][_key(parameter)] = parameter
             return func(*args, **kwargs)
 
     with Watch():
         model(torch.zeros(1, 1, dtype=torch.long, device=next(model.parameters()).device))
-    return {use: list(parameters.values()) for use, parameters in uses.items()}
+    return uses
 
 
 def _key(weight: Tensor) -> int:
-    return (weight.q if isinstance(weight, Int8Weight) else weight).data_ptr()
-
-
-def nbytes(weight: Tensor) -> int:
-    """Return the bytes of memory that a product with a weight reads."""
-    return weight.bytes_read() if isinstance(weight, LinearWeight) else weight.numel() * weight.element_size()
+    return (weight.parts[0] if isinstance(weight, LinearWeight) else weight).data_ptr()
 
 
 def bytes_per_token(model: nn.Module) -> int:
     """Return the bytes of weights that a new token reads: linear weights and vectors, but not a whole embedding."""
-    return sum(map(nbytes, linear_weights(model))) + sum(nbytes(p) for p in model.parameters() if p.dim() < 2)
+    vectors = [parameter for parameter in model.parameters() if parameter.dim() < 2]
+    return sum(weight.nbytes for weight in [*_uses(model)["weight"].values(), *vectors])
 
 
 def read_bandwidth(device: torch.device | str = "cpu") -> float:

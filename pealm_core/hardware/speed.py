@@ -16,14 +16,18 @@ import gc
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 
-from pealm_core.hardware.cpu_kernels import products
-from pealm_core.hardware.private_torch import attention_kernel
+from pealm_core.hardware.device import cpuinfo
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # from glibc's malloc.h
+SHORT = 256  # most keys for which whole matrices are faster than the small blocks of the flash kernel
 
 
 @contextmanager
@@ -34,8 +38,10 @@ def faster(model: torch.nn.Module, device: torch.device, without: tuple[str, ...
         torch.set_float32_matmul_precision("high")
     if cuda and "compile" not in without:
         model.compile(dynamic=False)  # a graph for each number of rows: one dynamic graph would be slower
-    if device.type == "cpu" and "heap" not in without:
-        _keep_freed_memory()
+    if device.type == "cpu" and sys.platform == "linux" and "heap" not in without:
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", lambda name, value: None)  # other C libraries lack it
+        mallopt(M_TRIM_THRESHOLD, 2**30)
+        mallopt(M_MMAP_THRESHOLD, 2**25)  # glibc's maximum; larger blocks are still returned
     if "gc" not in without:
         gc.collect()
         gc.freeze()
@@ -53,20 +59,63 @@ def faster(model: torch.nn.Module, device: torch.device, without: tuple[str, ...
         gc.unfreeze()
 
 
-def _keep_freed_memory() -> None:
-    """Set glibc's limits until the process ends; do nothing with another C library."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
-        mallopt(M_TRIM_THRESHOLD, 2**30)
-        mallopt(M_MMAP_THRESHOLD, 2**25)  # glibc's maximum; larger blocks are still returned
-
-
 def describe(device: torch.device, dtype: torch.dtype, without: tuple[str, ...]) -> str:
-    """List the precision and the enabled optimizations: "bf16, tf32, compile, prefetch, flash attention"."""
-    words = [{torch.float32: "fp32", torch.bfloat16: "bf16"}[dtype]]
-    if device.type == "cuda":
-        words += [name for name in ("tf32", "compile", "prefetch") if name not in without]
-        q = torch.empty(1, 2, 64, 64, device=device, dtype=dtype, requires_grad=True)
-        kernel = "math" if "flash" in without else attention_kernel(q)
-        words += [f"{kernel} attention"] if kernel else []
-    return ", ".join(words)
+    """List the precision and the enabled optimizations: "bf16, tf32, compile, flash, prefetch"."""
+    names = ("tf32", "compile", "flash", "prefetch") if device.type == "cuda" else ()
+    return ", ".join(
+        [{torch.float32: "fp32", torch.bfloat16: "bf16"}[dtype], *(n for n in names if n not in without)]
+    )
+
+
+@contextmanager
+def products(device: torch.device) -> Iterator[None]:
+    """Compute matrix products by the faster library for this device.
+
+    torch multiplies fp32 matrices by MKL, which has no AVX-512 code for AMD processors. oneDNN, which is part of
+    torch, has: on a Zen 5 it does 220 GFLOP/s a core and MKL 93, both in fp32.
+    """
+    avx512 = device.type == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX512"
+    onednn = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    if not (avx512 and onednn and "AuthenticAMD" in cpuinfo()):
+        yield
+        return
+    before = torch.get_float32_matmul_precision()
+    # torch uses oneDNN only if bf16 precision is enough; on these CPUs oneDNN still computes in fp32.
+    torch.set_float32_matmul_precision("medium")
+    try:
+        with _WholeMatrices():
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+class _WholeMatrices(TorchFunctionMode):
+    """Compute attention over few keys and without dropout in three calls on whole matrices, in fp32.
+
+    The flash kernel for CPUs multiplies blocks of 32 rows, for which oneDNN's setup takes longer than the product: in
+    bf16 ten times as long.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is F.scaled_dot_product_attention and len(args) == 3:
+            (q, k, v), mask = args, kwargs.get("attn_mask")
+            plain = not kwargs.get("dropout_p") and kwargs.keys() <= {"attn_mask", "dropout_p", "is_causal"}
+            masked = mask is None or (mask.dtype == torch.bool and mask.dim() == 2)
+            small = q.shape[:-2] == k.shape[:-2] and k.shape[-2] <= SHORT
+            if plain and masked and small and q.dtype in (torch.float32, torch.bfloat16):
+                return _attention(q, k, v, mask, causal=kwargs.get("is_causal", False))
+        return func(*args, **kwargs)
+
+
+def _attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, causal: bool) -> Tensor:
+    """(..., T, D), (..., S, D) and (..., S, E) to (..., T, E); mask: (T, S), true where a query sees a key."""
+    shape, added = (*q.shape[:-1], v.shape[-1]), q.new_zeros(q.shape[-2], k.shape[-2], dtype=torch.float32)
+    if causal:
+        mask = torch.ones_like(added, dtype=torch.bool).tril_()
+    if mask is not None:
+        added = added.masked_fill(~mask, float("-inf"))
+    with torch.autocast("cpu", enabled=False):
+        queries, keys, values = (x.float().flatten(0, -3) for x in (q, k, v))
+        scores = torch.baddbmm(added, queries, keys.mT, alpha=q.shape[-1] ** -0.5)
+        return torch.bmm(scores.softmax(-1), values).view(shape).to(q.dtype)

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from pealm_core.config.settings import Sampling
@@ -12,15 +11,13 @@ from pealm_core.contract.protocols import Tokenizer, has
 
 
 def probabilities(logits: Tensor, sampling: Sampling, seen: Tensor | None = None) -> Tensor:
-    """Return the distribution to draw the next token from: logits (B, V) to probabilities (B, V).
+    """Return the distribution to draw the next token from, if temperature > 0: logits (B, V) to probabilities (B, V).
 
     seen: (B, V), true for tokens that occur in the text so far. Applied in this order: repetition penalty (CTRL,
     Keskar et al. 2019: divides the logit of a seen token if positive, multiplies it if negative), temperature, top-k
     (exactly k tokens, whatever the ties), top-p (Holtzman et al. 2020), min-p (Nguyen et al. 2024).
     """
     logits = _penalized(logits.float(), sampling, seen)
-    if sampling.temperature == 0:
-        return F.one_hot(logits.argmax(-1), logits.shape[-1]).to(logits.dtype)
     logits, order = logits / sampling.temperature, None
     shape = logits.shape
     if sampling.top_k is not None and sampling.top_k < shape[-1]:

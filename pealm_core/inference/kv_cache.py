@@ -1,7 +1,5 @@
 """Key-value cache, and causal attention with or without it."""
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -54,15 +52,14 @@ class KVCache:
 
     def repeat(self, n: int) -> "KVCache":
         """Return a cache with every row repeated n times, in the order of `repeat_interleave`."""
-        return self._map(lambda tensor: tensor.repeat_interleave(n, dim=0))
+        return self.select(
+            torch.arange(len(self._layers[0][0]), device=self._layers[0][0].device).repeat_interleave(n)
+        )
 
     def select(self, index: Tensor) -> "KVCache":
         """Return a cache of the rows in a 1-D index, in its order; a row may occur several times or not at all."""
-        return self._map(lambda tensor: tensor.index_select(0, index))
-
-    def _map(self, change: Callable[[Tensor], Tensor]) -> "KVCache":
         other = object.__new__(KVCache)
-        other._layers = [tuple(change(tensor) for tensor in layer) for layer in self._layers]
+        other._layers = [tuple(tensor.index_select(0, index) for tensor in layer) for layer in self._layers]
         other.length = self.length
         return other
 

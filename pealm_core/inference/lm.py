@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from pealm_core.checkpoints import folder as checkpoint
 from pealm_core.checkpoints.build import make_model, make_tokenizer, plan_of
@@ -18,7 +17,7 @@ from pealm_core.contract.errors import UserError
 from pealm_core.contract.protocols import Tokenizer
 from pealm_core.hardware.device import fast_bf16, pick_device
 from pealm_core.hardware.inference_weights import prepare
-from pealm_core.inference.generate import Stopper, generate_ids, generate_steps, start_token, stream_decoder
+from pealm_core.inference.generate import Stopper, generate_steps, start_token, stream_decoder
 from pealm_core.inference.scoring import cover
 
 DTYPES = ("auto", "fp32", "tf32", "bf16")
@@ -53,10 +52,6 @@ class LM:
             return [int(i) for i in self.tokenizer.encode(prompt)] or [start_token(self.tokenizer)]
         except ValueError as error:
             raise UserError(f"--prompt: {error}") from error
-
-    def tokens(self, prompt: str, sampling: Sampling) -> Iterator[Tensor]:
-        """Yield token ids as they are drawn, (num_samples,) at a time."""
-        return generate_ids(self.model, self.encode(prompt), sampling)
 
     def stream(self, prompt: str = "", sampling: Sampling | None = None, **changes: Any) -> Iterator[str]:
         """Yield the continuation of a prompt in pieces of complete characters, without stop strings."""
@@ -167,8 +162,6 @@ def open_job(
     less exact products on CUDA), "bf16" (the same mixed precision as in training) or "auto" (bf16 on a GPU that
     multiplies it fast; fp32 on a CPU, where bf16 gains little for one token at a time).
     """
-    if quantize not in (None, "int8"):
-        raise UserError(f"--quantize {quantize}: unknown; int8 is the only choice")
     if dtype not in DTYPES:
         raise UserError(f"--dtype {dtype}: unknown; use {', '.join(DTYPES[:-1])} or {DTYPES[-1]}")
     target = device if isinstance(device, torch.device) else pick_device(device)

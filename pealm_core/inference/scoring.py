@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pealm_core.contract.protocols import has
-from pealm_core.hardware.cpu_kernels import products
+from pealm_core.hardware.speed import products
 
 Request = tuple[Sequence[int], Sequence[int]]
 SLACK = 2  # contexts whose lengths differ by at most this many tokens share a pass over their common length
@@ -41,22 +41,13 @@ class _Piece:
 
 
 @dataclass(frozen=True)
-class _Shared:
-    """A context and the indices of its pieces."""
-
-    context: tuple[int, ...]
-    pieces: list[int]
-
-
-@dataclass(frozen=True)
 class _Row:
     """The rest of a piece to run: ids after those in row `place` of the cache; logits are scored from `begin` on."""
 
-    piece: int
+    piece: _Piece
     place: int
     ids: Sequence[int]
     begin: int
-    targets: Sequence[int]
 
 
 def score(
@@ -77,34 +68,32 @@ def score(
     each: called with a request's index and its score as soon as this rank knows it.
     Raises ValueError for an empty context or continuation.
     """
-    pieces = [piece for i, request in enumerate(requests) for piece in _pieces(i, request, model.config.block_size)]
+    block = model.config.block_size
+    pieces = [_Piece(i, *part) for i, request in enumerate(requests) for part in _parts(request, block)]
     remaining = Counter(piece.request for piece in pieces)
     rank, size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    scores, done = torch.zeros(len(pieces), 2, dtype=torch.float64), 0
-    sums = torch.zeros(len(requests), 2, dtype=torch.float64)  # log-likelihood, pieces that are not greedy
+    done, sums = 0, torch.zeros(len(requests), 2, dtype=torch.float64)  # log-likelihood, pieces that are not greedy
 
     def result(i: int) -> Score:
         return Score(float(sums[i, 0]), len(requests[i][1]), not sums[i, 1], cuts[i])
 
     cuts = {piece.request: piece.cut for piece in reversed(pieces)}  # of a request's first piece
     with torch.inference_mode(), products(next(model.parameters()).device):
-        for numbers, results in _run(model, pieces, _contexts(pieces)[rank::size], batch_tokens):
-            scores[numbers] = results
-            done += len(numbers)
-            for number, values in zip(numbers, results, strict=True):
-                i = pieces[number].request
-                sums[i] += values
-                remaining[i] -= 1
-                if not remaining[i]:
-                    each(i, result(i))
+        for batch, results in _run(model, _contexts(pieces)[rank::size], batch_tokens):
+            done += len(batch)
+            for piece, values in zip(batch, results, strict=True):
+                sums[piece.request] += values
+                remaining[piece.request] -= 1
+                if not remaining[piece.request]:
+                    each(piece.request, result(piece.request))
             progress(min(len(requests), len(requests) * done * size // len(pieces)), len(requests))
     if size > 1:
-        dist.all_reduce(scores)
-    sums.zero_().index_add_(0, torch.tensor([piece.request for piece in pieces], dtype=torch.long), scores)
+        dist.all_reduce(sums)
     return [result(i) for i in range(len(requests))]
 
 
-def _pieces(i: int, request: Request, block: int) -> Iterator[_Piece]:
+def _parts(request: Request, block: int) -> Iterator[tuple[tuple[int, ...], tuple[int, ...], int]]:
+    """Yield contexts and continuations that fit into the block, and the number of tokens cut from each context."""
     context, continuation = (tuple(int(token) for token in ids) for ids in request)
     if not context or not continuation:
         raise ValueError(
@@ -115,21 +104,21 @@ def _pieces(i: int, request: Request, block: int) -> Iterator[_Piece]:
         targets = continuation[begin : begin + size]
         before = context + continuation[:begin] if begin else context
         cut = max(0, len(before) + len(targets) - block - 1)
-        yield _Piece(i, before[cut:], targets, cut)
+        yield before[cut:], targets, cut
 
 
-def _contexts(pieces: Sequence[_Piece]) -> list[_Shared]:
-    """Return the distinct contexts, longest first."""
-    contexts: dict[tuple[int, ...], list[int]] = {}
-    for number, piece in enumerate(pieces):
-        contexts.setdefault(piece.context, []).append(number)
-    return sorted((_Shared(*item) for item in contexts.items()), key=lambda shared: -len(shared.context))
+def _contexts(pieces: Sequence[_Piece]) -> list[list[_Piece]]:
+    """Return lists of the pieces that have the same context, longest context first."""
+    contexts: dict[tuple[int, ...], list[_Piece]] = {}
+    for piece in pieces:
+        contexts.setdefault(piece.context, []).append(piece)
+    return sorted(contexts.values(), key=lambda same: -len(same[0].context))
 
 
 def _run(
-    model: Any, pieces: Sequence[_Piece], contexts: Sequence[_Shared], batch_tokens: int | None
-) -> Iterator[tuple[list[int], Tensor]]:
-    """Yield indices of pieces and, for each, its log-likelihood and 0 if it is greedy, else 1: (n, 2) in float64."""
+    model: Any, contexts: Sequence[list[_Piece]], batch_tokens: int | None
+) -> Iterator[tuple[list[_Piece], Tensor]]:
+    """Yield pieces and, for each, its log-likelihood and 0 if it is greedy, else 1: (n, 2) in float64."""
     device = next(model.parameters()).device
     if batch_tokens is None:
         # The logits of a pass take 32 MB on a CPU, for its caches and allocator, and 2 GB elsewhere.
@@ -137,42 +126,40 @@ def _run(
         batch_tokens = min(2**13 if device.type == "cpu" else 2**15, max(64, logits // model.config.vocab_size))
     for group, shared in _groups(model, contexts, batch_tokens):
         rows = [
-            _Row(
-                number,
-                place,
-                item.context[shared:] + pieces[number].continuation[:-1],
-                len(item.context) - shared - 1,
-                pieces[number].continuation,
-            )
-            for place, item in enumerate(group)
-            for number in item.pieces
+            _Row(piece, place, (piece.context + piece.continuation[:-1])[shared:], len(piece.context) - shared - 1)
+            for place, same in enumerate(group)
+            for piece in same
         ]
         rows.sort(key=lambda row: -len(row.ids))
         cache = None
         if shared:
             cache = model.make_cache(len(group), shared + len(rows[0].ids))
-            prefixes = torch.tensor([item.context[:shared] for item in group], device=device)
+            prefixes = torch.tensor([same[0].context[:shared] for same in group], device=device)
             model(prefixes, cache=cache, at=slice(0, 0))  # no logits: a row's first logits come from its own ids
         for batch in _batches(rows, batch_tokens):
             yield [row.piece for row in batch], _pass(model, batch, cache, device)
 
 
-def _groups(model: Any, contexts: Sequence[_Shared], batch_tokens: int) -> Iterator[tuple[list[_Shared], int]]:
+def _groups(
+    model: Any, contexts: Sequence[list[_Piece]], batch_tokens: int
+) -> Iterator[tuple[list[list[_Piece]], int]]:
     """Yield contexts to run together, and how many tokens of each to run only once for all of its continuations."""
     caches = has(model, "make_cache")
-    several = [item for item in contexts if caches and len(item.pieces) > 1]
+    several = [same for same in contexts if caches and len(same) > 1]
     selects = bool(several) and has(model.make_cache(1, 1), "select")
-    group: list[_Shared] = []
-    for item in several:
-        room = selects and (len(group) + 1) * len(item.context) <= max(512, batch_tokens)
-        if group and not (room and len(group[0].context) - len(item.context) <= SLACK):
-            yield group, len(group[-1].context) - 1
+    group: list[list[_Piece]] = []
+    length = 0  # of the shortest context in the group, which is the last
+    for same in several:
+        new = len(same[0].context)
+        room = selects and (len(group) + 1) * new <= max(512, batch_tokens)
+        if group and not (room and len(group[0][0].context) - new <= SLACK):
+            yield group, length - 1
             group = []
-        group.append(item)
+        group.append(same)
+        length = new
     if group:
-        yield group, len(group[-1].context) - 1
-    single = [item for item in contexts if not caches or len(item.pieces) == 1]
-    if single:
+        yield group, length - 1
+    if single := [same for same in contexts if not caches or len(same) == 1]:
         yield single, 0
 
 
@@ -194,7 +181,7 @@ def _pass(model: Any, batch: Sequence[_Row], cache: Any, device: torch.device) -
     idx = torch.tensor([[*row.ids, *[0] * (longest - len(row.ids))] for row in batch], device=device)  # (B, T)
     targets = torch.full((len(batch), longest - first), -100)  # ignored by cross_entropy
     for number, row in enumerate(batch):
-        targets[number, row.begin - first : len(row.ids) - first] = torch.tensor(row.targets)
+        targets[number, row.begin - first : len(row.ids) - first] = torch.tensor(row.piece.continuation)
     targets = targets.to(device)
     if cache is not None:
         places = torch.tensor([row.place for row in batch], device=device)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pealm_core.hardware import cpus
-from pealm_core.hardware.cpus import available_cpus
+from pealm_core.hardware import launch
+from pealm_core.hardware.launch import available_cpus
 
 
 def files(root: Path, contents: dict[str, str]) -> Path:
@@ -29,27 +29,9 @@ GROUPS = {
         },
         4,
     ),
-    "version 1": (
-        {
-            "proc/self/cgroup": "5:memory:/docker/1\n4:cpu,cpuacct:/docker/1\n0::/\n",
-            "sys/fs/cgroup/cpu/docker/1/cpu.cfs_quota_us": "50000\n",
-            "sys/fs/cgroup/cpu/docker/1/cpu.cfs_period_us": "100000\n",
-        },
-        1,
-    ),
-    "version 1, mounted as the container's root": (
-        {
-            "proc/self/cgroup": "4:cpuacct,cpu:/docker/1\n",
-            "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "200000\n",
-            "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n",
-        },
-        2,
-    ),
     "no limit": (
         {
             "proc/self/cgroup": "4:cpu:/\n0::/\n",
-            "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1\n",
-            "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n",
             "sys/fs/cgroup/cpu.max": "max 100000\n",
         },
         64,
@@ -70,7 +52,7 @@ def test_a_control_group_limits_the_cpus(case: str, tmp_path: Path, monkeypatch:
 def test_affinity_limits_the_threads_of_each_process() -> None:
     code = """
 import os, torch
-from pealm_core.hardware.cpus import available_cpus, limit_threads
+from pealm_core.hardware.launch import available_cpus, limit_threads
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 torch.set_num_threads(8)
 limit_threads()
@@ -82,13 +64,13 @@ print(available_cpus(), torch.get_num_threads())
 
 def test_processes_of_a_machine_divide_its_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
     threads: list[int] = []
-    monkeypatch.setattr(cpus, "available_cpus", lambda: 7)
+    monkeypatch.setattr(launch, "available_cpus", lambda: 7)
     monkeypatch.setattr("torch.get_num_threads", lambda: 16)
     monkeypatch.setattr("torch.set_num_threads", threads.append)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     for processes in ("1", "2", "16"):
         monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
-        cpus.limit_threads()
+        launch.limit_threads()
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
-    cpus.limit_threads()
+    launch.limit_threads()
     assert threads == [7, 3, 1]

@@ -15,9 +15,8 @@ from torch import Tensor, nn
 
 import pealm_core
 from pealm_core.contract.errors import UserError
-from pealm_core.hardware.inference_weights import bytes_per_token, linear_weights, nbytes, prepare, read_bandwidth
-from pealm_core.hardware.int8 import Int8Weight
-from pealm_core.hardware.linear_weight import BlockWeight
+from pealm_core.hardware.inference_weights import _uses, bytes_per_token, prepare, read_bandwidth
+from pealm_core.hardware.linear_weight import BlockWeight, Int8Weight
 from pealm_core.inference.scoring import score
 
 FAMILIES = {
@@ -58,8 +57,8 @@ def kinds(model: nn.Module) -> set[type]:
 def test_int8_is_the_nearest_of_255_levels_in_each_row() -> None:
     weight = torch.tensor([[1.27, -0.634, 0.0], [-254.0, 3.1, 0.9], [0.0, 0.0, 0.0]])
     found = Int8Weight.of(weight)
-    assert found.q.tolist() == [[127, -63, 0], [-127, 2, 0], [0, 0, 0]]
-    torch.testing.assert_close(found.scale[:2, 0], torch.tensor([0.01, 2.0]))
+    assert found.parts[0].tolist() == [[127, -63, 0], [-127, 2, 0], [0, 0, 0]]
+    torch.testing.assert_close(found.parts[1][:2, 0], torch.tensor([0.01, 2.0]))
     torch.testing.assert_close(found.plain(), torch.tensor([[1.27, -0.63, 0], [-254.0, 4.0, 0], [0, 0, 0]]))
 
 
@@ -104,7 +103,6 @@ def test_int8_logits_are_near_and_their_memory_a_quarter(name: str) -> None:
     exact, found = logits(model, idx), logits(small, idx)
     assert 0 < (found - exact).norm() < 0.05 * exact.norm()
     assert bytes_per_token(small) < 0.27 * bytes_per_token(model)
-    assert sum(map(nbytes, linear_weights(small))) < 0.26 * sum(map(nbytes, linear_weights(model)))
     with torch.inference_mode():
         assert torch.isfinite(small(idx, idx)[1])  # a loss, too
     assert all(torch.isfinite(tensor).all() for tensor in small.state_dict().values())
@@ -124,12 +122,12 @@ def test_bf16_logits_are_near(name: str) -> None:
 
 def test_what_a_token_reads() -> None:
     model = family("gpt2")
-    found = {id(weight) for weight in linear_weights(model)}
+    found = {id(weight) for weight in _uses(model)["weight"].values()}
     names = {name for name, parameter in model.named_parameters() if id(parameter) in found}
     layers = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
     assert names == {"wte.weight"} | {f"h.{i}.{name}.weight" for i in range(2) for name in layers}
-    assert len(linear_weights(prepare(copy.deepcopy(model)))) == len(names)
-    assert len(linear_weights(prepare(model, "int8"))) == len(names)
+    assert len(_uses(prepare(copy.deepcopy(model)))["weight"]) == len(names)
+    assert len(_uses(prepare(model, "int8"))["weight"]) == len(names)
 
 
 def test_a_tied_weight_stays_tied() -> None:

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 import pealm_core
-from pealm_core.hardware import private_torch
 from pealm_core.hardware.inference_weights import prepare
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -26,8 +25,6 @@ def remove(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for space in ("mkldnn", "onednn"):
         if name in ("all", space):
             monkeypatch.setattr(torch.ops, space, SimpleNamespace())
-    if name == "all":
-        monkeypatch.delattr(torch, "_fused_sdp_choice")
     if name == "off":
         monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
 
@@ -51,13 +48,6 @@ def test_results_are_the_same_without(
     torch.testing.assert_close(logits(prepare(model, quantize)), expected, atol=1e-4, rtol=1e-5)
 
 
-def test_the_kernel_of_attention_has_a_name_where_torch_tells(monkeypatch: pytest.MonkeyPatch) -> None:
-    q = torch.zeros(1, 2, 64, 64)
-    assert private_torch.attention_kernel(q) in ("flash", "math")
-    monkeypatch.delattr(torch, "_fused_sdp_choice")
-    assert private_torch.attention_kernel(q) is None
-
-
 def test_no_other_module_calls_a_private_function_of_torch() -> None:
     root = Path(pealm_core.__file__).parent
     calls = {
@@ -65,4 +55,4 @@ def test_no_other_module_calls_a_private_function_of_torch() -> None:
         for path in root.rglob("*.py")
         if re.search(r"torch\._(?!_)|torch\.ops\b|torch\.utils\._|\b_C\.|_wrapper_subclass", path.read_text())
     }
-    assert calls == {"hardware/private_torch.py"}
+    assert calls == {"hardware/linear_weight.py"}

@@ -16,8 +16,7 @@ from torch import nn
 from pealm_core.checkpoints.tensors import read_tensors
 from pealm_core.contract.errors import UserError
 from pealm_core.hardware import device
-from pealm_core.hardware.cpu_kernels import _attention
-from pealm_core.hardware.speed import describe, faster
+from pealm_core.hardware.speed import _attention, describe, faster
 from pealm_core.training.batches import Batches
 
 CPU = torch.device("cpu")
