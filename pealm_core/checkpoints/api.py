@@ -12,7 +12,7 @@ from pealm_core.checkpoints import folder as checkpoint
 from pealm_core.checkpoints.build import make_model, make_tokenizer
 from pealm_core.checkpoints.tensors import load_tensors, read_tensors
 from pealm_core.config.job import Job, plan
-from pealm_core.config.layers import Layer, file_layer
+from pealm_core.config.toml_layers import Layer, file_layer
 from pealm_core.contract.errors import UserError
 from pealm_core.contract.protocols import Tokenizer
 

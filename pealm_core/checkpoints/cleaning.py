@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pealm_core.checkpoints import folder as checkpoint
-from pealm_core.config.layers import read_regular
 from pealm_core.config.paths import MARK, cache_root, try_lock
+from pealm_core.config.toml_layers import read_regular
 from pealm_core.contract.errors import InvalidCheckpointError, PealmError
 
 RUN, STEPS, TEXT = "run", "checkpoints folder", "tokenized text"

@@ -12,9 +12,9 @@ from torch import Tensor
 from pealm_core.checkpoints import folder as checkpoint
 from pealm_core.checkpoints.api import read_checkpoint
 from pealm_core.checkpoints.tensors import read_tensors
-from pealm_core.config.choice import preset_tables
+from pealm_core.config.choose_components import preset_tables
 from pealm_core.config.job import Job, plan, settle
-from pealm_core.config.layers import Layer, option_name
+from pealm_core.config.toml_layers import Layer, option_name
 from pealm_core.contract.errors import UserError
 from pealm_core.contract.fields import dump, settings_of
 from pealm_core.contract.specs import ModelSpec

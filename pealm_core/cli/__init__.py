@@ -22,7 +22,7 @@ COMMANDS = {
 def main(args: list[str] | None = None) -> NoReturn:
     """Run the command line and exit: 0 done, 1 failed, 2 user error, 3 plugin error, 130 interrupted."""
     try:
-        from pealm_core.cli.group import run
+        from pealm_core.cli.command_group import run
 
         code = run(sys.argv[1:] if args is None else args)
     except KeyboardInterrupt:

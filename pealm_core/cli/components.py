@@ -12,9 +12,9 @@ import click
 
 from pealm_core.checkpoints import folder as checkpoint
 from pealm_core.cli.help import Section, sections
-from pealm_core.config.choice import choose
+from pealm_core.config.choose_components import choose
 from pealm_core.config.job import plan, settle
-from pealm_core.config.layers import Layer, file_layer
+from pealm_core.config.toml_layers import Layer, file_layer
 from pealm_core.contract.errors import UserError
 from pealm_core.contract.fields import settings_of
 from pealm_core.contract.specs import DatasetSpec

@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from pealm_core.config.choice import COMPONENTS, takes_input
-from pealm_core.config.layers import Resolved, is_option, option_name
+from pealm_core.config.choose_components import COMPONENTS, takes_input
+from pealm_core.config.toml_layers import Resolved, is_option, option_name
 from pealm_core.contract.fields import settings_of
 from pealm_core.plugins.host import Entry, PluginHost
 

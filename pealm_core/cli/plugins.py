@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from pealm_core.cli.help import option_rows, print_table
-from pealm_core.config.choice import COMPONENTS
+from pealm_core.config.choose_components import COMPONENTS
 from pealm_core.config.job import settle
 from pealm_core.contract.errors import PealmError, UserError
 from pealm_core.plugins.host import Entry, Plugin, PluginHost

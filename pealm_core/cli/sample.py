@@ -11,8 +11,8 @@ import click
 
 from pealm_core.cli.components import ComponentCommand
 from pealm_core.config.job import Job
-from pealm_core.config.layers import read_regular
 from pealm_core.config.settings import DEVICES, Sampling
+from pealm_core.config.toml_layers import read_regular
 from pealm_core.contract.errors import UserError
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)

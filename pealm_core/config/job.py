@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pealm_core.config.choice import choose
-from pealm_core.config.layers import Layer, Resolved, Tables, resolve
+from pealm_core.config.choose_components import choose
+from pealm_core.config.toml_layers import Layer, Resolved, Tables, resolve
 from pealm_core.contract.fields import dump
 from pealm_core.plugins.host import Entry, PluginHost
 

@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from pealm_core.contract.errors import UserError
 from pealm_core.contract.protocols import has
-from pealm_core.hardware.linear_weight import BlockWeight, Int8Weight, LinearWeight
+from pealm_core.hardware.int8 import BlockWeight, Int8Weight, LinearWeight
 
 LARGE = 2**16  # elements; a smaller matrix stays in the processor's cache, where blocks gain nothing
 ROLES = {F.linear: ("weight", "bias"), F.embedding: ("embedding",)}  # of the arguments after the input

@@ -11,8 +11,8 @@ import torch
 from pealm_core.checkpoints import folder as checkpoint
 from pealm_core.checkpoints.build import make_model, make_tokenizer, plan_of
 from pealm_core.config.job import Job
-from pealm_core.config.layers import file_layer
 from pealm_core.config.settings import Sampling
+from pealm_core.config.toml_layers import file_layer
 from pealm_core.contract.errors import UserError
 from pealm_core.contract.protocols import Tokenizer
 from pealm_core.hardware.device import fast_bf16, pick_device

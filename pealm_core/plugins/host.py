@@ -27,10 +27,10 @@ from pealm_core.contract.fields import did_you_mean, settings_of
 from pealm_core.contract.specs import Spec
 from pealm_core.plugins.discovery import Plugin as Plugin
 from pealm_core.plugins.discovery import discover
-from pealm_core.plugins.guard import DefectError, light_imports
-from pealm_core.plugins.hooks import collecting
+from pealm_core.plugins.heavy_imports import DefectError, light_imports
 from pealm_core.plugins.records import CORE_COMMANDS as CORE_COMMANDS
 from pealm_core.plugins.records import REGISTRATION, hooks_of, records_of
+from pealm_core.plugins.run_hooks import collecting
 
 S = TypeVar("S", bound=Spec)
 

@@ -8,7 +8,7 @@ from typing import Any
 from pealm_core.contract import hookspecs
 from pealm_core.contract.fields import did_you_mean
 from pealm_core.contract.specs import KINDS, Spec
-from pealm_core.plugins.guard import DefectError
+from pealm_core.plugins.heavy_imports import DefectError
 
 REGISTRATION = {f"pealm_{kind}s": spec for kind, spec in KINDS.items()}
 CORE_COMMANDS = ("train", "sample", "eval", "prepare", "clean", "convert", "new-plugin", "plugins")

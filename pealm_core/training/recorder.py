@@ -12,7 +12,7 @@ from pealm_core.contract.errors import PluginError
 from pealm_core.contract.protocols import Tokenizer
 from pealm_core.inference.lm import LM
 from pealm_core.training.progress import Display
-from pealm_core.training.run import SAMPLES, Run
+from pealm_core.training.run_folder import SAMPLES, Run
 from pealm_core.training.saving import Saver
 from pealm_core.training.schedule import due
 

@@ -10,12 +10,12 @@ from pathlib import Path
 from pealm_core.checkpoints import folder as checkpoint
 from pealm_core.checkpoints.tensors import read_optimizer
 from pealm_core.config.job import Job
-from pealm_core.config.layers import file_layer
 from pealm_core.config.settings import RESUMABLE, TrainSettings
+from pealm_core.config.toml_layers import file_layer
 from pealm_core.contract.errors import InvalidCheckpointError, UserError
 from pealm_core.hardware.distributed import World
 from pealm_core.training.progress import Display
-from pealm_core.training.run import FACTS, Run
+from pealm_core.training.run_folder import FACTS, Run
 from pealm_core.training.schedule import Budget, lr_factor
 from pealm_core.training.trainer import Trainer
 

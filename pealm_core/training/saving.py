@@ -14,7 +14,7 @@ from pealm_core.checkpoints import folder as checkpoint
 from pealm_core.checkpoints.tensors import identity
 from pealm_core.contract.errors import PealmError
 from pealm_core.contract.protocols import Tokenizer
-from pealm_core.training.run import Run
+from pealm_core.training.run_folder import Run
 
 if TYPE_CHECKING:
     from pealm_core.training.trainer import Trainer

@@ -24,7 +24,7 @@ from pealm_core.hardware.speed import describe
 from pealm_core.training.progress import Display
 from pealm_core.training.recorder import Recorder
 from pealm_core.training.resume import check_same_settings, newest_checkpoint, restore
-from pealm_core.training.run import CONFIG, Run, new_folder, restarted_folder
+from pealm_core.training.run_folder import CONFIG, Run, new_folder, restarted_folder
 from pealm_core.training.trainer import Trainer
 
 

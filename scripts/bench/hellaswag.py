@@ -35,7 +35,7 @@ def random_checkpoint(folder: Path, sizes: dict[str, int], *, scale: float = 3.0
     from pealm_core.checkpoints import folder as checkpoint
     from pealm_core.checkpoints.build import make_model, make_tokenizer
     from pealm_core.config.job import plan
-    from pealm_core.config.layers import Layer
+    from pealm_core.config.toml_layers import Layer
 
     tables = {"model": {"name": "gpt2", **sizes}}
     job = plan(("model", "tokenizer"), file=Layer("sizes", tables))

@@ -85,7 +85,7 @@ def pealm(spec: Mapping[str, Any], device: torch.device, answer: Callable[[Any],
     from pealm_core.training.adamw_config import AdamWConfig
     from pealm_core.training.progress import Display
     from pealm_core.training.recorder import Recorder
-    from pealm_core.training.run import Run
+    from pealm_core.training.run_folder import Run
     from pealm_core.training.trainer import Trainer
     from pealm_gpt2 import model as gpt2
     from pealm_gpt2.config import GPT2Config

@@ -26,7 +26,7 @@ from pealm_core.data.windows import Windows
 from pealm_core.hardware.distributed import World
 from pealm_core.training.progress import Display
 from pealm_core.training.recorder import Recorder
-from pealm_core.training.run import Run
+from pealm_core.training.run_folder import Run
 from pealm_core.training.trainer import Trainer
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pealm_core.config.job import plan
-from pealm_core.config.layers import Layer
+from pealm_core.config.toml_layers import Layer
 from pealm_core.contract.errors import PluginError, UserError
 
 ALL = ("model", "input", "tokenizer", "optimizer")

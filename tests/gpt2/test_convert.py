@@ -15,7 +15,7 @@ from pealm_core import PealmError, UserError
 from pealm_core.checkpoints import folder as checkpoint
 from pealm_core.checkpoints.build import make_model, make_tokenizer
 from pealm_core.config.job import plan
-from pealm_core.config.layers import Layer
+from pealm_core.config.toml_layers import Layer
 from pealm_core.contract.specs import FormatSpec
 from pealm_core.plugins.host import PluginHost
 from pealm_gpt2.convert import export_folder, import_folder

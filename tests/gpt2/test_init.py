@@ -13,7 +13,7 @@ from pealm_core import UserError
 from pealm_core.checkpoints import folder as checkpoint
 from pealm_core.checkpoints.initial_weights import read_initial_weights
 from pealm_core.config.job import plan
-from pealm_core.config.layers import Layer
+from pealm_core.config.toml_layers import Layer
 from pealm_core.plugins.host import PluginHost
 
 ARGS = ("--batch-size", 2, "--warmup-steps", 0, "--lr", 1e-3, "--eval-tokens", 100)

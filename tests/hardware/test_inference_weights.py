@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import pealm_core
 from pealm_core.contract.errors import UserError
 from pealm_core.hardware.inference_weights import _uses, bytes_per_token, prepare, read_bandwidth
-from pealm_core.hardware.linear_weight import BlockWeight, Int8Weight
+from pealm_core.hardware.int8 import BlockWeight, Int8Weight
 from pealm_core.inference.scoring import score
 
 FAMILIES = {

@@ -13,8 +13,8 @@ import torch
 
 import pealm_core
 from pealm_core.config.job import plan
-from pealm_core.config.layers import file_layer
 from pealm_core.config.settings import Sampling
+from pealm_core.config.toml_layers import file_layer
 from pealm_core.contract.errors import UserError
 from pealm_core.hardware.inference_weights import prepare
 from pealm_core.inference.generate import generate_ids

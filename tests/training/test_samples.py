@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from pealm_core.checkpoints.tensors import read_tensors
-from pealm_core.training.run import Run
+from pealm_core.training.run_folder import Run
 
 SMALL = ("--model.block-size", 16, "--model.n-layer", 1, "--model.n-embd", 16, "--model.n-head", 2, "--batch-size", 8)
 CONSTANT = ("--warmup-steps", 0, "--min-lr-ratio", 1.0)  # a rate that does not know the run's length

@@ -18,7 +18,7 @@ import torch
 
 from pealm_core.checkpoints.tensors import read_optimizer, read_tensors
 from pealm_core.contract.errors import UserError
-from pealm_core.training.run import Run, new_folder
+from pealm_core.training.run_folder import Run, new_folder
 from pealm_core.training.trainer import Trainer
 
 SMALL = ("--model.block-size", 16, "--model.n-layer", 1, "--model.n-embd", 16, "--model.n-head", 2, "--batch-size", 8)
@@ -216,7 +216,7 @@ def test_a_run_that_another_process_began_and_ended_meanwhile_is_left_alone(
 
 def test_two_runs_of_one_second_have_a_folder_each(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("pealm_core.training.run.time.strftime", lambda _: "now")
+    monkeypatch.setattr("pealm_core.training.run_folder.time.strftime", lambda _: "now")
     assert [str(new_folder("x/y")) for _ in range(3)] == ["runs/x-y/now", "runs/x-y/now-2", "runs/x-y/now-3"]
     (tmp_path / "runs" / "z").write_text("")
     with pytest.raises(UserError, match="runs/z/now: the run folder can't be written"):

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from pealm_core.config.layers import Layer, Tables
+from pealm_core.config.toml_layers import Layer, Tables
 from pealm_core.contract.errors import UserError
 from pealm_core.contract.fields import did_you_mean, settings_of
 from pealm_core.contract.specs import DatasetSpec, EvaluatorSpec, ModelSpec, OptimizerSpec, Spec, TokenizerSpec

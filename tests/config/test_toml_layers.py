@@ -7,7 +7,7 @@ from typing import Literal
 import pytest
 import tomli_w
 
-from pealm_core.config.layers import Layer, file_layer, resolve
+from pealm_core.config.toml_layers import Layer, file_layer, resolve
 from pealm_core.contract.errors import UserError
 from pealm_core.contract.fields import dump, nearest, setting, settings_of
 
