@@ -60,6 +60,7 @@ def test_save_and_load(tmp_path: Path) -> None:
     other.load(tmp_path)
     assert other.chars == tokenizer.chars
     assert other.encode("h?").tolist() == tokenizer.encode("h?").tolist()
-    (tmp_path / "chars.json").write_text('"ba"')
-    with pytest.raises(ValueError, match="distinct characters in order"):
-        other.load(tmp_path)
+    for wrong in ('"ba"', "[" * 100_000):
+        (tmp_path / "chars.json").write_text(wrong)
+        with pytest.raises(ValueError, match="distinct characters in order"):
+            other.load(tmp_path)

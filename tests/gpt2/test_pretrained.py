@@ -97,6 +97,12 @@ def test_tensors_that_do_not_fit_are_named(folder: Path, new: Any, message: str)
         pretrained(PretrainedConfig(path=folder))
 
 
+def test_deep_json_is_refused(folder: Path) -> None:
+    (folder / "config.json").write_text("[" * 100_000)
+    with pytest.raises(UserError, match=r"config.json can't be read"):
+        pretrained(PretrainedConfig(path=folder))
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [

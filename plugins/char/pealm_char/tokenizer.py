@@ -81,7 +81,10 @@ class CharTokenizer:
 
     def load(self, folder: Path) -> None:
         """Read what `save` wrote. Raises ValueError if it is not a vocabulary."""
-        chars = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        try:
+            chars = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        except RecursionError:  # brackets in thousands
+            chars = None
         if not isinstance(chars, str) or sorted(set(chars)) != list(chars):
             raise ValueError(f"{folder / FILE} is not a list of distinct characters in order")
         self._set(chars)
