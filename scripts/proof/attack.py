@@ -67,11 +67,11 @@ def anything(out: str, err: str) -> None:
 class Trial:
     """A command line and how it must end.
 
-    line: words; `&&` separates commands, and the word `python` precedes code. codes: of the exit; None: it may go on
-    until it is killed. setup: makes the trial's files, in its folder. fault: changes the process. needs, never: regular expressions for the output. may: paths that may change.
-    keeps: paths in these that may not. after: a check of stdout and stderr that raises AssertionError. stdout:
-    "file", "full", "closed", "broken" or "pty"; stderr_too: the same for stderr. own: what is printed is not
-    pealm's own, so anything goes.
+    line: words; `&&` separates commands, and the word `python` precedes code. codes: exit codes; None: it need not
+    end. setup: makes the trial's files, in its folder. fault: changes the process. needs, never: regular expressions
+    for the output. may: paths that may change. keeps: paths in these that may not. after: a check of stdout and
+    stderr that raises AssertionError. stdout: "file", "full", "closed", "broken" or "pty"; stderr_too: the same for
+    stderr. own: a bug in pealm may be shown, because the trial made one.
     """
 
     name: str
@@ -448,7 +448,7 @@ plugins check odd -> 2
 """
 INSIDE = """config.toml run.json metrics.jsonl samples.jsonl .lock other.json loss.png best/config.toml
 best/state.json best/model.safetensors best/tokenizer/chars.json checkpoints/step-00000020/state.json"""
-SIZES = "model.n-layer model.n-embd model.n-head model.block-size batch-size block-size micro-batch-size"
+SIZES = "model.n-layer model.n-embd model.n-head model.block-size batch-size block-size"
 SAMPLING = "max-new-tokens num-samples top-k top-p temperature seed"
 TRAINING = "steps max-seconds lr warmup-steps seed"
 MODULES = {
