@@ -454,7 +454,9 @@ TRAINING = "steps max-seconds lr warmup-steps seed"
 MODULES = {
     "sleeps": "import time; time.sleep(99)",
     "never stops": "while True: pass",
-    "yields for ever": "from pealm_core import hookimpl\n@hookimpl\ndef pealm_datasets():\n    while True: yield 1",
+    "yields for ever": "import itertools\nfrom pealm_core import DatasetSpec, hookimpl\n@hookimpl\n"
+    "def pealm_datasets():\n"
+    "    for i in itertools.count(): yield DatasetSpec(name=f'd{i}', summary='odd', factory='a:b')",
 }
 
 
