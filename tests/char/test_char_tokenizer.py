@@ -60,6 +60,19 @@ def test_save_and_load(tmp_path: Path) -> None:
     other.load(tmp_path)
     assert other.chars == tokenizer.chars
     assert other.encode("h?").tolist() == tokenizer.encode("h?").tolist()
-    (tmp_path / "chars.json").write_text('"ba"')
-    with pytest.raises(ValueError, match="distinct characters in order"):
-        other.load(tmp_path)
+    for wrong in ('"ba"', "[" * 100_000):
+        (tmp_path / "chars.json").write_text(wrong)
+        with pytest.raises(ValueError, match="distinct characters in order"):
+            other.load(tmp_path)
+
+
+def test_replacing_is_advised_only_where_it_helps(tmp_path: Path) -> None:
+    for unknown, advised in (("error", False), ("replace", True)):
+        tokenizer = CharTokenizer(CharConfig(unknown=unknown))  # type: ignore[arg-type]
+        tokenizer.fit(["abc"])
+        tokenizer.save(tmp_path)
+        saved = CharTokenizer()  # a trained model's vocabulary can't grow
+        saved.load(tmp_path)
+        with pytest.raises(ValueError, match="is not among") as error:
+            saved.encode("!")
+        assert ("--tokenizer.unknown replace" in str(error.value)) == advised

@@ -97,6 +97,12 @@ def test_tensors_that_do_not_fit_are_named(folder: Path, new: Any, message: str)
         pretrained(PretrainedConfig(path=folder))
 
 
+def test_deep_json_is_refused(folder: Path) -> None:
+    (folder / "config.json").write_text("[" * 100_000)
+    with pytest.raises(UserError, match=r"config.json can't be read"):
+        pretrained(PretrainedConfig(path=folder))
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -104,6 +110,10 @@ def test_tensors_that_do_not_fit_are_named(folder: Path, new: Any, message: str)
         ({"activation_function": "relu", "n_layer": None}, "n_layer is None; activation_function is 'relu'"),
         ({"n_inner": 99}, "n_inner is 99, not 4 n_embd"),
         ({"n_head": 3}, "n-head 3 does not divide n-embd 8"),
+        ({"n_layer": 10**20}, "n_layer is 1000"),
+        ({"n_layer": 999_999}, "n_layer is 999,999, and it has"),
+        ({"n_embd": 10**20}, "n_embd is 1000"),
+        ({"n_positions": 10**9}, "n_positions is 1000"),
     ],
 )
 def test_another_kind_of_model_is_refused(folder: Path, values: dict[str, Any], message: str) -> None:

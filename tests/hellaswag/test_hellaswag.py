@@ -196,6 +196,7 @@ BAD: dict[str, tuple[bytes, str]] = {
     "empty context": (json.dumps({**ROW, "ctx": ""}).encode(), "'ctx' is empty"),
     "context number": (json.dumps({**ROW, "ctx_a": 7}).encode(), "'ctx_a' must be text, not 7"),
     "broken JSON": (b'{"ind": 1, ', "broken JSON: Expecting property name enclosed in double quotes in column 12"),
+    "deep JSON": (b"[" * 100_000, "broken JSON: nested too deeply"),
     "no object": (b"[1]", "is no JSON object"),
     "encoding": (json.dumps(ROW).encode().replace(b"man", b"m\xe4n"), "byte 0xe4 in column 68 is not UTF-8"),
 }  # fmt: skip

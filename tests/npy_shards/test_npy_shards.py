@@ -72,9 +72,10 @@ def test_the_vocabulary_is_what_meta_json_says(folder: Path) -> None:
     assert dataset(folder).vocab_size is None
     (folder / "meta.json").write_text(json.dumps({"tokenizer": "tiktoken", "vocab_size": 50257}))
     assert dataset(folder).vocab_size == 50257
-    (folder / "meta.json").write_text("{")
-    with pytest.raises(UserError, match=r"meta.json can't be read"):
-        _ = dataset(folder).vocab_size
+    for wrong in ("{", "[" * 100_000):
+        (folder / "meta.json").write_text(wrong)
+        with pytest.raises(UserError, match=r"meta.json can't be read"):
+            _ = dataset(folder).vocab_size
     (folder / "meta.json").write_text('{"vocab_size": "many"}')
     with pytest.raises(UserError, match="must be a positive whole number, not 'many'"):
         _ = dataset(folder).vocab_size

@@ -144,6 +144,7 @@ def test_ids_without_a_token_can_be_shown(tmp_path: Path) -> None:
         ("ranks.tiktoken", (b"IQ== 0\n", b"IQ== -1\n"), "not negative"),
         ("tokenizer.json", (b'"gpt2"', b'"gpt3"'), "is of encoding 'gpt3', not 'gpt2'"),
         ("tokenizer.json", (b"{", b""), "is no JSON"),
+        ("tokenizer.json", (b"{", b"[" * 100_000), "is no JSON"),
         ("tokenizer.json", (b"pat_str", b"pattern"), 'no "pat_str"'),
         ("tokenizer.json", (b'"pat_str": "', b'"pat_str": "('), "pat_str"),
         ("tokenizer.json", (b"50256", b'"x"'), "give every token an id"),

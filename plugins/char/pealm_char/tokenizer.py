@@ -28,6 +28,7 @@ class CharTokenizer:
 
     def __init__(self, config: CharConfig | None = None) -> None:
         self.config = config or CharConfig()
+        self._fitted = False
         self._set("")
 
     def _set(self, chars: str) -> None:
@@ -50,6 +51,7 @@ class CharTokenizer:
             seen.update(text)
         if self.config.unknown == "replace":
             seen.add(REPLACEMENT)
+        self._fitted = True
         self._set("".join(sorted(seen)))
 
     def encode(self, text: str) -> NDArray[np.int64]:
@@ -59,10 +61,11 @@ class CharTokenizer:
         unknown = np.flatnonzero(ids < 0)
         if len(unknown):
             if REPLACEMENT not in self.chars or self.config.unknown != "replace":
-                place = int(unknown[0])
+                place, helps = int(unknown[0]), self._fitted or REPLACEMENT in self.chars
                 raise ValueError(
                     f"character {text[place]!r} (position {place:,}) is not among the {len(self.chars)} characters "
-                    f"of the training text; --tokenizer.unknown replace writes U+FFFD instead"
+                    "of the training text; "
+                    + ("--tokenizer.unknown replace writes U+FFFD instead" if helps else "leave it out")
                 )
             ids[unknown] = self.chars.index(REPLACEMENT)
         return ids
@@ -81,7 +84,10 @@ class CharTokenizer:
 
     def load(self, folder: Path) -> None:
         """Read what `save` wrote. Raises ValueError if it is not a vocabulary."""
-        chars = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        try:
+            chars = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        except RecursionError:  # brackets in thousands
+            chars = None
         if not isinstance(chars, str) or sorted(set(chars)) != list(chars):
             raise ValueError(f"{folder / FILE} is not a list of distinct characters in order")
         self._set(chars)

@@ -47,7 +47,7 @@ def read_state(path: Path) -> State | None:
         return State(**json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{path} can't be read: {error}; remove the folder and start again") from error
 
 

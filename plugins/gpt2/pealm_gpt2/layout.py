@@ -15,6 +15,7 @@ from pealm_gpt2.model import GPT2, MASKS, padded
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 PREFIX = "transformer."  # transformers writes it, OpenAI's own files have none
+LARGEST = 1_000_000  # size of anything, which is checked before memory is needed for it
 TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")  # Conv1D keeps (in, out)
 # What GPT2Config has no setting for: the values that mean what our model computes.
 FIXED: Mapping[str, tuple[Any, ...]] = {
@@ -49,7 +50,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{path.parent} has no {path.name}") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} can't be read: {error}") from None
 
 
@@ -60,7 +61,7 @@ def read_config(values: Any, *, where: Path) -> GPT2Config:
         raise UserError(f"{where}: model_type is {kind!r}, not 'gpt2'")
     names = {key: key for key in ("vocab_size", "n_layer", "n_head", "n_embd")} | {"block_size": "n_positions"}
     sizes = {ours: values.get(theirs) for ours, theirs in names.items()}
-    wrong = [f"{names[key]} is {size!r}" for key, size in sizes.items() if type(size) is not int or size < 1]
+    wrong = [f"{names[key]} is {size!r}" for key, size in sizes.items() if not _is_size(size)]
     wrong += [f"{key} is {values[key]!r}" for key, known in FIXED.items() if values.get(key, known[0]) not in known]
     if not wrong and values.get("n_inner") not in (None, 4 * values["n_embd"]):
         wrong.append(f"n_inner is {values['n_inner']}, not 4 n_embd")
@@ -72,6 +73,10 @@ def read_config(values: Any, *, where: Path) -> GPT2Config:
         raise UserError(f"{where}: {error}") from None
 
 
+def _is_size(value: Any) -> bool:
+    return type(value) is int and 0 < value <= LARGEST
+
+
 def read_state(tensors: Mapping[str, Tensor], config: GPT2Config, *, where: Path) -> dict[str, Tensor]:
     """Return their tensors as our state dict, in fp32. Raises UserError that names each mismatch."""
     state = {}
@@ -79,6 +84,8 @@ def read_state(tensors: Mapping[str, Tensor], config: GPT2Config, *, where: Path
         name = key.removeprefix(PREFIX)
         if not name.endswith(MASKS):
             state[name] = (tensor.t() if name.endswith(TRANSPOSED) and tensor.dim() == 2 else tensor).float()
+    if config.n_layer > len(state):  # before that many are made
+        raise UserError(f"{where} does not fit: n_layer is {config.n_layer:,}, and it has {len(state)} tensors")
     with torch.device("meta"):
         shapes = {name: tuple(tensor.shape) for name, tensor in GPT2(config).state_dict().items()}
     shapes["wte.weight"] = (config.vocab_size, config.n_embd)

@@ -57,6 +57,8 @@ def _parse(line: bytes) -> dict[str, Any]:
         raise ValueError(f"byte {line[error.start]:#04x} in column {error.start + 1:,} is not UTF-8") from None
     except json.JSONDecodeError as error:
         raise ValueError(f"broken JSON: {error.msg} in column {error.colno:,}") from None
+    except RecursionError:
+        raise ValueError("broken JSON: nested too deeply") from None
     if not isinstance(values, dict):
         raise ValueError("is no JSON object")
     return values

@@ -35,7 +35,7 @@ class NpyShards:
             meta = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise UserError(f"{path} can't be read: {error}") from error
         size = meta.get("vocab_size") if isinstance(meta, dict) else None
         if size is not None and (type(size) is not int or size < 1):

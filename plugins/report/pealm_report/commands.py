@@ -8,7 +8,7 @@ import click
 
 from pealm_core import UserError
 from pealm_report.reading import Run, find, read
-from pealm_report.words import short, size
+from pealm_report.words import printable, short, size
 
 
 @click.command()
@@ -36,10 +36,12 @@ def report(folders: tuple[Path, ...], output: Path | None) -> None:
         raise UserError(f"--output {target}: there is no folder {target.parent}")
     if target.is_dir():
         raise UserError(f"--output {target} is a folder; give a file, {target / 'report.html'} for instance")
-    from pealm_report.page import write
+    from pealm_report.page import is_page, write
 
+    if target.exists() and not is_page(target):
+        raise UserError(f"--output {target} exists and is not a page of `pealm report`; choose another file")
     write(runs, target)
-    click.echo(f"written: {target}")
+    click.echo(f"written: {printable(str(target))}")
 
 
 @click.command()
@@ -53,13 +55,20 @@ def runs(folder: Path, as_json: bool) -> None:
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: there is no such folder; give the one that holds your runs")
-    found = [read(path) for path in find(folder)]
+    found, wrong = [], []
+    for path in find(folder):
+        try:
+            found.append(read(path))
+        except UserError as error:
+            wrong.append(printable(str(error)))
     if as_json:
         click.echo(json.dumps([_facts(run) for run in found], indent=1))
     elif not found:
         click.echo(f"no runs below {folder}")
     else:
         _table([("run", "model", "data", "steps", "tokens", "best loss", "state", "size"), *map(_row, found)])
+    for line in wrong:
+        click.echo(f"pealm: not listed: {line}", err=True)
 
 
 def _facts(run: Run) -> dict[str, object]:
@@ -84,7 +93,8 @@ def _row(run: Run) -> tuple[str, ...]:
     if summary.best_loss is not None and run.floor:
         best += f" ({summary.best_loss / run.floor:.3f} × floor)"
     steps = f"{summary.step:,}" + (f"/{run.steps:,}" if run.steps and run.steps != summary.step else "")
-    return str(run.dir), run.model, run.data, steps, short(summary.tokens), best, run.state, size(summary.size)
+    cells = (str(run.dir), run.model, run.data, steps, short(summary.tokens), best, run.state, size(summary.size))
+    return tuple(map(printable, cells))
 
 
 def _table(rows: Sequence[Sequence[str]]) -> None:

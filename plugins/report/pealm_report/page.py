@@ -16,12 +16,13 @@ from markupsafe import Markup
 from pealm_core import PealmError
 from pealm_report.curves import smooth, spread, thin
 from pealm_report.intervals import evaluations
-from pealm_report.reading import Run
+from pealm_report.reading import Run, is_number
 from pealm_report.words import duration, short, size
 
 TEMPLATES = Path(__file__).parent / "templates"
 BUCKETS = 400  # of a curve: each keeps its lowest and highest value
 SAMPLES = 12  # of a run, from first to last
+START = b"<!doctype html>"  # of a page
 NOISY = ("loss", "grad_norm", "tokens_per_second")  # drawn pale, and their mean over it
 
 
@@ -39,14 +40,23 @@ class Row:
 
 def write(runs: Sequence[Run], target: Path) -> None:
     """Write the page at once or not at all. Raises PealmError where the disk refuses."""
-    text, aside = render(runs), target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    text, aside = render(runs), target.with_name(f".{os.urandom(6).hex()}.tmp")
     try:
-        aside.write_text(text, encoding="utf-8", errors="replace")
+        with aside.open("x", encoding="utf-8", errors="replace") as file:
+            file.write(text)
         aside.replace(target)
     except OSError as error:
         raise PealmError(f"{target} can't be written: {error.strerror}") from error
     finally:
         aside.unlink(missing_ok=True)
+
+
+def is_page(path: Path) -> bool:
+    """Whether a file may be replaced by a page: one that `write` made, or an empty one."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(len(START)).lower() in (START, b"")
 
 
 def render(runs: Sequence[Run]) -> str:
@@ -122,7 +132,7 @@ def _about(run: Run) -> dict[str, str]:
     speeds = [speed for speed in metrics.columns["tokens_per_second"] if math.isfinite(speed)]
     return {
         "Model": run.model,
-        "Parameters": f"{facts['parameters']:,}" if "parameters" in facts else "–",
+        "Parameters": "–" if (parameters := run.number("parameters")) is None else f"{parameters:,}",
         "Data": run.data,
         "State": run.state,
         "Best validation loss": f"{best[1]:.4f}" if best else "–",
@@ -133,7 +143,7 @@ def _about(run: Run) -> dict[str, str]:
         "Validation loss at the end": f"{metrics.val[-1][1]:.4f}" if metrics.val else "–",
         "Steps": f"{metrics.at('step', -1):,.0f}{steps}" if len(metrics) else "–",
         "Tokens": short(metrics.at("tokens", -1)) if len(metrics) else "–",
-        "Time": duration(facts.get("seconds", metrics.at("seconds", -1))),
+        "Time": duration(metrics.at("seconds", -1) if (seconds := run.number("seconds")) is None else seconds),
         "Tokens per second (median)": f"{median(speeds):,.0f}" if speeds else "–",
         "Computed on": ", ".join(str(facts[key]) for key in ("device", "dtype") if key in facts) or "–",
         "Processes": str(facts.get("processes", "–")),
@@ -182,7 +192,7 @@ def _samples(run: Run) -> list[dict[str, str]]:
     return [
         {
             "step": f"{line['step']:,}",
-            "tokens": short(float(line.get("tokens", 0))),
+            "tokens": short(line["tokens"] if is_number(line.get("tokens")) else 0),
             "prompt": str(line.get("prompt", "")),
             "text": line["text"],
         }

@@ -21,7 +21,7 @@ def draw(folder: Path) -> Path | None:
     run = read(folder)
     if len(run.metrics) < 2:
         return None
-    target, aside = folder / "loss.png", folder / f".loss.png.{os.getpid()}.tmp"
+    target, aside = folder / "loss.png", folder / f".loss.png.{os.urandom(6).hex()}.tmp"
     figure = Figure(figsize=(8, 5.2), dpi=150, facecolor="white", layout="constrained")
     above, below = figure.subplots(2, sharex=True, height_ratios=(5, 1))
     _head(figure, run)
@@ -36,8 +36,9 @@ def draw(folder: Path) -> Path | None:
 
 
 def _head(figure: Figure, run: Run) -> None:
-    step, seconds = run.metrics.at("step", -1), run.facts.get("seconds", run.metrics.at("seconds", -1))
-    parts = [f"{run.facts['parameters']:,} parameters"] if "parameters" in run.facts else []
+    step, seconds, parameters = run.metrics.at("step", -1), run.number("seconds"), run.number("parameters")
+    seconds = run.metrics.at("seconds", -1) if seconds is None else seconds
+    parts = [] if parameters is None else [f"{parameters:,} parameters"]
     parts += [f"{step:,.0f} steps", duration(seconds)]
     title = f"{run.model} on {run.data}"
     figure.suptitle(f"{title}\n", x=0.012, ha="left", fontsize=13, fontweight="bold", color=INK)

@@ -10,6 +10,7 @@ import os
 import tomllib
 from array import array
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +18,8 @@ from typing import Any, TypeGuard
 
 from pealm_core import UserError
 
+UNREADABLE = (OSError, ValueError, RecursionError)  # what reading a file and parsing it may raise
+LARGEST = 1e300
 COLUMNS = ("step", "tokens", "loss", "lr", "grad_norm", "tokens_per_second", "seconds")
 
 
@@ -64,17 +67,20 @@ class Run:
         steps = self.config.get("train", {}).get("steps")
         return steps if isinstance(steps, int) else None
 
+    def number(self, name: str) -> float | None:
+        """A fact of run.json if it is a number."""
+        value = self.facts.get(name)
+        return value if is_number(value) else None
+
     @property
     def floor(self) -> float | None:
         """The entropy floor in nats per token, where the dataset knows one."""
-        floor = self.facts.get("entropy_floor")
-        return float(floor) if is_number(floor) else None
+        return self.number("entropy_floor")
 
     @property
     def before(self) -> float | None:
         """The validation loss before the first step."""
-        before = self.facts.get("first_val_loss")
-        return float(before) if is_number(before) else None
+        return self.number("first_val_loss")
 
     @cached_property
     def metrics(self) -> Metrics:
@@ -82,7 +88,7 @@ class Run:
         metrics = Metrics()
         columns = [(metrics.columns[name], name) for name in COLUMNS]
         for line in _lines(self.dir / "metrics.jsonl"):
-            if not (is_number(line.get("step")) and is_number(line.get("loss"))):
+            if not all(is_number(line.get(name)) for name in ("step", "tokens", "loss")):
                 continue
             if is_number(line.get("val_loss")):
                 metrics.val.append((len(metrics), float(line["val_loss"])))
@@ -103,8 +109,8 @@ class Run:
         found: list[tuple[str, Mapping[str, Any]]] = []
         for path in sorted(self.dir.glob("*.json")):
             try:
-                result = json.loads(path.read_text(encoding="utf-8"))
-            except (OSError, ValueError):
+                result = json.loads(_text(path))
+            except UNREADABLE:
                 continue
             if isinstance(result, dict) and "evaluation" in result and isinstance(result.get("metrics"), dict):
                 found.append((path.name, result))
@@ -115,18 +121,16 @@ class Run:
         """The last step and the best validation, of which only the lines that matter are parsed."""
         best, last, size = math.inf, b"", 0
         path = self.dir / "metrics.jsonl"
-        if path.exists():
-            with path.open("rb") as file:
-                for raw in file:
-                    if raw.endswith(b"\n"):
-                        last = raw
-                    if b'"val_loss"' in raw and is_number(loss := _parsed(raw).get("val_loss")):
-                        best = min(best, loss)
+        for raw in _raw_lines(path):
+            if raw.endswith(b"\n"):
+                last = raw
+            if b'"val_loss"' in raw and is_number(loss := _parsed(raw).get("val_loss")):
+                best = min(best, loss)
         for folder, _, files in os.walk(self.dir):
             for name in files:
                 try:
                     size += (Path(folder) / name).lstat().st_size
-                except FileNotFoundError:  # a checkpoint that was just replaced
+                except OSError:  # a checkpoint that was just replaced
                     continue
         line = _parsed(last)
         step, tokens = (int(line[key]) if is_number(line.get(key)) else 0 for key in ("step", "tokens"))
@@ -158,14 +162,14 @@ class Summary:
 def read(folder: Path) -> Run:
     """Open a run's folder. Raises UserError where it is none."""
     try:
-        config = tomllib.loads((folder / "config.toml").read_text(encoding="utf-8"))
+        config = tomllib.loads(_text(folder / "config.toml"))
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{folder} is no run: it has no config.toml (pealm runs lists what is there)") from None
-    except (OSError, ValueError) as error:
+    except UNREADABLE as error:
         raise UserError(f"{folder / 'config.toml'}: can't be read: {error}") from None
     try:
-        facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        facts = json.loads(_text(folder / "run.json"))
+    except UNREADABLE:
         facts = {}
     tables = {name: table for name, table in config.items() if isinstance(table, dict)}
     return Run(folder, tables, facts if isinstance(facts, dict) else {})
@@ -180,35 +184,44 @@ def find(root: Path) -> Iterator[Path]:
             yield Path(name)
 
 
+def _text(path: Path) -> str:
+    """Return a file's text. Raises OSError, also for a pipe or device, which could be endless, and ValueError."""
+    if path.exists() and not path.is_file():
+        raise OSError("not a regular file")
+    return path.read_text(encoding="utf-8")
+
+
+def _raw_lines(path: Path) -> Iterator[bytes]:
+    """Yield a regular file's lines; none if it can't be read."""
+    with suppress(OSError):
+        if path.is_file():
+            with path.open("rb") as file:
+                yield from file
+
+
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The objects of a file of JSON lines, in the order they stand; nothing where there is none."""
-    try:
-        file = path.open("rb")
-    except FileNotFoundError:
-        return
-    with file:
-        for raw in file:
-            yield _parsed(raw)
+    """Yield the objects of a file of JSON lines."""
+    return map(_parsed, _raw_lines(path))
 
 
 def _parsed(raw: bytes) -> dict[str, Any]:
     """A line's object; {} for one that was cut short."""
     try:
         line = json.loads(raw)
-    except ValueError:
+    except UNREADABLE:
         return {}
     return line if isinstance(line, dict) else {}
 
 
 def is_number(value: Any) -> TypeGuard[float]:
-    """Whether a value from a file is a finite number."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether a value from a file is a number that can be computed with: finite, and differences of two as well."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST
 
 
 def _held(folder: Path) -> bool:
     """Whether a process is training in the folder."""
     try:
-        handle = os.open(folder / ".lock", os.O_RDONLY | os.O_CLOEXEC)
+        handle = os.open(folder / ".lock", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # it may be a pipe
     except OSError:
         return False
     try:

@@ -15,6 +15,15 @@ def short(value: float) -> str:
     return f"{value:.3g}"
 
 
+def printable(text: str) -> str:
+    """A text that takes one line and can't control a terminal.
+
+    >>> printable("a\\x1b[2J\\nb")
+    'a�[2J�b'
+    """
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
 def size(count: int) -> str:
     """Bytes.
 

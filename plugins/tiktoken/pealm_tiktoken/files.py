@@ -37,7 +37,7 @@ def read(folder: Path, encoding: str) -> Vocabulary:
     path = folder / REST
     try:
         rest = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no JSON: {error}") from error
     if not isinstance(rest, dict) or not isinstance(rest.get("pat_str"), str):
         raise ValueError(f'{path} has no "pat_str"')
