@@ -41,6 +41,8 @@ def make(entry: Entry[Any], *args: Any, **kwargs: Any) -> Any:
 
 def make_component(job: Job, table: str) -> Any:
     """Make the tokenizer, dataset or evaluator of a job. A component without settings gets no arguments."""
+    if table not in job.entries:
+        raise UserError(f"the config does not name a {table}: [{table}] name is missing")
     entry, config = job.entries[table], job.configs[table]
     return make(entry) if config is None else make(entry, config)
 

@@ -11,6 +11,7 @@ from importlib import import_module
 import click
 
 from pealm_core.cli import COMMANDS
+from pealm_core.config.paths import printable
 from pealm_core.contract.errors import ElsewhereError, PealmError, PluginError, UserError
 from pealm_core.contract.fields import did_you_mean, nearest
 from pealm_core.contract.specs import CommandSpec
@@ -80,10 +81,13 @@ def run(args: Sequence[str]) -> int:
         for word in args:
             if word != word.encode("utf-8", "replace").decode():  # its bytes are not
                 raise UserError(f"{word!a} is not valid UTF-8; rename the file")
-        code = pealm.main(args=list(args), prog_name="pealm", standalone_mode=False)
+        if "_PEALM_COMPLETE" in os.environ:  # a shell asks for completions
+            pealm.main(args=list(args), prog_name="pealm")
+        with pealm.make_context("pealm", list(args)) as context:  # not main(), which ends silently at a closed pipe
+            code = pealm.invoke(context)
         code = code if isinstance(code, int) else 0
         sys.stdout.flush()
-    except (Exception, KeyboardInterrupt) as error:
+    except BaseException as error:  # also SystemExit in a plugin, and a panic in Rust
         code = _report(error)
     several = os.environ.get("WORLD_SIZE", "1") != "1"
     if several or any(thread.name.startswith("pealm-") for thread in threading.enumerate()):
@@ -149,6 +153,6 @@ def _message(error: click.ClickException) -> str:
 def fail(message: str, code: int) -> int:
     """Print an error's lines and return the exit code."""
     rank = os.environ.get("RANK", "0") if os.environ.get("WORLD_SIZE", "1") != "1" else "0"
-    for line in message.splitlines():
+    for line in map(printable, message.splitlines()):
         click.echo(f"pealm: {line}" if rank == "0" else f"pealm: rank {rank}: {line}", err=True)
     return code

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from pealm_core.config.paths import shown
 from pealm_core.contract.errors import PluginError, UserError
 from pealm_core.contract.specs import FormatSpec
 from pealm_core.plugins.host import PluginHost
@@ -49,4 +50,4 @@ def _foreign(source: Path, target: Path, name: str, part: str, verb: str) -> Non
         raise UserError(f"format {name}: {error}") from error
     if not target.exists():
         raise PluginError(f"{entry.plugin.dist}: {part} of format {name!r} wrote nothing")
-    click.echo(f"wrote {target}")
+    click.echo(f"wrote {shown(target)}")

@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -50,8 +51,8 @@ def evaluate(job: Job, ckpt: str | None, limit: int | None, output: Path | None,
         if "limit" not in settings_of(entry.config):
             raise UserError(f"{entry.name} takes no --limit")
         job = replace(job, configs={**job.configs, "eval": replace(job.configs["eval"], limit=limit)})
-    if output is not None and not output.parent.is_dir():
-        raise UserError(f"--output {output}: there is no folder {output.parent}")
+    if output is not None:
+        _check_output(output)
     from pealm_core.hardware.device import pick_device
     from pealm_core.hardware.distributed import join, leave, peers, this_process
 
@@ -72,6 +73,26 @@ def evaluate(job: Job, ckpt: str | None, limit: int | None, output: Path | None,
         if output is not None:
             output.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     leave()
+
+
+def _check_output(path: Path) -> None:
+    """Raise UserError if the results can't be written there, or would replace a file with anything else in it."""
+    try:
+        if path.parent.is_dir() and (not path.exists() or (path.is_file() and "evaluation" in _read_results(path))):
+            return
+        reason = f"there is no folder {path.parent}"
+        if path.exists():
+            reason = "exists and is not a file of results; choose another name"
+    except OSError as error:
+        reason = str(error.strerror)
+    raise UserError(f"--output {path}: {reason}")
+
+
+def _read_results(path: Path) -> Any:
+    text = path.read_text(encoding="utf-8", errors="replace")
+    with suppress(ValueError, RecursionError):
+        return json.loads(text) if text.strip() else ("evaluation",)
+    return ()
 
 
 def _evaluate(job: Job, ckpt: str | None, device: Any, dtype: str, world: Any) -> dict[str, Any]:

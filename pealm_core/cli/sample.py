@@ -68,20 +68,27 @@ def sample(
     ids = lm.encode(prompt)  # a prompt that can't be encoded is an error before anything is shown
     clock = Clock()
     if sampling.num_samples == 1 and stream and not as_json:
-        click.echo(prompt, nl=False)
+        _echo(prompt, nl=False)
         for _, piece in lm.write([ids], sampling, [Sample()], drawn=clock):
-            click.echo(piece, nl=False)
+            _echo(piece, nl=False)
         click.echo()
     elif as_json:
         texts = [dataclasses.asdict(drawn) for drawn in lm.samples([prompt], sampling, drawn=clock)]
         click.echo(json.dumps({"prompt": prompt, "samples": texts, "timings": clock.timings()}, indent=2))
     else:
         for number, drawn in enumerate(lm.samples([prompt], sampling, drawn=clock), 1):
-            click.echo((f"--- {number} ---\n" if sampling.num_samples > 1 else "") + prompt + drawn.text)
+            _echo((f"--- {number} ---\n" if sampling.num_samples > 1 else "") + prompt + drawn.text)
     timings = clock.timings()
     click.echo(f"{timings['tokens']:,} tokens, {timings['tokens_per_second']:,.1f} tokens/s", err=True)
     if stats:
         click.echo(_stats(lm.model, timings), err=True)
+
+
+def _echo(text: str, *, nl: bool = True) -> None:
+    """Print a model's text. A terminal doesn't get the characters that would control it."""
+    if sys.stdout.isatty():
+        text = "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
+    click.echo(text, nl=nl)
 
 
 class Clock:

@@ -67,6 +67,7 @@ def explain(job: Job) -> str:
     """Return the config and where each value comes from, as TOML with comments."""
     lines, tables = [], job.tables()
     del tables["versions"]
+    tables.get("model", {}).pop("vocab-size", None)  # the tokenizer's, which is not known yet
     for table, values in tables.items():
         entry, origins, rows = job.entries.get(table), dict(job.origins.get(table, {})), []
         if entry is not None:

@@ -26,7 +26,11 @@ def mark(folder: Path) -> None:
 def shown(path: Path) -> str:
     """Return a path as the user would write it, safe to print."""
     here = Path.cwd()
-    text = str(path.relative_to(here)) if here in path.parents else str(path)
+    return printable(str(path.relative_to(here)) if here in path.parents else str(path))
+
+
+def printable(text: str) -> str:
+    """Return a text in one line, without characters that would control a terminal."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 

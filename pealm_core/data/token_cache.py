@@ -44,7 +44,7 @@ class Corpus:
 def fingerprint(name: str, config: dict[str, Any], tokenizer: Tokenizer) -> str:
     """Return a hash of what the tokenizer saves: equal fingerprints mean equal tokens."""
     digest = hashlib.sha256(json.dumps([name, config], sort_keys=True).encode())
-    with TemporaryDirectory() as folder:
+    with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         if has(tokenizer, "save"):
             tokenizer.save(Path(folder))  # type: ignore[attr-defined]
         for path in sorted(Path(folder).rglob("*")):
@@ -117,7 +117,7 @@ def _intact(folder: Path, dtype: str) -> bool:
     """Whether a folder of the token cache is complete and its files have the recorded hashes."""
     try:
         return bool(json.loads((folder / META).read_text()) == _meta(folder, dtype))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
 
 
@@ -144,6 +144,8 @@ def _write(folder: Path, dtype: str, dataset: Dataset, tokenizer: Tokenizer) -> 
                         del text, ids  # before the next document is read
             (aside / META).write_text(json.dumps(_meta(aside, dtype)))
             if not _intact(folder, dtype):
+                if folder.is_file() or folder.is_symlink():
+                    folder.unlink()
                 shutil.rmtree(folder, ignore_errors=True)
     except OSError as error:
         if not _intact(folder, dtype):  # else another process has written it

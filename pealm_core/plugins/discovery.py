@@ -60,6 +60,9 @@ def _read(file: Path, dist: str, version: str) -> list[Plugin]:
 
 def _text(file: Path) -> str:
     try:
-        return file.read_text(encoding="utf-8", errors="replace")
+        if not file.is_file():
+            return ""
+        with file.open("rb") as stream:
+            return stream.read(2**20).decode(errors="replace")
     except OSError:  # nobody can import what it describes either
         return ""

@@ -15,6 +15,7 @@ from functools import cached_property, partial
 from importlib import import_module
 from pathlib import Path
 from pkgutil import resolve_name
+from threading import Timer
 from types import ModuleType
 from typing import Any, Generic, TypeVar
 
@@ -33,6 +34,7 @@ from pealm_core.plugins.records import REGISTRATION, hooks_of, records_of
 from pealm_core.plugins.run_hooks import collecting
 
 S = TypeVar("S", bound=Spec)
+PATIENCE = 5.0  # seconds until a plugin that still loads is named
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,15 @@ class PluginHost:
                 plugin.status = "disabled"
                 plugin.reason = "switched off by PEALM_DISABLE_PLUGINS"
             else:
+                slow = Timer(PATIENCE, self._say_slow, [plugin.name])
+                slow.daemon = True
+                slow.start()
                 self._load(plugin)
+                slow.cancel()
+
+    @staticmethod
+    def _say_slow(name: str) -> None:
+        print(f"pealm: loading the plugin {name} takes long; PEALM_DISABLE_PLUGINS={name} skips it", file=sys.stderr)
 
     @classmethod
     def installed(cls, disabled: Iterable[str] = ()) -> "PluginHost":

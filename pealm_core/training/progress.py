@@ -11,6 +11,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from pealm_core.config.paths import printable
+
 
 class Display:
     """The progress of a run. Plain lines come with each validation and otherwise every ten seconds.
@@ -48,7 +50,7 @@ class Display:
     def say(self, line: str) -> None:
         """Print a line that stays."""
         try:
-            self.console.print(line, markup=False)
+            self.console.print(printable(line), markup=False)
         except OSError:
             self.console.give_up()
 

@@ -3,10 +3,12 @@
 runs/MODEL/2026-11-22_10-15-30/  config.toml  run.json  metrics.jsonl  samples.jsonl  checkpoints/  best/
 """
 
+import errno
 import json
 import os
 import re
 import socket
+import stat
 import sys
 import time
 from collections.abc import Mapping
@@ -88,7 +90,7 @@ class Run:
         if self.rank != 0:
             return
         for name, log in self._logs.items():
-            if log.path.exists():
+            if log.path.is_file():
                 self._replace(name, log.until(step))
 
     def log(self, line: Mapping[str, Any], name: str = METRICS) -> None:
@@ -165,8 +167,14 @@ class _Log:
 
 
 def _no_links(path: str, flags: int) -> int:
-    """Open a file of a run; a symbolic link, which could lead anywhere, is refused."""
-    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0), 0o666)
+    """Open a file of a run. Links, which could lead anywhere, and pipes, which could wait for ever, are refused."""
+    for name in ("O_NOFOLLOW", "O_CLOEXEC", "O_NONBLOCK"):
+        flags |= getattr(os, name, 0)
+    handle = os.open(path, flags, 0o666)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, "not a regular file", path)
+    return handle
 
 
 def new_folder(model: str) -> Path:
@@ -185,7 +193,7 @@ def new_folder(model: str) -> Path:
 
 def restarted_folder(model: str) -> Path | None:
     """Return the folder that this torchrun's processes had before a restart, None if this is their first start."""
-    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")):
+    if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0").strip("0").isdecimal():
         for path in sorted(_home(model).glob("[!.]*/.lock"), reverse=True):
             if path.read_text(errors="replace").endswith(_launcher()):
                 return path.parent

@@ -272,3 +272,12 @@ def test_a_config_that_cannot_be_used_is_the_plugins_defect(
     stranger.also("pealm_one_config")  # type: ignore[attr-defined]
     with pytest.raises(PluginError, match=f"pealm-one: config of model 'elephant' {words}"):
         _ = PluginHost.installed().find(ModelSpec, "elephant").config
+
+
+def test_a_plugin_that_loads_for_long_is_named(
+    stranger: Callable[..., None], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("pealm_core.plugins.host.PATIENCE", 0.05)
+    stranger("pealm-slow", "import time; time.sleep(0.5)")
+    PluginHost.installed()
+    assert "loading the plugin slow takes long; PEALM_DISABLE_PLUGINS=slow skips it" in capfd.readouterr().err

@@ -246,9 +246,9 @@ def test_a_module_that_exits_takes_nobody_with_it(stranger: Callable[..., None],
 
 def test_values_of_a_dataset(plug: Callable[..., None], pealm: Callable[..., Any], tmp_path: Path) -> None:
     plug()
-    for words in (("--input.d", -5), ("--input.d=-5",)):
+    for words in (("--input.d", 5), ("--input.d=5",)):
         result = pealm("train", "m", *words, "--out", tmp_path / "r")
-        assert result.code == 2 and "--input.d must be at least 10, not -5" in result.err
+        assert result.code == 2 and "--input.d must be at least 10, not 5" in result.err
     assert "--input.d must be a whole number, not 'abc'" in pealm("train", "m", "--input.d", "abc").err
     plug("lines: int = setting(50, at_least=10)", "lines: int", dist="pealm-need")
     result = pealm("train", "m", "--tokenizer", "pealm-it/t", "--input.pealm-need/d", "--print-config")
