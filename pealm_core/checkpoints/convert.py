@@ -8,6 +8,7 @@ import torch
 from pealm_core.checkpoints import folder as checkpoint
 from pealm_core.checkpoints.api import read_checkpoint, write_checkpoint
 from pealm_core.checkpoints.tensors import identity
+from pealm_core.config.paths import shown
 from pealm_core.contract.errors import UserError
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -31,4 +32,4 @@ def to_weights(source: Path, target: Path, dtype: str | None = None) -> str:
         raise UserError(f"{source} has only weights already{f', in {dtype}' if dtype else ''}; nothing was written")
     write_checkpoint(target, model=tensors, config=saved.config, tokenizer=saved.tokenizer, state=saved.state)
     before, after = ((folder / checkpoint.MODEL).stat().st_size for folder in (saved.path, target))
-    return f"wrote {target}: {after / 1e6:,.1f} MB of weights (of {before / 1e6:,.1f} MB)"
+    return f"wrote {shown(target)}: {after / 1e6:,.1f} MB of weights (of {before / 1e6:,.1f} MB)"

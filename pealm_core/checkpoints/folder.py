@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import tomli_w
 
 from pealm_core.config.paths import temporary, written_aside
+from pealm_core.config.toml_layers import read_regular
 from pealm_core.contract.errors import InvalidCheckpointError, PealmError, UserError
 from pealm_core.contract.protocols import Tokenizer, has
 
@@ -147,7 +148,7 @@ def verify(folder: Path, *names: str) -> dict[str, Any]:
 def state_of(folder: Path) -> dict[str, Any]:
     """Return the content of `state.json`, without looking at the files. Raises InvalidCheckpointError."""
     try:
-        state: dict[str, Any] = json.loads((folder / STATE).read_text(encoding="utf-8"))
+        state: dict[str, Any] = json.loads(read_regular(folder / STATE))
         state.pop("sha256", None)  # a hash of the file itself, by earlier versions
         state["files"] = {str(name): (int(size), str(digest)) for name, (size, digest) in state["files"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from pealm_core.config.choose_components import COMPONENTS, takes_input
+from pealm_core.config.paths import printable
 from pealm_core.config.toml_layers import Resolved, is_option, option_name
 from pealm_core.contract.fields import settings_of
 from pealm_core.plugins.host import Entry, PluginHost
@@ -79,6 +80,7 @@ def _preset(values: Mapping[str, Any], table: str = "") -> str:
 
 def print_table(rows: Sequence[Sequence[str]]) -> None:
     """Print rows of cells in aligned columns."""
+    rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

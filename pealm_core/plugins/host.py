@@ -104,7 +104,11 @@ class PluginHost:
 
     @staticmethod
     def _say_slow(name: str) -> None:
-        print(f"pealm: loading the plugin {name} takes long; PEALM_DISABLE_PLUGINS={name} skips it", file=sys.stderr)
+        print(
+            f"pealm: loading the plugin {name} takes long; PEALM_DISABLE_PLUGINS={name} skips it",
+            file=sys.stderr,
+            flush=True,
+        )
 
     @classmethod
     def installed(cls, disabled: Iterable[str] = ()) -> "PluginHost":
