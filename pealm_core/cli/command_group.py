@@ -87,7 +87,9 @@ def run(args: Sequence[str]) -> int:
             code = pealm.invoke(context)
         code = code if isinstance(code, int) else 0
         sys.stdout.flush()
-    except BaseException as error:  # also SystemExit in a plugin, and a panic in Rust
+    except BaseException as error:  # also a panic in Rust
+        if isinstance(error, SystemExit) and not {*args[:1]} & COMMANDS.keys():
+            raise  # a plugin's command may exit like this; elsewhere it is a defect
         code = _report(error)
     several = os.environ.get("WORLD_SIZE", "1") != "1"
     if several or any(thread.name.startswith("pealm-") for thread in threading.enumerate()):
