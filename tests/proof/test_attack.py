@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="trials run in forks")
 KNOWN = (  # trials that fail: remove a line when its cause is mended
+    "(SystemExit|GeneratorExit).* in step",  # injected into the core itself: shown as a bug in pealm
     r"exits at once|os._exit\(0\)",  # `os._exit` in a plugin
     "plugin that (sleeps|never stops|yields for ever)",  # it is named after 5 s, and waited for
 )
