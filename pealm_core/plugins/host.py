@@ -91,24 +91,21 @@ class PluginHost:
         self._failures: dict[str, BaseException] = {}  # of the current call of a hook, by plugin
         self._core_version = next((p.version for p in self.plugins if p.dist == "pealm-core"), "0")
         disabled = set(disabled)
+        self._loading, slow = "", Timer(PATIENCE, self._say_slow)
+        slow.daemon = True
+        slow.start()
         for plugin in reversed(self.plugins):  # pluggy calls the last one first
             if plugin.dist != "pealm-core" and disabled & {plugin.name, plugin.dist}:
                 plugin.status = "disabled"
                 plugin.reason = "switched off by PEALM_DISABLE_PLUGINS"
             else:
-                slow = Timer(PATIENCE, self._say_slow, [plugin.name])
-                slow.daemon = True
-                slow.start()
+                self._loading = plugin.name
                 self._load(plugin)
-                slow.cancel()
+        slow.cancel()
 
-    @staticmethod
-    def _say_slow(name: str) -> None:
-        print(
-            f"pealm: loading the plugin {name} takes long; PEALM_DISABLE_PLUGINS={name} skips it",
-            file=sys.stderr,
-            flush=True,
-        )
+    def _say_slow(self) -> None:
+        line = f"pealm: loading the plugin {self._loading} takes long; PEALM_DISABLE_PLUGINS={self._loading} skips it"
+        print(line, file=sys.stderr, flush=True)
 
     @classmethod
     def installed(cls, disabled: Iterable[str] = ()) -> "PluginHost":
