@@ -94,14 +94,16 @@ class PluginHost:
         self._loading, slow = "", Timer(PATIENCE, self._say_slow)
         slow.daemon = True
         slow.start()
-        for plugin in reversed(self.plugins):  # pluggy calls the last one first
-            if plugin.dist != "pealm-core" and disabled & {plugin.name, plugin.dist}:
-                plugin.status = "disabled"
-                plugin.reason = "switched off by PEALM_DISABLE_PLUGINS"
-            else:
-                self._loading = plugin.name
-                self._load(plugin)
-        slow.cancel()
+        try:
+            for plugin in reversed(self.plugins):  # pluggy calls the last one first
+                if plugin.dist != "pealm-core" and disabled & {plugin.name, plugin.dist}:
+                    plugin.status = "disabled"
+                    plugin.reason = "switched off by PEALM_DISABLE_PLUGINS"
+                else:
+                    self._loading = plugin.name
+                    self._load(plugin)
+        finally:
+            slow.cancel()
 
     def _say_slow(self) -> None:
         line = f"pealm: loading the plugin {self._loading} takes long; PEALM_DISABLE_PLUGINS={self._loading} skips it"
