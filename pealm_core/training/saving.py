@@ -14,6 +14,7 @@ from pealm_core.checkpoints import folder as checkpoint
 from pealm_core.checkpoints.tensors import identity
 from pealm_core.contract.errors import PealmError
 from pealm_core.contract.protocols import Tokenizer
+from pealm_core.hardware.device import synchronize
 from pealm_core.training.run_folder import Run
 
 if TYPE_CHECKING:
@@ -33,8 +34,8 @@ class Snapshot:
         """Return the same nested dicts with every tensor copied; tensors that share memory share the copy."""
         copies: dict[tuple[Any, ...], Tensor] = {}
         taken = self._copy(tree, place, copies)
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
+        for device in {key[-1] for key in copies if isinstance(key[-1], torch.device)}:
+            synchronize(device)
         return taken
 
     def _copy(self, tree: Any, place: str, copies: dict[tuple[Any, ...], Tensor]) -> Any:
