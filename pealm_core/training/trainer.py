@@ -83,7 +83,7 @@ class Trainer:
         while not last:
             lines.append(self.update(model))
             last, loss = self.finished(), None
-            if (last and not self.interrupted) or (due(self.step, s.eval_every) and self.affordable()):
+            if not self.interrupted and (last or (due(self.step, s.eval_every) and self.affordable())):
                 loss = self.validate()
                 last = self.finished()  # the validation may have used up the time, or a signal came
             full, best = last or due(self.step, s.save_every), loss is not None and loss < self.best_loss

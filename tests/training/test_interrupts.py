@@ -57,8 +57,11 @@ def test_a_signal_saves_at_once_and_does_not_validate(
     train: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     number = getattr(signal, name)
+    validate, validated = Trainer.validate, list[int]()
+    monkeypatch.setattr(Trainer, "validate", lambda self: validated.append(self.step) or validate(self))
     in_step(monkeypatch, 3, lambda: os.kill(os.getpid(), number))
     result = train(tmp_path / "r", "--steps", 9, "--eval-every", 3)
+    assert validated == [0]
     assert result.code == 128 + number and "interrupted; resume with" in result.out
     assert [line["step"] for line in lines(tmp_path / "r")] == [1, 2, 3]
     assert "val_loss" not in lines(tmp_path / "r")[-1]
