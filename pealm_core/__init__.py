@@ -18,15 +18,27 @@ from pealm_core.contract.protocols import Dataset as Dataset
 from pealm_core.contract.protocols import EvalResult as EvalResult
 from pealm_core.contract.protocols import Evaluator as Evaluator
 from pealm_core.contract.protocols import Model as Model
-from pealm_core.contract.protocols import Run as Run
 from pealm_core.contract.protocols import Tokenizer as Tokenizer
+from pealm_core.contract.specs import AdapterSpec as AdapterSpec
 from pealm_core.contract.specs import CommandSpec as CommandSpec
 from pealm_core.contract.specs import DatasetSpec as DatasetSpec
 from pealm_core.contract.specs import EvaluatorSpec as EvaluatorSpec
 from pealm_core.contract.specs import FormatSpec as FormatSpec
 from pealm_core.contract.specs import ModelSpec as ModelSpec
+from pealm_core.contract.specs import ObjectiveSpec as ObjectiveSpec
 from pealm_core.contract.specs import OptimizerSpec as OptimizerSpec
+from pealm_core.contract.specs import ScheduleSpec as ScheduleSpec
+from pealm_core.contract.specs import StrategySpec as StrategySpec
 from pealm_core.contract.specs import TokenizerSpec as TokenizerSpec
+from pealm_core.contract.training_parts import IGNORE as IGNORE
+from pealm_core.contract.training_parts import Adapter as Adapter
+from pealm_core.contract.training_parts import Batch as Batch
+from pealm_core.contract.training_parts import Objective as Objective
+from pealm_core.contract.training_parts import Run as Run
+from pealm_core.contract.training_parts import Schedule as Schedule
+from pealm_core.contract.training_parts import Source as Source
+from pealm_core.contract.training_parts import Strategy as Strategy
+from pealm_core.contract.training_parts import Trainer as Trainer
 
 if TYPE_CHECKING:
     from pealm_core.public import *  # noqa: F403

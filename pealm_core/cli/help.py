@@ -15,7 +15,7 @@ from pealm_core.plugins.host import Entry, PluginHost
 
 Section = tuple[str, list[tuple[str, str]]]
 HEADINGS = {"train": "Training", "sample": "Sampling", "eval": "Evaluation"}  # the others: their name
-NAMED_BY = {"eval": " (--on)", "tokenizer": " (--tokenizer)", "optimizer": " (--optimizer)"}
+NAMED_BY = {"eval": "--on"}  # the others: as their table
 METAVARS = {int: "INT", float: "NUMBER", str: "TEXT", Path: "PATH", bool: "true|false"}
 
 
@@ -37,7 +37,8 @@ def sections(
             known = host.entries(COMPONENTS[table]).items()
             rows = [(prefix + name, providers[0].spec.summary) for name, providers in known]
             heading = HEADINGS.get(table, table.capitalize())
-            pages.append((f"{heading}s{NAMED_BY.get(table, '')}", rows or [("none", "none is installed")]))
+            title = f"{heading}s" if table in ("input", "model") else f"{heading}s (--{NAMED_BY.get(table, table)})"
+            pages.append((title.replace("gys", "gies"), rows or [("none", "none is installed")]))
     return [(heading, rows) for heading, rows in pages if rows]
 
 

@@ -14,15 +14,20 @@ from pealm_core.contract.errors import UserError
 from pealm_core.hardware.launch import launched
 
 
-@click.command(
-    cls=ComponentCommand, flat={"train": TrainSettings}, components=("model", "input", "tokenizer", "optimizer")
-)
+COMPONENTS = ("model", "input", "tokenizer", "optimizer", "schedule", "objective", "strategy", "adapter")
+
+
+@click.command(cls=ComponentCommand, flat={"train": TrainSettings}, components=COMPONENTS)
 @click.argument("model", required=False)
 @click.option("--out", type=click.Path(path_type=Path), metavar="RUN", help="Run folder; resumes if it exists.")
 @click.option("--config", metavar="FILE", help="TOML file with settings, for instance RUN/config.toml.")
 @click.option("--preset", metavar="NAME", help="Named settings of the model: sizes and tuned hyperparameters.")
 @click.option("--tokenizer", metavar="NAME", help="Tokenizer (default: the model's).")
 @click.option("--optimizer", metavar="NAME", help="Optimizer (default: the model's, else adamw).")
+@click.option("--schedule", metavar="NAME", help="Learning-rate schedule (default: the model's, else cosine).")
+@click.option("--objective", metavar="NAME", help="What training minimizes (default: next-token).")
+@click.option("--strategy", metavar="NAME", help="How several processes share a model (default: ddp).")
+@click.option("--adapter", metavar="NAME", help="Change the built model, for instance to train a small part of it.")
 @click.option("--print-config", is_flag=True, help="Print the config and where each value comes from, then exit.")
 def train(job: Job, out: Path | None, print_config: bool, **sources: Any) -> None:
     """Train MODEL on an input.

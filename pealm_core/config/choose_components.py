@@ -10,16 +10,22 @@ from typing import Any
 from pealm_core.config.toml_layers import Layer, Tables
 from pealm_core.contract.errors import UserError
 from pealm_core.contract.fields import did_you_mean, settings_of
-from pealm_core.contract.specs import DatasetSpec, EvaluatorSpec, ModelSpec, OptimizerSpec, Spec, TokenizerSpec
+from pealm_core.contract import specs
+from pealm_core.contract.specs import DatasetSpec, EvaluatorSpec, Spec
 from pealm_core.plugins.host import Entry, PluginHost
 
 COMPONENTS: Mapping[str, type[Spec]] = {  # table → the kind of component that it configures
-    "model": ModelSpec,
-    "tokenizer": TokenizerSpec,
-    "optimizer": OptimizerSpec,
+    "model": specs.ModelSpec,
+    "tokenizer": specs.TokenizerSpec,
+    "optimizer": specs.OptimizerSpec,
+    "schedule": specs.ScheduleSpec,
+    "objective": specs.ObjectiveSpec,
+    "strategy": specs.StrategySpec,
+    "adapter": specs.AdapterSpec,
     "input": DatasetSpec,
     "eval": EvaluatorSpec,
 }
+DEFAULTS = {"optimizer": "adamw", "schedule": "cosine", "objective": "next-token", "strategy": "ddp"}
 FILE_TABLES = ("train", "sample", *COMPONENTS, "versions")
 
 
@@ -41,7 +47,7 @@ def choose(
     layers = [file, line]
     entries: dict[str, Entry[Any]] = {}
     evaluators = (name for name, (entry, *_) in host.entries(EvaluatorSpec).items() if entry.spec.default)
-    defaults = {"optimizer": "adamw", "eval": next(evaluators, None)}
+    defaults = {**DEFAULTS, "eval": next(evaluators, None)}
     for table in components:
         if table == "input" and not takes_input(entries):
             continue

@@ -24,9 +24,6 @@ class TrainSettings:
     block_size: int | None = setting(None, "context length in tokens (default: the model's block size)", at_least=1)
     lr: float = setting(1e-3, "peak learning rate", above=0)
     warmup_steps: int = setting(100, "steps of linear warm-up", at_least=0)
-    schedule: Literal["cosine", "wsd"] = setting("cosine", "learning-rate schedule; wsd: stable, then linear decay")
-    decay_fraction: float = setting(0.6, "fraction of the run in which wsd decays", above=0, at_most=1)
-    min_lr_ratio: float = setting(0.1, "final learning rate as a fraction of the peak", at_least=0, at_most=1)
     grad_clip: float = setting(1.0, "maximum norm of the gradient; 0: no clipping", at_least=0)
     eval_every: int = setting(250, "steps between validations; 0: only at the start and the end", at_least=0)
     eval_tokens: int = setting(200_000, "maximum validation tokens, the same ones each time", at_least=1)
@@ -70,9 +67,9 @@ class Sampling:
             raise ValueError("stop: an empty text would end every text before it starts; leave it out")
 
 
-# The settings that may differ when a run resumes: not sizes, data and seed.
+# The settings that may differ when a run resumes, as its schedule may: not sizes, data and seed.
 RESUMABLE = frozenset(
-    {"steps", "max_seconds", "lr", "warmup_steps", "schedule", "decay_fraction", "min_lr_ratio", "grad_clip"}
+    {"steps", "max_seconds", "lr", "warmup_steps", "grad_clip"}
     | {"eval_every", "eval_tokens", "save_every", "keep", "sample_every", "sample_prompt"}
     | {"micro_batch_size", "device", "dtype", "without"}
 )

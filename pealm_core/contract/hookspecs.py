@@ -7,45 +7,73 @@ pealm_tokenizers():  TokenizerSpec, a tokenizer: `--tokenizer NAME`
 pealm_datasets():    DatasetSpec, a dataset: `--input.NAME [VALUE]`
 pealm_evaluators():  EvaluatorSpec, an evaluation: `pealm eval --on NAME`
 pealm_optimizers():  OptimizerSpec, an optimizer: `--optimizer NAME`
+pealm_schedules():   ScheduleSpec, a learning-rate schedule: `--schedule NAME`
+pealm_objectives():  ObjectiveSpec, what training minimizes: `--objective NAME`
+pealm_strategies():  StrategySpec, how a model is spread over processes: `--strategy NAME`
+pealm_adapters():    AdapterSpec, a change of a built model: `--adapter NAME`
 pealm_formats():     FormatSpec, a foreign checkpoint format: `pealm convert`
 pealm_commands():    CommandSpec, a command: `pealm NAME`
 
 The hooks of a run are called on every rank, in the order of discovery (by distribution, then name); pluggy's
-`tryfirst`, `trylast` and `wrapper` work for them. If one raises, it is named once,
-its plugin's hooks are not called again, and the run continues.
+`tryfirst`, `trylast` and `wrapper` work for them. If one raises, it is named once, its plugin's hooks are not called
+again on any rank, and the run continues; if its plugin registered state or supplies `pealm_eval_model`, the run ends.
 """
 
-from collections.abc import Mapping
+from collections.abc import MutableMapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pluggy
 
 if TYPE_CHECKING:
-    from pealm_core.contract.protocols import Run
+    from torch import nn
+
+    from pealm_core.contract.training_parts import Trainer
 
 hookspec = pluggy.HookspecMarker("pealm")
 hookimpl = pluggy.HookimplMarker("pealm")
 
 
 @hookspec
-def pealm_run_start(run: "Run") -> None:
-    """A training run starts or resumes. Called before the first step."""
+def pealm_run_start(trainer: "Trainer") -> None:
+    """A training run starts or resumes. Called before the first validation."""
 
 
 @hookspec
-def pealm_step_end(run: "Run", step: int, metrics: Mapping[str, Any]) -> None:
-    """An optimizer step is done; `metrics` is its line of metrics.jsonl.
+def pealm_step_end(trainer: "Trainer") -> None:
+    """An optimizer step is done. Its numbers come later, with `pealm_metrics`: nothing waits for a GPU here.
 
     A collective operation on rank 0 only hangs the run: use it on all ranks or on none.
     """
 
 
 @hookspec
-def pealm_checkpoint_saved(run: "Run", path: Path) -> None:
+def pealm_metrics(trainer: "Trainer", step: int, metrics: MutableMapping[str, Any]) -> None:
+    """The metrics of a step are known: its line of metrics.jsonl, to which numbers may be added.
+
+    Called for every step, in order; on a CPU at once, on a GPU some steps late. Added names must be the same in each
+    call.
+    """
+
+
+@hookspec
+def pealm_validation_end(trainer: "Trainer", loss: float) -> None:
+    """A validation is done, also the one before the first step. loss: mean, in nats per token."""
+
+
+@hookspec
+def pealm_eval_model(trainer: "Trainer") -> "nn.Module | None":
+    """Return the module to validate, to sample from and to keep in `best/`, for instance one with averaged weights.
+
+    It has the same state dict as `trainer.model`. None: `trainer.model`. At most one plugin may return a module.
+    """
+
+
+@hookspec
+def pealm_checkpoint_saved(trainer: "Trainer", path: Path) -> None:
     """A checkpoint folder is complete on disk."""
 
 
 @hookspec
-def pealm_run_end(run: "Run", status: str) -> None:
+def pealm_run_end(trainer: "Trainer", status: str) -> None:
     """The run ends; `status` is "done", "interrupted" or "failed"."""

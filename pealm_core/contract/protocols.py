@@ -74,14 +74,6 @@ class Dataset(Protocol):
         """Return the documents of "train" or "val", the same ones on every call."""
 
 
-class Run(Protocol):
-    """A training run for hooks: its folder, its config as in config.toml, the rank of this process."""
-
-    dir: Path
-    config: Mapping[str, Any]
-    rank: int
-
-
 class Evaluator(Protocol):
     """An evaluation. The constructor uses neither disk nor network. Optional: `prepare()` or `prepare_command`, as in
     a dataset; a setting `limit`, which `pealm eval --limit N` sets.

@@ -22,6 +22,7 @@ class Spec:
     """
 
     kind: ClassVar[str]  # "model" for ModelSpec
+    hook: ClassVar[str]  # "pealm_models"
     parts: ClassVar[tuple[str, ...]] = ("config", "factory")
     name: str
     summary: str
@@ -29,6 +30,7 @@ class Spec:
     def __init_subclass__(cls) -> None:
         if Spec in cls.__bases__:
             cls.kind = cls.__name__.removesuffix("Spec").lower()
+            cls.hook = f"pealm_{cls.kind}s".replace("gys", "gies")
             KINDS[cls.kind] = cls
 
 
@@ -42,7 +44,7 @@ class ModelSpec(Spec):
     family:      the model that reads these checkpoints, if it is another one (`gpt2-pretrained` → `gpt2`).
     tokenizer:   the default tokenizer.
     presets:     name → config values, chosen with `--preset`; tables in it are defaults, as in a recipe.
-    recipe:      defaults of the tables `train`, `optimizer` and `input` for this model.
+    recipe:      defaults of the other tables (`train`, `optimizer`, `schedule`, `input`, ...) for this model.
     """
 
     parts = ("config", "factory", "pretrained")
@@ -103,17 +105,58 @@ class OptimizerSpec(Spec):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class ScheduleSpec(Spec):
+    """A learning-rate schedule: `factory(config)` returns a `protocols.Schedule`."""
+
+    config: str | None = None
+    factory: str
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ObjectiveSpec(Spec):
+    """What training minimizes: `factory(config, model, tokenizer)` returns a `protocols.Objective`.
+
+    specials: names of special tokens that it needs, such as "<|mask|>"; the core adds missing ones to the tokenizer.
+    """
+
+    config: str | None = None
+    factory: str
+    specials: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StrategySpec(Spec):
+    """How a model is spread over processes: `factory(config)` returns a `protocols.Strategy`."""
+
+    config: str | None = None
+    factory: str
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class AdapterSpec(Spec):
+    """A change of a model after it was built, such as LoRA: `factory(config)` returns a `protocols.Adapter`."""
+
+    config: str | None = None
+    factory: str
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class FormatSpec(Spec):
     """A foreign checkpoint format.
 
     exporter: `exporter(source, target)` converts a folder of pealm weights to the foreign format.
     importer: `importer(source, target)` converts a folder in the foreign format to pealm weights.
+    detect:   `detect(folder) -> bool` tells whether a folder is in this format and of these families.
+    families: the model families that it converts; empty: all. Several plugins may provide one format, each for
+        families of its own.
     """
 
-    parts = ("exporter", "importer")
+    parts = ("exporter", "importer", "detect")
 
     exporter: str | None = None
     importer: str | None = None
+    detect: str | None = None
+    families: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

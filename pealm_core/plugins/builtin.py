@@ -1,9 +1,9 @@
-"""The core's own plugin, registered like any other: the default optimizer."""
+"""The core's own plugin, registered like any other: what training uses by default."""
 
 from collections.abc import Iterator
 
 from pealm_core.contract.hookspecs import hookimpl
-from pealm_core.contract.specs import OptimizerSpec
+from pealm_core.contract.specs import ObjectiveSpec, OptimizerSpec, ScheduleSpec, StrategySpec
 
 
 @hookimpl
@@ -14,4 +14,41 @@ def pealm_optimizers() -> Iterator[OptimizerSpec]:
         summary="AdamW, fused if the device supports it; weight decay on matrices only",
         config="pealm_core.training.adamw_config:AdamWConfig",
         factory="pealm_core.training.adamw:build",
+    )
+
+
+@hookimpl
+def pealm_schedules() -> Iterator[ScheduleSpec]:
+    """Register the learning-rate schedules; cosine is the default."""
+    for name, config, summary in (
+        ("cosine", "DecayConfig", "Half a cosine, from the peak to min-lr-ratio"),
+        ("wsd", "WSDConfig", "Stable at the peak, then linear decay"),
+        ("linear", "DecayConfig", "Linear decay, from the peak to min-lr-ratio"),
+        ("constant", None, "The peak learning rate to the end"),
+        ("inverse-sqrt", "InverseSqrtConfig", "One over the square root of the step; independent of the run's length"),
+    ):
+        module = "pealm_core.training.schedules"
+        function = name.replace("-", "_")
+        yield ScheduleSpec(
+            name=name, summary=summary, config=config and f"{module}:{config}", factory=f"{module}:{function}"
+        )
+
+
+@hookimpl
+def pealm_objectives() -> ObjectiveSpec:
+    """Register the default objective."""
+    return ObjectiveSpec(
+        name="next-token",
+        summary="Cross-entropy of the next token, as the model computes it",
+        factory="pealm_core.training.objective:NextToken",
+    )
+
+
+@hookimpl
+def pealm_strategies() -> StrategySpec:
+    """Register the default strategy."""
+    return StrategySpec(
+        name="ddp",
+        summary="Data parallel: a copy of the model in each process (DistributedDataParallel)",
+        factory="pealm_core.training.strategy:DataParallel",
     )

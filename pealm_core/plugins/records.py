@@ -10,7 +10,8 @@ from pealm_core.contract.fields import did_you_mean
 from pealm_core.contract.specs import KINDS, Spec
 from pealm_core.plugins.heavy_imports import DefectError
 
-REGISTRATION = {f"pealm_{kind}s": spec for kind, spec in KINDS.items()}
+REGISTRATION = {spec.hook: spec for spec in KINDS.values()}
+TABLES = {"train", "optimizer", "schedule", "objective", "strategy", "adapter", "input"}  # of a recipe or preset
 CORE_COMMANDS = ("train", "sample", "eval", "prepare", "clean", "convert", "new-plugin", "plugins")
 
 
@@ -65,5 +66,5 @@ def _checks(record: Spec) -> Iterator[tuple[Any, str]]:
         yield correct, f"{part} must be a string 'module:attribute', not {ref!r}"
     presets = getattr(record, "presets", {}).values()
     tables = {key for preset in presets for key, value in preset.items() if isinstance(value, Mapping)}
-    unknown = (tables | set(getattr(record, "recipe", {}))) - {"train", "optimizer", "input"}
-    yield not unknown, f"a recipe or preset has tables train, optimizer and input, not {sorted(unknown)}"
+    unknown = (tables | set(getattr(record, "recipe", {}))) - TABLES
+    yield not unknown, f"a recipe or preset has the tables {', '.join(sorted(TABLES))}, not {sorted(unknown)}"

@@ -5,6 +5,7 @@ import signal
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -84,10 +85,11 @@ def test_one_process_draws(make_run: Make) -> None:
     class Rank:
         rank, dir = 1, make_run("r")
 
-    plugin.pealm_run_end(Rank())  # type: ignore[arg-type]
+    trainer = SimpleNamespace(run=Rank)
+    plugin.pealm_run_end(trainer)  # type: ignore[arg-type]
     assert not (Rank.dir / "loss.png").exists()
     Rank.rank = 0
-    plugin.pealm_run_end(Rank())  # type: ignore[arg-type]
+    plugin.pealm_run_end(trainer)  # type: ignore[arg-type]
     assert (Rank.dir / "loss.png").exists()
 
 

@@ -21,9 +21,9 @@ def pealm_models() -> Iterator[ModelSpec]:
                 "batch_size": 32,
                 "lr": 0.1,
                 "warmup_steps": 0,
-                "min_lr_ratio": 0.0,
                 "grad_clip": 0.0,
             },
+            "schedule": {"name": "cosine", "min_lr_ratio": 0.0},
             "optimizer": {"weight_decay": 0.0, "beta2": 0.99},
         },
     )

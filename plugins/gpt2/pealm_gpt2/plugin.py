@@ -23,10 +23,10 @@ def pealm_models() -> Iterator[ModelSpec]:
                 "batch_size": 512,
                 "micro_batch_size": 16,  # 512 at once would fit no GPU; what is learned is the same
                 "lr": 6e-4,
-                "min_lr_ratio": 0.1,
                 "warmup_steps": 715,
                 "grad_clip": 1.0,
             },
+            "schedule": {"name": "cosine", "min_lr_ratio": 0.1},
             "optimizer": {"beta1": 0.9, "beta2": 0.95, "weight_decay": 0.1},
             "input": {"npy-shards": "data/fineweb_edu10B"},
         },

@@ -8,7 +8,7 @@ import click
 from pealm_core import CommandSpec, hookimpl
 
 if TYPE_CHECKING:
-    from pealm_core import Run
+    from pealm_core import Trainer
 
 
 @hookimpl
@@ -23,8 +23,9 @@ def pealm_commands() -> Iterator[CommandSpec]:
 
 
 @hookimpl
-def pealm_run_end(run: "Run") -> None:
+def pealm_run_end(trainer: "Trainer") -> None:
     """Draw loss.png, however the run ended. No picture is worth a run: what goes wrong here is one line."""
+    run = trainer.run
     if run.rank != 0:
         return
     try:

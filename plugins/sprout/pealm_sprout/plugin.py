@@ -39,9 +39,8 @@ def pealm_models() -> Iterator[ModelSpec]:
                 "batch_size": 32,
                 "lr": 0.02,
                 "warmup_steps": 20,
-                "schedule": "wsd",
-                "min_lr_ratio": 0.0,
             },
+            "schedule": {"name": "wsd", "min_lr_ratio": 0.0},
             "optimizer": {"name": "muon", "weight_decay": 0.3, "adam_lr": 0.005},
         },
     )

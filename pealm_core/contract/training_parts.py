@@ -1,0 +1,123 @@
+"""What takes part in training besides the model: sources, objectives, schedules, strategies, adapters, the trainer."""
+
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+IGNORE = -100  # as a target: this position is not scored
+
+Batch = Mapping[str, "Tensor"]
+
+
+class Source(Protocol):
+    """Samples to train on or to validate with: rows of tokens, by number.
+
+    tokens: the number of tokens in it. block_size: T, the number of tokens in a row. `len(source)`: the number of
+    samples in one pass over it. name: what `--input.NAME` calls it, used where there are several.
+    """
+
+    tokens: int
+    block_size: int
+
+    def __len__(self) -> int: ...
+
+    def rows(self, samples: Iterable[int]) -> Batch:
+        """Return the samples with these numbers: `idx` and `targets`, (n, T) int64 each, and what else a model needs.
+
+        A pure function of the numbers (and the seed). For training, numbers go from 0 to any size, one pass after the
+        other, and each pass may have an order of its own; for validation they are below `len(source)`. Targets that
+        are `IGNORE` are not scored.
+        """
+
+
+class Schedule(Protocol):
+    """A learning-rate schedule. The trainer multiplies its factor by the linear warm-up (`--warmup-steps`)."""
+
+    def __call__(self, progress: float, step: int) -> float:
+        """Return the learning rate as a fraction of its peak.
+
+        progress: the fraction of the run that is done, 0 to 1; where the run has a number of steps, without the
+        warm-up. step: the number of optimizer steps since the warm-up, from 0 on.
+        """
+
+
+class Objective(Protocol):
+    """What training minimizes. Optional:
+
+    `prepare(batch, seed) -> batch`: add noise or masks, on the CPU; `batch["sample"]` has the number of each row, and
+    `pealm_core.noise` draws the same numbers for it whatever the number of processes.
+    `weight(batch) -> int`: the number of scored targets, by default those that are not `IGNORE`. It is called on the
+    CPU, after `prepare` and before `loss`, also for parts of a batch.
+    `validate(model, batch) -> Tensor`: the mean loss for validation, by default `model(idx, targets)` in eval mode.
+    """
+
+    def loss(self, model: Any, batch: Batch) -> "tuple[Tensor, Mapping[str, Tensor]]":
+        """Return the mean loss over the scored targets, a scalar, and metrics: scalars by name.
+
+        Calls `model` exactly once.
+        """
+
+
+class Strategy(Protocol):
+    """How a model is spread over the processes of a run.
+
+    collective: whether a forward pass needs all processes; then validation and samples run on all of them.
+    """
+
+    collective: bool
+
+    def wrap(self, model: "nn.Module") -> "nn.Module":
+        """Return the module to train. The optimizer is made afterwards, from the parameters of `model`."""
+
+    def no_sync(self, module: "nn.Module") -> AbstractContextManager[Any]:
+        """Return a context in which backward passes don't average gradients, for all passes of a step but the last."""
+
+    def full_state(self, module: "nn.Module", optimizer: Any) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+        """Return the full state dicts of the model and the optimizer, on rank 0; called on every rank."""
+
+    def load_state(self, module: "nn.Module", optimizer: Any, model: Mapping[str, Any], state: Any) -> None:
+        """Load full state dicts; called on every rank."""
+
+
+class Adapter(Protocol):
+    """A change of a model after it was built, for instance LoRA. Only what is trainable afterwards is saved."""
+
+    def apply(self, model: "nn.Module") -> None:
+        """Change the model in place, and freeze what is not to be trained."""
+
+    def merge(self, model: "nn.Module") -> None:
+        """Undo the change in place, with what was learned added to the model's own weights."""
+
+
+class Run(Protocol):
+    """A training run on disk: its folder, its config as in config.toml, the rank of this process."""
+
+    dir: Path
+    config: Mapping[str, Any]
+    rank: int
+
+
+class Trainer(Protocol):
+    """The training loop, as hooks get it.
+
+    step: the number of optimizer steps done. model: the module itself, without a wrapper. settings: a TrainSettings.
+    world: `rank`, `size`, `main`, and `gather(*numbers)`, which every rank has to call.
+    """
+
+    run: Run
+    model: "nn.Module"
+    optimizer: Any
+    tokenizer: Any
+    world: Any
+    settings: Any
+    step: int
+
+    def register_state(self, name: str, obj: Any) -> None:
+        """Save an object's `state_dict()` with each checkpoint, and load it when a run resumes (at once, if it does).
+
+        From then on the plugin that called this is needed: if one of its hooks fails, the run ends.
+        """
