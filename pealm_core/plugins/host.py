@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -31,7 +31,7 @@ from pealm_core.plugins.discovery import discover
 from pealm_core.plugins.heavy_imports import DefectError, light_imports
 from pealm_core.plugins.records import CORE_COMMANDS as CORE_COMMANDS
 from pealm_core.plugins.records import REGISTRATION, hooks_of, records_of
-from pealm_core.plugins.run_hooks import collecting
+from pealm_core.plugins.run_hooks import attempting
 
 S = TypeVar("S", bound=Spec)
 PATIENCE = 5.0  # seconds until a plugin that still loads is named
@@ -88,7 +88,10 @@ class PluginHost:
         self.plugins = list(plugins)
         self._manager = pluggy.PluginManager("pealm")
         self._manager.add_hookspecs(hookspecs)
-        self._failures: dict[str, BaseException] = {}  # of the current call of a hook, by plugin
+        self.current: str | None = None  # the plugin whose hook of a run is being called
+        self.failed: dict[str, str] = {}  # plugins that failed in a hook of a run → what happened
+        self._results: list[tuple[str, Any]] = []  # of the current call of a hook
+        self._errors: dict[str, BaseException] = {}
         self._core_version = next((p.version for p in self.plugins if p.dist == "pealm-core"), "0")
         disabled = set(disabled)
         self._loading, slow = "", Timer(PATIENCE, self._say_slow)
@@ -125,7 +128,7 @@ class PluginHost:
                 hooks = hooks_of(import_module(plugin.module))
                 records = list(records_of(hooks))
             for hook in hooks.keys() - REGISTRATION.keys():
-                setattr(observer, hook, collecting(hooks[hook], partial(self._failures.__setitem__, name)))
+                setattr(observer, hook, attempting(hooks[hook], partial(self._attempt, name)))
             self._manager.register(observer, name)  # checks the arguments of its hooks
             plugin.records = records
         except KeyboardInterrupt:
@@ -177,19 +180,45 @@ class PluginHost:
         error = PluginError if any(plugin.status == "failed" for plugin in own) else UserError
         raise error(f"unknown {kind.kind} {name!r}{hint}")
 
-    def notify(self, hook: str, **values: Any) -> None:
+    def call(self, hook: str, **values: Any) -> list[tuple[str, Any]]:
         """Call a hook of a run in every plugin, in the order of discovery unless they ask for another one.
 
-        A plugin that fails loses all of its hooks. Raises PluginError for those that failed, after all were called.
+        Returns (plugin, result) of those that returned something. A plugin is named by `dist/entry point`. One that
+        fails is switched off and added to `failed`. Raises PluginError for those that failed, after all were called.
         """
-        self._failures.clear()
+        self._results, self._errors = [], {}
         getattr(self._manager.hook, hook)(**values)
-        step = f" at step {values['step']}" if "step" in values else ""
-        reasons = [f"{name}: {hook} failed{step}: {type(e).__name__}: {e}" for name, e in self._failures.items()]
-        for name in self._failures:
-            self._manager.unregister(name=name)
+        step = values.get("step", getattr(values.get("trainer"), "step", None))
+        when = "" if step is None else f" at step {step}"
+        reasons = {name: f"{name}: {hook} failed{when}: {type(e).__name__}: {e}" for name, e in self._errors.items()}
+        for name in reasons:
+            self.switch_off(name)
+        self.failed |= reasons
         if reasons:
-            raise PluginError("; ".join(reasons)) from next(iter(self._failures.values()))
+            raise PluginError("; ".join(reasons.values())) from next(iter(self._errors.values()))
+        return self._results
+
+    notify = call  # where the results don't matter
+
+    def switch_off(self, name: str) -> None:
+        """Don't call the hooks of a plugin (`dist/entry point`) again, for instance as it failed on another rank."""
+        self._manager.unregister(name=name)
+
+    def _attempt(self, name: str, function: Callable[..., Any], *args: Any) -> Any:
+        """Call a part of a plugin's hook and collect its result or its error."""
+        before, self.current = self.current, name
+        try:
+            result = function(*args)
+            if result is not None:
+                self._results.append((name, result))
+            return result
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # also SystemExit, and a panic in Rust
+            self._errors[name] = error
+            return None
+        finally:
+            self.current = before
 
     def blame(self, error: BaseException) -> str | None:
         """Return `DIST (model.py, line 12, forward)` if an exception comes out of a plugin's own code, else None."""

@@ -29,7 +29,8 @@ def hooks_of(module: ModuleType) -> dict[str, Callable[..., Any]]:
         if hook not in known and not options["optionalhook"]:
             raise DefectError(f"has a hook {hook!r} that pealm does not know{did_you_mean(hook, known)}")
         for option in ("wrapper", "hookwrapper", "tryfirst", "trylast"):
-            if hook in REGISTRATION and options[option]:
+            alone = hook in REGISTRATION or (hook == "pealm_eval_model" and "wrapper" in option)
+            if alone and options[option]:
                 raise DefectError(f"{hook}: {option}=True has no effect here: pealm calls it for each plugin alone")
         hooks[hook] = function
     return hooks

@@ -1,35 +1,37 @@
 """The hooks of a run: pluggy calls them, and an error in one plugin doesn't stop the others."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import wraps
 from inspect import isgeneratorfunction
 from typing import Any
 
+Attempt = Callable[..., Any]  # call a function with arguments; errors don't leave it
 
-def collecting(function: Callable[..., Any], failed: Callable[[BaseException], None]) -> Callable[..., Any]:
-    """Wrap a hook's function or pluggy wrapper: its errors go to `failed` instead of the caller.
 
-    The hooks of a run have no results, so a wrapper's `yield` gives None.
+def attempting(function: Callable[..., Any], attempt: Attempt) -> Callable[..., Any]:
+    """Return a hook's function or pluggy wrapper with its body run by `attempt(part, *args)`.
+
+    A wrapper's `yield` gives None: the hooks that may have one have no results.
     """
 
-    def attempt(part: Callable[..., Any], *args: Any) -> None:
-        try:
-            part(*args)
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:  # also SystemExit, and a panic in Rust
-            failed(error)
-
     @wraps(function)
-    def call(*args: Any) -> None:
-        attempt(function, *args)
+    def call(*args: Any) -> Any:
+        return attempt(function, *args)
 
     @wraps(function)
     def wrapper(*args: Any) -> Iterator[None]:
         context = contextmanager(function)(*args)
-        attempt(context.__enter__)
+        attempt(_enter, context)
         yield
-        attempt(context.__exit__, None, None, None)
+        attempt(_leave, context)
 
     return wrapper if isgeneratorfunction(function) else call
+
+
+def _enter(context: AbstractContextManager[Any]) -> None:
+    context.__enter__()
+
+
+def _leave(context: AbstractContextManager[Any]) -> None:
+    context.__exit__(None, None, None)

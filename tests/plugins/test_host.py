@@ -54,6 +54,10 @@ BROKEN = {
         good("x").replace("@hookimpl", "@hookimpl(tryfirst=True)"),
         "failed: pealm_models: tryfirst=True has no effect here",
     ),
+    "wrapper of the evaluation model": (
+        "from pealm_core import hookimpl\n@hookimpl(wrapper=True)\ndef pealm_eval_model():\n    yield",
+        "failed: pealm_eval_model: wrapper=True has no effect here",
+    ),
     "wrapper without a yield": (
         "from pealm_core import hookimpl\n@hookimpl(wrapper=True)\ndef pealm_step_end():\n    pass",
         "function is not a generator function",
@@ -70,7 +74,7 @@ BROKEN = {
     "bad part": (good("x", config="nowhere.Config"), "config must be a string 'module:attribute'"),
     "table of a preset": (
         good("x").replace("summary", "presets={'wide': {'sample': {'top_k': 3}}}, summary"),
-        "failed: ModelSpec 'x': a recipe or preset has tables train, optimizer and input, not ['sample']",
+        "failed: ModelSpec 'x': a recipe or preset has the tables adapter, input, objective, optimizer, schedule, strategy, train, not ['sample']",
     ),
     "raises": (
         "from pealm_core import hookimpl\n@hookimpl\ndef pealm_models():\n    raise RuntimeError('boom')",
@@ -98,7 +102,7 @@ def test_a_broken_plugin_is_quarantined_whole_with_its_reason(case: str, strange
     host = PluginHost.installed()
     assert words in reason(host, "pealm-broken")
     assert host.find(ModelSpec, "fine").plugin.dist == "pealm-fine"
-    host.notify("pealm_step_end", run=None, step=1, metrics={})  # nothing half registered is called
+    host.call("pealm_step_end", trainer=None)  # nothing half registered is called
 
 
 def test_a_plugin_for_another_core_version_is_not_loaded(stranger: Callable[..., None]) -> None:

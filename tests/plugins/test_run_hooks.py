@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,14 +10,14 @@ import pytest
 from pealm_core.contract.errors import PluginError
 from pealm_core.plugins.host import PluginHost
 
-HOOK = "from pealm_core import hookimpl\n@hookimpl{}\ndef pealm_step_end({}):\n    {}\n"
+HOOK = "from pealm_core import hookimpl\n@hookimpl{}\ndef pealm_metrics({}):\n    {}\n"
 END = "from pealm_core import hookimpl\n@hookimpl{}\ndef pealm_run_end({}):\n    {}\n"
 
 
 def seen(host: PluginHost) -> list[str]:
     """What the plugins write down at a step."""
     names: list[str] = []
-    host.notify("pealm_step_end", run=None, step=1, metrics={"seen": names})
+    host.call("pealm_metrics", trainer=None, step=1, metrics={"seen": names})
     return names
 
 
@@ -47,15 +48,15 @@ def test_a_wrapper_runs_around_the_others(stranger: Callable[..., None], option:
 
 
 def test_a_function_of_another_name_is_called_for_the_hook_that_it_names(stranger: Callable[..., None]) -> None:
-    stranger("pealm-a", writer("a", "(specname='pealm_step_end')").replace("def pealm_step_end", "def note"))
+    stranger("pealm-a", writer("a", "(specname='pealm_metrics')").replace("def pealm_metrics", "def note"))
     assert seen(PluginHost.installed()) == ["a"]
 
 
 def test_an_error_names_plugin_hook_and_step(stranger: Callable[..., None]) -> None:
     stranger("pealm-c", HOOK.format("", "", "raise KeyError('lost')"))
     host = PluginHost.installed()
-    with pytest.raises(PluginError, match=r"pealm-c/c: pealm_step_end failed at step 7: KeyError: 'lost'"):
-        host.notify("pealm_step_end", run=None, step=7, metrics={})
+    with pytest.raises(PluginError, match=r"pealm-c/c: pealm_metrics failed at step 7: KeyError: 'lost'"):
+        host.call("pealm_metrics", trainer=None, step=7, metrics={})
 
 
 @pytest.mark.parametrize(
@@ -74,10 +75,10 @@ def test_the_end_of_a_run_reaches_every_plugin_whichever_fails(
     stranger: Callable[..., None], failing: str, name: str
 ) -> None:
     stranger(f"pealm-{name}", failing)
-    stranger("pealm-m", END.format("", "run, status", "run.append(status)"))
+    stranger("pealm-m", END.format("", "trainer, status", "trainer.append(status)"))
     host, told = PluginHost.installed(), list[str]()
     with pytest.raises(PluginError, match=rf"pealm-{name}/{name}: pealm_run_end failed: .*(boom|didn't stop)"):
-        host.notify("pealm_run_end", run=told, status="done")
+        host.call("pealm_run_end", trainer=told, status="done")
     assert told == ["done"]
 
 
@@ -85,7 +86,7 @@ def test_each_of_several_errors_is_named(stranger: Callable[..., None]) -> None:
     for name in "ba":
         stranger(f"pealm-{name}", END.format("", "", f"raise RuntimeError('{name}')"))
     with pytest.raises(PluginError, match=r"pealm-a/a: .*: a; pealm-b/b: .*: b"):
-        PluginHost.installed().notify("pealm_run_end", run=None, status="done")
+        PluginHost.installed().call("pealm_run_end", trainer=None, status="done")
 
 
 @pytest.mark.parametrize("option", ["", "(wrapper=True)"])
@@ -99,7 +100,7 @@ def test_an_observer_that_fails_is_named_once_and_not_called_again(
     args = ("train", "char-bigram", "--input.text", book, "--block-size", 8, "--steps", 5, "--out", tmp_path / "r")
     result = pealm(*args)
     assert result.code == 0
-    named = "pealm-a/a: pealm_step_end failed at step 2: RuntimeError: boom; the run continues without it"
+    named = "pealm-a/a: pealm_metrics failed at step 2: RuntimeError: boom; the run continues without it"
     assert result.err.count("pealm-a") == 1 and named in result.err
     assert [line for line in result.err.splitlines() if line.startswith("step ")] == [
         f"step {n}" for n in range(1, 6)
@@ -110,4 +111,41 @@ def test_an_observer_that_fails_is_named_once_and_not_called_again(
 def test_an_interrupt_in_a_hook_passes(stranger: Callable[..., None]) -> None:
     stranger("pealm-a", END.format("", "", "raise KeyboardInterrupt"))
     with pytest.raises(KeyboardInterrupt):
-        PluginHost.installed().notify("pealm_run_end", run=None, status="done")
+        PluginHost.installed().call("pealm_run_end", trainer=None, status="done")
+
+
+EVAL_MODEL = "from pealm_core import hookimpl\n@hookimpl\ndef pealm_eval_model(trainer):\n    {}\n"
+
+
+def test_results_come_with_the_plugin_that_gave_them(stranger: Callable[..., None]) -> None:
+    stranger("pealm-a", EVAL_MODEL.format("return None"))
+    stranger("pealm-b", EVAL_MODEL.format("return 'averaged'"))
+    stranger("pealm-c", EVAL_MODEL.format("return 'another'"))
+    results = PluginHost.installed().call("pealm_eval_model", trainer=None)
+    assert results == [("pealm-b/b", "averaged"), ("pealm-c/c", "another")]
+
+
+def test_the_host_knows_whose_hook_runs(stranger: Callable[..., None]) -> None:
+    note = "trainer.seen.append(trainer.host.current)"
+    stranger("pealm-a", END.format("", "trainer", note))
+    stranger("pealm-b", END.format("(wrapper=True)", "trainer", f"{note}\n    yield\n    {note}"))
+    stranger("pealm-c", END.format("", "trainer", f"{note}\n    raise RuntimeError"))
+    host = PluginHost.installed()
+    trainer = SimpleNamespace(host=host, seen=[], step=3)
+    with pytest.raises(PluginError, match="pealm_run_end failed at step 3"):
+        host.call("pealm_run_end", trainer=trainer, status="done")
+    assert trainer.seen == ["pealm-b/b", "pealm-a/a", "pealm-c/c", "pealm-b/b"]
+    assert host.current is None
+
+
+def test_those_that_failed_are_known_and_not_called_again(stranger: Callable[..., None]) -> None:
+    stranger("pealm-a", END.format("", "", "raise RuntimeError('boom')") + EVAL_MODEL.format("return 1"))
+    stranger("pealm-b", EVAL_MODEL.format("return 2"))
+    stranger("pealm-c", EVAL_MODEL.format("return 3"))
+    host = PluginHost.installed()
+    with pytest.raises(PluginError):
+        host.call("pealm_run_end", trainer=None, status="done")
+    assert host.failed == {"pealm-a/a": "pealm-a/a: pealm_run_end failed: RuntimeError: boom"}
+    host.switch_off("pealm-c/c")  # as another rank says
+    host.switch_off("pealm-c/c")
+    assert host.call("pealm_eval_model", trainer=None) == [("pealm-b/b", 2)]
