@@ -8,9 +8,9 @@ from dataclasses import replace
 from typing import Any
 
 from pealm_core.config.toml_layers import Layer, Tables
+from pealm_core.contract import specs
 from pealm_core.contract.errors import UserError
 from pealm_core.contract.fields import did_you_mean, settings_of
-from pealm_core.contract import specs
 from pealm_core.contract.specs import DatasetSpec, EvaluatorSpec, Spec
 from pealm_core.plugins.host import Entry, PluginHost
 

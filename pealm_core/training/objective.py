@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pealm_core.config.settings import TrainSettings
 from pealm_core.contract.errors import PealmError, UserError
 from pealm_core.contract.protocols import has
 from pealm_core.contract.training_parts import IGNORE, Batch, Source, Strategy
@@ -78,11 +79,10 @@ def validation_loss(
     objective: Any,
     model: Any,
     source: Source,
-    max_tokens: int,
+    settings: TrainSettings,
     world: World,
     device: torch.device,
     dtype: torch.dtype,
-    seed: int,
     round_done: Callable[[], bool] = lambda: False,
 ) -> float | None:
     """Return the mean loss in nats per token over the same samples every time, shared among the processes.
@@ -91,7 +91,7 @@ def validation_loss(
     """
     model.eval()
     rows, block = len(source), source.block_size
-    count = min(rows, max(1, max_tokens // block))
+    count = min(rows, max(1, settings.eval_tokens // block))
     samples = [number * rows // count for number in range(count)]  # evenly spaced
     size = max(1, EVAL_TOKENS // block)
     losses, weights = [], []
@@ -99,7 +99,7 @@ def validation_loss(
     for start in range(0, count, world.size * size):
         in_round = samples[start : start + world.size * size]
         own = in_round[world.rank :: world.size]
-        batch = prepared(objective, source, own or in_round[:1], seed)
+        batch = prepared(objective, source, own or in_round[:1], settings.seed)
         weight = scored(objective, batch) / block if own else 0.0
         batch = to_device(batch, device)
         with autocast(device, dtype):

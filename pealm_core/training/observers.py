@@ -29,13 +29,16 @@ class Observers:
 
     def call(self, hook: str, **values: Any) -> None:
         """Call a hook in every plugin. Raises PluginError if a plugin that is needed fails."""
-        failures = self.host.notify(hook, trainer=self.trainer, **values)
-        for name, reason in failures.items():
-            if name in self._needed:
-                raise PluginError(f"{reason}; the run depends on this plugin")
+        known = set(self.host.failed)
+        try:
+            self.host.call(hook, trainer=self.trainer, **values)
+        except PluginError as error:
+            failed = self.host.failed.keys() - known
+            if failed & self._needed:
+                raise
             with suppress(OSError):  # on the rank where it happened
-                print(f"pealm: {reason}; the run continues without it", file=sys.stderr)
-            self._failed.append(name)
+                print(f"pealm: {error}; the run continues without it", file=sys.stderr)
+            self._failed += sorted(failed)
 
     @property
     def failures(self) -> int:
@@ -45,17 +48,18 @@ class Observers:
     def share(self) -> None:
         """Switch the plugins that failed on any rank off on all of them. Every rank calls this."""
         for text in self.trainer.world.texts("\n".join(self._failed)):
-            for name in text.split():
+            for name in set(text.splitlines()) - self.host.failed.keys():
                 self.host.switch_off(name)
+                self.host.failed[name] = "it failed on another rank"
         self._failed = []
 
     def register_state(self, name: str, obj: Any) -> None:
-        """Save an object's state with each checkpoint; load it at once if the run has resumed from one that has it."""
+        """Save an object's state with each checkpoint; load it at once if the run has resumed."""
         if name in self._objects or not (has(obj, "state_dict") and has(obj, "load_state_dict")):
             wrong = "is registered already" if name in self._objects else "needs state_dict and load_state_dict"
             raise PluginError(f"register_state: {name!r} {wrong}")
         self._objects[name] = obj
-        self._needed.add(self.host.current)
+        self._needed.add(self.host.current or "")
         if name in self.saved:
             obj.load_state_dict(self.saved[name])
 
@@ -65,7 +69,7 @@ class Observers:
 
     def eval_model(self) -> nn.Module:
         """Return the module to validate, to sample from and to keep in best/. Raises PluginError for two of them."""
-        models = self.host.results("pealm_eval_model", trainer=self.trainer)
+        models = dict(self.host.call("pealm_eval_model", trainer=self.trainer))
         self._needed.update(models)
         if len(models) > 1:
             raise PluginError(f"one plugin may supply the model to evaluate, not {' and '.join(models)}")
@@ -73,8 +77,9 @@ class Observers:
 
     @contextmanager
     def evaluating(self) -> Iterator[nn.Module]:
-        """Give the module to evaluate. An optimizer with modes (`eval()`, `train()`) is in its own for this meanwhile."""
-        optimizer, model = self.trainer.optimizer, self.trainer.model
+        """Give the module to evaluate. Meanwhile, an optimizer with modes (schedule-free) is in its mode for this."""
+        model = self.trainer.model
+        optimizer: Any = self.trainer.optimizer
         if not has(optimizer, "eval"):
             yield self.eval_model()
             return

@@ -40,6 +40,8 @@ class Snapshot:
     def _copy(self, tree: Any, place: str, copies: dict[tuple[Any, ...], Tensor]) -> Any:
         if isinstance(tree, Mapping):
             return {key: self._copy(value, f"{place}.{key}", copies) for key, value in tree.items()}
+        if isinstance(tree, list | tuple):
+            return type(tree)(self._copy(value, f"{place}.{i}", copies) for i, value in enumerate(tree))
         if not isinstance(tree, Tensor):
             return copy.deepcopy(tree)
         if (key := identity(tree)) not in copies:
@@ -120,28 +122,28 @@ class Saver:
         averaged = None  # the weights to keep in best/, if they are not the model's own
         if best:
             with t.evaluating() as model:
-                if model is not t.module or has(t.optimizer, "eval"):
+                if model is not t.model or has(t.optimizer, "eval"):
                     averaged = self._snapshot.take(model.state_dict(), "best")
         if not t.world.main:
             return
-        model = self._snapshot.take(weights, "model") if full or averaged is None else {}
-        optimizer = self._snapshot.take(optimizer, "optimizer") if full else None
-        extra = self._snapshot.take(t.observers.state(), "extra") if full else None
+        own = self._snapshot.take(weights, "model") if full or averaged is None else {}
+        extras = {"optimizer": optimizer, "extra": t.observers.state()}
+        extras = {name: self._snapshot.take(tree, name) for name, tree in extras.items() if full and tree}
         state = {name: getattr(t, name) for name in STATE} | {
             "best_loss": t.best_loss if math.isfinite(t.best_loss) else None,
             "world_size": t.world.size,
             "data": t.data.key,
         }
-        parts = {"config": t.run.config, "tokenizer": t.tokenizer, "state": state, "replace": True}
+        parts: dict[str, Any] = {"config": t.run.config, "tokenizer": t.tokenizer, "state": state, "replace": True}
 
         def write() -> None:
             t.run.sync()
             if best:
-                checkpoint.save(best_folder, model=model if averaged is None else averaged, **parts)
+                checkpoint.save(best_folder, model=own if averaged is None else averaged, **parts)
                 self._best_written = True
             if full:
                 link = best_folder if best and averaged is None else None
-                checkpoint.save(step, model=model, optimizer=optimizer, extra=extra, same_model=link, **parts)
+                checkpoint.save(step, model=own, **extras, same_model=link, **parts)
             checkpoint.prune(t.run.dir, t.settings.keep)
 
         self.writer.start(write)

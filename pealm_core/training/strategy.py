@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 
 class DataParallel:
-    """A copy of the model in each process; the gradients are averaged over them in the last backward pass of a step."""
+    """A copy of the model in each process; the last backward pass of a step averages the gradients over them."""
 
     collective = False
 

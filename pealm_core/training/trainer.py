@@ -67,6 +67,7 @@ class Trainer:
         self.settings: TrainSettings = self.job.configs["train"]
         self.budget, self.signals = Budget(self.settings), Signals(launched=self.world.size > 1)
         self.observers, self.recorder, self.saver = Observers(self), Recorder(self), Saver(self)
+        self.val_losses: dict[str, float] = {}  # of the last validation by input, if there are several
         self.read_every = READ_EVERY[self.device.type]
         s, local = self.settings, self.settings.batch_size // self.world.size
         self.micro_batch_size = min(s.micro_batch_size or local, local)  # sequences in a pass
@@ -98,7 +99,11 @@ class Trainer:
     def _loop(self) -> None:
         s = self.settings
         if self.step == 0:
-            self.first_val_loss = self.validate()
+            self.first_val_loss = loss = self.validate()
+            if loss is not None:
+                self.run.log(
+                    {"step": 0, "tokens": 0, "val_loss": loss, **self.val_losses, "seconds": self._validated}
+                )
         lines: list[dict[str, Any]] = []  # metrics of the steps that are not recorded yet
         last = bool(self.interrupted)
         while not last:
@@ -110,7 +115,8 @@ class Trainer:
                 last = self.finished()  # the validation may have used up the time, or a signal came
             full, best = last or due(self.step, s.save_every), loss is not None and loss < self.best_loss
             if loss is not None:
-                lines[-1]["val_loss"], self.best_loss = loss, min(loss, self.best_loss)
+                lines[-1] |= {"val_loss": loss, **self.val_losses}
+                self.best_loss = min(loss, self.best_loss)
             if full or loss is not None or due(self.step, s.sample_every) or not self._unread:
                 self.read()  # no checkpoint is written before its losses are known to be finite
                 for line in lines:
@@ -167,7 +173,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
 
     def read(self) -> None:
-        """Read the numbers of the steps since the last call, and whether a signal came or a plugin failed on any rank.
+        """Read the numbers of the steps since the last call; exchange signals and failures of plugins.
 
         Raises PealmError if a loss or gradient norm is not finite on any rank.
         """
@@ -198,28 +204,23 @@ class Trainer:
             ends.append(time.perf_counter())
             return bool(self.signals.number)
 
+        losses: dict[str, float] = {}
         with self.evaluating() as model:
-            losses = []
-            for _, weight, source in self.data.val:
-                loss = validation_loss(
-                    self.objective,
-                    model,
-                    source,
-                    self.settings.eval_tokens,
-                    self.world,
-                    self.device,
-                    self.dtype,
-                    self.settings.seed,
-                    round_done,
-                )
-                if loss is None:
+            for name, _, source in self.data.val:
+                where = (self.settings, self.world, self.device, self.dtype)
+                part = validation_loss(self.objective, model, source, *where, round_done)
+                if part is None:
                     self.interrupted = int(max(number for (number,) in self.world.gather(self.signals.number)))
                     return None
-                losses.append(loss)
+                losses[name] = part
+        weights = {name: weight for name, weight, _ in self.data.val}
+        loss = sum(weights[name] * part for name, part in losses.items()) / sum(weights.values())
+        self.val_losses = {f"val_loss/{name}": part for name, part in losses.items() if len(losses) > 1}
         counted = ends if self._validated is not None else ends[1:]  # the process's first pass may have compiled
         seconds = (counted[-1] - counted[0]) * (len(ends) - 1) / max(1, len(counted) - 1)
         self.val_loss, self.eval_seconds = loss, self.world.gather(seconds)[0][0]
         self._validated = self.clock()
+        self.observers.call("pealm_validation_end", loss=loss)
         return loss
 
     def evaluating(self) -> AbstractContextManager[nn.Module]:
