@@ -118,7 +118,7 @@ class Saver:
         step, best_folder = t.run.dir / "checkpoints" / f"step-{t.step:08d}", t.run.dir / "best"
         self._folders = [best_folder] * best + [step] * full
         self._best, self._best_written = t.best_loss if best else None, False
-        weights, optimizer = t.strategy.full_state(t.module, t.optimizer)
+        weights, optimizer = t.strategy.full_state(t.model, t.optimizer)
         averaged = None  # the weights to keep in best/, if they are not the model's own
         if best:
             with t.evaluating() as model:
@@ -127,7 +127,7 @@ class Saver:
         if not t.world.main:
             return
         own = self._snapshot.take(weights, "model") if full or averaged is None else {}
-        extras = {"optimizer": optimizer, "extra": t.observers.state()}
+        extras: dict[str, Any] = {"optimizer": optimizer, "extra": t.observers.state()}
         extras = {name: self._snapshot.take(tree, name) for name, tree in extras.items() if full and tree}
         state = {name: getattr(t, name) for name in STATE} | {
             "best_loss": t.best_loss if math.isfinite(t.best_loss) else None,
