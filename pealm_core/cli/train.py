@@ -13,7 +13,6 @@ from pealm_core.config.settings import TrainSettings
 from pealm_core.contract.errors import UserError
 from pealm_core.hardware.launch import launched
 
-
 COMPONENTS = ("model", "input", "tokenizer", "optimizer", "schedule", "objective", "strategy", "adapter")
 
 

@@ -1,4 +1,4 @@
-"""What takes part in training besides the model: sources, objectives, schedules, strategies, adapters, the trainer."""
+"""What takes part in training besides the model: sources, objectives, schedules, strategies, adapters, trainer."""
 
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
@@ -74,7 +74,7 @@ class Strategy(Protocol):
         """Return the module to train. The optimizer is made afterwards, from the parameters of `model`."""
 
     def no_sync(self, module: "nn.Module") -> AbstractContextManager[Any]:
-        """Return a context in which backward passes don't average gradients, for all passes of a step but the last."""
+        """Return a context in which backward passes don't average gradients: all passes of a step but the last."""
 
     def full_state(self, module: "nn.Module", optimizer: Any) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
         """Return the full state dicts of the model and the optimizer, on rank 0; called on every rank."""
