@@ -63,7 +63,13 @@ def without_wrappers(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -
 
 
 def load_tensors(model: torch.nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
-    """Load a state dict into a model. Raises UserError that names each mismatch: names, shapes, kinds of numbers."""
+    """Load a state dict into a model. Raises UserError as `check_tensors` does."""
+    check_tensors(model, tensors, where)
+    model.load_state_dict(tensors)
+
+
+def check_tensors(model: torch.nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
+    """Raise UserError that names each mismatch of a state dict and a model: names, shapes, kinds of numbers."""
     own = model.state_dict()
     mistakes = [f"{name} is missing" for name in own if name not in tensors]
     mistakes += [f"{name} is not in the model" for name in tensors if name not in own]
@@ -79,7 +85,6 @@ def load_tensors(model: torch.nn.Module, tensors: Mapping[str, Tensor], where: s
     for name, _ in model.named_parameters(remove_duplicate=False):  # a mask among the buffers may be infinite
         if tensors[name].is_floating_point() and not all(map(math.isfinite, tensors[name].aminmax())):
             raise UserError(f"{where}: {name} has values that are NaN or infinite; the weights are not usable")
-    model.load_state_dict(tensors)
 
 
 def write_optimizer(path: Path, state: Mapping[str, Any]) -> None:

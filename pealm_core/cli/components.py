@@ -59,7 +59,7 @@ class ComponentCommand(click.Command):
         rest = super().parse_args(ctx, args)  # shows the help page and exits
         sources = _sources(given, words)
         job = plan(self.components, flat=self.flat, **sources)
-        _say_differences(job.host, sources["file"], training=self.name == "train")
+        _say_differences(sources["host"], sources["file"], training=self.name == "train")
         own = {name: value for name, value in ctx.params.items() if name not in self.components}
         ctx.params = {**own, "job": job}
         return rest

@@ -74,13 +74,16 @@ class Strategy(Protocol):
         """Return the module to train. The optimizer is made afterwards, from the parameters of `model`."""
 
     def no_sync(self, module: "nn.Module") -> AbstractContextManager[Any]:
-        """Return a context in which backward passes don't average gradients: all passes of a step but the last."""
+        """Return a context without averaging of gradients, for all backward passes of a step but the last."""
 
-    def full_state(self, module: "nn.Module", optimizer: Any) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    def grad_norm(self, parameters: "Iterable[nn.Parameter]") -> "Tensor":
+        """Return the norm of all gradients, the same on all ranks: a scalar that stays on the device."""
+
+    def full_state(self, model: "nn.Module", optimizer: Any) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
         """Return the full state dicts of the model and the optimizer, on rank 0; called on every rank."""
 
-    def load_state(self, module: "nn.Module", optimizer: Any, model: Mapping[str, Any], state: Any) -> None:
-        """Load full state dicts; called on every rank."""
+    def load_state(self, model: "nn.Module", optimizer: Any, weights: Mapping[str, Any], state: Any) -> None:
+        """Load full state dicts; called on every rank. Raises ValueError if the optimizer's doesn't fit."""
 
 
 class Adapter(Protocol):

@@ -165,8 +165,6 @@ class PluginHost:
             raise PluginError("; ".join(reasons.values())) from next(iter(self._errors.values()))
         return self._results
 
-    notify = call  # where the results don't matter
-
     def switch_off(self, name: str) -> None:
         """Don't call the hooks of a plugin (`dist/entry point`) again, for instance as it failed on another rank."""
         self._manager.unregister(name=name)

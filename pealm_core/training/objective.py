@@ -1,73 +1,123 @@
-"""The loss that training minimizes: next-token cross-entropy, with gradient accumulation, and its validation."""
+"""The loss that training minimizes, over the passes of a step, and its validation."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from pealm_core.contract.errors import PealmError
-from pealm_core.data.windows import Batch, Windows
-from pealm_core.hardware.device import autocast
+from pealm_core.config.settings import TrainSettings
+from pealm_core.contract.errors import PealmError, UserError
+from pealm_core.contract.protocols import has
+from pealm_core.contract.training_parts import IGNORE, Batch, Source, Strategy
+from pealm_core.hardware.device import autocast, to_device
 from pealm_core.hardware.distributed import World
 
 EVAL_TOKENS = 8192  # in one pass of validation, which keeps no activations
 
 
-def accumulate(model: Any, batch: Batch, micro_batch_size: int, dtype: torch.dtype, *, sync: bool) -> torch.Tensor:
-    """Run forward and backward passes over a batch, (B, T) each of idx and targets; return its mean loss.
+class NextToken:
+    """The default objective: the cross-entropy of the next token, as the model computes it."""
 
-    micro_batch_size: sequences in a pass. sync: the model is wrapped in DistributedDataParallel, which averages the
-    gradients over the processes in the last pass. The loss (nats per token) stays on the device.
+    def __init__(self, model: Any, tokenizer: Any) -> None:
+        """Every objective is made from the model and the tokenizer; this one needs neither."""
+
+    def loss(self, model: Any, batch: Batch) -> tuple[Tensor, Mapping[str, Any]]:
+        """Return the model's loss and its metrics, if it has any."""
+        _, loss, *metrics = model(batch["idx"], batch["targets"])
+        return loss, metrics[0] if metrics else {}
+
+
+def prepared(objective: Any, source: Source, samples: Sequence[int], seed: int) -> Batch:
+    """Return samples as the objective wants them. `sample` has their numbers, from which noise is drawn."""
+    batch = {**source.rows(samples), "sample": torch.tensor(samples)}
+    return objective.prepare(batch, seed) if has(objective, "prepare") else batch
+
+
+def part(batch: Batch, start: int, size: int) -> Batch:
+    """Return some rows of a batch."""
+    return {name: tensor[start : start + size] for name, tensor in batch.items()}
+
+
+def scored(objective: Any, batch: Batch) -> int:
+    """Return the number of scored targets of a batch on the CPU. If there are none, one is filled in.
+
+    The batch has the weight 0 then; without a target, its loss would be 0 divided by 0.
     """
-    idx, targets = batch
-    total = torch.zeros((), device=idx.device)
-    for start in range(0, len(idx), micro_batch_size):
-        rows = slice(start, start + micro_batch_size)
-        last = start + micro_batch_size >= len(idx)
-        with model.no_sync() if sync and not last else nullcontext():
-            with autocast(idx.device, dtype):
-                _, loss = model(idx[rows], targets[rows])
-            loss = loss * (micro_batch_size / len(idx))
+    weigh = objective.weight if has(objective, "weight") else lambda b: (b["targets"] != IGNORE).sum()
+    if not (count := int(weigh(batch))):
+        batch["targets"][0, 0] = batch["idx"][0, 0]
+    return count
+
+
+def accumulate(
+    objective: Any, module: Any, batch: Batch, weights: Sequence[float], dtype: torch.dtype, strategy: Strategy
+) -> dict[str, Tensor]:
+    """Run a forward and a backward pass over each of `len(weights)` equal parts of a batch.
+
+    Returns the weighted sums of `loss` (nats per token) and of the metrics, which stay on the device. The last
+    backward pass averages the gradients over the processes.
+    """
+    size, device = len(batch["idx"]) // len(weights), batch["idx"].device
+    sums = {"loss": torch.zeros((), device=device)}
+    for number, weight in enumerate(weights, 1):
+        with strategy.no_sync(module) if number < len(weights) else nullcontext():
+            with autocast(device, dtype):
+                loss, metrics = objective.loss(module, part(batch, (number - 1) * size, size))
+            loss = loss * weight
             loss.backward()
-        total += loss.detach()
-    return total
+        sums["loss"] += loss.detach()
+        for name, value in metrics.items():
+            value = torch.as_tensor(value, dtype=torch.float32, device=device).detach() * weight
+            sums[name] = sums[name] + value if name in sums else value
+    return sums
 
 
 @torch.no_grad()
 def validation_loss(
+    objective: Any,
     model: Any,
-    windows: Windows,
-    max_tokens: int,
+    source: Source,
+    settings: TrainSettings,
     world: World,
     device: torch.device,
     dtype: torch.dtype,
     round_done: Callable[[], bool] = lambda: False,
 ) -> float | None:
-    """Return the mean loss in nats per token over the same windows every time, shared among the processes.
+    """Return the mean loss in nats per token over the same samples every time, shared among the processes.
 
     round_done: called on every rank after each round of passes; True on any rank stops the validation (None).
     """
     model.eval()
-    places = windows.fixed(max_tokens)
-    size = max(1, EVAL_TOKENS // windows.block_size)
-    losses, counts = [], []
-    # Every rank takes part in every round; a rank without rows of its own computes one that counts as nothing.
-    for start in range(0, len(places), world.size * size):
-        in_round = places[start : start + world.size * size]
+    rows, block = len(source), source.block_size
+    count = min(rows, max(1, settings.eval_tokens // block))
+    samples = [number * rows // count for number in range(count)]  # evenly spaced
+    size = max(1, EVAL_TOKENS // block)
+    losses, weights = [], []
+    # Every rank takes part in every round; a rank without samples of its own computes one that counts as nothing.
+    for start in range(0, count, world.size * size):
+        in_round = samples[start : start + world.size * size]
         own = in_round[world.rank :: world.size]
-        idx, targets = windows.rows(own or in_round[:1])
+        batch = prepared(objective, source, own or in_round[:1], settings.seed)
+        weight = scored(objective, batch) / block if own else 0.0
+        batch = to_device(batch, device)
         with autocast(device, dtype):
-            _, loss = model(idx.to(device), targets.to(device))
+            if has(objective, "validate"):
+                loss = objective.validate(model, batch)
+            else:
+                loss = model(batch["idx"], batch["targets"])[1]
         losses.append(loss)
-        counts.append(len(own))
+        weights.append(weight)
         if any(stop for (stop,) in world.gather(round_done())):
             return None
     total = 0.0  # added in order, in float64: Python's own sum() rounds differently from 3.12 on
-    for loss, count in zip(torch.stack(losses).tolist(), counts, strict=True):
-        total += loss * count
-    everyone = world.gather(total, sum(counts))
-    return sum(row[0] for row in everyone) / sum(row[1] for row in everyone)
+    for loss, weight in zip(torch.stack(losses).tolist(), weights, strict=True):
+        total += loss * weight
+    everyone = world.gather(total, sum(weights))
+    if not (weight := sum(row[1] for row in everyone)):
+        raise UserError("the validation data has no token that is scored; give it some, or more --eval-tokens")
+    return sum(row[0] for row in everyone) / weight
 
 
 @contextmanager

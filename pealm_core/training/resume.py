@@ -6,16 +6,17 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from pealm_core.checkpoints import folder as checkpoint
-from pealm_core.checkpoints.tensors import read_optimizer
-from pealm_core.config.job import Job
+from pealm_core.checkpoints.build import make_component
+from pealm_core.checkpoints.tensors import check_tensors, read_optimizer, read_tensors
+from pealm_core.config.job import Job, plan
 from pealm_core.config.settings import RESUMABLE, TrainSettings
 from pealm_core.config.toml_layers import file_layer
-from pealm_core.contract.errors import InvalidCheckpointError, UserError
+from pealm_core.contract.errors import InvalidCheckpointError, PealmError, UserError
 from pealm_core.hardware.distributed import World
-from pealm_core.training.progress import Display
-from pealm_core.training.run_folder import FACTS, Run
+from pealm_core.training.run_folder import FACTS
 from pealm_core.training.schedule import Budget, lr_factor
 from pealm_core.training.trainer import Trainer
 
@@ -24,16 +25,20 @@ def check_same_settings(config: Path, job: Job) -> None:
     """Raise UserError if the job differs from a run's config.toml in more than `RESUMABLE`."""
     saved = file_layer(config).tables
     tables = job.tables()
-    for table in (table for table in ("model", "tokenizer", "optimizer", "input", "train") if table in tables):
-        old, new = saved.get(table, {}), tables[table]
-        settings = job.configs[table]
+    for table in ("model", "tokenizer", "optimizer", "objective", "adapter", "input", "train"):
+        pair: list[Any] = [saved.get(table, {}), tables.get(table, {})]
+        if any(isinstance(values, list) for values in pair):  # a mixture
+            pair = [{"input": values} for values in pair]
+        old, new = pair
+        settings = job.configs.get(table)
         defaults = {f.name.replace("_", "-"): f.default for f in fields(settings)} if settings else {}
         for key in sorted(old.keys() | new.keys(), key=lambda key: (key != "name", key)):
             if (table == "train" and key.replace("-", "_") in RESUMABLE) or (table, key) == ("model", "vocab-size"):
                 continue
             if key not in old and new[key] == defaults.get(key):
                 continue  # a setting that came with a newer version
-            if key == "name" and job.entries[table].plugin.dist in saved.get("versions", {}):
+            entry = job.entries.get(table)
+            if key == "name" and entry and entry.plugin.dist in saved.get("versions", {}):
                 old, new = ({**values, key: values.get(key, "").rpartition("/")[2]} for values in (old, new))
             if old.get(key) != new.get(key):
                 raise UserError(
@@ -75,29 +80,30 @@ def _had_checkpoints(run: Path) -> bool:
     return False
 
 
-def restore(
-    run: Run, trainer: Trainer, data_key: str, display: Display, newest: Path | None, wrong: Sequence[str]
-) -> None:
+def restore(trainer: Trainer, newest: Path | None, wrong: Sequence[str]) -> None:
     """Load a run's newest valid checkpoint into the trainer; without one, the run starts again from step 0."""
+    run, display = trainer.run, trainer.display
     for line in wrong:
         display.say(f"skipped: {line}")
     state = checkpoint.state_of(newest) if newest else None
-    if state is not None and state["data"] != data_key:
+    if state is not None and state["data"] != trainer.data.key:
         raise UserError(f"{run.dir}: the input's text or tokenizer has changed since the run was started")
-    run.rewind(state["step"] if state else 0)
+    run.rewind(state["step"] if state else -1)
     if trainer.world.main:
         checkpoint.set_aside(run.dir, newest)
     on_disk = math.inf  # the loss of the weights in best/
     with suppress(InvalidCheckpointError):
         on_disk = (checkpoint.verify(run.dir / "best")["best_loss"] if trainer.world.main else None) or math.inf
-    trainer.recorder.saver.best_on_disk = on_disk = trainer.world.gather(on_disk)[0][0]
+    trainer.saver.best_on_disk = on_disk = trainer.world.gather(on_disk)[0][0]
     if newest is None or state is None:
         display.say(f"{run.dir} has no valid checkpoint yet: starting from step 0")
         return
-    checkpoint.load_model(trainer.model, newest)
     groups = [{k: v for k, v in group.items() if k != "params"} for group in trainer.optimizer.param_groups]
     try:
-        trainer.optimizer.load_state_dict(read_optimizer(newest / checkpoint.OPTIMIZER))
+        weights, _ = read_tensors(newest / checkpoint.MODEL)
+        check_tensors(trainer.model, weights, str(newest / checkpoint.MODEL))
+        optimizer = read_optimizer(newest / checkpoint.OPTIMIZER)
+        trainer.strategy.load_state(trainer.model, trainer.optimizer, weights, optimizer)
         for group, settings in zip(trainer.optimizer.param_groups, groups, strict=True):
             group.pop("initial_lr", None)
             group.update(settings)
@@ -107,6 +113,7 @@ def restore(
             f"weights: --init {run.dir}"
         ) from None
     trainer.step, trainer.seconds = state["step"], state["seconds"]
+    trainer.sample = state["sample"]
     if state["best_loss"] is not None and math.isfinite(on_disk):
         trainer.best_loss = state["best_loss"]
     trainer.val_loss, trainer.first_val_loss = state["val_loss"], state["first_val_loss"]
@@ -116,12 +123,13 @@ def restore(
 
 def _new_rate(config: Path, trainer: Trainer) -> str:
     """Return how the next learning rate differs from the one that the run's saved settings give."""
-    table = {key.replace("-", "_"): value for key, value in file_layer(config).tables.get("train", {}).items()}
     rates = []
-    with suppress(TypeError, ValueError):  # settings of another version
-        for s in (TrainSettings(**{"steps": None, **table}), trainer.settings):
+    with suppress(PealmError):  # settings of another version
+        saved = plan(("model", "schedule"), flat={"train": TrainSettings}, file=file_layer(config))
+        for job, schedule in ((saved, make_component(saved, "schedule")), (trainer.job, trainer.schedule)):
+            s = job.configs["train"]
             progress = Budget(s).progress(trainer.step, trainer.seconds, trainer.eval_seconds)
-            rates.append(s.lr * lr_factor(progress, trainer.step, s))
+            rates.append(s.lr * lr_factor(schedule, progress, trainer.step, s))
     if len(set(rates)) < 2:
         return ""
     return f"; learning rate {rates[0]:.2g} → {rates[1]:.2g} from step {trainer.step + 1:,}"

@@ -13,15 +13,14 @@ from torch import Tensor
 from pealm_core.checkpoints import folder as checkpoint
 from pealm_core.checkpoints.tensors import identity
 from pealm_core.contract.errors import PealmError
-from pealm_core.contract.protocols import Tokenizer
+from pealm_core.contract.protocols import has
 from pealm_core.hardware.device import synchronize
-from pealm_core.training.run_folder import Run
 
 if TYPE_CHECKING:
     from pealm_core.training.trainer import Trainer
 
 
-STATE = ("step", "seconds", "val_loss", "first_val_loss", "eval_seconds")  # of the trainer, in state.json
+STATE = ("step", "sample", "seconds", "val_loss", "first_val_loss", "eval_seconds")  # of the trainer, in state.json
 
 
 class Snapshot:
@@ -41,6 +40,8 @@ class Snapshot:
     def _copy(self, tree: Any, place: str, copies: dict[tuple[Any, ...], Tensor]) -> Any:
         if isinstance(tree, Mapping):
             return {key: self._copy(value, f"{place}.{key}", copies) for key, value in tree.items()}
+        if isinstance(tree, list | tuple):
+            return type(tree)(self._copy(value, f"{place}.{i}", copies) for i, value in enumerate(tree))
         if not isinstance(tree, Tensor):
             return copy.deepcopy(tree)
         if (key := identity(tree)) not in copies:
@@ -89,91 +90,92 @@ class Writer:
 
 
 class Saver:
-    """Saves the checkpoints of a run: `checkpoints/step-00000500` to resume from, and `best/`."""
+    """Saves the checkpoints of a run: `checkpoints/step-00000500` to resume from, and `best/`.
 
-    def __init__(
-        self,
-        run: Run,
-        tokenizer: Tokenizer,
-        data_key: str,
-        *,
-        saved: Callable[[Path], None] = lambda folder: None,
-        warn: Callable[[str], None] = lambda line: None,
-    ) -> None:
-        """saved: called on every rank for each folder that is complete. warn: shows a line about a failed save."""
-        self.run, self.tokenizer, self.data_key = run, tokenizer, data_key
+    Every method is called on every rank; rank 0 writes.
+    """
+
+    def __init__(self, trainer: "Trainer") -> None:
+        self.trainer = trainer
         self.best_on_disk = math.inf  # the loss of the weights in best/
         self.writer = Writer()
-        self._saved, self._warn = saved, warn
         self._snapshot = Snapshot()
         self._folders: list[Path] = []  # being written
         self._best: float | None = None  # the loss of the weights being written to best/
         self._best_written = False
 
-    def save(self, trainer: "Trainer", *, full: bool, best: bool) -> None:
-        """Copy the state and start to write it: a step checkpoint (full), the weights (best), or both.
+    def save(self, *, full: bool, best: bool) -> None:
+        """Copy the state and start to write it: a step checkpoint (full), the best weights, or both.
 
         Blocks only for the copy, and for the save before if that still runs.
         """
-        self.settle(trainer)
-        self.run.check()
-        best = best and trainer.best_loss < self.best_on_disk  # a resumed run may find its own best/ of a later step
+        t = self.trainer
+        self.settle()
+        t.run.check()
+        best = best and t.best_loss < self.best_on_disk  # a resumed run may find its own best/ of a later step
         if not (full or best):
             return
-        step, best_folder = self.run.dir / "checkpoints" / f"step-{trainer.step:08d}", self.run.dir / "best"
+        step, best_folder = t.run.dir / "checkpoints" / f"step-{t.step:08d}", t.run.dir / "best"
         self._folders = [best_folder] * best + [step] * full
-        self._best, self._best_written = trainer.best_loss if best else None, False
-        if not trainer.world.main:
+        self._best, self._best_written = t.best_loss if best else None, False
+        weights, optimizer = t.strategy.full_state(t.module, t.optimizer)
+        averaged = None  # the weights to keep in best/, if they are not the model's own
+        if best:
+            with t.evaluating() as model:
+                if model is not t.model or has(t.optimizer, "eval"):
+                    averaged = self._snapshot.take(model.state_dict(), "best")
+        if not t.world.main:
             return
-        model = self._snapshot.take(trainer.model.state_dict(), "model")
-        optimizer = self._snapshot.take(trainer.optimizer.state_dict(), "optimizer") if full else None
-        state = {name: getattr(trainer, name) for name in STATE} | {
-            "best_loss": trainer.best_loss if math.isfinite(trainer.best_loss) else None,
-            "world_size": trainer.world.size,
-            "data": self.data_key,
+        own = self._snapshot.take(weights, "model") if full or averaged is None else {}
+        extras = {"optimizer": optimizer, "extra": t.observers.state()}
+        extras = {name: self._snapshot.take(tree, name) for name, tree in extras.items() if full and tree}
+        state = {name: getattr(t, name) for name in STATE} | {
+            "best_loss": t.best_loss if math.isfinite(t.best_loss) else None,
+            "world_size": t.world.size,
+            "data": t.data.key,
         }
-        parts = {"model": model, "config": self.run.config, "tokenizer": self.tokenizer, "state": state}
+        parts: dict[str, Any] = {"config": t.run.config, "tokenizer": t.tokenizer, "state": state, "replace": True}
 
         def write() -> None:
-            self.run.sync()
+            t.run.sync()
             if best:
-                checkpoint.save(best_folder, **parts, replace=True)
+                checkpoint.save(best_folder, model=own if averaged is None else averaged, **parts)
                 self._best_written = True
             if full:
-                link = best_folder if best else None
-                checkpoint.save(step, **parts, optimizer=optimizer, replace=True, same_model=link)
-            checkpoint.prune(self.run.dir, trainer.settings.keep)
+                link = best_folder if best and averaged is None else None
+                checkpoint.save(step, model=own, **extras, same_model=link, **parts)
+            checkpoint.prune(t.run.dir, t.settings.keep)
 
         self.writer.start(write)
 
-    def poll(self, trainer: "Trainer") -> None:
+    def poll(self) -> None:
         """Announce the save that has ended meanwhile, if any."""
-        if self._folders and not trainer.world.gather(self.writer.busy)[0][0]:
-            self.settle(trainer)
+        if self._folders and not self.trainer.world.gather(self.writer.busy)[0][0]:
+            self.settle()
 
-    def settle(self, trainer: "Trainer", *, last: bool = False) -> PealmError | None:
+    def settle(self, *, last: bool = False) -> PealmError | None:
         """Wait for the writer and announce what is on disk; return its error. last: no save follows."""
         if not self._folders:
             return None
-        error, folders = self.writer.join(), self._folders
+        error, folders, t = self.writer.join(), self._folders, self.trainer
         self._folders = []
-        failed, best_written = map(bool, trainer.world.gather(error is not None, self._best_written)[0])
+        failed, best_written = map(bool, t.world.gather(error is not None, self._best_written)[0])
         if self._best is not None and best_written:
             self.best_on_disk = self._best
-        elif trainer.best_loss == self._best:
-            trainer.best_loss = self.best_on_disk  # save again if better than best/
+        elif t.best_loss == self._best:
+            t.best_loss = self.best_on_disk  # save again if better than best/
         if error is not None and not last:
-            self._warn(f"{error}; training continues, and the next save tries again")
+            t.display.say(f"{error}; training continues, and the next save tries again")
         for folder in folders:
             if not failed or (best_written and folder.name == "best"):
-                self._saved(folder)
+                t.observers.call("pealm_checkpoint_saved", path=folder)
         return error
 
-    def finish(self, trainer: "Trainer", *, failed: bool) -> None:
+    def finish(self, *, failed: bool) -> None:
         """Wait for the last save. Raises PealmError if it failed, unless training has failed already."""
         if failed:
             self.writer.join()
             return
-        with trainer.world.together():
-            if error := self.settle(trainer, last=True):
+        with self.trainer.world.together():
+            if error := self.settle(last=True):
                 raise error

@@ -1,8 +1,10 @@
 """How much of a run is done, and the learning rate at that point."""
 
-from math import cos, pi
+from math import isfinite
 
 from pealm_core.config.settings import TrainSettings
+from pealm_core.contract.errors import PluginError
+from pealm_core.contract.training_parts import Schedule
 
 
 class Budget:
@@ -23,25 +25,18 @@ class Budget:
         return self._done
 
 
-def lr_factor(progress: float, step: int, s: TrainSettings) -> float:
+def lr_factor(schedule: Schedule, progress: float, step: int, s: TrainSettings) -> float:
     """Return the learning rate as a fraction of its peak: linear warm-up by steps, then the schedule by progress.
 
-    With a limit in steps, the schedule starts when the warm-up ends.
-
-    >>> [round(lr_factor(p, 999, TrainSettings(max_seconds=1, steps=None)), 3) for p in (0.0, 0.5, 1.0)]
-    [1.0, 0.55, 0.1]
-    >>> wsd = TrainSettings(max_seconds=1, steps=None, schedule="wsd", decay_fraction=0.5)
-    >>> [round(lr_factor(p, 999, wsd), 3) for p in (0.0, 0.5, 0.75, 1.0)]
-    [1.0, 1.0, 0.55, 0.1]
+    With a limit in steps, the schedule starts when the warm-up ends. Raises PluginError for a schedule that gives no
+    finite number.
     """
+    after = step - s.warmup_steps
     if s.steps:
-        progress = (step - s.warmup_steps) / max(1, s.steps - s.warmup_steps)
-    progress = min(max(progress, 0.0), 1.0)
-    if s.schedule == "cosine":
-        factor = 0.5 * (1 + cos(pi * progress))
-    else:
-        factor = min(1.0, (1 - progress) / s.decay_fraction)
-    factor = s.min_lr_ratio + (1 - s.min_lr_ratio) * factor
+        progress = after / max(1, s.steps - s.warmup_steps)
+    factor = schedule(min(max(progress, 0.0), 1.0), max(after, 0))
+    if not isfinite(factor):
+        raise PluginError(f"the learning-rate schedule gives {factor} at step {step + 1}")
     return factor * min(1.0, (step + 1) / s.warmup_steps) if s.warmup_steps else factor
 
 

@@ -1,15 +1,43 @@
 """How a model is spread over the processes of a run: data parallel, a copy of the model in each."""
 
 import inspect
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+import torch.distributed as dist
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 
-def data_parallel(model: torch.nn.Module) -> torch.nn.Module:
-    """Wrap a model so that gradients are averaged over the processes. Buffers are constants and are not sent."""
-    names = inspect.signature(DistributedDataParallel).parameters
-    sync = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"  # until torch 2.12
-    options: dict[str, Any] = {sync: False}
-    return DistributedDataParallel(model, **options)
+class DataParallel:
+    """A copy of the model in each process; the last backward pass of a step averages the gradients over them."""
+
+    collective = False
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """Wrap the model, where there are several processes. Buffers are constants and are not sent."""
+        if not dist.is_initialized() or dist.get_world_size() == 1:
+            return model
+        names = inspect.signature(DistributedDataParallel).parameters
+        sync = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"  # until torch 2.12
+        options: dict[str, Any] = {sync: False}
+        return DistributedDataParallel(model, **options)
+
+    def no_sync(self, module: nn.Module) -> AbstractContextManager[Any]:
+        """Leave the gradients of a backward pass on this process."""
+        return module.no_sync() if isinstance(module, DistributedDataParallel) else nullcontext()
+
+    def grad_norm(self, parameters: Iterable[nn.Parameter]) -> Tensor:
+        """Return the norm of all gradients."""
+        return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+
+    def full_state(self, model: nn.Module, optimizer: Any) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+        """Return the state dicts, which each process has whole."""
+        return model.state_dict(), optimizer.state_dict()
+
+    def load_state(self, model: nn.Module, optimizer: Any, weights: Mapping[str, Any], state: Any) -> None:
+        """Load the state dicts."""
+        model.load_state_dict(weights)
+        optimizer.load_state_dict(state)

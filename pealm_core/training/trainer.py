@@ -2,23 +2,31 @@
 
 import math
 import time
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
+from pealm_core.config.job import Job
 from pealm_core.config.settings import TrainSettings
-from pealm_core.contract.errors import PealmError
+from pealm_core.contract.errors import PealmError, PluginError
+from pealm_core.contract.protocols import Tokenizer
+from pealm_core.contract.training_parts import Objective, Schedule, Strategy
 from pealm_core.data.order import combine
-from pealm_core.data.windows import Windows
+from pealm_core.data.sources import Data
 from pealm_core.hardware.distributed import World
 from pealm_core.hardware.speed import faster
 from pealm_core.training.batches import Batches
 from pealm_core.training.objective import accumulate, out_of_memory, validation_loss
+from pealm_core.training.observers import Observers
+from pealm_core.training.progress import Display
 from pealm_core.training.recorder import Recorder
+from pealm_core.training.run_folder import Run
+from pealm_core.training.saving import Saver
 from pealm_core.training.schedule import Budget, due, lr_factor
 from pealm_core.training.signals import Signals
-from pealm_core.training.strategy import data_parallel
 
 # Steps between two reads of losses, by device: a GPU would have to be waited for in each step.
 READ_EVERY = {"cpu": 1, "cuda": 10, "mps": 10}
@@ -28,16 +36,22 @@ READ_EVERY = {"cpu": 1, "cuda": 10, "mps": 10}
 class Trainer:
     """The training loop and its state: `step` and the numbers below it are all that a checkpoint has to keep."""
 
-    model: torch.nn.Module
+    job: Job
+    run: Run
+    model: nn.Module
+    module: nn.Module  # the model as the strategy wraps it
     optimizer: torch.optim.Optimizer
-    train: Windows
-    val: Windows
-    settings: TrainSettings
+    tokenizer: Tokenizer
+    data: Data
+    objective: Objective
+    schedule: Schedule
+    strategy: Strategy
     world: World
     device: torch.device
     dtype: torch.dtype
-    recorder: Recorder
+    display: Display
     step: int = 0
+    sample: int = 0  # the number of the next sample
     seconds: float = 0.0  # spent training, earlier parts of the run included
     best_loss: float = math.inf
     val_loss: float | None = None  # of the last validation
@@ -46,128 +60,176 @@ class Trainer:
     interrupted: int = 0  # the signal that asked the run to end, once every rank knows of it
     _start: float = field(default_factory=time.perf_counter, init=False)  # the clock's zero
     _validated: float | None = field(default=None, init=False)  # the clock at the end of the last validation
-    _unread: list[tuple[dict[str, Any], torch.Tensor]] = field(default_factory=list, init=False)
+    _unread: list[tuple[dict[str, Any], Tensor]] = field(default_factory=list, init=False)
+    _names: list[str] = field(default_factory=list, init=False)  # of what a step measures
 
     def __post_init__(self) -> None:
+        self.settings: TrainSettings = self.job.configs["train"]
         self.budget, self.signals = Budget(self.settings), Signals(launched=self.world.size > 1)
+        self.observers, self.recorder, self.saver = Observers(self), Recorder(self), Saver(self)
+        self.val_losses: dict[str, float] = {}  # of the last validation by input, if there are several
         self.read_every = READ_EVERY[self.device.type]
-        local = self.settings.batch_size // self.world.size
-        self.micro_batch_size = min(self.settings.micro_batch_size or local, local)  # sequences in a pass
-        prefetch = self.device.type == "cuda" and "prefetch" not in self.settings.without
-        size, rank, ranks = self.settings.batch_size, self.world.rank, self.world.size
+        s, local = self.settings, self.settings.batch_size // self.world.size
+        self.micro_batch_size = min(s.micro_batch_size or local, local)  # sequences in a pass
         self.batches = Batches(
-            lambda step: self.train.batch(step, size, rank=rank, world_size=ranks), self.device, ahead=prefetch
+            self.data.train,
+            self.objective,
+            self.world,
+            self.device,
+            batch_size=s.batch_size,
+            micro_batch_size=self.micro_batch_size,
+            seed=s.seed,
+            ahead=self.device.type == "cuda" and "prefetch" not in s.without,
         )
 
     def fit(self) -> None:
         """Train until the steps or seconds are used up or a signal comes; then save."""
         self._start = time.perf_counter() - self.seconds
-        model = data_parallel(self.model) if self.world.size > 1 else self.model
         with self.signals, faster(self.model, self.device, self.settings.without):
             try:
                 with out_of_memory(self._memory_advice):
-                    self._loop(model)
+                    self._loop()
             except Exception:
-                self.recorder.finish(self, failed=True)
+                self.saver.finish(failed=True)
                 raise
             finally:
                 self.batches.close()
-            self.recorder.finish(self, failed=False)
+            self.saver.finish(failed=False)
 
-    def _loop(self, model: torch.nn.Module) -> None:
+    def _loop(self) -> None:
         s = self.settings
         if self.step == 0:
-            self.first_val_loss = self.validate()
+            self.first_val_loss = loss = self.validate()
+            if loss is not None:
+                self.run.log(
+                    {"step": 0, "tokens": 0, "val_loss": loss, **self.val_losses, "seconds": self._validated}
+                )
         lines: list[dict[str, Any]] = []  # metrics of the steps that are not recorded yet
         last = bool(self.interrupted)
         while not last:
-            lines.append(self.update(model))
+            lines.append(self.update())
+            self.observers.call("pealm_step_end")
             last, loss = self.finished(), None
             if not self.interrupted and (last or (due(self.step, s.eval_every) and self.affordable())):
                 loss = self.validate()
                 last = self.finished()  # the validation may have used up the time, or a signal came
             full, best = last or due(self.step, s.save_every), loss is not None and loss < self.best_loss
             if loss is not None:
-                lines[-1]["val_loss"], self.best_loss = loss, min(loss, self.best_loss)
+                lines[-1] |= {"val_loss": loss, **self.val_losses}
+                self.best_loss = min(loss, self.best_loss)
             if full or loss is not None or due(self.step, s.sample_every) or not self._unread:
                 self.read()  # no checkpoint is written before its losses are known to be finite
                 for line in lines:
-                    self.recorder.step(self, line)
+                    self.recorder.step(line)
                 lines = []
             if full or best:
-                self.recorder.save(self, full=full, best=best)
+                self.saver.save(full=full, best=best)
 
-    def update(self, model: torch.nn.Module) -> dict[str, Any]:
+    def update(self) -> dict[str, Any]:
         """Run one optimizer step; return its metrics, with the loss (nats per token) before the update."""
         s, began = self.settings, time.perf_counter()
-        factor, tokens = lr_factor(self.progress(), self.step, s), s.batch_size * self.train.block_size
-        line = {"step": self.step + 1, "tokens": (self.step + 1) * tokens, "loss": 0.0, "lr": factor * s.lr}
+        factor, tokens = lr_factor(self.schedule, self.progress(), self.step, s), s.batch_size * self.data.block_size
+        line: dict[str, Any] = {"step": self.step + 1, "tokens": self.sample * self.data.block_size + tokens}
+        line |= {"loss": None, "lr": factor * s.lr}
         for group in self.optimizer.param_groups:
             group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
-        loss = self.gradients(model)
-        norm = torch.nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
-        self._unread.append((line, torch.stack((loss, norm.to(loss)))))
-        if self.read_every == 1:
-            self.read()  # before the update, so that a loss that is not finite changes nothing
-        if s.grad_clip and (self.read_every > 1 or float(norm) > s.grad_clip):
-            torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), s.grad_clip, norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.step += 1
+        if sums := self.gradients():
+            self._optimize(line, sums)
+        self.step, self.sample = self.step + 1, self.sample + s.batch_size
         if len(self._unread) >= self.read_every or (self.signals.number and self.world.size == 1):
             self.read()
         line["tokens_per_second"] = round(tokens / (time.perf_counter() - began), 1)
         line["seconds"] = round(self.clock(), 3)
         return line
 
-    def gradients(self, model: torch.nn.Module) -> torch.Tensor:
-        """Run forward and backward over this rank's part of the step's batch; return its mean loss, on the device."""
-        batch = self.batches.get(self.step)
+    def gradients(self) -> dict[str, Tensor]:
+        """Run forward and backward over this rank's part of the step's batch.
+
+        Returns its mean loss and metrics, on the device; nothing if the whole batch has no scored target.
+        """
+        batch, counts = self.batches.get(self.sample)
+        scored = int(sum(count for (count,) in self.world.gather(sum(counts))))
+        if not scored:
+            self.display.say(f"step {self.step + 1:,}: no token of the batch is scored; the step is skipped")
+            return {}
         torch.manual_seed(combine(self.settings.seed, self.step, self.world.rank) % 2**63)  # dropout
         self.model.train()
-        return accumulate(model, batch, self.micro_batch_size, self.dtype, sync=self.world.size > 1)
+        weights = [count * self.world.size / scored for count in counts]
+        return accumulate(self.objective, self.module, batch, weights, self.dtype, self.strategy)
+
+    def _optimize(self, line: dict[str, Any], sums: dict[str, Tensor]) -> None:
+        """Clip the gradients and update the weights."""
+        parameters, clip = list(self.model.parameters()), self.settings.grad_clip
+        sums["grad_norm"] = norm = self.strategy.grad_norm(parameters)
+        self._names = self._names or list(sums)
+        if self._names != list(sums) or {*line} & ({*sums} - {"loss"}):
+            raise PluginError(f"the metrics of a step must have the same new names each time, not {', '.join(sums)}")
+        self._unread.append((line, torch.stack([value.to(sums["loss"]) for value in sums.values()])))
+        if self.read_every == 1:
+            self.read()  # before the update, so that a loss that is not finite changes nothing
+        if clip and (self.read_every > 1 or float(norm) > clip):
+            torch.nn.utils.clip_grads_with_norm_(parameters, clip, norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
 
     def read(self) -> None:
-        """Read the losses and gradient norms of the steps since the last call, and whether a signal came on any rank.
+        """Read the numbers of the steps since the last call; exchange signals and failures of plugins.
 
-        Raises PealmError if a number is not finite on any rank.
+        Raises PealmError if a loss or gradient norm is not finite on any rank.
         """
         unread, self._unread = self._unread, []
         if not unread:
             return
-        values = torch.stack([pair for _, pair in unread]).tolist()  # waits for the device
-        everyone = self.world.gather(*(number for pair in values for number in pair), self.signals.number)
+        values = torch.stack([numbers for _, numbers in unread]).flatten().tolist()  # waits for the device
+        everyone = self.world.gather(*values, self.observers.failures, self.signals.number)
         self.interrupted = int(max(row[-1] for row in everyone))
         for place, (line, _) in enumerate(unread):
-            losses, norms = ([row[2 * place + part] for row in everyone] for part in (0, 1))
-            for what, numbers in (("loss", losses), ("gradient norm", norms)):
+            for offset, name in enumerate(self._names, place * len(self._names)):
+                numbers = [row[offset] for row in everyone]  # by rank
                 for rank, number in enumerate(numbers):
-                    if not math.isfinite(number):
+                    if not math.isfinite(number) and name in ("loss", "grad_norm"):
                         raise PealmError(
-                            f"the {what} is not finite at step {line['step']} (rank {rank}): loss {losses[rank]}, "
-                            f"gradient norm {norms[rank]}; the last checkpoint is kept. Try a lower --lr or more "
-                            f"--warmup-steps"
+                            f"the {name.replace('grad_', 'gradient ')} is not finite at step {line['step']} (rank "
+                            f"{rank}): {number}; the last checkpoint is kept. Try a lower --lr or more --warmup-steps"
                         )
-            line["loss"], line["grad_norm"] = sum(losses) / len(losses), values[place][1]
+                line[name] = numbers[self.world.rank] if name == "grad_norm" else sum(numbers) / len(numbers)
+        if any(row[-2] for row in everyone):
+            self.observers.share()
 
     def validate(self) -> float | None:
-        """Return the mean loss in nats per token over the validation windows; None if a signal cut it short."""
+        """Return the mean loss in nats per token over the validation data; None if a signal cut it short."""
         ends = [time.perf_counter()]  # of the rounds
 
         def round_done() -> bool:
             ends.append(time.perf_counter())
             return bool(self.signals.number)
 
-        s = self.settings
-        loss = validation_loss(self.model, self.val, s.eval_tokens, self.world, self.device, self.dtype, round_done)
-        if loss is None:
-            self.interrupted = int(max(number for (number,) in self.world.gather(self.signals.number)))
-            return None
+        losses: dict[str, float] = {}
+        with self.evaluating() as model:
+            for name, _, source in self.data.val:
+                where = (self.settings, self.world, self.device, self.dtype)
+                part = validation_loss(self.objective, model, source, *where, round_done)
+                if part is None:
+                    self.interrupted = int(max(number for (number,) in self.world.gather(self.signals.number)))
+                    return None
+                losses[name] = part
+        weights = {name: weight for name, weight, _ in self.data.val}
+        loss = sum(weights[name] * part for name, part in losses.items()) / sum(weights.values())
+        self.val_losses = {f"val_loss/{name}": part for name, part in losses.items() if len(losses) > 1}
         counted = ends if self._validated is not None else ends[1:]  # the process's first pass may have compiled
         seconds = (counted[-1] - counted[0]) * (len(ends) - 1) / max(1, len(counted) - 1)
         self.val_loss, self.eval_seconds = loss, self.world.gather(seconds)[0][0]
         self._validated = self.clock()
+        self.observers.call("pealm_validation_end", loss=loss)
         return loss
+
+    def evaluating(self) -> AbstractContextManager[nn.Module]:
+        """Return a context that gives the module to validate, to sample from and to keep in best/."""
+        return self.observers.evaluating()
+
+    def register_state(self, name: str, obj: Any) -> None:
+        """Save an object's `state_dict()` with each checkpoint; see `contract.training_parts.Trainer`."""
+        self.observers.register_state(name, obj)
 
     def clock(self) -> float:
         """Return the seconds of training so far, earlier parts of the run included; a time limit counts rank 0's."""
@@ -192,7 +254,7 @@ class Trainer:
         return bool(self.interrupted) or self.progress() >= 1.0
 
     def _memory_advice(self) -> str:
-        micro, block = self.micro_batch_size, self.train.block_size
+        micro, block = self.micro_batch_size, self.data.block_size
         smaller = f"--micro-batch-size {micro // 2}" if micro > 1 else f"--block-size {block // 2}"
         return (
             f"out of memory on {self.device} at step {self.step + 1} (rank {self.world.rank}): {micro} sequences of "

@@ -1,0 +1,93 @@
+"""The plugins that observe a run: their hooks, and the state that they keep in its checkpoints."""
+
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from pealm_core.contract.errors import PluginError
+from pealm_core.contract.protocols import has
+
+if TYPE_CHECKING:
+    from pealm_core.training.trainer import Trainer
+
+
+class Observers:
+    """Calls the hooks of a run on this rank. A plugin that fails is named once, and the run continues without it.
+
+    A plugin that registered state, or that supplies the model to evaluate, is needed: the run ends if it fails.
+    """
+
+    def __init__(self, trainer: "Trainer") -> None:
+        self.trainer, self.host = trainer, trainer.job.host
+        self.saved: Mapping[str, Any] = {}  # the registered state of the checkpoint that the run resumes from
+        self._objects: dict[str, Any] = {}
+        self._needed: set[str] = set()  # plugins
+        self._failed: list[str] = []  # plugins that other ranks don't know of yet
+
+    def call(self, hook: str, **values: Any) -> None:
+        """Call a hook in every plugin. Raises PluginError if a plugin that is needed fails."""
+        known = set(self.host.failed)
+        try:
+            self.host.call(hook, trainer=self.trainer, **values)
+        except PluginError as error:
+            failed = self.host.failed.keys() - known
+            if failed & self._needed:
+                raise
+            with suppress(OSError):  # on the rank where it happened
+                print(f"pealm: {error}; the run continues without it", file=sys.stderr)
+            self._failed += sorted(failed)
+
+    @property
+    def failures(self) -> int:
+        """The number of plugins that failed on this rank since the last `share`."""
+        return len(self._failed)
+
+    def share(self) -> None:
+        """Switch the plugins that failed on any rank off on all of them. Every rank calls this."""
+        for text in self.trainer.world.texts("\n".join(self._failed)):
+            for name in set(text.splitlines()) - self.host.failed.keys():
+                self.host.switch_off(name)
+                self.host.failed[name] = "it failed on another rank"
+        self._failed = []
+
+    def register_state(self, name: str, obj: Any) -> None:
+        """Save an object's state with each checkpoint; load it at once if the run has resumed."""
+        if name in self._objects or not (has(obj, "state_dict") and has(obj, "load_state_dict")):
+            wrong = "is registered already" if name in self._objects else "needs state_dict and load_state_dict"
+            raise PluginError(f"register_state: {name!r} {wrong}")
+        self._objects[name] = obj
+        self._needed.add(self.host.current or "")
+        if name in self.saved:
+            obj.load_state_dict(self.saved[name])
+
+    def state(self) -> dict[str, Any]:
+        """Return the registered state by name."""
+        return {name: obj.state_dict() for name, obj in self._objects.items()}
+
+    def eval_model(self) -> nn.Module:
+        """Return the module to validate, to sample from and to keep in best/. Raises PluginError for two of them."""
+        models = dict(self.host.call("pealm_eval_model", trainer=self.trainer))
+        self._needed.update(models)
+        if len(models) > 1:
+            raise PluginError(f"one plugin may supply the model to evaluate, not {' and '.join(models)}")
+        return next(iter(models.values()), self.trainer.model)
+
+    @contextmanager
+    def evaluating(self) -> Iterator[nn.Module]:
+        """Give the module to evaluate. Meanwhile, an optimizer with modes (schedule-free) is in its mode for this."""
+        model = self.trainer.model
+        optimizer: Any = self.trainer.optimizer
+        if not has(optimizer, "eval"):
+            yield self.eval_model()
+            return
+        before = [parameter.detach().clone() for parameter in model.parameters()]
+        optimizer.eval()
+        try:
+            yield self.eval_model()
+        finally:
+            optimizer.train()
+            for parameter, values in zip(model.parameters(), before, strict=True):
+                parameter.data.copy_(values)  # to the bit: going there and back rounds
