@@ -32,7 +32,7 @@ def _private_home(
     if not WITH_ALL & {*request.path.relative_to(ROOT / "tests").parts}:
         monkeypatch.setenv("PEALM_DISABLE_PLUGINS", "report")  # hundreds of runs, each with a chart at its end
     monkeypatch.setattr(urllib.request, "_opener", None)  # it keeps the proxies of the test that made it
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "PEALM_PLUGINS"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -52,7 +52,8 @@ def pealm(capfd: pytest.CaptureFixture[str]) -> Callable[..., Result]:
 
     def run(*args: object) -> Result:
         capfd.readouterr()
-        with pytest.raises(SystemExit) as ending:
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ending:
+            patch.setenv("PEALM_PLUGINS", os.environ.get("PEALM_PLUGINS", ""))  # which `--plugin` extends
             main([str(arg) for arg in args])
         out, err = capfd.readouterr()
         assert "Traceback" not in err
@@ -82,6 +83,22 @@ def stranger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callab
     yield install
     for module in modules:
         sys.modules.pop(module, None)
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> Iterator[Callable[..., Path]]:
+    """Write a plugin of one file: `local("mine", "source")` returns its path."""
+
+    def write(stem: str, source: str) -> Path:
+        path = tmp_path / f"{stem}.py"
+        path.write_text(textwrap.dedent(source))
+        stems.append(stem)
+        return path
+
+    before, stems = {*sys.modules}, list[str]()
+    yield write
+    for stem in {*stems} - before:
+        sys.modules.pop(stem, None)
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ from pealm_core.contract.errors import ElsewhereError, PealmError, PluginError, 
 from pealm_core.contract.fields import did_you_mean, nearest
 from pealm_core.contract.specs import CommandSpec
 from pealm_core.plugins.host import PluginHost
+from pealm_core.plugins.local_files import use_plugin
 
 # What the system says of a name or place that the user chose.
 MISPLACED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP}
@@ -59,6 +60,16 @@ class LazyGroup(click.Group):
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="pealm-core", prog_name="pealm")
+@click.option(
+    "--plugin",
+    "files",
+    metavar="FILE.py",
+    multiple=True,
+    is_eager=True,  # also for the list of commands
+    callback=lambda ctx, param, files: [*map(use_plugin, files)],
+    expose_value=False,
+    help="Load a plugin from a file; repeatable. Also PEALM_PLUGINS.",
+)
 def pealm() -> None:
     """Train, sample and evaluate small language models.
 
@@ -77,6 +88,7 @@ def run(args: Sequence[str]) -> int:
             stream.reconfigure(errors="backslashreplace")  # never fail for an encoding that lacks a character
     if sys.stdout is None:
         return fail("standard output is closed; redirect it, for instance to /dev/null", 1)
+    command: str | None = None
     try:
         for word in args:
             if word != word.encode("utf-8", "replace").decode():  # its bytes are not
@@ -84,11 +96,14 @@ def run(args: Sequence[str]) -> int:
         if "_PEALM_COMPLETE" in os.environ:  # a shell asks for completions
             pealm.main(args=list(args), prog_name="pealm")
         with pealm.make_context("pealm", list(args)) as context:  # not main(), which ends silently at a closed pipe
-            code = pealm.invoke(context)
+            try:
+                code = pealm.invoke(context)
+            finally:
+                command = context.invoked_subcommand
         code = code if isinstance(code, int) else 0
         sys.stdout.flush()
     except BaseException as error:  # also a panic in Rust
-        if isinstance(error, SystemExit) and not {*args[:1]} & COMMANDS.keys():
+        if isinstance(error, SystemExit) and command not in COMMANDS:
             raise  # a plugin's command may exit like this; elsewhere it is a defect
         code = _report(error)
     several = os.environ.get("WORLD_SIZE", "1") != "1"
@@ -148,6 +163,8 @@ def _message(error: click.ClickException) -> str:
     message = " ".join(error.format_message().split())
     if isinstance(error, click.NoSuchOption):
         message = f"unknown option {error.option_name}{did_you_mean(error.option_name, error.possibilities or [])}"
+        if error.option_name == "--plugin":
+            message = "--plugin FILE.py comes before the command: pealm --plugin FILE.py COMMAND"
     where = f" (see: {error.ctx.command_path} --help)" if isinstance(error, click.UsageError) and error.ctx else ""
     return message + where
 

@@ -14,11 +14,14 @@ from pealm_core.checkpoints import folder as checkpoint
 from pealm_core.cli.help import Section, sections
 from pealm_core.config.choose_components import choose
 from pealm_core.config.job import plan, settle
+from pealm_core.config.paths import printable
 from pealm_core.config.toml_layers import Layer, file_layer
 from pealm_core.contract.errors import UserError
 from pealm_core.contract.fields import settings_of
 from pealm_core.contract.specs import DatasetSpec
+from pealm_core.hardware.launch import launched
 from pealm_core.plugins.host import PluginHost
+from pealm_core.plugins.local_files import changed_files, missing_files, plugin_options, use_plugin
 
 SETTINGS, GIVEN = "pealm.settings", "pealm.given"  # in a context's `meta`
 
@@ -49,6 +52,20 @@ class ComponentCommand(click.Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse the line and resolve the job."""
         ctx.token_normalize_func = lambda word: word.replace("_", "-")
+        given, words = self._given(ctx, args)
+        if "config" in given and _use_plugins(file_layer(Path(given["config"]))):
+            given, words = self._given(ctx, args)  # their datasets may have options without a value
+        ctx.meta[GIVEN] = given, words
+        rest = super().parse_args(ctx, args)  # shows the help page and exits
+        sources = _sources(given, words)
+        job = plan(self.components, flat=self.flat, **sources)
+        _say_differences(sources["host"], sources["file"], training=self.name == "train")
+        own = {name: value for name, value in ctx.params.items() if name not in self.components}
+        ctx.params = {**own, "job": job}
+        return rest
+
+    def _given(self, ctx: click.Context, args: list[str]) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:
+        """Return the line's values by parameter, and its settings by table."""
         ctx.meta[SETTINGS] = options = [*_options(self.flat, args)]
         parsed, _, _ = self.make_parser(ctx).parse_args(list(args))
         given = {name: value for name, value in parsed.items() if isinstance(value, str)}
@@ -56,12 +73,7 @@ class ComponentCommand(click.Command):
         for option in options:
             if option.name in parsed:
                 words.setdefault(option.table, {})[option.key] = given.get(option.name, True)
-        ctx.meta[GIVEN] = given, words
-        rest = super().parse_args(ctx, args)  # shows the help page and exits
-        job = plan(self.components, flat=self.flat, **_sources(given, words))
-        own = {name: value for name, value in ctx.params.items() if name not in self.components}
-        ctx.params = {**own, "job": job}
-        return rest
+        return given, words
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options under their headings, then the components that can be named."""
@@ -111,6 +123,31 @@ def _options(flat: Mapping[str, type], args: Sequence[str]) -> Iterator[SettingO
             yield SettingOption(table, key, name, is_flag=bare, flag_value=True)
         else:
             yield SettingOption(table, key, name)
+
+
+def _use_plugins(config: Layer) -> bool:
+    """Load the files of `[plugins]` in a config that the user named, but none of a run's own. Raises UserError."""
+    path = Path(config.origin)
+    saved = "versions" in config.tables or any((path.parent / name).exists() for name in ("run.json", "state.json"))
+    table = config.tables.get("plugins", {})
+    files = table.get("files", []) if isinstance(table, Mapping) and table.keys() <= {"files", "sha256"} else None
+    if not isinstance(files, list) or not all(isinstance(file, str) for file in files):
+        raise UserError(f'{config.place("plugins", "files")} must be a list of files: files = ["my_model.py"]')
+    for file in () if saved else files:
+        use_plugin(path.parent / file)
+    return not saved and bool(files)
+
+
+def _say_differences(host: PluginHost, file: Layer | None, *, training: bool) -> None:
+    """Print which local plugins are not as a saved config records them."""
+    if file is None or launched()[0]:
+        return
+    table = file.tables.get("plugins")
+    for path in changed_files(table, host.plugins):
+        click.echo(f"pealm: {printable(path)} has changed since {file.origin} was written", err=True)
+    if training and (files := missing_files(table, host.plugins)):
+        line = f"pealm: {file.origin} was made with {plugin_options(files)}, which is not loaded now"
+        click.echo(printable(line), err=True)
 
 
 def _sources(given: Mapping[str, str], words: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from pealm_core.contract.errors import UserError
 from pealm_core.contract.fields import did_you_mean, settings_of
 from pealm_core.contract.specs import DatasetSpec, EvaluatorSpec, Spec
 from pealm_core.plugins.host import Entry, PluginHost
+from pealm_core.plugins.local_files import missing_files, plugin_options
 
 COMPONENTS: Mapping[str, type[Spec]] = {  # table → the kind of component that it configures
     "model": specs.ModelSpec,
@@ -26,7 +27,7 @@ COMPONENTS: Mapping[str, type[Spec]] = {  # table → the kind of component that
     "eval": EvaluatorSpec,
 }
 DEFAULTS = {"optimizer": "adamw", "schedule": "cosine", "objective": "next-token", "strategy": "ddp"}
-FILE_TABLES = ("train", "sample", *COMPONENTS, "versions")
+FILE_TABLES = ("train", "sample", *COMPONENTS, "plugins", "versions")
 
 
 def choose(
@@ -90,6 +91,9 @@ def _find(host: PluginHost, file: Layer, table: str, name: str) -> Entry[Any]:
         return host.find(COMPONENTS[table], name, prefer=made_with)
     except UserError as error:
         installed = {plugin.dist for plugin in host.plugins}
+        if files := missing_files(file.tables.get("plugins"), host.plugins):
+            reason = f"{str(error).partition(';')[0]}; {file.origin} was made with a local plugin"
+            raise UserError(f"{reason}, whose code runs only if you name it: {plugin_options(files)}") from None
         missing = [f"{dist} {version}" for dist, version in made_with.items() if dist not in installed]
         if not missing:
             raise

@@ -11,6 +11,7 @@ from pealm_core.config.choose_components import choose
 from pealm_core.config.toml_layers import Layer, Resolved, Tables, resolve
 from pealm_core.contract.fields import dump
 from pealm_core.plugins.host import Entry, PluginHost
+from pealm_core.plugins.local_files import saved_files
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class Job:
             elif entry is not None:
                 values = {"name": entry.name, **values}
             tables[table] = values
+        if files := saved_files(self.host.plugins):
+            tables["plugins"] = files
         tables["versions"] = dict(self.host.versions(self.entries.values()))
         return tables
 

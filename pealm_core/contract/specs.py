@@ -1,14 +1,16 @@
 """The records that plugins return: frozen, light, every part named by a string.
 
 A part is written `"package.module:attribute"`. Registering a record imports none of its parts, and using it imports
-only the parts in use, so that twenty installed plugins hardly slow down `pealm --help`.
+only the parts in use, so that twenty installed plugins hardly slow down `pealm --help`. In a file for `--plugin`, a
+part may also be the class or function itself.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 KINDS: dict[str, "type[Spec]"] = {}
+Part = str | Callable[..., Any]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -49,9 +51,9 @@ class ModelSpec(Spec):
 
     parts = ("config", "factory", "pretrained")
 
-    config: str
-    factory: str
-    pretrained: str | None = None
+    config: Part
+    factory: Part
+    pretrained: Part | None = None
     family: str | None = None
     tokenizer: str = "char"
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -62,8 +64,8 @@ class ModelSpec(Spec):
 class TokenizerSpec(Spec):
     """A tokenizer: `factory` is called with an instance of `config` and returns a `protocols.Tokenizer`."""
 
-    config: str | None = None
-    factory: str
+    config: Part | None = None
+    factory: Part
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -74,8 +76,8 @@ class DatasetSpec(Spec):
         the field has a default, the value is optional.
     """
 
-    config: str | None = None
-    factory: str
+    config: Part | None = None
+    factory: Part
     value: str | None = None
 
 
@@ -87,8 +89,8 @@ class EvaluatorSpec(Spec):
     input: it evaluates on a dataset, `--input.NAME`, which `evaluate` gets.
     """
 
-    config: str | None = None
-    factory: str
+    config: Part | None = None
+    factory: Part
     default: bool = False
     input: bool = False
 
@@ -100,16 +102,16 @@ class OptimizerSpec(Spec):
     `lr` is the peak learning rate, `--lr`. The trainer multiplies every group's initial `lr` by the schedule.
     """
 
-    config: str | None = None
-    factory: str
+    config: Part | None = None
+    factory: Part
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ScheduleSpec(Spec):
     """A learning-rate schedule: `factory(config)` returns a `protocols.Schedule`."""
 
-    config: str | None = None
-    factory: str
+    config: Part | None = None
+    factory: Part
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -119,8 +121,8 @@ class ObjectiveSpec(Spec):
     specials: names of special tokens that it needs, such as "<|mask|>"; the core adds missing ones to the tokenizer.
     """
 
-    config: str | None = None
-    factory: str
+    config: Part | None = None
+    factory: Part
     specials: tuple[str, ...] = ()
 
 
@@ -128,16 +130,16 @@ class ObjectiveSpec(Spec):
 class StrategySpec(Spec):
     """How a model is spread over processes: `factory(config)` returns a `protocols.Strategy`."""
 
-    config: str | None = None
-    factory: str
+    config: Part | None = None
+    factory: Part
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class AdapterSpec(Spec):
     """A change of a model after it was built, such as LoRA: `factory(config)` returns a `protocols.Adapter`."""
 
-    config: str | None = None
-    factory: str
+    config: Part | None = None
+    factory: Part
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -153,9 +155,9 @@ class FormatSpec(Spec):
 
     parts = ("exporter", "importer", "detect")
 
-    exporter: str | None = None
-    importer: str | None = None
-    detect: str | None = None
+    exporter: Part | None = None
+    importer: Part | None = None
+    detect: Part | None = None
     families: tuple[str, ...] = ()
 
 
@@ -165,4 +167,4 @@ class CommandSpec(Spec):
 
     parts = ("command",)
 
-    command: str
+    command: Part

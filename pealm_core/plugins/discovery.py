@@ -15,17 +15,19 @@ from pealm_core.contract.specs import Spec
 
 @dataclass
 class Plugin:
-    """An entry point: where it comes from, whether it could be loaded, what it provides.
+    """An entry point or a file: where it comes from, whether it could be loaded, what it provides.
 
     status: "ok", "failed" or "disabled"; `reason` explains the last two.
     """
 
-    name: str  # of the entry point
+    name: str  # of the entry point, or the file's stem
     module: str
-    dist: str
+    dist: str  # of a file: `file:NAME.py`
     version: str
     requires: str = ""  # the versions of pealm-core that it works with: ">=0.1,<0.2"
     location: str = ""
+    file: Path | None = None  # of a local plugin: asked for by name, so that a failure to load is an error at once
+    sha256: str = ""  # of its content
     status: str = "ok"
     reason: str = ""
     error: BaseException | None = None

@@ -9,75 +9,32 @@ import re
 import sys
 import time
 from collections.abc import Callable, Collection, Iterable
-from contextlib import redirect_stdout
-from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from contextlib import nullcontext, redirect_stdout
+from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
-from pkgutil import resolve_name
 from threading import Timer
 from types import ModuleType
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import pluggy
 from packaging.specifiers import SpecifierSet
 
 from pealm_core.contract import hookspecs
 from pealm_core.contract.errors import PluginError, UserError
-from pealm_core.contract.fields import did_you_mean, settings_of
-from pealm_core.contract.specs import Spec
+from pealm_core.contract.fields import did_you_mean
 from pealm_core.plugins.discovery import Plugin as Plugin
 from pealm_core.plugins.discovery import discover
+from pealm_core.plugins.entry import Entry as Entry
+from pealm_core.plugins.entry import S
 from pealm_core.plugins.heavy_imports import DefectError, light_imports
+from pealm_core.plugins.local_files import import_file, line_of, local_plugins
 from pealm_core.plugins.records import CORE_COMMANDS as CORE_COMMANDS
 from pealm_core.plugins.records import REGISTRATION, hooks_of, records_of
 from pealm_core.plugins.run_hooks import attempting
 
-S = TypeVar("S", bound=Spec)
 PATIENCE = 5.0  # seconds until a plugin that still loads is named
-
-
-@dataclass(frozen=True)
-class Entry(Generic[S]):
-    """A resolved name: the record and the plugin that it comes from."""
-
-    spec: S
-    plugin: Plugin
-    name: str  # as the user gave it: `gpt2`, or `pealm-gpt2/gpt2` where two plugins provide one
-
-    def load(self, part: str) -> Any:
-        """Import a part of the record, for instance "factory". Raises PluginError."""
-        ref = getattr(self.spec, part)
-        try:
-            with redirect_stdout(sys.stderr):  # stdout is for results
-                return resolve_name(ref)
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:
-            raise self._defect(f"{part} {ref!r}", f"can't be loaded: {type(error).__name__}: {error}") from error
-
-    @cached_property
-    def config(self) -> type | None:
-        """The dataclass of its settings, or None. Raises PluginError, also if importing it loads a heavy package."""
-        ref = getattr(self.spec, "config", None)
-        if not ref:
-            return None
-        try:
-            with light_imports(ref.partition(":")[0]):
-                config: type = self.load("config")
-            names = {setting.name for setting in settings_of(config).values()}
-            if "name" in names:
-                raise DefectError("has a field 'name', which is reserved for the component's own name")
-            value = getattr(self.spec, "value", None)  # a dataset's field that `--input.NAME VALUE` sets
-            needed: set[Any] = {"vocab_size", "block_size"} if self.spec.kind == "model" else {value} - {None}
-            if missing := needed - names:
-                raise DefectError(f"needs the fields {', '.join(sorted(missing))}")
-        except (TypeError, NameError, DefectError) as error:  # the first two: not a dataclass, or wrong annotations
-            raise self._defect("config", str(error)) from error
-        return config
-
-    def _defect(self, part: str, reason: str) -> PluginError:
-        return PluginError(f"{self.plugin.dist}: {part} of {self.spec.kind} {self.spec.name!r} {reason}")
 
 
 class PluginHost:
@@ -114,9 +71,17 @@ class PluginHost:
 
     @classmethod
     def installed(cls, disabled: Iterable[str] = ()) -> "PluginHost":
-        """Load the plugins of this environment except those named by PEALM_DISABLE_PLUGINS (comma-separated)."""
+        """Load the plugins of this environment except those named by PEALM_DISABLE_PLUGINS (comma-separated).
+
+        Raises UserError or PluginError for a local plugin that can't be loaded.
+        """
         names = os.environ.get("PEALM_DISABLE_PLUGINS", "").split(",")
-        return cls(discover(), {name.strip() for name in names} | set(disabled))
+        host = cls([*discover(), *local_plugins()], {name.strip() for name in names} | set(disabled))
+        for plugin in host.plugins:
+            if plugin.file and plugin.status == "failed":
+                error = UserError if isinstance(plugin.error, UserError) else PluginError
+                raise error(f"--plugin {plugin.file}: {plugin.reason}") from plugin.error
+        return host
 
     def _load(self, plugin: Plugin) -> None:
         name, start = f"{plugin.dist}/{plugin.name}", time.perf_counter()
@@ -124,9 +89,10 @@ class PluginHost:
         try:
             if not SpecifierSet(plugin.requires).contains(self._core_version, prereleases=True):
                 raise DefectError(f"needs pealm-core {plugin.requires}, and {self._core_version} is installed")
-            with redirect_stdout(sys.stderr), light_imports(plugin.module):
-                hooks = hooks_of(import_module(plugin.module))
-                records = list(records_of(hooks))
+            local = plugin.file is not None
+            with redirect_stdout(sys.stderr), nullcontext() if local else light_imports(plugin.module):
+                hooks = hooks_of(import_file(plugin) if local else import_module(plugin.module))
+                records = list(records_of(hooks, objects=local))
             for hook in hooks.keys() - REGISTRATION.keys():
                 setattr(observer, hook, attempting(hooks[hook], partial(self._attempt, name)))
             self._manager.register(observer, name)  # checks the arguments of its hooks
@@ -135,7 +101,8 @@ class PluginHost:
             raise
         except BaseException as error:  # also SystemExit, and a panic in Rust
             self._manager.unregister(name=name)  # before version 1.7, pluggy keeps the hooks before the wrong one
-            text = str(error) if isinstance(error, DefectError) else f"{type(error).__name__}: {error}"
+            text = str(error) if isinstance(error, (DefectError, UserError)) else f"{type(error).__name__}: {error}"
+            text += line_of(error, plugin.file)
             plugin.status, plugin.reason, plugin.error = "failed", " ".join(text.split()), error
         plugin.load_ms = 1000 * (time.perf_counter() - start)
 
@@ -198,8 +165,6 @@ class PluginHost:
             raise PluginError("; ".join(reasons.values())) from next(iter(self._errors.values()))
         return self._results
 
-    notify = call  # where the results don't matter
-
     def switch_off(self, name: str) -> None:
         """Don't call the hooks of a plugin (`dist/entry point`) again, for instance as it failed on another rank."""
         self._manager.unregister(name=name)
@@ -226,6 +191,7 @@ class PluginHost:
 
         records = [(plugin.dist, record) for plugin in self.plugins for record in plugin.records]
         dists = {re.split("[.:]", str(getattr(r, part)))[0]: dist for dist, r in records for part in r.parts}
+        dists |= {plugin.module: plugin.dist for plugin in self.plugins if plugin.file}
         blamed = None
         for frame, line in walk_tb(error.__traceback__):
             code, module = frame.f_code, str(frame.f_globals.get("__name__"))

@@ -36,15 +36,18 @@ def hooks_of(module: ModuleType) -> dict[str, Callable[..., Any]]:
     return hooks
 
 
-def records_of(hooks: Mapping[str, Callable[..., Any]]) -> Iterator[Spec]:
-    """Call the registration hooks and yield their records. Raises DefectError."""
+def records_of(hooks: Mapping[str, Callable[..., Any]], *, objects: bool = False) -> Iterator[Spec]:
+    """Call the registration hooks and yield their records. Raises DefectError.
+
+    objects: parts may be objects instead of strings that name them.
+    """
     names = set()
     for hook, kind in REGISTRATION.items():
         given = hooks[hook]() if hook in hooks else None
         for record in [given] if isinstance(given, Spec) else given or ():
             if not isinstance(record, kind):
                 raise DefectError(f"{hook} must give {kind.__name__} records, not {record!r}")
-            for correct, problem in _checks(record):
+            for correct, problem in _checks(record, objects):
                 if not correct:
                     raise DefectError(f"{kind.__name__} {record.name!r}: {problem}")
             if (hook, record.name) in names:
@@ -53,7 +56,7 @@ def records_of(hooks: Mapping[str, Callable[..., Any]]) -> Iterator[Spec]:
             yield record
 
 
-def _checks(record: Spec) -> Iterator[tuple[Any, str]]:
+def _checks(record: Spec, objects: bool) -> Iterator[tuple[Any, str]]:
     """Yield what must be true of a record, and what to say if it is not."""
     yield re.fullmatch(r"[a-z0-9][a-z0-9.-]*", record.name), "a name is made of a-z, 0-9, '-' and '.'"
     yield re.fullmatch(r".*\S.*", record.summary), "summary must be one line of text"
@@ -63,7 +66,8 @@ def _checks(record: Spec) -> Iterator[tuple[Any, str]]:
     )
     for part in record.parts:
         ref, default = getattr(record, part), getattr(type(record), part, ...)
-        correct = ref is default or re.fullmatch(r"[\w.]+:[\w.]+", str(ref))
+        named = isinstance(ref, str) and re.fullmatch(r"[\w.]+:[\w.]+", ref)
+        correct = ref is default or named or (objects and callable(ref))
         yield correct, f"{part} must be a string 'module:attribute', not {ref!r}"
     presets = getattr(record, "presets", {}).values()
     tables = {key for preset in presets for key, value in preset.items() if isinstance(value, Mapping)}

@@ -1,0 +1,61 @@
+"""An entry: a record that a name means, with the plugin that it comes from; its parts are imported on use."""
+
+import sys
+from contextlib import nullcontext, redirect_stdout
+from dataclasses import dataclass
+from functools import cached_property
+from pkgutil import resolve_name
+from typing import Any, Generic, TypeVar
+
+from pealm_core.contract.errors import PluginError
+from pealm_core.contract.fields import settings_of
+from pealm_core.contract.specs import Spec
+from pealm_core.plugins.discovery import Plugin
+from pealm_core.plugins.heavy_imports import DefectError, light_imports
+
+S = TypeVar("S", bound=Spec)
+
+
+@dataclass(frozen=True)
+class Entry(Generic[S]):
+    """A resolved name: the record and the plugin that it comes from."""
+
+    spec: S
+    plugin: Plugin
+    name: str  # as the user gave it: `gpt2`, or `pealm-gpt2/gpt2` where two plugins provide one
+
+    def load(self, part: str) -> Any:
+        """Import a part of the record, for instance "factory". Raises PluginError."""
+        ref = getattr(self.spec, part)
+        if not isinstance(ref, str):  # of a local plugin: the object itself
+            return ref
+        try:
+            with redirect_stdout(sys.stderr):  # stdout is for results
+                return resolve_name(ref)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            raise self._defect(f"{part} {ref!r}", f"can't be loaded: {type(error).__name__}: {error}") from error
+
+    @cached_property
+    def config(self) -> type | None:
+        """The dataclass of its settings, or None. Raises PluginError, also if importing it loads a heavy package."""
+        ref = getattr(self.spec, "config", None)
+        if not ref:
+            return None
+        try:
+            with nullcontext() if self.plugin.file else light_imports(str(ref).partition(":")[0]):
+                config: type = self.load("config")
+            names = {setting.name for setting in settings_of(config).values()}
+            if "name" in names:
+                raise DefectError("has a field 'name', which is reserved for the component's own name")
+            value = getattr(self.spec, "value", None)  # a dataset's field that `--input.NAME VALUE` sets
+            needed: set[Any] = {"vocab_size", "block_size"} if self.spec.kind == "model" else {value} - {None}
+            if missing := needed - names:
+                raise DefectError(f"needs the fields {', '.join(sorted(missing))}")
+        except (TypeError, NameError, DefectError) as error:  # the first two: not a dataclass, or wrong annotations
+            raise self._defect("config", str(error)) from error
+        return config
+
+    def _defect(self, part: str, reason: str) -> PluginError:
+        return PluginError(f"{self.plugin.dist}: {part} of {self.spec.kind} {self.spec.name!r} {reason}")
