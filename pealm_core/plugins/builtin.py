@@ -25,7 +25,11 @@ def pealm_schedules() -> Iterator[ScheduleSpec]:
         ("wsd", "WSDConfig", "Stable at the peak, then linear decay"),
         ("linear", "DecayConfig", "Linear decay, from the peak to min-lr-ratio"),
         ("constant", None, "The peak learning rate to the end"),
-        ("inverse-sqrt", "InverseSqrtConfig", "One over the square root of the step; independent of the run's length"),
+        (
+            "inverse-sqrt",
+            "InverseSqrtConfig",
+            "One over the square root of the step; independent of the run's length",
+        ),
     ):
         module = "pealm_core.training.schedules"
         function = name.replace("-", "_")
