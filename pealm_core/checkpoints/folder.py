@@ -80,7 +80,7 @@ def save(
                     tokenizer.save(aside / TOKENIZER)  # type: ignore[attr-defined]
             for path in sorted(path for path in aside.rglob("*") if path.is_file()):
                 name = path.relative_to(aside).as_posix()
-                files[name] = files.get(name) or (path.stat().st_size, _digest(path))
+                files[name] = files.get(name) or (path.stat().st_size, digest(path))
             (aside / STATE).write_text(json.dumps({**state, "files": files}, indent=1), encoding="utf-8")
     except OSError as error:
         raise PealmError(f"{folder}: the checkpoint could not be written: {error}") from error
@@ -137,10 +137,10 @@ def verify(folder: Path, *names: str) -> dict[str, Any]:
     files = state.pop("files")
     wanted = {name: (-1, "") for name in names if name != TOKENIZER}
     wanted |= {name: facts for name, facts in files.items() if not names or name.partition("/")[0] in names}
-    for name, (size, digest) in wanted.items():
+    for name, (size, expected) in wanted.items():
         path = folder / name
         try:
-            intact = path.stat().st_size == size and _digest(path) == digest
+            intact = path.stat().st_size == size and digest(path) == expected
         except OSError as error:
             raise InvalidCheckpointError(f"{path} can't be read: {error.strerror}") from None
         if not intact:
@@ -153,7 +153,7 @@ def state_of(folder: Path) -> dict[str, Any]:
     try:
         state: dict[str, Any] = json.loads(read_regular(folder / STATE))
         state.pop("sha256", None)  # a hash of the file itself, by earlier versions
-        state["files"] = {str(name): (int(size), str(digest)) for name, (size, digest) in state["files"].items()}
+        state["files"] = {str(name): (int(size), str(value)) for name, (size, value) in state["files"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InvalidCheckpointError(f"{folder / STATE} can't be read: {error!r}") from None
     return state
@@ -203,6 +203,7 @@ def read_extra(folder: Path) -> dict[str, Any]:
     return dict(read_tree(folder / EXTRA)) if (folder / EXTRA).exists() else {}
 
 
-def _digest(path: Path) -> str:
+def digest(path: Path) -> str:
+    """Return the SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
