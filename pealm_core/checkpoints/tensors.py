@@ -66,17 +66,13 @@ def without_wrappers(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -
 
 
 def load_tensors(model: torch.nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
-<<<<<<< HEAD
-    """Load a state dict into a model. Raises UserError as `check_tensors` does."""
+    """Load a state dict, of an adapted model `trainable_state`. Raises UserError as `check_tensors` does."""
     check_tensors(model, tensors, where)
-    model.load_state_dict(tensors)
+    model.load_state_dict(tensors, strict=False)  # the names are checked
 
 
 def check_tensors(model: torch.nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
     """Raise UserError that names each mismatch of a state dict and a model: names, shapes, kinds of numbers."""
-=======
-    """Load a state dict, of an adapted model `trainable_state`. Raises UserError that names each mismatch."""
->>>>>>> ckpt
     own = model.state_dict()
     mistakes = [f"{name} is missing" for name in trainable_state(model, is_adapted(model)) if name not in tensors]
     mistakes += [f"{name} is not in the model" for name in tensors if name not in own]
@@ -93,10 +89,6 @@ def check_tensors(model: torch.nn.Module, tensors: Mapping[str, Tensor], where: 
         tensor = tensors.get(name)
         if tensor is not None and tensor.is_floating_point() and not all(map(math.isfinite, tensor.aminmax())):
             raise UserError(f"{where}: {name} has values that are NaN or infinite; the weights are not usable")
-<<<<<<< HEAD
-=======
-    model.load_state_dict(tensors, strict=False)  # names are checked above
->>>>>>> ckpt
 
 
 def flatten(tree: Any, place: str) -> tuple[Any, dict[str, Tensor]]:
@@ -177,6 +169,3 @@ def read_tree(path: Path) -> Any:
         return {"state": state, "param_groups": extra["param_groups"]}
     except Exception as error:
         raise InvalidCheckpointError(f"{path} can't be read: {error!r}") from None
-
-
-read_optimizer = read_tree
