@@ -9,14 +9,15 @@ from typing import Any
 from torch import Tensor
 
 from pealm_core.checkpoints import folder as checkpoint
-from pealm_core.checkpoints.build import make_model, make_tokenizer
+from pealm_core.checkpoints.adapters import merged_state
+from pealm_core.checkpoints.build import make_model, make_tokenizer, plan_of, with_adapter
 from pealm_core.checkpoints.tensors import load_tensors, read_tensors
 from pealm_core.config.job import Job, plan
 from pealm_core.config.toml_layers import Layer, file_layer
 from pealm_core.contract.errors import UserError
 from pealm_core.contract.protocols import Tokenizer
 
-COMPONENTS = ("model", "tokenizer")
+COMPONENTS = ("model", "tokenizer", "adapter")
 Config = Mapping[str, Mapping[str, Any]]  # the tables of a config.toml
 
 
@@ -25,29 +26,41 @@ class Checkpoint:
     """A checkpoint on disk: the arguments with which `write_checkpoint` makes the same one.
 
     path: its folder. config: the tables of its config.toml. tokenizer: the folder of its saved vocabulary. state:
-    facts such as `step` and `val_loss`.
+    facts such as `step` and `val_loss`. adapter: None, or the table of the adapter in it; then `model` is merged, and
+    `config` has no such table.
     """
 
     path: Path
     config: Config
     tokenizer: Path
     state: Mapping[str, Any]
+    adapter: Mapping[str, Any] | None = None
+    base: Path | None = None
 
     @cached_property
     def model(self) -> dict[str, Tensor]:
         """The weights as a state dict, read when they are first asked for."""
-        return read_tensors(self.path / checkpoint.MODEL)[0]
+        if self.adapter is None:
+            return read_tensors(self.path / checkpoint.MODEL)[0]
+        job = with_adapter(plan_of(self.path), file_layer(self.path / checkpoint.CONFIG), self.base)
+        model, _ = make_model(job, job.configs["model"].vocab_size)
+        checkpoint.load_model(model, self.path)
+        return merged_state(model)
 
 
-def read_checkpoint(path: Path | str) -> Checkpoint:
+def read_checkpoint(path: Path | str, *, base: Path | str | None = None) -> Checkpoint:
     """Return the checkpoint of a run (its best, else its newest), a checkpoint folder or a file in one.
 
-    Its weights, config and vocabulary are compared with the hashes they were saved with. Raises UserError.
+    Its weights, config and vocabulary are compared with the hashes they were saved with. base: where an adapter's
+    base is, if not in the place that the config names. Raises UserError.
     """
     folder = checkpoint.find(Path(path))
     state = checkpoint.verify(folder, checkpoint.MODEL, checkpoint.CONFIG, checkpoint.TOKENIZER)
-    config = file_layer(folder / checkpoint.CONFIG).tables
-    return Checkpoint(folder, config, folder / checkpoint.TOKENIZER, state)
+    config = dict(file_layer(folder / checkpoint.CONFIG).tables)
+    adapter = config.pop("adapter", None)
+    if base is not None and adapter is None:
+        raise UserError(f"--base {base}: {folder} has no adapter, and only an adapter has a base; leave it out")
+    return Checkpoint(folder, config, folder / checkpoint.TOKENIZER, state, adapter, Path(base) if base else None)
 
 
 def load_tokenizer(config: Config, saved: Path | None = None) -> Tokenizer:
@@ -69,7 +82,8 @@ def write_checkpoint(
     """Write a weights-only checkpoint in a new or empty folder, complete or not at all. Raises PealmError.
 
     model: a state dict, which must fit the model of the config. config: `[model] name` and what differs from the
-    defaults; vocab_size comes from the tokenizer. tokenizer: a tokenizer or the folder in which one was saved;
+    defaults; vocab_size comes from the tokenizer. With `[adapter] name` and `base`, model has only the tensors that
+    the adapter adds or trains. tokenizer: a tokenizer or the folder in which one was saved;
     None: the model's own. state: what `read_checkpoint` returns as `state`.
     """
     target = Path(path)

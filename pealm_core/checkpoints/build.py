@@ -1,6 +1,6 @@
 """Make the components of a job: tokenizer, dataset, model. The only module that calls factories."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pealm_core.checkpoints.adapters import apply
 from pealm_core.checkpoints.folder import CONFIG, find
 from pealm_core.checkpoints.tensors import load_tensors, without_wrappers
 from pealm_core.config.job import Job, plan
-from pealm_core.config.toml_layers import file_layer
+from pealm_core.config.toml_layers import Layer, file_layer
 from pealm_core.contract.errors import PealmError, PluginError, UserError
 from pealm_core.contract.protocols import Dataset, Tokenizer, has
 from pealm_core.plugins.host import Entry
@@ -66,21 +67,37 @@ def make_tokenizer(job: Job, saved: Path | None = None, dataset: Dataset | None 
     return tokenizer
 
 
-def make_model(job: Job, vocab_size: int, weights: Mapping[str, Tensor] | None = None) -> tuple[nn.Module, Job]:
-    """Return the job's model for a vocabulary, and the job as built. weights: those of `--init`."""
-    entry, config = job.entries["model"], job.configs["model"]
-    where = entry.name if weights is None else f"--init {job.configs['train'].init}"
+def make_model(
+    job: Job,
+    vocab_size: int,
+    weights: Mapping[str, Tensor] | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> tuple[nn.Module, Job]:
+    """Return the job's model for a vocabulary, with its adapter applied, and the job as built.
+
+    weights: those of `--init`. An adapted model without them gets those of its base. say: called with a line if the
+    weights are for another number of tokens.
+    """
+    entry, adapter = job.entries["model"], job.entries.get("adapter")
+    where = f"--init {job.configs['train'].init}" if weights is not None else entry.name
+    if adapter is not None and weights is None:
+        from pealm_core.checkpoints.initial_weights import read_base  # the base may have a base of its own
+
+        job, weights = read_base(job)
+        where = f"the adapter's base {job.base['base']}"
+    config = job.configs["model"]
     if weights is None and entry.spec.pretrained is not None:
         config, weights = entry.load("pretrained")(config)
+        if vocab_size > config.vocab_size > 0:
+            raise UserError(f"the tokenizer has {vocab_size:,} tokens and {where} only {config.vocab_size:,}")
         sizes = config
     else:
         sizes = replace(config, vocab_size=vocab_size)
         job = job.with_model_config(sizes)
-    if weights is not None and vocab_size > config.vocab_size > 0:
-        raise UserError(f"the tokenizer has {vocab_size:,} tokens and {where} only {config.vocab_size:,}")
     model = make(entry, sizes)
     if not isinstance(model, nn.Module):
         raise PluginError(f"{entry.plugin.dist}: model {entry.name!r} is {model!r:.80}, which is not an nn.Module")
+    resized: Collection[str] = ()
     if weights is not None:
         weights = without_wrappers(weights, model.state_dict())
         try:
@@ -88,12 +105,76 @@ def make_model(job: Job, vocab_size: int, weights: Mapping[str, Tensor] | None =
                 weights = model.adapt_weights(weights)  # type: ignore[operator]
         except ValueError as error:
             raise UserError(f"{where} does not fit {entry.name}: {error}") from error
+        if config.vocab_size != sizes.vocab_size:
+            weights, resized = _resize(entry, model, weights, config.vocab_size, sizes, say)
         load_tensors(model, weights, where)
-    try:
-        check_model(model, sizes.vocab_size)
-    except Exception as error:
-        raise PluginError(f"{entry.plugin.dist}: model {entry.name!r}: {type(error).__name__}: {error}") from error
+    _check(entry, model, sizes.vocab_size)
+    if adapter is not None:
+        try:
+            apply(make_component(job, "adapter"), model, resized)
+        except PealmError:
+            raise
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise PluginError(f"{adapter.plugin.dist}: adapter {adapter.name!r} on {entry.name}: {reason}") from error
+        _check(adapter, model, sizes.vocab_size)
     return model, job
+
+
+def _resize(
+    entry: Entry[Any],
+    model: nn.Module,
+    weights: Mapping[str, Tensor],
+    old: int,
+    sizes: Any,
+    say: Callable[[str], None],
+) -> tuple[dict[str, Tensor], set[str]]:
+    """Return weights for `old` tokens (0: unknown) as weights for the model's, and the names of what was resized.
+
+    Rows are copied by id; new ones are as the model initialises them, as are those beyond its vocabulary. Another
+    model, with a larger vocabulary, shows which dimensions depend on it.
+    """
+    own, weights, new = model.state_dict(), dict(weights), sizes.vocab_size
+    if not old and all(weights[name].shape == tensor.shape for name, tensor in own.items() if name in weights):
+        return weights, set()
+    with torch.random.fork_rng(devices=()):
+        larger = make(entry, replace(sizes, vocab_size=2 * new + 1000)).state_dict()
+    resized = set()
+    for name, tensor in own.items():
+        saved = weights.get(name)
+        dims = [dim for dim, size in enumerate(larger[name].shape) if size != tensor.shape[dim]]
+        if dims and saved is not None and saved.dim() == tensor.dim():
+            old = min(old or saved.shape[dims[0]], *(saved.shape[dim] for dim in dims))
+            copied = tuple(slice(min(old, new) if dim in dims else None) for dim in range(tensor.dim()))
+            if saved[copied].shape == tensor[copied].shape:
+                weights[name] = tensor.clone()
+                weights[name][copied] = saved[copied]
+                resized.add(name)
+    if resized:
+        count = f"{abs(new - old):,} row{'s are' if abs(new - old) > 1 else ' is'}"
+        say(f"vocabulary {old:,} → {new:,}: {count} {'new' if new > old else 'left out'}")
+    return weights, resized
+
+
+def _check(entry: Entry[Any], model: nn.Module, vocab_size: int) -> None:
+    """Check a model's contract; a mistake is the fault of the record's plugin."""
+    try:
+        check_model(model, vocab_size)
+    except Exception as error:
+        reason = f"{entry.spec.kind} {entry.name!r}: {type(error).__name__}: {error}"
+        raise PluginError(f"{entry.plugin.dist}: {reason}") from error
+
+
+def with_adapter(job: Job, file: Layer, base: Path | None = None) -> Job:
+    """Return the job of a checkpoint with the adapter that its config names, if any. Raises UserError.
+
+    base: where the adapter's base is, if not in the place that the config names.
+    """
+    part = plan(("adapter",), host=job.host, file=file)
+    job = replace(
+        job, entries={**job.entries, **part.entries}, configs={**job.configs, **part.configs}, base=part.base
+    )
+    return job if base is None else job.with_base(base)
 
 
 def check_model(model: Any, vocab_size: int) -> None:

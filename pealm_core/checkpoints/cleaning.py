@@ -23,7 +23,7 @@ from pealm_core.contract.errors import InvalidCheckpointError, PealmError
 RUN, STEPS, TEXT = "run", "checkpoints folder", "tokenized text"
 LOCK, STATUS = ".lock", "run.json"
 RUN_FILES = (STATUS, "metrics.jsonl", "samples.jsonl", "loss.png", checkpoint.CONFIG)
-CHECKPOINT_FILES = (checkpoint.STATE, checkpoint.MODEL, checkpoint.OPTIMIZER, "extra.safetensors", checkpoint.CONFIG)
+CHECKPOINT_FILES = (checkpoint.STATE, checkpoint.MODEL, checkpoint.OPTIMIZER, checkpoint.EXTRA, checkpoint.CONFIG)
 TEMPORARY_FILE = re.compile(rf"\.({'|'.join(map(re.escape, RUN_FILES))})(\.[0-9a-f]+)?\.tmp")
 TEXT_FOLDER = re.compile(r"[0-9a-f]{32}")
 TEXT_LEFTOVER = re.compile(r"tokenizing-.*|\.[0-9a-f]{32}\..*\.tmp")

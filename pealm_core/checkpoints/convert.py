@@ -14,12 +14,13 @@ from pealm_core.contract.errors import UserError
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def to_weights(source: Path, target: Path, dtype: str | None = None) -> str:
-    """Write a run's best weights or a checkpoint's as a weights-only folder.
+def to_weights(source: Path, target: Path, dtype: str | None = None, base: Path | None = None) -> str:
+    """Write a run's best weights or a checkpoint's as a weights-only folder, with an adapter merged into them.
 
-    dtype: "fp32", "bf16", "fp16"; None: as they are. Returns a line that says what was done. Raises PealmError.
+    dtype: "fp32", "bf16", "fp16"; None: as they are. base: as in `read_checkpoint`. Returns a line
+    that says what was done. Raises PealmError.
     """
-    saved, tensors = read_checkpoint(source), {}
+    saved, tensors = read_checkpoint(source, base=base), {}
     cast: dict[Any, torch.Tensor] = {}  # tied tensors stay tied
     for name, tensor in saved.model.items():
         wanted = DTYPES[dtype] if dtype and tensor.is_floating_point() else tensor.dtype
@@ -28,7 +29,7 @@ def to_weights(source: Path, target: Path, dtype: str | None = None) -> str:
             limit = torch.finfo(wanted).max
             raise UserError(f"{name} has values beyond {limit:,.0f}, the largest in {dtype}; use bf16 or fp32")
     same = all(tensors[name].dtype == tensor.dtype for name, tensor in saved.model.items())
-    if saved.path == source and same and not (source / checkpoint.OPTIMIZER).exists():
+    if saved.path == source and same and not saved.adapter and not (source / checkpoint.OPTIMIZER).exists():
         raise UserError(f"{source} has only weights already{f', in {dtype}' if dtype else ''}; nothing was written")
     write_checkpoint(target, model=tensors, config=saved.config, tokenizer=saved.tokenizer, state=saved.state)
     before, after = ((folder / checkpoint.MODEL).stat().st_size for folder in (saved.path, target))

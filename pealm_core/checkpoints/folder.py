@@ -1,7 +1,7 @@
 """Checkpoints: folders of safetensors, TOML and JSON that are either complete and valid or do not count.
 
-    step-00000500/  model.safetensors  optimizer.safetensors  config.toml  tokenizer/  state.json
-    best/           the same without the optimizer: weights only
+    step-00000500/  model.safetensors  optimizer.safetensors  extra.safetensors  config.toml  tokenizer/  state.json
+    best/           the same without optimizer and extra: weights only
 
 A folder is written under a temporary name, synced and renamed. `state.json` is written last, with the size and
 SHA-256 of every other file. Importing this module does not load torch.
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-MODEL, OPTIMIZER, CONFIG = "model.safetensors", "optimizer.safetensors", "config.toml"
-TOKENIZER, STATE = "tokenizer", "state.json"
+MODEL, OPTIMIZER, EXTRA = "model.safetensors", "optimizer.safetensors", "extra.safetensors"
+CONFIG, TOKENIZER, STATE = "config.toml", "tokenizer", "state.json"
 STEPS = "checkpoints"  # in a run: the folder of its step checkpoints
 # Names that only pealm gives: `.tmp` is being written or removed, `.old` has a successor, `.damaged` was skipped.
 TEMPORARY = re.compile(r"\.(best|step-\d+)(\.[0-9a-f]+)?\.(tmp|old|damaged)")
@@ -43,16 +43,18 @@ def save(
     tokenizer: "Tokenizer | Path",
     state: Mapping[str, Any],
     optimizer: Mapping[str, Any] | None = None,
+    extra: Mapping[str, Any] | None = None,
     replace: bool = False,
     same_model: Path | None = None,
 ) -> None:
     """Write a checkpoint folder. Raises PealmError if the disk refuses.
 
     model, optimizer: state dicts. tokenizer: or the folder in which one was saved. state: facts such as the step,
-    which `verify` returns. replace: whether the folder may exist. same_model: a checkpoint that was just written from
+    which `verify` returns. extra: further state dicts by name, which
+    `read_extra` returns. replace: whether the folder may exist. same_model: a checkpoint that was just written from
     the same `model`; its file is hard-linked instead of written and hashed again.
     """
-    from pealm_core.checkpoints.tensors import write_optimizer, write_tensors
+    from pealm_core.checkpoints.tensors import write_tensors, write_tree
 
     files: dict[str, tuple[int, str]] = {}
     try:
@@ -63,8 +65,9 @@ def save(
                     files[MODEL] = state_of(same_model)["files"][MODEL]
             if not files:
                 write_tensors(aside / MODEL, model)
-            if optimizer is not None:
-                write_optimizer(aside / OPTIMIZER, optimizer)
+            for name, tree in ((OPTIMIZER, optimizer), (EXTRA, extra)):
+                if tree is not None:
+                    write_tree(aside / name, tree)
             (aside / CONFIG).write_text(tomli_w.dumps(dict(config)), encoding="utf-8")
             for path in aside.glob("*.safetensors"):  # created readable by their owner only
                 with suppress(OSError):  # some file systems have no modes
@@ -77,7 +80,7 @@ def save(
                     tokenizer.save(aside / TOKENIZER)  # type: ignore[attr-defined]
             for path in sorted(path for path in aside.rglob("*") if path.is_file()):
                 name = path.relative_to(aside).as_posix()
-                files[name] = files.get(name) or (path.stat().st_size, _digest(path))
+                files[name] = files.get(name) or (path.stat().st_size, digest(path))
             (aside / STATE).write_text(json.dumps({**state, "files": files}, indent=1), encoding="utf-8")
     except OSError as error:
         raise PealmError(f"{folder}: the checkpoint could not be written: {error}") from error
@@ -134,10 +137,10 @@ def verify(folder: Path, *names: str) -> dict[str, Any]:
     files = state.pop("files")
     wanted = {name: (-1, "") for name in names if name != TOKENIZER}
     wanted |= {name: facts for name, facts in files.items() if not names or name.partition("/")[0] in names}
-    for name, (size, digest) in wanted.items():
+    for name, (size, expected) in wanted.items():
         path = folder / name
         try:
-            intact = path.stat().st_size == size and _digest(path) == digest
+            intact = path.stat().st_size == size and digest(path) == expected
         except OSError as error:
             raise InvalidCheckpointError(f"{path} can't be read: {error.strerror}") from None
         if not intact:
@@ -150,7 +153,7 @@ def state_of(folder: Path) -> dict[str, Any]:
     try:
         state: dict[str, Any] = json.loads(read_regular(folder / STATE))
         state.pop("sha256", None)  # a hash of the file itself, by earlier versions
-        state["files"] = {str(name): (int(size), str(digest)) for name, (size, digest) in state["files"].items()}
+        state["files"] = {str(name): (int(size), str(value)) for name, (size, value) in state["files"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InvalidCheckpointError(f"{folder / STATE} can't be read: {error!r}") from None
     return state
@@ -193,6 +196,14 @@ def load_model(model: "torch.nn.Module", folder: Path) -> None:
     load_tensors(model, read_tensors(folder / MODEL)[0], str(folder / MODEL))
 
 
-def _digest(path: Path) -> str:
+def read_extra(folder: Path) -> dict[str, Any]:
+    """Return the folder's further state dicts by name, none if it has none. Raises InvalidCheckpointError."""
+    from pealm_core.checkpoints.tensors import read_tree
+
+    return dict(read_tree(folder / EXTRA)) if (folder / EXTRA).exists() else {}
+
+
+def digest(path: Path) -> str:
+    """Return the SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -2,7 +2,8 @@
 
 import pickle
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pealm_core.checkpoints import folder as checkpoint
-from pealm_core.checkpoints.api import read_checkpoint
+from pealm_core.checkpoints.api import Checkpoint, read_checkpoint
 from pealm_core.checkpoints.tensors import read_tensors
 from pealm_core.config.choose_components import preset_tables
 from pealm_core.config.job import Job, plan, settle
@@ -20,39 +21,79 @@ from pealm_core.contract.fields import dump, settings_of
 from pealm_core.contract.specs import ModelSpec
 
 PICKLED = (".pt", ".pth", ".bin")
-FREE = ("block-size", "vocab-size")  # and real numbers: settings that may differ from those of the weights
+FREE = ("block-size",)  # and real numbers: settings that may differ from those of the weights
 Table = Mapping[str, Any]  # a model's settings as TOML
 Tensors = Mapping[str, Tensor]
 
 
-def read_initial_weights(job: Job, init: str) -> tuple[Job, Tensors, Path | None]:
+def read_initial_weights(
+    job: Job, init: str, say: Callable[[str], None] = lambda line: None
+) -> tuple[Job, Tensors, Path | None]:
     """Read what `--init` names: the job with the weights' settings, a state dict, the folder of a saved vocabulary.
 
-    Raises PealmError.
+    An adapter's base is what `--init` names. say: called with a line if the weights are for another tokenizer, whose
+    vocabulary is not used then. Raises PealmError.
     """
-    model, path = job.entries["model"], Path(init)
+    job, tensors, base, saved = _read(job, init, f"--init {init}")
+    if "adapter" in job.entries:
+        job = replace(job, base=base)
+    if saved is None:
+        return job, tensors, None
+    old, entry = saved.config.get("tokenizer", {}).get("name"), job.entries.get("tokenizer")
+    if old is not None and entry is not None and old.rpartition("/")[2] != entry.spec.name:
+        say(f"tokenizer {old} → {entry.name}: the weights were trained with other tokens")
+        return job, tensors, None
+    return job, tensors, saved.tokenizer
+
+
+def read_base(job: Job) -> tuple[Job, Tensors]:
+    """Read the base of the job's adapter: the job with the weights' settings, and a state dict. Raises UserError."""
+    name, place, wanted = job.entries["adapter"].name, job.base.get("base"), job.base.get("base-hash")
+    if place is None:
+        raise UserError(f"--adapter {name} needs the weights that it adapts: --init NAME or PATH")
+    try:
+        job, tensors, base, _ = _read(job, place, f"base {place}")
+    except UserError as error:
+        raise UserError(f"the base of adapter {name} can't be read: {error}; --base PATH says where it is") from error
+    if wanted is not None and base.get("base-hash") != wanted:
+        raise UserError(
+            f"{place} is not the base of adapter {name}: its weights have changed or are others (SHA-256 "
+            f"{base.get('base-hash', 'unknown'):.12}, not {wanted:.12}); --base PATH says where the same weights are"
+        )
+    return replace(job, base=base), tensors
+
+
+def _read(job: Job, place: str, what: str) -> tuple[Job, Tensors, dict[str, str], Checkpoint | None]:
+    """Return the job with the settings of the weights in a place, the weights, `base` for a config, the checkpoint.
+
+    The model's vocab_size is that of the weights, or 0 if that is unknown. what: the place as messages call it.
+    """
+    model, path = job.entries["model"], Path(place)
     if not path.exists():
-        config, tensors = _read_pretrained(job, init)
-        return _with_settings(job, init, dump(config)), tensors, None
+        config, tensors = _read_pretrained(job, place, what)
+        return _with_settings(job, what, dump(config)), tensors, {"base": place}, None
     if not path.is_file() or (path.parent / checkpoint.STATE).is_file():
         saved = read_checkpoint(path)
         table = dict(saved.config["model"])
         name = table.pop("name")
         if job.host.find(ModelSpec, name, prefer=saved.config.get("versions", ())).spec is not model.spec:
-            raise UserError(f"--init {init} is {name!r}, not {model.name!r}")
-        return _with_settings(job, init, table), saved.model, saved.tokenizer
+            raise UserError(f"{what} is {name!r}, not {model.name!r}")
+        digest = checkpoint.state_of(saved.path)["files"][checkpoint.MODEL][1]
+        base = {"base": str(saved.path.resolve()), "base-hash": digest}
+        return _with_settings(job, what, table), saved.model, base, saved
     tensors, sizes = read_file(path)
-    keys = {item.key: item.name for item in settings_of(model.config).values() if item.name != "vocab_size"}
+    keys = {item.key: item.name for item in settings_of(model.config).values()}
     table = {key: sizes[name] for key, name in keys.items() if name in sizes}
-    return _with_settings(job, init, table) if table else job, tensors, None
+    base = {"base": str(path.resolve()), "base-hash": checkpoint.digest(path)}
+    return _with_settings(job, what, table) if table else job, tensors, base, None
 
 
-def _read_pretrained(job: Job, init: str) -> tuple[Any, Tensors]:
+def _read_pretrained(job: Job, init: str, what: str) -> tuple[Any, Tensors]:
     """Fetch the weights of a pretrained model, by the name of the preset whose sizes the job has."""
     model, own = job.entries["model"].spec, dump(job.configs["model"])
     entries = job.host.entries(ModelSpec).get(init.rpartition("/")[2], [])
     if not any(entry.spec.pretrained and entry.spec.family == model.name for entry in entries):
-        raise UserError(f"--init {init}: no such run, checkpoint or file of weights, or pretrained {model.name}")
+        raise UserError(f"{what}: no such run, checkpoint or file of weights, or pretrained {model.name}")
     pretrained, preset = job.host.find(ModelSpec, init), None
     for name in pretrained.spec.presets:
         sizes = preset_tables(model.presets.get(name, {}))["model"]
@@ -63,7 +104,7 @@ def _read_pretrained(job: Job, init: str) -> tuple[Any, Tensors]:
     return config, tensors
 
 
-def _with_settings(job: Job, init: str, table: Table) -> Job:
+def _with_settings(job: Job, what: str, table: Table) -> Job:
     """Return the job with the weights' settings and the user's. Raises UserError for those that the weights decide.
 
     Shapes alone would not tell: weights for 4 heads also load into a model with 2.
@@ -71,12 +112,14 @@ def _with_settings(job: Job, init: str, table: Table) -> Job:
     user = {}
     for key, value in dump(job.configs["model"]).items():
         own = table.get(key, value)
-        if not job.origins["model"][key.replace("-", "_")].startswith(("default", "recipe", "preset ")):
+        if key != "vocab-size" and not job.origins["model"][key.replace("-", "_")].startswith(
+            ("default", "recipe", "preset ")
+        ):
             user[key] = value
             if value != own and key not in FREE and not isinstance(own, float):
                 option = option_name("model", key)
-                raise UserError(f"{option} {value}: the weights of --init {init} have {own}; leave the option out")
-    layers = [Layer(f"the settings of --init {init}", {"model": table}), Layer("options", {"model": user})]
+                raise UserError(f"{option} {value}: the weights of {what} have {own}; leave the option out")
+    layers = [Layer(f"the settings of {what}", {"model": table}), Layer("options", {"model": user})]
     return job.with_model_config(settle({}, {"model": job.entries["model"]}, layers).build("model"))
 
 

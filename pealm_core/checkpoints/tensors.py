@@ -4,16 +4,19 @@ import json
 import math
 import re
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 from torch import Tensor
 
-from pealm_core.contract.errors import InvalidCheckpointError, UserError
+from pealm_core.checkpoints.adapters import is_adapted, trainable_state
+from pealm_core.contract.errors import InvalidCheckpointError, PealmError, UserError
 
+PLAIN = (bool, int, float, str)
 NOTES = "pealm"  # the key of our part of a header's metadata
 WRAPPERS = ("module.", "_orig_mod.", "transformer.")  # of DDP, torch.compile, and models inside a larger one
 
@@ -63,15 +66,15 @@ def without_wrappers(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -
 
 
 def load_tensors(model: torch.nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
-    """Load a state dict into a model. Raises UserError as `check_tensors` does."""
+    """Load a state dict, of an adapted model `trainable_state`. Raises UserError as `check_tensors` does."""
     check_tensors(model, tensors, where)
-    model.load_state_dict(tensors)
+    model.load_state_dict(tensors, strict=False)  # the names are checked
 
 
 def check_tensors(model: torch.nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
     """Raise UserError that names each mismatch of a state dict and a model: names, shapes, kinds of numbers."""
     own = model.state_dict()
-    mistakes = [f"{name} is missing" for name in own if name not in tensors]
+    mistakes = [f"{name} is missing" for name in trainable_state(model, is_adapted(model)) if name not in tensors]
     mistakes += [f"{name} is not in the model" for name in tensors if name not in own]
     for name, wanted in own.items():
         saved = tensors.get(name, wanted)
@@ -83,23 +86,86 @@ def check_tensors(model: torch.nn.Module, tensors: Mapping[str, Tensor], where: 
         more = f" (and {len(mistakes) - 3} more)" if len(mistakes) > 3 else ""
         raise UserError(f"{where} does not fit the model: {'; '.join(mistakes[:3])}{more}")
     for name, _ in model.named_parameters(remove_duplicate=False):  # a mask among the buffers may be infinite
-        if tensors[name].is_floating_point() and not all(map(math.isfinite, tensors[name].aminmax())):
+        tensor = tensors.get(name)
+        if tensor is not None and tensor.is_floating_point() and not all(map(math.isfinite, tensor.aminmax())):
             raise UserError(f"{where}: {name} has values that are NaN or infinite; the weights are not usable")
 
 
-def write_optimizer(path: Path, state: Mapping[str, Any]) -> None:
-    """Write an optimizer's state dict. Raises OSError."""
-    flat = {f"{index}.{key}": value for index, values in state["state"].items() for key, value in values.items()}
-    tensors = {place: value for place, value in flat.items() if isinstance(value, Tensor)}
-    rest = {place: value for place, value in flat.items() if place not in tensors}
-    write_tensors(path, tensors, {"values": rest, "param_groups": state["param_groups"]})
+def flatten(tree: Any, place: str) -> tuple[Any, dict[str, Tensor]]:
+    """Return nested dicts, lists and tuples as JSON, and the tensors in them by place: `optimizer.state.0.exp_avg`.
+
+    Other leaves and the keys are numbers, strings, bools and None. Raises PealmError that names the place of anything
+    else.
+    """
+    tensors: dict[str, Tensor] = {}
+
+    def encode(value: Any, place: str) -> Any:
+        if isinstance(value, dict) and all(key is None or isinstance(key, PLAIN) for key in value):
+            return ["dict", [[key, encode(item, f"{place}.{key}")] for key, item in value.items()]]
+        if type(value) in (list, tuple):
+            return [type(value).__name__, [encode(item, f"{place}.{i}") for i, item in enumerate(value)]]
+        if type(value) in (Tensor, torch.nn.Parameter) and value.layout == torch.strided and _storable(value.dtype):
+            while place in tensors:  # {"a.b": x, "a": {"b": y}}
+                place += "'"
+            tensors[place] = value
+            return ["tensor", place]
+        if value is None or isinstance(value, PLAIN):
+            return value
+        kind = f"{type(value).__module__}.{type(value).__qualname__}"
+        kind = f"tensor of {value.dtype}, {value.layout}" if type(value) is Tensor else kind
+        raise PealmError(
+            f"{place} can't be saved: it is a {kind}; tensors, numbers, strings, bools, None, and dicts, "
+            f"lists and tuples of them can"
+        )
+
+    try:
+        return encode(tree, place), tensors
+    except RecursionError:
+        raise PealmError(f"{place} can't be saved: it is nested too deeply, or contains itself") from None
 
 
-def read_optimizer(path: Path) -> dict[str, Any]:
-    """Read what `write_optimizer` wrote. Raises InvalidCheckpointError."""
+def unflatten(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """Return what `flatten` got. Raises an Exception for anything that it did not return."""
+    if not isinstance(tree, list):
+        return tree
+    kind, items = tree
+    if kind == "tensor":
+        return tensors[items]
+    if kind == "dict":
+        return {unflatten(key, tensors): unflatten(value, tensors) for key, value in items}
+    return {"list": list, "tuple": tuple}[kind](unflatten(item, tensors) for item in items)
+
+
+@cache
+def _storable(dtype: torch.dtype) -> bool:
+    """Whether safetensors has the dtype."""
+    try:
+        return bool(save({"": torch.empty(0, dtype=dtype)}))
+    except Exception:
+        return False
+
+
+def check_tree(tree: Any, place: str) -> None:
+    """Raise PealmError that names what `write_tree` can't save, if there is anything."""
+    flatten(tree, place)
+
+
+def write_tree(path: Path, tree: Any) -> None:
+    """Write what `flatten` accepts: state dicts of optimizers and other objects. Raises OSError and PealmError."""
+    structure, tensors = flatten(tree, path.stem)
+    write_tensors(path, tensors, {"tree": structure})
+
+
+def read_tree(path: Path) -> Any:
+    """Read what `write_tree` wrote, or an optimizer file of earlier versions. Raises InvalidCheckpointError."""
     tensors, extra = read_tensors(path)
-    state: dict[int, dict[str, Any]] = {}
-    for place, value in [*tensors.items(), *extra["values"].items()]:
-        index, _, key = place.partition(".")
-        state.setdefault(int(index), {})[key] = value
-    return {"state": state, "param_groups": extra["param_groups"]}
+    try:
+        if "tree" in extra:
+            return unflatten(extra["tree"], tensors)
+        state: dict[int, dict[str, Any]] = {}
+        for place, value in [*tensors.items(), *extra["values"].items()]:
+            index, _, key = place.partition(".")
+            state.setdefault(int(index), {})[key] = value
+        return {"state": state, "param_groups": extra["param_groups"]}
+    except Exception as error:
+        raise InvalidCheckpointError(f"{path} can't be read: {error!r}") from None

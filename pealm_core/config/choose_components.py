@@ -27,6 +27,7 @@ COMPONENTS: Mapping[str, type[Spec]] = {  # table → the kind of component that
     "eval": EvaluatorSpec,
 }
 DEFAULTS = {"optimizer": "adamw", "schedule": "cosine", "objective": "next-token", "strategy": "ddp"}
+BASE = ("base", "base-hash")  # in [adapter] of a run's config: not settings, but the weights below the adapter
 FILE_TABLES = ("train", "sample", *COMPONENTS, "plugins", "versions")
 
 
@@ -135,5 +136,7 @@ def _meant(host: PluginHost, layers: list[Layer], table: str, entry: Entry[Any],
                 if entry.spec.value is None:
                     raise UserError(f"{layer.place(table, name)} takes no value")
                 values[entry.name] = value
+        if table == "adapter":
+            values = {key: value for key, value in values.items() if key not in BASE}
         kept.append(replace(layer, tables={**layer.tables, table: values}))
     return kept

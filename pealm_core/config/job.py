@@ -4,11 +4,12 @@ A component's table carries its `name`; in `[input]`, one key names the dataset.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pealm_core.config.choose_components import choose
+from pealm_core.config.choose_components import BASE, choose
 from pealm_core.config.toml_layers import Layer, Resolved, Tables, resolve
+from pealm_core.contract.errors import UserError
 from pealm_core.contract.fields import dump
 from pealm_core.plugins.host import Entry, PluginHost
 from pealm_core.plugins.local_files import saved_files
@@ -16,16 +17,26 @@ from pealm_core.plugins.local_files import saved_files
 
 @dataclass(frozen=True)
 class Job:
-    """The entry and the config of each table, and where each setting comes from."""
+    """The entry and the config of each table, and where each setting comes from.
+
+    base: of an adapter, where its base is (`base`) and the SHA-256 of the base's weights (`base-hash`).
+    """
 
     host: PluginHost
     entries: Mapping[str, Entry[Any]]
     configs: Mapping[str, Any]  # None for a component without settings
     origins: Mapping[str, Mapping[str, str]]
+    base: Mapping[str, str] = field(default_factory=dict)
 
     def with_model_config(self, config: Any) -> "Job":
         """Return the job with the model's config as it was built, with its vocab_size."""
         return replace(self, configs={**self.configs, "model": config})
+
+    def with_base(self, place: object) -> "Job":
+        """Return the job with its adapter's base in another place. Raises UserError without an adapter."""
+        if "adapter" not in self.entries:
+            raise UserError(f"--base {place}: there is no adapter, and only an adapter has a base; leave it out")
+        return replace(self, base={**self.base, "base": str(place)})
 
     def tables(self) -> dict[str, dict[str, Any]]:
         """Return the resolved settings as TOML tables, which `--config` reads back."""
@@ -35,7 +46,7 @@ class Job:
             if table == "input" and entry is not None:
                 values = {entry.name: values.pop((entry.spec.value or "").replace("_", "-"), True), **values}
             elif entry is not None:
-                values = {"name": entry.name, **values}
+                values = {"name": entry.name, **values, **(self.base if table == "adapter" else {})}
             tables[table] = values
         if files := saved_files(self.host.plugins):
             tables["plugins"] = files
@@ -60,7 +71,9 @@ def plan(
     host = host or PluginHost.installed()
     entries, layers = choose(host, components, file, preset, words)
     resolved = settle(flat or {}, entries, layers)
-    return Job(host, entries, {table: resolved.build(table) for table in resolved.schema}, resolved.origins)
+    saved = file.tables.get("adapter", {}) if file and "adapter" in entries else {}
+    base = {key: str(saved[key]) for key in BASE if key in saved}
+    return Job(host, entries, {table: resolved.build(table) for table in resolved.schema}, resolved.origins, base)
 
 
 def settle(flat: Mapping[str, type], entries: Mapping[str, Entry[Any]], layers: Sequence[Layer]) -> Resolved:

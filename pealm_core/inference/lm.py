@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from pealm_core.checkpoints import folder as checkpoint
-from pealm_core.checkpoints.build import make_model, make_tokenizer, plan_of
+from pealm_core.checkpoints.build import make_model, make_tokenizer, plan_of, with_adapter
 from pealm_core.config.job import Job
 from pealm_core.config.settings import Sampling
 from pealm_core.config.toml_layers import file_layer
@@ -155,12 +155,14 @@ def open_job(
     dtype: str = "fp32",
     quantize: str | None = None,
     tokenizer_dir: Path | None = None,
+    base: Path | None = None,
 ) -> LM:
     """Open the model of a checkpoint, or without one the pretrained model that its record fetches. Raises PealmError.
 
     device: a name, or a device that was picked before. quantize: "int8". dtype: "fp32", "tf32" (fp32 with faster,
     less exact products on CUDA), "bf16" (the same mixed precision as in training) or "auto" (bf16 on a GPU that
-    multiplies it fast; fp32 on a CPU, where bf16 gains little for one token at a time).
+    multiplies it fast; fp32 on a CPU, where bf16 gains little for one token at a time). base: where an adapter's base
+    is, if not in the place that the checkpoint names.
     """
     if dtype not in DTYPES:
         raise UserError(f"--dtype {dtype}: unknown; use {', '.join(DTYPES[:-1])} or {DTYPES[-1]}")
@@ -172,7 +174,8 @@ def open_job(
     else:
         folder = checkpoint.find(Path(ckpt))
         checkpoint.verify(folder, checkpoint.MODEL, checkpoint.CONFIG, checkpoint.TOKENIZER)
-        config = file_layer(folder / checkpoint.CONFIG).tables
+        file = file_layer(folder / checkpoint.CONFIG)
+        config, job = file.tables, with_adapter(job, file, base)
         tokenizer = make_tokenizer(job, tokenizer_dir or folder / checkpoint.TOKENIZER)
         model, _ = make_model(job, tokenizer.vocab_size)
         checkpoint.load_model(model, folder)
@@ -183,9 +186,17 @@ def open_job(
     return LM(model, tokenizer, config)
 
 
-def load(path: str | Path, *, device: str = "auto", dtype: str = "auto", quantize: str | None = None) -> LM:
+def load(
+    path: str | Path,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    quantize: str | None = None,
+    base: str | Path | None = None,
+) -> LM:
     """Load a model from a run (its best weights), a checkpoint folder or a file in one. Raises PealmError.
 
-    device: "auto", "cpu", "cuda" or "mps"; dtype and quantize as for `open_job`.
+    device: "auto", "cpu", "cuda" or "mps"; dtype, quantize and base as for `open_job`.
     """
-    return open_job(plan_of(Path(path)), path, device=device, dtype=dtype, quantize=quantize)
+    job, place = plan_of(Path(path)), None if base is None else Path(base)
+    return open_job(job, path, device=device, dtype=dtype, quantize=quantize, base=place)

@@ -172,7 +172,7 @@ def compare(straight: Path, stormy: Path) -> str:
     import torch
 
     from pealm_core.checkpoints import folder as checkpoint
-    from pealm_core.checkpoints.tensors import read_optimizer, read_tensors
+    from pealm_core.checkpoints.tensors import read_tensors, read_tree
 
     one, two = metrics(straight), metrics(stormy)
     if one != two:
@@ -196,7 +196,7 @@ def compare(straight: Path, stormy: Path) -> str:
                 fail(f"{folder.name}/{name} differs")
             numbers += sum(tensor.numel() for tensor in a.values())
         if (folder / "optimizer.safetensors").exists():
-            groups = [read_optimizer(place / "optimizer.safetensors")["param_groups"] for place in (folder, other)]
+            groups = [read_tree(place / "optimizer.safetensors")["param_groups"] for place in (folder, other)]
             if groups[0] != groups[1]:
                 fail(f"{folder.name}: the optimizers' settings differ")
     names = ", ".join(folder.name for folder in folders)

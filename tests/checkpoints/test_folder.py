@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from pealm_core.checkpoints import folder as checkpoint
-from pealm_core.checkpoints.tensors import load_tensors, read_optimizer, read_tensors, write_tensors
+from pealm_core.checkpoints.tensors import check_tree, load_tensors, read_tensors, read_tree, write_tensors
 from pealm_core.contract.errors import InvalidCheckpointError, PealmError, UserError
 
 
@@ -69,12 +70,84 @@ def test_optimizer_state_round_trips(tmp_path: Path) -> None:
     model(torch.ones(1, 3)).sum().backward()
     optimizer.step()
     folder = save(tmp_path / "c", model, optimizer=optimizer.state_dict())
-    back = read_optimizer(folder / "optimizer.safetensors")
+    back = read_tree(folder / "optimizer.safetensors")
     fresh = torch.optim.AdamW(model.parameters(), lr=0.5)
     fresh.load_state_dict(back)
     for key, value in optimizer.state_dict()["state"][0].items():
         assert torch.equal(fresh.state_dict()["state"][0][key], value)
     assert fresh.param_groups[0]["lr"] == 0.1
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether two trees are equal, types included."""
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, torch.Tensor):
+        return a.dtype == b.dtype and a.shape == b.shape and torch.equal(a, b)
+    if isinstance(a, dict):
+        return list(a) == list(b) and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(same, a, b))
+    return bool(a == b or (a != a and b != b))
+
+
+def test_state_of_any_structure_comes_back_exactly(tmp_path: Path) -> None:
+    """Shampoo keeps lists of matrices for each parameter, others nested dicts; schedule-free has a flag in its groups."""
+    tied = torch.arange(3.0)
+    tree = {
+        "state": {0: {"factors": [torch.eye(2), torch.eye(3)], "empty": [], "step": torch.tensor(3)}, 7: {}},
+        "param_groups": [{"params": [0, 7], "betas": (0.9, 0.99), "train_mode": True, "lr": 1e-3, "none": None}],
+        "a.b": tied,
+        "a": {"b": tied, "c": torch.ones(2, dtype=torch.bfloat16), "bad": float("nan"), "far": -float("inf")},
+        0: "whole",
+        "0": "text",
+        "__metadata__": torch.zeros(0),
+    }
+    folder = save(tmp_path / "c", optimizer=tree, extra={"ema": tree, "count": 3})
+    assert same(read_tree(folder / "optimizer.safetensors"), tree)
+    back = checkpoint.read_extra(folder)
+    assert same(back, {"ema": tree, "count": 3})
+    assert back["ema"]["a.b"].data_ptr() == back["ema"]["a"]["b"].data_ptr()
+    assert (save(tmp_path / "d", extra={"ema": tree}) / "extra.safetensors").read_bytes() == (
+        save(tmp_path / "e", extra={"ema": back["ema"]}) / "extra.safetensors"
+    ).read_bytes()
+    assert checkpoint.read_extra(save(tmp_path / "without")) == {}
+
+
+@pytest.mark.parametrize(
+    ("leaf", "kind"),
+    [
+        ({1, 2}, "builtins.set"),
+        (torch.Generator(), "torch._C.Generator"),
+        (torch.eye(2).to_sparse(), "tensor of torch.float32, torch.sparse_coo"),
+        (torch.zeros(1, dtype=torch.complex128), "tensor of torch.complex128"),
+        ({torch.ones(1): 2}, "builtins.dict"),
+    ],
+)
+def test_state_that_can_not_be_saved_is_refused_by_place(tmp_path: Path, leaf: Any, kind: str) -> None:
+    tree = {"state": {0: {"factors": [torch.eye(2), leaf]}}}
+    message = rf"optimizer\.state\.0\.factors\.1 can't be saved: it is a {kind}"
+    with pytest.raises(PealmError, match=message):
+        check_tree(tree, "optimizer")
+    with pytest.raises(PealmError, match=message):
+        save(tmp_path / "c", optimizer=tree)
+    assert [*tmp_path.iterdir()] == []
+    around: list[Any] = []
+    around.append(around)
+    with pytest.raises(PealmError, match="contains itself"):
+        check_tree(around, "x")
+
+
+def test_an_optimizer_file_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    groups = [{"params": [0], "lr": 0.1, "betas": [0.9, 0.95]}]
+    notes = {"values": {"0.kind": "x"}, "param_groups": groups}
+    write_tensors(tmp_path / "o", {"0.exp_avg": torch.ones(2), "1.step": torch.tensor(3)}, notes)
+    back = read_tree(tmp_path / "o")
+    assert back["param_groups"] == groups and back["state"].keys() == {0, 1} and back["state"][0]["kind"] == "x"
+    for tree in (["set", []], ["tensor", "none"], ["dict", 3]):
+        write_tensors(tmp_path / "o", {}, {"tree": tree})
+        with pytest.raises(InvalidCheckpointError, match="o can't be read"):
+            read_tree(tmp_path / "o")
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.toml", "tokenizer/words.txt"])
@@ -199,7 +272,7 @@ def test_the_same_content_gives_the_same_bytes(tmp_path: Path) -> None:
         "import sys, torch; from pathlib import Path; from pealm_core.checkpoints.tensors import *\n"
         "parts = torch.load(sys.argv[1]); out = Path(sys.argv[2]); out.mkdir()\n"
         "write_tensors(out / 'model', parts['state_dict'], {'b': 1, 'a': 2}); "
-        "write_optimizer(out / 'optimizer', parts['optimizer'])"
+        "write_tree(out / 'optimizer', parts['optimizer'])"
     )
     written = []
     for seed in ("1", "2", "3"):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from pealm_core.checkpoints.tensors import read_optimizer, read_tensors
+from pealm_core.checkpoints.tensors import read_tensors, read_tree
 from pealm_muon.config import MuonConfig
 from pealm_muon.optimizer import build, matrices, orthogonalize, orthogonalize_all
 
@@ -153,6 +153,6 @@ def test_a_run_that_stops_and_goes_on_equals_one_that_never_stopped(
         one, two = (read_tensors(c / f"{name}.safetensors")[0] for c in (a, b))
         assert one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one)
     assert (
-        read_optimizer(a / "optimizer.safetensors")["param_groups"]
-        == read_optimizer(b / "optimizer.safetensors")["param_groups"]
+        read_tree(a / "optimizer.safetensors")["param_groups"]
+        == read_tree(b / "optimizer.safetensors")["param_groups"]
     )

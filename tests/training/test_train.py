@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 
-from pealm_core.checkpoints.tensors import read_optimizer, read_tensors
+from pealm_core.checkpoints.tensors import read_tensors, read_tree
 from pealm_core.contract.errors import UserError
 from pealm_core.training.run_folder import Run, new_folder
 from pealm_core.training.trainer import Trainer
@@ -97,7 +97,7 @@ def test_a_run_that_stops_and_goes_on_equals_one_that_never_stopped(
     a, b = newest(tmp_path / "straight"), newest(tmp_path / "parts")
     assert same_tensors(a / "model.safetensors", b / "model.safetensors")
     assert same_tensors(a / "optimizer.safetensors", b / "optimizer.safetensors")
-    groups = [read_optimizer(c / "optimizer.safetensors")["param_groups"] for c in (a, b)]
+    groups = [read_tree(c / "optimizer.safetensors")["param_groups"] for c in (a, b)]
     assert groups[0] == groups[1]
     # The parts also validated where they ended.
     for one, two in zip(timeless(tmp_path / "straight"), timeless(tmp_path / "parts"), strict=True):

@@ -5,8 +5,8 @@ from pealm_core.checkpoints.build import make_model as make_model
 from pealm_core.checkpoints.build import make_tokenizer as make_tokenizer
 from pealm_core.checkpoints.folder import load_model as load_model
 from pealm_core.checkpoints.folder import save as save_checkpoint
-from pealm_core.checkpoints.tensors import read_optimizer as read_optimizer
-from pealm_core.checkpoints.tensors import write_optimizer as write_optimizer
+from pealm_core.checkpoints.tensors import read_tree as read_tree
+from pealm_core.checkpoints.tensors import write_tree as write_tree
 from pealm_core.config.job import plan as plan
 from pealm_core.config.toml_layers import Layer as Layer
 from pealm_core.config.toml_layers import resolve as resolve

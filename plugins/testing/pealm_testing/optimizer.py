@@ -9,7 +9,7 @@ import torch
 
 from pealm_core import OptimizerSpec
 from pealm_testing.base import Conformance
-from pealm_testing.core import make, read_optimizer, write_optimizer
+from pealm_testing.core import make, read_tree, write_tree
 from pealm_testing.dummies import Toy
 from pealm_testing.errors import ConformanceError
 
@@ -93,8 +93,8 @@ class OptimizerConformance(Conformance):
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "optimizer.safetensors")
             try:
-                write_optimizer(path, optimizer.state_dict())
-                resumed.load_state_dict(read_optimizer(path))
+                write_tree(path, optimizer.state_dict())
+                resumed.load_state_dict(read_tree(path))
             except Exception as error:
                 raise ConformanceError(
                     f"its state_dict can't be saved and loaded ({type(error).__name__}: {error}): the state of a "
