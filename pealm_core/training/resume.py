@@ -10,7 +10,7 @@ from typing import Any
 
 from pealm_core.checkpoints import folder as checkpoint
 from pealm_core.checkpoints.build import make_component
-from pealm_core.checkpoints.tensors import check_tensors, read_optimizer, read_tensors
+from pealm_core.checkpoints.tensors import check_tensors, read_tensors, read_tree
 from pealm_core.config.job import Job, plan
 from pealm_core.config.settings import RESUMABLE, TrainSettings
 from pealm_core.config.toml_layers import file_layer
@@ -102,7 +102,7 @@ def restore(trainer: Trainer, newest: Path | None, wrong: Sequence[str]) -> None
     try:
         weights, _ = read_tensors(newest / checkpoint.MODEL)
         check_tensors(trainer.model, weights, str(newest / checkpoint.MODEL))
-        optimizer = read_optimizer(newest / checkpoint.OPTIMIZER)
+        optimizer = read_tree(newest / checkpoint.OPTIMIZER)
         trainer.strategy.load_state(trainer.model, trainer.optimizer, weights, optimizer)
         for group, settings in zip(trainer.optimizer.param_groups, groups, strict=True):
             group.pop("initial_lr", None)
