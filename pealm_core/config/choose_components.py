@@ -27,12 +27,8 @@ COMPONENTS: Mapping[str, type[Spec]] = {  # table → the kind of component that
     "eval": EvaluatorSpec,
 }
 DEFAULTS = {"optimizer": "adamw", "schedule": "cosine", "objective": "next-token", "strategy": "ddp"}
-<<<<<<< HEAD
-FILE_TABLES = ("train", "sample", *COMPONENTS, "plugins", "versions")
-=======
 BASE = ("base", "base-hash")  # in [adapter] of a run's config: not settings, but the weights below the adapter
-FILE_TABLES = ("train", "sample", *COMPONENTS, "versions")
->>>>>>> ckpt
+FILE_TABLES = ("train", "sample", *COMPONENTS, "plugins", "versions")
 
 
 def choose(
