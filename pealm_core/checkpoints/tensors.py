@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save, save_file
 from torch import Tensor
 
+from pealm_core.checkpoints.adapters import is_adapted, trainable_state
 from pealm_core.contract.errors import InvalidCheckpointError, PealmError, UserError
 
 PLAIN = (bool, int, float, str)
@@ -65,15 +66,15 @@ def without_wrappers(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -
 
 
 def load_tensors(model: torch.nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
-    """Load a state dict into a model. Raises UserError as `check_tensors`."""
+    """Load a state dict, of an adapted model `trainable_state`. Raises UserError as `check_tensors` does."""
     check_tensors(model, tensors, where)
-    model.load_state_dict(tensors)
+    model.load_state_dict(tensors, strict=False)  # the names are checked
 
 
 def check_tensors(model: torch.nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
     """Raise UserError that names each mismatch of a state dict and a model: names, shapes, kinds of numbers."""
     own = model.state_dict()
-    mistakes = [f"{name} is missing" for name in own if name not in tensors]
+    mistakes = [f"{name} is missing" for name in trainable_state(model, is_adapted(model)) if name not in tensors]
     mistakes += [f"{name} is not in the model" for name in tensors if name not in own]
     for name, wanted in own.items():
         saved = tensors.get(name, wanted)
@@ -85,7 +86,8 @@ def check_tensors(model: torch.nn.Module, tensors: Mapping[str, Tensor], where: 
         more = f" (and {len(mistakes) - 3} more)" if len(mistakes) > 3 else ""
         raise UserError(f"{where} does not fit the model: {'; '.join(mistakes[:3])}{more}")
     for name, _ in model.named_parameters(remove_duplicate=False):  # a mask among the buffers may be infinite
-        if tensors[name].is_floating_point() and not all(map(math.isfinite, tensors[name].aminmax())):
+        tensor = tensors.get(name)
+        if tensor is not None and tensor.is_floating_point() and not all(map(math.isfinite, tensor.aminmax())):
             raise UserError(f"{where}: {name} has values that are NaN or infinite; the weights are not usable")
 
 

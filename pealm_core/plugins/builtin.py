@@ -25,11 +25,7 @@ def pealm_schedules() -> Iterator[ScheduleSpec]:
         ("wsd", "WSDConfig", "Stable at the peak, then linear decay"),
         ("linear", "DecayConfig", "Linear decay, from the peak to min-lr-ratio"),
         ("constant", None, "The peak learning rate to the end"),
-        (
-            "inverse-sqrt",
-            "InverseSqrtConfig",
-            "1/sqrt(step); doesn't depend on the number of steps",
-        ),
+        ("inverse-sqrt", "InverseSqrtConfig", "1/sqrt(step): doesn't depend on the number of steps"),
     ):
         module = "pealm_core.training.schedules"
         function = name.replace("-", "_")

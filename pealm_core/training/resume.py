@@ -114,6 +114,7 @@ def restore(trainer: Trainer, newest: Path | None, wrong: Sequence[str]) -> None
         ) from None
     trainer.step, trainer.seconds = state["step"], state["seconds"]
     trainer.sample = state["sample"]
+    trainer.observers.saved = checkpoint.read_extra(newest)
     if state["best_loss"] is not None and math.isfinite(on_disk):
         trainer.best_loss = state["best_loss"]
     trainer.val_loss, trainer.first_val_loss = state["val_loss"], state["first_val_loss"]

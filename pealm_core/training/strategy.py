@@ -39,5 +39,5 @@ class DataParallel:
 
     def load_state(self, model: nn.Module, optimizer: Any, weights: Mapping[str, Any], state: Any) -> None:
         """Load the state dicts."""
-        model.load_state_dict(weights)
+        model.load_state_dict(weights, strict=False)  # of an adapted model, they are a part; the names are checked
         optimizer.load_state_dict(state)

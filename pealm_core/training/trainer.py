@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pealm_core.checkpoints.tensors import check_tree
 from pealm_core.config.job import Job
 from pealm_core.config.settings import TrainSettings
 from pealm_core.contract.errors import PealmError, PluginError
@@ -62,6 +63,7 @@ class Trainer:
     _validated: float | None = field(default=None, init=False)  # the clock at the end of the last validation
     _unread: list[tuple[dict[str, Any], Tensor]] = field(default_factory=list, init=False)
     _names: list[str] = field(default_factory=list, init=False)  # of what a step measures
+    _checked: bool = field(default=False, init=False)  # that the optimizer's state can be saved
 
     def __post_init__(self) -> None:
         self.settings: TrainSettings = self.job.configs["train"]
@@ -101,9 +103,8 @@ class Trainer:
         if self.step == 0:
             self.first_val_loss = loss = self.validate()
             if loss is not None:
-                self.run.log(
-                    {"step": 0, "tokens": 0, "val_loss": loss, **self.val_losses, "seconds": self._validated}
-                )
+                first = {"step": 0, "tokens": 0, "val_loss": loss, **self.val_losses}
+                self.run.log({**first, "seconds": round(self.seconds, 3)})
         lines: list[dict[str, Any]] = []  # metrics of the steps that are not recorded yet
         last = bool(self.interrupted)
         while not last:
@@ -171,6 +172,9 @@ class Trainer:
             torch.nn.utils.clip_grads_with_norm_(parameters, clip, norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        if not self._checked:
+            self._checked = True
+            check_tree(self.optimizer.state_dict(), "the optimizer's state")  # not only when it is saved
 
     def read(self) -> None:
         """Read the numbers of the steps since the last call; exchange signals and failures of plugins.
