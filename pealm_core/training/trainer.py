@@ -67,7 +67,9 @@ class Trainer:
             try:
                 with out_of_memory(self._memory_advice):
                     self._loop(model)
-            except Exception:
+            except KeyboardInterrupt:
+                raise
+            except BaseException:  # also SystemExit: the save that is being written is completed
                 self.recorder.finish(self, failed=True)
                 raise
             finally:
