@@ -6,6 +6,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Sequence
+from contextlib import nullcontext
 from importlib import import_module
 
 import click
@@ -16,6 +17,7 @@ from pealm_core.contract.errors import ElsewhereError, PealmError, PluginError, 
 from pealm_core.contract.fields import did_you_mean, nearest
 from pealm_core.contract.specs import CommandSpec
 from pealm_core.plugins.host import PluginHost
+from pealm_core.plugins.no_exit import no_exit
 
 # What the system says of a name or place that the user chose.
 MISPLACED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP}
@@ -77,19 +79,21 @@ def run(args: Sequence[str]) -> int:
             stream.reconfigure(errors="backslashreplace")  # never fail for an encoding that lacks a character
     if sys.stdout is None:
         return fail("standard output is closed; redirect it, for instance to /dev/null", 1)
+    core = bool(args) and args[0] in COMMANDS  # a plugin's command may exit as it likes; elsewhere it is a defect
     try:
         for word in args:
             if word != word.encode("utf-8", "replace").decode():  # its bytes are not
                 raise UserError(f"{word!a} is not valid UTF-8; rename the file")
         if "_PEALM_COMPLETE" in os.environ:  # a shell asks for completions
             pealm.main(args=list(args), prog_name="pealm")
-        with pealm.make_context("pealm", list(args)) as context:  # not main(), which ends silently at a closed pipe
+        context = pealm.make_context("pealm", list(args))  # not main(), which ends silently at a closed pipe
+        with context, no_exit() if core else nullcontext():
             code = pealm.invoke(context)
         code = code if isinstance(code, int) else 0
         sys.stdout.flush()
     except BaseException as error:  # also a panic in Rust
-        if isinstance(error, SystemExit) and not {*args[:1]} & COMMANDS.keys():
-            raise  # a plugin's command may exit like this; elsewhere it is a defect
+        if isinstance(error, SystemExit) and not core:
+            raise
         code = _report(error)
     several = os.environ.get("WORLD_SIZE", "1") != "1"
     if several or any(thread.name.startswith("pealm-") for thread in threading.enumerate()):

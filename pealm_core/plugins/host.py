@@ -29,6 +29,7 @@ from pealm_core.contract.specs import Spec
 from pealm_core.plugins.discovery import Plugin as Plugin
 from pealm_core.plugins.discovery import discover
 from pealm_core.plugins.heavy_imports import DefectError, light_imports
+from pealm_core.plugins.no_exit import no_exit
 from pealm_core.plugins.records import CORE_COMMANDS as CORE_COMMANDS
 from pealm_core.plugins.records import REGISTRATION, hooks_of, records_of
 from pealm_core.plugins.run_hooks import collecting
@@ -49,7 +50,7 @@ class Entry(Generic[S]):
         """Import a part of the record, for instance "factory". Raises PluginError."""
         ref = getattr(self.spec, part)
         try:
-            with redirect_stdout(sys.stderr):  # stdout is for results
+            with redirect_stdout(sys.stderr), no_exit():  # stdout is for results
                 return resolve_name(ref)
         except KeyboardInterrupt:
             raise
@@ -121,7 +122,7 @@ class PluginHost:
         try:
             if not SpecifierSet(plugin.requires).contains(self._core_version, prereleases=True):
                 raise DefectError(f"needs pealm-core {plugin.requires}, and {self._core_version} is installed")
-            with redirect_stdout(sys.stderr), light_imports(plugin.module):
+            with redirect_stdout(sys.stderr), no_exit(), light_imports(plugin.module):
                 hooks = hooks_of(import_module(plugin.module))
                 records = list(records_of(hooks))
             for hook in hooks.keys() - REGISTRATION.keys():
