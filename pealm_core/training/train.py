@@ -1,7 +1,9 @@
 """`pealm train`, from a resolved job to the last line on the screen: data, model, run folder, loop, summary."""
 
+import os
 import platform
 import shlex
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -156,28 +158,33 @@ def _windows(parts: Parts) -> tuple[Windows, Windows]:
 def _fit(parts: Parts, trainer: Trainer, display: Display) -> int:
     """Run the loop; however it ends, run.json says so and every plugin is told."""
     recorder, status, cuda = trainer.recorder, "failed", trainer.device.type == "cuda"
-    recorder.run.record(
-        status="running",
-        parameters=_size(parts.model),
-        vocab_size=parts.tokenizer.vocab_size,
-        training_tokens=trainer.train.tokens,
-        entropy_floor=display.floor,  # in nats per token
-        processes=trainer.world.size,
-        device=torch.cuda.get_device_name(trainer.device) if cuda else str(trainer.device),
-        dtype=str(trainer.dtype).removeprefix("torch."),
-        torch=torch.__version__,
-        python=platform.python_version(),
-    )
     try:
-        recorder.notify("pealm_run_start")
-        trainer.fit()
-        status = "interrupted" if trainer.interrupted else "done"
-    except KeyboardInterrupt:
-        status = "interrupted"
-        raise
+        with trainer.signals:
+            recorder.run.record(
+                status="running",
+                pid=os.getpid(),
+                host=socket.gethostname(),
+                parameters=_size(parts.model),
+                vocab_size=parts.tokenizer.vocab_size,
+                training_tokens=trainer.train.tokens,
+                entropy_floor=display.floor,  # in nats per token
+                processes=trainer.world.size,
+                device=torch.cuda.get_device_name(trainer.device) if cuda else str(trainer.device),
+                dtype=str(trainer.dtype).removeprefix("torch."),
+                torch=torch.__version__,
+                python=platform.python_version(),
+            )
+            try:
+                recorder.notify("pealm_run_start")
+                trainer.fit()
+                status = "interrupted" if trainer.interrupted else "done"
+            except KeyboardInterrupt:
+                status = "interrupted"
+                raise
+            finally:
+                seconds = round(trainer.seconds, 3)
+                recorder.run.record(status=status, seconds=seconds, first_val_loss=trainer.first_val_loss)
     finally:
-        seconds = round(trainer.seconds, 3)
-        recorder.run.record(status=status, seconds=seconds, first_val_loss=trainer.first_val_loss)
         recorder.notify("pealm_run_end", status=status)
     _summarize(trainer, display)
     return 128 + trainer.interrupted if trainer.interrupted else 0

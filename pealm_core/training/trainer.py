@@ -60,10 +60,10 @@ class Trainer:
         )
 
     def fit(self) -> None:
-        """Train until the steps or seconds are used up or a signal comes; then save."""
+        """Train until the steps or seconds are used up, or one of `signals`, if active, comes; then save."""
         self._start = time.perf_counter() - self.seconds
         model = data_parallel(self.model) if self.world.size > 1 else self.model
-        with self.signals, faster(self.model, self.device, self.settings.without):
+        with faster(self.model, self.device, self.settings.without):
             try:
                 with out_of_memory(self._memory_advice):
                     self._loop(model)
