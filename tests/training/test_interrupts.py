@@ -87,12 +87,12 @@ def test_a_signal_beside_the_loop_is_noted(
             os.kill(os.getpid(), signal.SIGTERM)
         notify(self, name, **values)
 
-    monkeypatch.setattr(PluginHost, "notify", also)
-    result = train(tmp_path / "r", "--steps", 4)
+    with monkeypatch.context() as patch:
+        patch.setattr(PluginHost, "notify", also)
+        result = train(tmp_path / "r", "--steps", 4)
     facts = json.loads((tmp_path / "r" / "run.json").read_text())
     assert (result.code, facts["status"]) in ((143, "interrupted"), (0, "done"))
     assert (facts["pid"], facts["host"]) == (os.getpid(), socket.gethostname())
-    monkeypatch.undo()
     assert pealm("train", "--out", tmp_path / "r", "--steps", 5).code == 0
 
 
