@@ -13,3 +13,15 @@ def data_parallel(model: torch.nn.Module) -> torch.nn.Module:
     sync = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"  # until torch 2.12
     options: dict[str, Any] = {sync: False}
     return DistributedDataParallel(model, **options)
+
+
+def missing_gradients(model: torch.nn.Module) -> str:
+    """Return what to say of parameters without a gradient, for which DDP would wait for ever; "" if all have one."""
+    names = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    if not names:
+        return ""
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return (
+        f"the model gives {', '.join(names[:5])}{more} no gradient, which several processes need at every step: "
+        f"use it in forward, remove it, or set requires_grad=False"
+    )

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from pealm_core.config.settings import TrainSettings
-from pealm_core.contract.errors import PealmError
+from pealm_core.contract.errors import PealmError, PluginError
 from pealm_core.data.order import combine
 from pealm_core.data.windows import Windows
 from pealm_core.hardware.distributed import World
@@ -18,7 +18,7 @@ from pealm_core.training.objective import accumulate, out_of_memory, validation_
 from pealm_core.training.recorder import Recorder
 from pealm_core.training.schedule import Budget, due, lr_factor
 from pealm_core.training.signals import Signals
-from pealm_core.training.strategy import data_parallel
+from pealm_core.training.strategy import data_parallel, missing_gradients
 
 # Steps between two reads of losses, by device: a GPU would have to be waited for in each step.
 READ_EVERY = {"cpu": 1, "cuda": 10, "mps": 10}
@@ -127,7 +127,11 @@ class Trainer:
         batch = self.batches.get(self.step)
         torch.manual_seed(combine(self.settings.seed, self.step, self.world.rank) % 2**63)  # dropout
         self.model.train()
-        return accumulate(model, batch, self.micro_batch_size, self.dtype, sync=self.world.size > 1)
+        loss = accumulate(model, batch, self.micro_batch_size, self.dtype, sync=self.world.size > 1)
+        if self.world.size > 1 and (problem := missing_gradients(self.model)):
+            plugin = self.recorder.job.entries["model"].plugin.dist
+            raise self.world.once(PluginError(f"{plugin}: step {self.step + 1}: {problem}"))
+        return loss
 
     def read(self) -> None:
         """Read the losses and gradient norms of the steps since the last call, and whether a signal came on any rank.
