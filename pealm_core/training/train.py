@@ -1,7 +1,9 @@
 """`pealm train`, from a resolved job to the last line on the screen: data, model, run folder, loop, summary."""
 
+import os
 import platform
 import shlex
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -119,28 +121,33 @@ def _made(job: Job, table: str, *args: Any, **kwargs: Any) -> Any:
 def _fit(trainer: Trainer) -> int:
     """Run the loop; however it ends, run.json says so and every plugin is told."""
     run, observers, status, cuda = trainer.run, trainer.observers, "failed", trainer.device.type == "cuda"
-    run.record(
-        status="running",
-        parameters=_size(trainer.model),
-        vocab_size=trainer.tokenizer.vocab_size,
-        training_tokens=trainer.data.tokens,
-        entropy_floor=trainer.display.floor,  # in nats per token
-        processes=trainer.world.size,
-        device=torch.cuda.get_device_name(trainer.device) if cuda else str(trainer.device),
-        dtype=str(trainer.dtype).removeprefix("torch."),
-        torch=torch.__version__,
-        python=platform.python_version(),
-    )
     try:
-        observers.call("pealm_run_start")
-        trainer.fit()
-        status = "interrupted" if trainer.interrupted else "done"
-    except KeyboardInterrupt:
-        status = "interrupted"
-        raise
+        with trainer.signals:
+            run.record(
+                status="running",
+                pid=os.getpid(),
+                host=socket.gethostname(),
+                parameters=_size(trainer.model),
+                vocab_size=trainer.tokenizer.vocab_size,
+                training_tokens=trainer.data.tokens,
+                entropy_floor=trainer.display.floor,  # in nats per token
+                processes=trainer.world.size,
+                device=torch.cuda.get_device_name(trainer.device) if cuda else str(trainer.device),
+                dtype=str(trainer.dtype).removeprefix("torch."),
+                torch=torch.__version__,
+                python=platform.python_version(),
+            )
+            try:
+                observers.call("pealm_run_start")
+                trainer.fit()
+                status = "interrupted" if trainer.interrupted else "done"
+            except KeyboardInterrupt:
+                status = "interrupted"
+                raise
+            finally:
+                seconds = round(trainer.seconds, 3)
+                run.record(status=status, seconds=seconds, first_val_loss=trainer.first_val_loss)
     finally:
-        seconds = round(trainer.seconds, 3)
-        run.record(status=status, seconds=seconds, first_val_loss=trainer.first_val_loss)
         observers.call("pealm_run_end", status=status)
     _summarize(trainer)
     return 128 + trainer.interrupted if trainer.interrupted else 0
