@@ -21,7 +21,7 @@ from pealm_core.hardware.device import pick_device, pick_dtype
 from pealm_core.hardware.distributed import World, join, leave, one_by_one, peers, this_process
 from pealm_core.hardware.speed import describe
 from pealm_core.training.progress import Display
-from pealm_core.training.resume import check_same_settings, newest_checkpoint, restore
+from pealm_core.training.resume import changed_settings, newest_checkpoint, restore
 from pealm_core.training.run_folder import CONFIG, Run, new_folder, restarted_folder
 from pealm_core.training.trainer import Trainer
 
@@ -42,9 +42,10 @@ def _train(job: Job, out: Path | None, world: World, device: torch.device, displ
     restarted = world.texts(str(restarted_folder(name) or ""))[0]
     folder = out or (Path(restarted) if restarted else None)
     resuming = folder is not None and (folder / CONFIG).exists()
+    changes: list[str] = []
     with world.together():
         if folder is not None and resuming:
-            check_same_settings(folder / CONFIG, job)
+            changes = changed_settings(folder / CONFIG, job)
     newest, wrong = newest_checkpoint(folder, world) if folder is not None and resuming else (None, [])
     job, tokenizer, data, model = _build(job, newest, world, display)
     with world.together():
@@ -65,7 +66,7 @@ def _train(job: Job, out: Path | None, world: World, device: torch.device, displ
     try:
         with world.together():
             if resuming:
-                restore(trainer, newest, wrong)
+                restore(trainer, newest, wrong, changes)
         if trainer.progress() >= 1.0:
             option = "--max-seconds" if trainer.settings.max_seconds else "--steps"
             display.say(f"{run.dir} is finished: {trainer.step:,} steps. A larger {option} resumes it.")
