@@ -140,6 +140,8 @@ def _fit(trainer: Trainer) -> int:
             )
             try:
                 observers.call("pealm_run_start")
+                if lost := observers.unclaimed():
+                    trainer.display.say(f"no plugin asks for the saved state of {', '.join(lost)}; it is dropped")
                 trainer.fit()
                 status = "interrupted" if trainer.interrupted else "done"
             except KeyboardInterrupt:
