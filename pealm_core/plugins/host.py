@@ -24,12 +24,14 @@ from packaging.specifiers import SpecifierSet
 from pealm_core.contract import hookspecs
 from pealm_core.contract.errors import PluginError, UserError
 from pealm_core.contract.fields import did_you_mean
+from pealm_core.contract.specs import Spec
 from pealm_core.plugins.discovery import Plugin as Plugin
 from pealm_core.plugins.discovery import discover
 from pealm_core.plugins.entry import Entry as Entry
 from pealm_core.plugins.entry import S
 from pealm_core.plugins.heavy_imports import DefectError, light_imports
 from pealm_core.plugins.local_files import import_file, line_of, local_plugins
+from pealm_core.plugins.no_exit import no_exit
 from pealm_core.plugins.records import CORE_COMMANDS as CORE_COMMANDS
 from pealm_core.plugins.records import REGISTRATION, hooks_of, records_of
 from pealm_core.plugins.run_hooks import attempting
@@ -90,7 +92,8 @@ class PluginHost:
             if not SpecifierSet(plugin.requires).contains(self._core_version, prereleases=True):
                 raise DefectError(f"needs pealm-core {plugin.requires}, and {self._core_version} is installed")
             local = plugin.file is not None
-            with redirect_stdout(sys.stderr), nullcontext() if local else light_imports(plugin.module):
+            guard = nullcontext() if local else light_imports(plugin.module)
+            with redirect_stdout(sys.stderr), no_exit(), guard:
                 hooks = hooks_of(import_file(plugin) if local else import_module(plugin.module))
                 records = list(records_of(hooks, objects=local))
             for hook in hooks.keys() - REGISTRATION.keys():
@@ -121,7 +124,7 @@ class PluginHost:
             f"{record.kind} {record.name!r} is also in {entry.plugin.dist}"
             for record in plugin.records
             for entry in self.entries(type(record))[record.name]
-            if entry.plugin is not plugin
+            if entry.plugin is not plugin and not _distinct(record, entry.spec)
         ]
 
     def find(self, kind: type[S], name: str, prefer: Collection[str] = ()) -> Entry[S]:
@@ -203,3 +206,9 @@ class PluginHost:
         """Return distribution → version of the core and of the plugins behind these entries."""
         used = {entry.plugin.dist: entry.plugin.version for entry in entries}
         return dict(sorted({"pealm-core": self._core_version, **used}.items()))
+
+
+def _distinct(one: Spec, other: Spec) -> bool:
+    """Whether two records of one name are for different model families, as formats may be."""
+    families = [set(getattr(record, "families", ())) for record in (one, other)]
+    return all(families) and families[0].isdisjoint(families[1])
