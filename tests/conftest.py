@@ -29,10 +29,11 @@ def _private_home(
 ) -> None:
     monkeypatch.setenv("PEALM_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
     monkeypatch.delenv("PEALM_DISABLE_PLUGINS", raising=False)
+    monkeypatch.setenv("PEALM_PLUGINS", "")
     if not WITH_ALL & {*request.path.relative_to(ROOT / "tests").parts}:
         monkeypatch.setenv("PEALM_DISABLE_PLUGINS", "report")  # hundreds of runs, each with a chart at its end
     monkeypatch.setattr(urllib.request, "_opener", None)  # it keeps the proxies of the test that made it
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "PEALM_PLUGINS"):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
 
 

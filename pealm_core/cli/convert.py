@@ -4,11 +4,13 @@ from pathlib import Path
 
 import click
 
+from pealm_core.checkpoints import folder as checkpoint
 from pealm_core.cli.sample import BASE
 from pealm_core.config.paths import shown
+from pealm_core.config.toml_layers import file_layer
 from pealm_core.contract.errors import PluginError, UserError
 from pealm_core.contract.specs import FormatSpec
-from pealm_core.plugins.host import PluginHost
+from pealm_core.plugins.host import Entry, PluginHost
 
 
 @click.command()
@@ -46,11 +48,9 @@ def convert(
 
 
 def _foreign(source: Path, target: Path, name: str, part: str, verb: str) -> None:
-    entry = PluginHost.installed().find(FormatSpec, name)
-    if getattr(entry.spec, part) is None:
-        raise UserError(f"format {name!r} can't be {verb}")
     if not source.exists():
         raise UserError(f"{source}: no such file or folder")
+    entry = _choose(source, name, part, verb)
     try:
         entry.load(part)(source, target)
     except ValueError as error:
@@ -58,3 +58,30 @@ def _foreign(source: Path, target: Path, name: str, part: str, verb: str) -> Non
     if not target.exists():
         raise PluginError(f"{entry.plugin.dist}: {part} of format {name!r} wrote nothing")
     click.echo(f"wrote {shown(target)}")
+
+
+def _choose(source: Path, name: str, part: str, verb: str) -> Entry[FormatSpec]:
+    """Return the format of this name; of several, the one for the checkpoint's model or the folder's content."""
+    host, (dist, _, bare) = PluginHost.installed(), name.rpartition("/")
+    entries = [e for e in host.entries(FormatSpec).get(bare, []) if dist in ("", e.plugin.dist)]
+    known = [entry for entry in entries or [host.find(FormatSpec, name)] if getattr(entry.spec, part) is not None]
+    if not known:
+        raise UserError(f"format {name!r} can't be {verb}")
+    if len(known) == 1:
+        return known[0]
+    if part == "importer":
+        what = str(source)
+        fitting = [entry for entry in known if entry.spec.detect is None or entry.load("detect")(source)]
+    else:
+        config = file_layer(checkpoint.find(source) / checkpoint.CONFIG).tables
+        model = str(config.get("model", {}).get("name")).rpartition("/")[2]
+        what = f"{source}, a {model}"
+        fitting = [entry for entry in known if not entry.spec.families or model in entry.spec.families]
+    if len(fitting) == 1:
+        return fitting[0]
+    ways = " or ".join(
+        f"{entry.plugin.dist}/{bare} ({', '.join(entry.spec.families) or 'any model'})" for entry in fitting or known
+    )
+    if fitting:
+        raise UserError(f"{len(fitting)} formats {bare!r} fit {what}; say which: {ways}")
+    raise UserError(f"no format {bare!r} fits {what}: there is {ways}")

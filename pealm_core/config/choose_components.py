@@ -92,7 +92,8 @@ def _find(host: PluginHost, file: Layer, table: str, name: str) -> Entry[Any]:
         return host.find(COMPONENTS[table], name, prefer=made_with)
     except UserError as error:
         installed = {plugin.dist for plugin in host.plugins}
-        if files := missing_files(file.tables.get("plugins"), host.plugins):
+        values, files = file.tables.get(table, {}), missing_files(file.tables.get("plugins"), host.plugins)
+        if files and name in (*values, *map(str, values.values())):  # not of the command line
             reason = f"{str(error).partition(';')[0]}; {file.origin} was made with a local plugin"
             raise UserError(f"{reason}, whose code runs only if you name it: {plugin_options(files)}") from None
         missing = [f"{dist} {version}" for dist, version in made_with.items() if dist not in installed]

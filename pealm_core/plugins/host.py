@@ -24,6 +24,7 @@ from packaging.specifiers import SpecifierSet
 from pealm_core.contract import hookspecs
 from pealm_core.contract.errors import PluginError, UserError
 from pealm_core.contract.fields import did_you_mean
+from pealm_core.contract.specs import Spec
 from pealm_core.plugins.discovery import Plugin as Plugin
 from pealm_core.plugins.discovery import discover
 from pealm_core.plugins.entry import Entry as Entry
@@ -121,7 +122,7 @@ class PluginHost:
             f"{record.kind} {record.name!r} is also in {entry.plugin.dist}"
             for record in plugin.records
             for entry in self.entries(type(record))[record.name]
-            if entry.plugin is not plugin
+            if entry.plugin is not plugin and not _distinct(record, entry.spec)
         ]
 
     def find(self, kind: type[S], name: str, prefer: Collection[str] = ()) -> Entry[S]:
@@ -203,3 +204,9 @@ class PluginHost:
         """Return distribution → version of the core and of the plugins behind these entries."""
         used = {entry.plugin.dist: entry.plugin.version for entry in entries}
         return dict(sorted({"pealm-core": self._core_version, **used}.items()))
+
+
+def _distinct(one: Spec, other: Spec) -> bool:
+    """Whether two records of one name are for different model families, as formats may be."""
+    families = [set(getattr(record, "families", ())) for record in (one, other)]
+    return all(families) and families[0].isdisjoint(families[1])

@@ -121,7 +121,7 @@ MISTAKES = {
     "unknown table": (train("--modle.n-layer", 3), "unknown option --modle.n-layer; did you mean '--model.n-layer'?"),
     "vocabulary size": (train("--model.vocab-size", 3), "unknown option --model.vocab-size"),
     "second name": (train("--model.name", "gpt2"), "unknown option --model.name"),
-    "old name": (train("--decay-share", 0.5), "unknown option --decay-share; did you mean '--decay-fraction'?"),
+    "old name": (train("--decay-share", 0.5), "unknown option --decay-share (see: pealm train --help)"),
     "no value": (train("--model.n-layer"), "'--model.n-layer' requires an argument"),
     "no value of a field": (train("--input.val-fraction", "--lr", 1), "--input.val-fraction needs a value"),
     "no value of a setting": (train("--lr"), "'--lr' requires an argument"),

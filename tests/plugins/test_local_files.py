@@ -236,3 +236,19 @@ def test_a_failure_is_raised_in_python(local: Callable[..., Path]) -> None:
     use_plugin(local("local_fails", "raise RuntimeError('boom')"))
     with pytest.raises(PluginError, match=r"local_fails.py: RuntimeError: boom \(line 1\)"):
         PluginHost.installed()
+
+
+def test_a_run_with_a_file_resumes_and_samples(
+    local: Callable[..., Path], pealm: Callable[..., Any], tmp_path: Path
+) -> None:
+    file, run = local("local_run", OBJECTS), tmp_path / "run"
+    line = ("train", "mine", "--input.tiny", "--out", run, "--batch-size", 2)
+    assert pealm("--plugin", file, *line, "--steps", 2).code == 0
+    config = (run / "config.toml").read_text()
+    assert f'files = [\n    "{file}",\n]' in config and '"file:local_run.py" = ' in config
+    assert (run / "best" / "config.toml").read_text() == config
+    resumed = pealm("--plugin", file, "train", "--out", run, "--steps", 4)
+    assert (resumed.code, resumed.err) == (0, "") and "4 steps" in resumed.out
+    assert pealm("--plugin", file, "sample", "--ckpt", run, "-n", 3).code == 0
+    result = pealm("sample", "--ckpt", run, "-n", 3)
+    assert result.code == 2 and f"--plugin {file}" in result.err

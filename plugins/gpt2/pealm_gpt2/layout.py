@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from pealm_gpt2.config import GPT2Config
 from pealm_gpt2.model import GPT2, MASKS, padded
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+LARGEST_JSON = 2**26
 PREFIX = "transformer."  # transformers writes it, OpenAI's own files have none
 LARGEST = 1_000_000  # size of anything, which is checked before memory is needed for it
 TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")  # Conv1D keeps (in, out)
@@ -45,13 +47,23 @@ def read_folder(folder: Path) -> tuple[GPT2Config, dict[str, Tensor]]:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file. Raises UserError."""
+    """Read a JSON file, but no pipe or device, which may never end. Raises UserError."""
+    if path.exists() and not (path.is_file() and path.stat().st_size <= LARGEST_JSON):
+        raise UserError(f"{path} can't be read: it is not a regular file of at most {LARGEST_JSON:,} bytes")
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{path.parent} has no {path.name}") from None
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} can't be read: {error}") from None
+
+
+def is_gpt2(folder: Path) -> bool:
+    """Return whether a folder in Hugging Face's layout says that it is a GPT-2."""
+    with suppress(UserError, OSError):
+        values = read_json(folder / CONFIG)
+        return isinstance(values, dict) and values.get("model_type") == "gpt2"
+    return False
 
 
 def read_config(values: Any, *, where: Path) -> GPT2Config:

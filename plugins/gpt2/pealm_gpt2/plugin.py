@@ -51,4 +51,6 @@ def pealm_formats() -> Iterator[FormatSpec]:
         summary="GPT-2 as transformers loads and saves it",
         exporter="pealm_gpt2.convert:export_folder",
         importer="pealm_gpt2.convert:import_folder",
+        detect="pealm_gpt2.layout:is_gpt2",
+        families=("gpt2",),
     )

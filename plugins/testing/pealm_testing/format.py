@@ -1,6 +1,7 @@
 """Checks for formats."""
 
 import hashlib
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -73,6 +74,32 @@ class FormatConformance(Conformance):
                     f"after export and import, logits differ by {float((before - after).abs().max()):.2g}: compare "
                     f"the state dicts name by name, with shapes and orientation"
                 )
+
+    def test_detect_knows_its_own_folders(self) -> None:
+        """Catches a `detect` that accepts every folder or raises for a damaged one."""
+        if self.entry.spec.detect is None:
+            raise SkipTest("it has no detect")
+        with _folder() as folder:
+            self.write(folder / "ours")
+            self.run("exporter", folder / "ours", folder / "theirs")
+            detect = self.entry.load("detect")
+            if not detect(folder / "theirs"):
+                raise ConformanceError("detect does not recognize what the exporter wrote")
+            wrong = [folder / "ours", folder / "nothing"]
+            for number, content in enumerate((b"", b"[]", b"\xff", b"[" * 100_000)):
+                wrong.append(folder / str(number))
+                shutil.copytree(folder / "theirs", wrong[-1])
+                for path in wrong[-1].iterdir():
+                    path.write_bytes(content)
+            for path in wrong:
+                try:
+                    accepted = detect(path)
+                except Exception as error:
+                    raise ConformanceError(
+                        f"detect raises {type(error).__name__} for a damaged folder: {error}; return False"
+                    ) from error
+                if accepted:
+                    raise ConformanceError("detect accepts a folder whose files are damaged or not of this format")
 
     def test_nothing_is_overwritten(self) -> None:
         """Catches an export into a folder with other files, and a source that is changed by reading it."""
