@@ -20,6 +20,8 @@ from pealm_core.training.run_folder import FACTS
 from pealm_core.training.schedule import Budget, lr_factor
 from pealm_core.training.trainer import Trainer
 
+FREE = (("model", "vocab-size"), ("adapter", "base"))  # the tokenizer's; where the base with the same hash is
+
 
 def check_same_settings(config: Path, job: Job) -> None:
     """Raise UserError if the job differs from a run's config.toml in more than `RESUMABLE`."""
@@ -33,7 +35,7 @@ def check_same_settings(config: Path, job: Job) -> None:
         settings = job.configs.get(table)
         defaults = {f.name.replace("_", "-"): f.default for f in fields(settings)} if settings else {}
         for key in sorted(old.keys() | new.keys(), key=lambda key: (key != "name", key)):
-            if (table == "train" and key.replace("-", "_") in RESUMABLE) or (table, key) == ("model", "vocab-size"):
+            if (table == "train" and key.replace("-", "_") in RESUMABLE) or (table, key) in FREE:
                 continue
             if key not in old and new[key] == defaults.get(key):
                 continue  # a setting that came with a newer version
