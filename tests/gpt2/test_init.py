@@ -163,12 +163,9 @@ def test_a_small_vocabulary_of_nanogpt_loads(pealm: Callable[..., Any], tmp_path
     done = pealm(*base, *init, "--model.block-size", 8, "--out", tmp_path / "run")
     assert done.code == 0, done.err
     assert pealm_core.read_checkpoint(tmp_path / "run").model["wpe.weight"].shape == (8, 16)
-    for options, message in (
-        (("--model.n-head", 4), f"--model.n-head 4: the weights of --init {tmp_path / 'ckpt.pt'} have 2"),
-        (("--tokenizer", "tiktoken"), "wte.weight is (15, 16) there and (50304, 16) in the model"),
-    ):
-        done = pealm(*base, *init, *options, "--out", tmp_path / "on")
-        assert done.code == 2 and message in done.err and len(done.err.splitlines()) == 1
+    done = pealm(*base, *init, "--model.n-head", 4, "--out", tmp_path / "on")
+    assert done.code == 2 and f"--model.n-head 4: the weights of --init {tmp_path / 'ckpt.pt'} have 2" in done.err
+    assert len(done.err.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
