@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pealm_core.checkpoints import folder as checkpoint
-from pealm_core.config.paths import MARK, cache_root, shown, try_lock
+from pealm_core.config.paths import MARK, cache_root, has_ended, shown, try_lock
 from pealm_core.config.toml_layers import file_layer, read_regular
 from pealm_core.contract.errors import InvalidCheckpointError, PealmError, UserError
 
@@ -88,11 +88,12 @@ def _bases(root: Path) -> dict[Path, Path]:
 
 def _state(run: Path, keep_best: bool) -> tuple[bool, str]:
     """Return whether a run must stay, and why or how it ended. Without locks, run.json says whether it is in use."""
-    status = "unknown state"
+    status, ended = "unknown state", False
     with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
-        status = str(json.loads(read_regular(run / STATUS))["status"])
+        facts = json.loads(read_regular(run / STATUS))
+        status, ended = str(facts["status"]), has_ended(facts.get("pid"), facts.get("host"))
     with suppress(OSError, PealmError), _lock(run, create=False) as answer:
-        if answer == "busy" or (answer == "unsupported" and status == "running"):
+        if answer == "busy" or (answer == "unsupported" and status == "running" and not ended):
             return True, "in use"
     with suppress(InvalidCheckpointError):
         if keep_best:

@@ -17,6 +17,7 @@ from pealm_core.contract.fields import did_you_mean, nearest
 from pealm_core.contract.specs import CommandSpec
 from pealm_core.plugins.host import PluginHost
 from pealm_core.plugins.local_files import use_plugin
+from pealm_core.plugins.no_exit import no_exit
 
 # What the system says of a name or place that the user chose.
 MISPLACED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP}
@@ -35,6 +36,7 @@ class LazyGroup(click.Group):
         if cmd_name in COMMANDS:
             module, _, attribute = COMMANDS[cmd_name][0].partition(":")
             core: click.Command = getattr(import_module(module), attribute)
+            ctx.with_resource(no_exit())  # while it runs
             return core
         try:
             if (close := nearest(cmd_name, self.list_commands(ctx))) in COMMANDS:

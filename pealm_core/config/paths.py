@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -93,3 +94,16 @@ def try_lock(handle: Any, *, exclusive: bool = True) -> Literal["locked", "busy"
             raise
         return "unsupported"
     return "locked"
+
+
+def has_ended(pid: object, host: object) -> bool:
+    """Whether a process is known to have ended: it ran on this host, where nothing has its number now."""
+    if host != socket.gethostname() or not isinstance(pid, int) or pid <= 0:
+        return False
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return True
+    except OSError:  # another user's
+        return False
+    return False

@@ -76,6 +76,13 @@ class World:
             raise ElsewhereError("another process failed") from error
         raise error
 
+    def once(self, error: PealmError) -> PealmError:
+        """Return what to raise: the error on the first rank that calls this with it, ElsewhereError on the others.
+
+        Unlike `together`, it waits for nobody: the others may be in another collective.
+        """
+        return error if _count(str(error)) in (None, 1) else ElsewhereError(str(error))
+
     def agree(self, facts: dict[str, object]) -> None:
         """Raise PealmError that names the first fact that differs between two ranks."""
         everyone = [json.loads(text) for text in self.texts(json.dumps(facts, default=str))]
@@ -181,11 +188,17 @@ def _failure(what: str, error: RuntimeError, world: World, *, closed: bool = Fal
     """
     message = f"{what}: {_cause(str(error))}"
     key, last = ("closed", world.size) if closed else (message, 1)
-    try:
-        speaks = _store.add(key, 1) == last
-    except (AttributeError, RuntimeError):  # no store
-        speaks = world.local_rank == 0 and not closed
+    count = _count(key)
+    speaks = count == last if count is not None else world.local_rank == 0 and not closed
     return PealmError(message) if speaks else ElsewhereError(message)
+
+
+def _count(key: str) -> int | None:
+    """Return how many ranks have called this with a key; None if there is no store."""
+    try:
+        return int(_store.add(key, 1))
+    except (AttributeError, RuntimeError):
+        return None
 
 
 def _cause(text: str) -> str:

@@ -12,6 +12,7 @@ from pealm_core.contract.fields import settings_of
 from pealm_core.contract.specs import Spec
 from pealm_core.plugins.discovery import Plugin
 from pealm_core.plugins.heavy_imports import DefectError, light_imports
+from pealm_core.plugins.no_exit import no_exit
 
 S = TypeVar("S", bound=Spec)
 
@@ -30,7 +31,7 @@ class Entry(Generic[S]):
         if not isinstance(ref, str):  # of a local plugin: the object itself
             return ref
         try:
-            with redirect_stdout(sys.stderr):  # stdout is for results
+            with redirect_stdout(sys.stderr), no_exit():  # stdout is for results
                 return resolve_name(ref)
         except KeyboardInterrupt:
             raise

@@ -31,6 +31,7 @@ from pealm_core.plugins.entry import Entry as Entry
 from pealm_core.plugins.entry import S
 from pealm_core.plugins.heavy_imports import DefectError, light_imports
 from pealm_core.plugins.local_files import import_file, line_of, local_plugins
+from pealm_core.plugins.no_exit import no_exit
 from pealm_core.plugins.records import CORE_COMMANDS as CORE_COMMANDS
 from pealm_core.plugins.records import REGISTRATION, hooks_of, records_of
 from pealm_core.plugins.run_hooks import attempting
@@ -91,7 +92,8 @@ class PluginHost:
             if not SpecifierSet(plugin.requires).contains(self._core_version, prereleases=True):
                 raise DefectError(f"needs pealm-core {plugin.requires}, and {self._core_version} is installed")
             local = plugin.file is not None
-            with redirect_stdout(sys.stderr), nullcontext() if local else light_imports(plugin.module):
+            guard = nullcontext() if local else light_imports(plugin.module)
+            with redirect_stdout(sys.stderr), no_exit(), guard:
                 hooks = hooks_of(import_file(plugin) if local else import_module(plugin.module))
                 records = list(records_of(hooks, objects=local))
             for hook in hooks.keys() - REGISTRATION.keys():

@@ -13,6 +13,7 @@ from pealm_core.plugins.heavy_imports import DefectError
 REGISTRATION = {spec.hook: spec for spec in KINDS.values()}
 TABLES = {"train", "optimizer", "schedule", "objective", "strategy", "adapter", "input"}  # of a recipe or preset
 CORE_COMMANDS = ("train", "sample", "eval", "prepare", "clean", "convert", "new-plugin", "plugins")
+MOST = 10_000  # records of a plugin: one that never stops ends
 
 
 def hooks_of(module: ModuleType) -> dict[str, Callable[..., Any]]:
@@ -53,6 +54,8 @@ def records_of(hooks: Mapping[str, Callable[..., Any]], *, objects: bool = False
             if (hook, record.name) in names:
                 raise DefectError(f"{hook} gives two records named {record.name!r}")
             names.add((hook, record.name))
+            if len(names) > MOST:
+                raise DefectError(f"{hook}: a plugin may give {MOST:,} records, and this one gives more")
             yield record
 
 

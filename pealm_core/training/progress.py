@@ -13,6 +13,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pealm_core.config.paths import printable
 
+# The metrics of a step that are shown in a way of their own, or not at all.
+KNOWN = {"step", "tokens", "loss", "val_loss", "lr", "grad_norm", "tokens_per_second", "seconds"}
+
 
 class Display:
     """The progress of a run. Plain lines come with each validation and otherwise every ten seconds.
@@ -56,7 +59,9 @@ class Display:
 
     def step(self, metrics: Mapping[str, Any], progress: float) -> None:
         """Show a step: its metrics and the fraction of the run that is done (0 to 1)."""
-        text = f"step {metrics['step']:,}  loss {metrics['loss']:.4f}  {metrics['tokens_per_second']:,.0f} tokens/s"
+        loss, step = "-" if metrics["loss"] is None else f"{metrics['loss']:.4f}", metrics["step"]
+        more = "".join(f"  {name} {value:.4g}" for name, value in metrics.items() if name not in KNOWN)
+        text = f"step {step:,}  loss {loss}{more}  {metrics['tokens_per_second']:,.0f} tokens/s"
         if self._live is not None:
             self._live.update(self._task, completed=progress, description=text)
         elif "val_loss" not in metrics and time.monotonic() - self._shown > 10:
@@ -64,7 +69,7 @@ class Display:
             self._shown = time.monotonic()
         if "val_loss" in metrics:
             floor = f" (floor {self.floor:.4f})" if self.floor else ""
-            self.say(f"step {metrics['step']:>6,}  train {metrics['loss']:.4f}  val {metrics['val_loss']:.4f}{floor}")
+            self.say(f"step {step:>6,}  train {loss}  val {metrics['val_loss']:.4f}{floor}{more}")
             self._shown = time.monotonic()
 
 

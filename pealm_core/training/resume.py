@@ -11,9 +11,10 @@ from typing import Any
 from pealm_core.checkpoints import folder as checkpoint
 from pealm_core.checkpoints.build import make_component
 from pealm_core.checkpoints.tensors import check_tensors, read_tensors, read_tree
+from pealm_core.config.choose_components import COMPONENTS
 from pealm_core.config.job import Job, plan
 from pealm_core.config.settings import RESUMABLE, TrainSettings
-from pealm_core.config.toml_layers import file_layer
+from pealm_core.config.toml_layers import file_layer, option_name
 from pealm_core.contract.errors import InvalidCheckpointError, PealmError, UserError
 from pealm_core.hardware.distributed import World
 from pealm_core.training.run_folder import FACTS
@@ -23,11 +24,11 @@ from pealm_core.training.trainer import Trainer
 FREE = (("model", "vocab-size"), ("adapter", "base"))  # the tokenizer's; where the base with the same hash is
 
 
-def check_same_settings(config: Path, job: Job) -> None:
-    """Raise UserError if the job differs from a run's config.toml in more than `RESUMABLE`."""
-    saved = file_layer(config).tables
+def changed_settings(config: Path, job: Job) -> list[str]:
+    """Return how the job's settings differ from a run's config.toml. Raises UserError if others than these may."""
+    saved, changes = file_layer(config).tables, []
     tables = job.tables()
-    for table in ("model", "tokenizer", "optimizer", "objective", "adapter", "input", "train"):
+    for table in (table for table in tables if table in COMPONENTS or table == "train"):
         pair: list[Any] = [saved.get(table, {}), tables.get(table, {})]
         if any(isinstance(values, list) for values in pair):  # a mixture
             pair = [{"input": values} for values in pair]
@@ -35,18 +36,23 @@ def check_same_settings(config: Path, job: Job) -> None:
         settings = job.configs.get(table)
         defaults = {f.name.replace("_", "-"): f.default for f in fields(settings)} if settings else {}
         for key in sorted(old.keys() | new.keys(), key=lambda key: (key != "name", key)):
-            if (table == "train" and key.replace("-", "_") in RESUMABLE) or (table, key) in FREE:
+            if (table, key) in FREE:
                 continue
             if key not in old and new[key] == defaults.get(key):
                 continue  # a setting that came with a newer version
             entry = job.entries.get(table)
             if key == "name" and entry and entry.plugin.dist in saved.get("versions", {}):
                 old, new = ({**values, key: values.get(key, "").rpartition("/")[2]} for values in (old, new))
-            if old.get(key) != new.get(key):
+            if old.get(key) == new.get(key):
+                continue
+            if table in ("schedule", "strategy") or (table == "train" and key.replace("-", "_") in RESUMABLE):
+                changes.append(f"{option_name(table, key)} {old.get(key)} → {new.get(key)}")
+            else:
                 raise UserError(
                     f"{config.parent} was started with [{table}] {key} = {old.get(key)!r}, not {new.get(key)!r}; "
                     f"resume with the same value, or start a new run with another --out"
                 )
+    return changes
 
 
 def newest_checkpoint(run: Path, world: World) -> tuple[Path | None, list[str]]:
@@ -82,8 +88,11 @@ def _had_checkpoints(run: Path) -> bool:
     return False
 
 
-def restore(trainer: Trainer, newest: Path | None, wrong: Sequence[str]) -> None:
-    """Load a run's newest valid checkpoint into the trainer; without one, the run starts again from step 0."""
+def restore(trainer: Trainer, newest: Path | None, wrong: Sequence[str], changes: Sequence[str]) -> None:
+    """Load a run's newest valid checkpoint into the trainer; without one, the run starts again from step 0.
+
+    wrong, changes: what to say of newer checkpoints and of the settings.
+    """
     run, display = trainer.run, trainer.display
     for line in wrong:
         display.say(f"skipped: {line}")
@@ -122,6 +131,8 @@ def restore(trainer: Trainer, newest: Path | None, wrong: Sequence[str]) -> None
     trainer.val_loss, trainer.first_val_loss = state["val_loss"], state["first_val_loss"]
     trainer.eval_seconds = state.get("eval_seconds", 0.0)
     display.say(f"resuming from {newest}{_new_rate(run.dir / checkpoint.CONFIG, trainer)}")
+    if changes:
+        display.say(f"changed settings: {', '.join(changes)}")
 
 
 def _new_rate(config: Path, trainer: Trainer) -> str:

@@ -70,7 +70,9 @@ class Writer:
                 job()
             except PealmError as error:
                 self._error = error
-            except Exception as error:  # a plugin's tokenizer, an old checkpoint that can't be removed
+            except (
+                BaseException
+            ) as error:  # a plugin's tokenizer (also SystemExit), a checkpoint that can't be removed
                 self._error = PealmError(f"the checkpoint could not be written: {type(error).__name__}: {error}")
 
         self._error = None

@@ -41,3 +41,15 @@ class DataParallel:
         """Load the state dicts."""
         model.load_state_dict(weights, strict=False)  # of an adapted model, they are a part; the names are checked
         optimizer.load_state_dict(state)
+
+
+def missing_gradients(model: torch.nn.Module) -> str:
+    """Return what to say of parameters without a gradient, for which DDP would wait for ever; "" if all have one."""
+    names = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    if not names:
+        return ""
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return (
+        f"the model gives {', '.join(names[:5])}{more} no gradient, which several processes need at every step: "
+        f"use it in forward, remove it, or set requires_grad=False"
+    )

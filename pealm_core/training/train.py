@@ -1,7 +1,9 @@
 """`pealm train`, from a resolved job to the last line on the screen: data, model, run folder, loop, summary."""
 
+import os
 import platform
 import shlex
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from pealm_core.hardware.device import pick_device, pick_dtype
 from pealm_core.hardware.distributed import World, join, leave, one_by_one, peers, this_process
 from pealm_core.hardware.speed import describe
 from pealm_core.training.progress import Display
-from pealm_core.training.resume import check_same_settings, newest_checkpoint, restore
+from pealm_core.training.resume import changed_settings, newest_checkpoint, restore
 from pealm_core.training.run_folder import CONFIG, Run, new_folder, restarted_folder
 from pealm_core.training.trainer import Trainer
 
@@ -40,9 +42,10 @@ def _train(job: Job, out: Path | None, world: World, device: torch.device, displ
     restarted = world.texts(str(restarted_folder(name) or ""))[0]
     folder = out or (Path(restarted) if restarted else None)
     resuming = folder is not None and (folder / CONFIG).exists()
+    changes: list[str] = []
     with world.together():
         if folder is not None and resuming:
-            check_same_settings(folder / CONFIG, job)
+            changes = changed_settings(folder / CONFIG, job)
     newest, wrong = newest_checkpoint(folder, world) if folder is not None and resuming else (None, [])
     job, tokenizer, data, model = _build(job, newest, world, display)
     with world.together():
@@ -63,7 +66,7 @@ def _train(job: Job, out: Path | None, world: World, device: torch.device, displ
     try:
         with world.together():
             if resuming:
-                restore(trainer, newest, wrong)
+                restore(trainer, newest, wrong, changes)
         if trainer.progress() >= 1.0:
             option = "--max-seconds" if trainer.settings.max_seconds else "--steps"
             display.say(f"{run.dir} is finished: {trainer.step:,} steps. A larger {option} resumes it.")
@@ -119,28 +122,35 @@ def _made(job: Job, table: str, *args: Any, **kwargs: Any) -> Any:
 def _fit(trainer: Trainer) -> int:
     """Run the loop; however it ends, run.json says so and every plugin is told."""
     run, observers, status, cuda = trainer.run, trainer.observers, "failed", trainer.device.type == "cuda"
-    run.record(
-        status="running",
-        parameters=_size(trainer.model),
-        vocab_size=trainer.tokenizer.vocab_size,
-        training_tokens=trainer.data.tokens,
-        entropy_floor=trainer.display.floor,  # in nats per token
-        processes=trainer.world.size,
-        device=torch.cuda.get_device_name(trainer.device) if cuda else str(trainer.device),
-        dtype=str(trainer.dtype).removeprefix("torch."),
-        torch=torch.__version__,
-        python=platform.python_version(),
-    )
     try:
-        observers.call("pealm_run_start")
-        trainer.fit()
-        status = "interrupted" if trainer.interrupted else "done"
-    except KeyboardInterrupt:
-        status = "interrupted"
-        raise
+        with trainer.signals:
+            run.record(
+                status="running",
+                pid=os.getpid(),
+                host=socket.gethostname(),
+                parameters=_size(trainer.model),
+                vocab_size=trainer.tokenizer.vocab_size,
+                training_tokens=trainer.data.tokens,
+                entropy_floor=trainer.display.floor,  # in nats per token
+                processes=trainer.world.size,
+                device=torch.cuda.get_device_name(trainer.device) if cuda else str(trainer.device),
+                dtype=str(trainer.dtype).removeprefix("torch."),
+                torch=torch.__version__,
+                python=platform.python_version(),
+            )
+            try:
+                observers.call("pealm_run_start")
+                if lost := observers.unclaimed():
+                    trainer.display.say(f"no plugin asks for the saved state of {', '.join(lost)}; it is dropped")
+                trainer.fit()
+                status = "interrupted" if trainer.interrupted else "done"
+            except KeyboardInterrupt:
+                status = "interrupted"
+                raise
+            finally:
+                seconds = round(trainer.seconds, 3)
+                run.record(status=status, seconds=seconds, first_val_loss=trainer.first_val_loss)
     finally:
-        seconds = round(trainer.seconds, 3)
-        run.record(status=status, seconds=seconds, first_val_loss=trainer.first_val_loss)
         observers.call("pealm_run_end", status=status)
     _summarize(trainer)
     return 128 + trainer.interrupted if trainer.interrupted else 0

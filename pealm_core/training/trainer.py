@@ -28,6 +28,7 @@ from pealm_core.training.run_folder import Run
 from pealm_core.training.saving import Saver
 from pealm_core.training.schedule import Budget, due, lr_factor
 from pealm_core.training.signals import Signals
+from pealm_core.training.strategy import missing_gradients
 
 # Steps between two reads of losses, by device: a GPU would have to be waited for in each step.
 READ_EVERY = {"cpu": 1, "cuda": 10, "mps": 10}
@@ -85,13 +86,15 @@ class Trainer:
         )
 
     def fit(self) -> None:
-        """Train until the steps or seconds are used up or a signal comes; then save."""
+        """Train until the steps or seconds are used up, or one of `signals`, if active, comes; then save."""
         self._start = time.perf_counter() - self.seconds
-        with self.signals, faster(self.model, self.device, self.settings.without):
+        with faster(self.model, self.device, self.settings.without):
             try:
                 with out_of_memory(self._memory_advice):
                     self._loop()
-            except Exception:
+            except KeyboardInterrupt:
+                raise
+            except BaseException:  # also SystemExit: the save that is being written is completed
                 self.saver.finish(failed=True)
                 raise
             finally:
@@ -156,7 +159,11 @@ class Trainer:
         torch.manual_seed(combine(self.settings.seed, self.step, self.world.rank) % 2**63)  # dropout
         self.model.train()
         weights = [count * self.world.size / scored for count in counts]
-        return accumulate(self.objective, self.module, batch, weights, self.dtype, self.strategy)
+        sums = accumulate(self.objective, self.module, batch, weights, self.dtype, self.strategy)
+        if self.world.size > 1 and (problem := missing_gradients(self.model)):
+            plugin = self.job.entries["model"].plugin.dist
+            raise self.world.once(PluginError(f"{plugin}: step {self.step + 1}: {problem}"))
+        return sums
 
     def _optimize(self, line: dict[str, Any], sums: dict[str, Tensor]) -> None:
         """Clip the gradients and update the weights."""

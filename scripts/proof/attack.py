@@ -453,10 +453,12 @@ TRAINING = "steps max-seconds lr warmup-steps seed"
 MODULES = {
     "sleeps": "import time; time.sleep(99)",
     "never stops": "while True: pass",
-    "yields for ever": "import itertools\nfrom pealm_core import DatasetSpec, hookimpl\n@hookimpl\n"
-    "def pealm_datasets():\n"
-    "    for i in itertools.count(): yield DatasetSpec(name=f'd{i}', summary='odd', factory='a:b')",
 }
+YIELDING = """import itertools
+from pealm_core import DatasetSpec, hookimpl
+@hookimpl
+def pealm_datasets():
+    for i in itertools.count(): yield DatasetSpec(name=f'd{i}', summary='odd', factory='a:b')"""
 
 
 def bounds() -> Iterator[Trial]:
@@ -484,8 +486,12 @@ def bounds() -> Iterator[Trial]:
     huge = instead("odd.safetensors", content(struct.pack("<Q", 2**62) + b"{}"))
     yield from cross("TRAIN --init odd.safetensors -> 2", {"a header of 2^62 bytes": huge})
     modules = {f"a plugin that {name}": plugin(source) for name, source in MODULES.items()}
-    line = "plugins -> 0 \n train char-bigram --input.text T --print-config -> 0"
-    yield from cross(line, modules, needs="odd.*PEALM_DISABLE_PLUGINS", seconds=12)
+    line = (
+        "plugins \n train char-bigram --input.text T --print-config"  # the user ends it, after a line that says how
+    )
+    yield from cross(line, modules, codes=(None,), needs="odd.*PEALM_DISABLE_PLUGINS=odd", seconds=6.5)
+    endless = {"a plugin that yields for ever": plugin(YIELDING)}
+    yield from cross(line, endless, codes=(0,))
     big = partial(write, "T", "the quick brown fox jumps over the lazy dog\n" * 500_000)
     case = {"22 MB of text in 400 MB": {"setup": big, "fault": partial(limit_memory, 400 * 2**20)}}
     yield from cross("TRAIN -> 0", case, may="T", seconds=60)

@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -678,7 +679,11 @@ def test_without_locks_the_status_of_a_run_decides(
     else:
         monkeypatch.setattr(fcntl, "flock", flock)
     active, done = make_run(here / "runs" / "a", status="running"), make_run(here / "runs" / "b")
-    assert clean("--yes")[0] == 0 and (active / "best").exists() and not done.exists()
+    killed, process = make_run(here / "runs" / "c", status="running"), subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    facts = {"status": "running", "pid": process.pid, "host": socket.gethostname()}
+    (killed / "run.json").write_text(json.dumps(facts))
+    assert clean("--yes")[0] == 0 and (active / "best").exists() and not done.exists() and not killed.exists()
 
 
 def test_a_name_can_not_forge_a_line(clean: Clean, here: Path) -> None:

@@ -180,6 +180,65 @@ def test_a_rank_that_fails_ends_all_with_its_own_message(
     assert [row["step"] for row in rows(tmp_path / "r")] == [1, 2, 3]
 
 
+UNUSED = """
+import os
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+class Odd(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.table = nn.Embedding(config.vocab_size, config.vocab_size)
+        self.unused = nn.Linear(4, 4)
+        self.passes = 0
+
+    def forward(self, idx, targets=None, *, cache=None, at=None):
+        logits = self.table(idx) if at is None else self.table(idx)[:, at]
+        if targets is None:
+            return logits, None
+        loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+        self.passes += self.training
+        where = {"all": "", "one": os.environ["RANK"] == "0", "later": self.passes < 3}[os.environ["UNUSED"]]
+        return logits, loss + 0 * self.unused(torch.ones(4)).sum() if where else loss
+"""
+PLUGIN = """
+from dataclasses import dataclass
+from pealm_core import ModelSpec, hookimpl
+
+@dataclass(frozen=True)
+class Config:
+    vocab_size: int = 0
+    block_size: int = 16
+
+@hookimpl
+def pealm_models():
+    return ModelSpec(name="odd", summary="odd", config="odd_plugin:Config", factory="odd_model:Odd")
+"""
+
+
+@pytest.mark.parametrize(("where", "step"), [("all", 1), ("one", 1), ("later", 3)])
+def test_an_unused_parameter_is_the_plugins_defect(
+    launch: Callable[..., Any], tmp_path: Path, book: Path, monkeypatch: pytest.MonkeyPatch, where: str, step: int
+) -> None:
+    """DistributedDataParallel would wait for its gradient, and say so in a hundred lines."""
+    info = tmp_path / "site" / "pealm_odd-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "entry_points.txt").write_text("[pealm]\nodd = odd_plugin\n")
+    (info.parent / "odd_plugin.py").write_text(PLUGIN)
+    (info.parent / "odd_model.py").write_text(UNUSED)
+    monkeypatch.setenv("PYTHONPATH", str(info.parent))
+    monkeypatch.setenv("UNUSED", where)
+    args = ["train", "odd", "--input.text", book, "--steps", 5, "--batch-size", 4, "--out", "r"]
+    done = launch(2, *PEALM, *args, logs=tmp_path / "logs")
+    logs = [path.read_text() for path in sorted((tmp_path / "logs").glob("*/*/*/stderr.log"))]
+    (line,) = "".join(logs).splitlines()  # once
+    assert f"pealm-odd: step {step}: the model gives unused.weight, unused.bias no gradient" in line
+    assert "exitcode  : 3" in done.stderr
+    assert json.loads((tmp_path / "r" / "run.json").read_text())["status"] == "failed"
+
+
 KILLABLE = """
 import os, pathlib
 pathlib.Path(f"rank{os.environ['RANK']}.pid").write_text(str(os.getpid()))

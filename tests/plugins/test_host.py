@@ -81,6 +81,12 @@ BROKEN = {
         "boom",
     ),
     "exits": ("import sys\nsys.exit(4)", "failed: SystemExit: 4"),
+    "exits at once": ("import os\nos._exit(0)", "failed: SystemExit: os._exit(0) was called"),
+    "never stops": (
+        good("x") + "\n    while True:\n        yield ModelSpec(name=f'x{len(names)}', summary='x', "
+        "config='a:b', factory='a:b')\n        names.append(0)\nnames = []",
+        "pealm_models: a plugin may give 10,000",
+    ),
     "panics": ("class PanicException(BaseException): ...\nraise PanicException('index')", "PanicException: index"),
     "half good": (
         good("x") + "\n    yield ModelSpec(name='x', summary='again', config='a:b', factory='a:b')",
@@ -245,7 +251,12 @@ def test_parts_that_are_not_there_are_the_plugins_defect(stranger: Callable[...,
 
 
 @pytest.mark.parametrize(
-    "source", ["raise SystemExit(3)", "class PanicException(BaseException): ...\nraise PanicException"]
+    "source",
+    [
+        "raise SystemExit(3)",
+        "import os\nos._exit(0)",
+        "class PanicException(BaseException): ...\nraise PanicException",
+    ],
 )
 def test_a_part_whose_module_ends_the_process_is_the_plugins_defect(
     stranger: Callable[..., None], tmp_path: Path, source: str

@@ -1,7 +1,10 @@
 """`pealm runs`: what a run's folder tells of it, also while it trains and after a kill."""
 
+import errno
 import fcntl
 import json
+import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -69,6 +72,31 @@ def test_states(make_run: Make) -> None:
     assert read(run).state == "stopped"
     (run / "config.toml").write_text((run / "config.toml").read_text().replace("steps = 80", "steps = 50"))
     assert read(run).state == "done"
+
+
+def test_a_dead_run_is_not_running(make_run: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A free lock tells it; without locks the process number, on the host where it was started."""
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    cases: dict[str, dict[str, object]] = {
+        "dead": {"pid": dead.pid, "host": socket.gethostname()},
+        "alive": {"pid": os.getpid(), "host": socket.gethostname()},
+        "elsewhere": {"pid": dead.pid, "host": "node7"},
+        "odd": {"pid": 10**30, "host": socket.gethostname()},
+        "odder": {"pid": [], "host": 3},
+    }
+    runs = {name: make_run(name, steps=80, status="running", **facts) for name, facts in cases.items()}
+    for run in runs.values():
+        (run / ".lock").touch()
+    elsewhere = {"elsewhere": "running on node7"}
+    with_locks = dict.fromkeys(cases, "killed") | elsewhere
+    assert {name: read(run).state for name, run in runs.items()} == with_locks
+
+    def refuse(*args: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    assert {name: read(run).state for name, run in runs.items()} == with_locks | {"alive": "running"}
 
 
 def test_a_line_that_was_cut_short_is_left_out(make_run: Make) -> None:

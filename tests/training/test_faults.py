@@ -528,14 +528,14 @@ def test_training_goes_on_beside_a_slow_save_which_holds_the_weights_of_its_step
         assert one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
 
 
-@pytest.mark.parametrize("fault", [UserError("a bad shard"), RuntimeError("a bug")])
+@pytest.mark.parametrize("fault", [UserError("a bad shard"), RuntimeError("a bug"), SystemExit("an exit")])
 def test_a_save_that_is_under_way_is_finished_when_the_training_fails(
     book: Path,
     tmp_path: Path,
     in_update: Callable[..., None],
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
-    fault: Exception,
+    fault: BaseException,
 ) -> None:
     from pealm_core.cli import main
 
@@ -558,8 +558,9 @@ def test_a_save_that_is_under_way_is_finished_when_the_training_fails(
     assert saved(tmp_path / "r") == [5]
 
 
+@pytest.mark.parametrize("fault", [KeyError("no such thing"), SystemExit("no such thing")])
 def test_a_tokenizer_that_fails_to_save_is_a_failed_save(
-    train: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    train: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: BaseException
 ) -> None:
     from pealm_char.tokenizer import CharTokenizer
 
@@ -567,7 +568,7 @@ def test_a_tokenizer_that_fails_to_save_is_a_failed_save(
 
     def broken(self: CharTokenizer, folder: Path) -> None:
         if ".tmp" in str(folder):
-            raise KeyError("no such thing")
+            raise fault
         save(self, folder)
 
     monkeypatch.setattr(CharTokenizer, "save", broken)

@@ -6,6 +6,7 @@ import math
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 from pealm_core.checkpoints import folder as checkpoint
 from pealm_core.config.settings import TrainSettings
 from pealm_core.data.windows import Windows
+from pealm_core.plugins.host import PluginHost
 from pealm_core.training import objective
 from pealm_core.training.schedule import Budget
 from pealm_core.training.trainer import READ_EVERY, Trainer
@@ -67,6 +69,31 @@ def test_a_signal_saves_at_once_and_does_not_validate(
     assert "val_loss" not in lines(tmp_path / "r")[-1]
     assert [path.name for path in checkpoint.steps(tmp_path / "r")] == ["step-00000003"]
     assert json.loads((tmp_path / "r" / "run.json").read_text())["status"] == "interrupted"
+
+
+@pytest.mark.parametrize("hook", ["pealm_run_start", "pealm_checkpoint_saved"])
+def test_a_signal_beside_the_loop_is_noted(
+    train: Callable[..., Any],
+    pealm: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    hook: str,
+) -> None:
+    """run.json never stays at "running" unless the process was killed."""
+    notify = PluginHost.notify
+
+    def also(self: PluginHost, name: str, **values: Any) -> None:
+        if name == hook:
+            os.kill(os.getpid(), signal.SIGTERM)
+        notify(self, name, **values)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PluginHost, "notify", also)
+        result = train(tmp_path / "r", "--steps", 4)
+    facts = json.loads((tmp_path / "r" / "run.json").read_text())
+    assert (result.code, facts["status"]) in ((143, "interrupted"), (0, "done"))
+    assert (facts["pid"], facts["host"]) == (os.getpid(), socket.gethostname())
+    assert pealm("train", "--out", tmp_path / "r", "--steps", 5).code == 0
 
 
 def test_an_interrupted_run_equals_one_that_never_stopped(

@@ -50,8 +50,9 @@ def report(folders: tuple[Path, ...], output: Path | None) -> None:
 def runs(folder: Path, as_json: bool) -> None:
     """List the runs at or below FOLDER (default: runs) with their best validation loss in nats per token.
 
-    States: running; done; interrupted (by a signal; `pealm train --out RUN` goes on); failed (with an error); killed
-    (without a word); stopped (an older run that was not finished).
+    States: running; running on HOST (it was started there; whether it has ended can't be seen from here); done;
+    interrupted (by a signal; `pealm train --out RUN` resumes it); failed (with an error); killed; stopped (an older
+    run that was not finished).
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: there is no such folder; give the one that holds your runs")

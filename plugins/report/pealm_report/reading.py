@@ -7,6 +7,7 @@ import fcntl
 import json
 import math
 import os
+import socket
 import tomllib
 from array import array
 from collections.abc import Iterator, Mapping
@@ -45,7 +46,8 @@ class Metrics:
 
 @dataclass(frozen=True)
 class Run:
-    """A run as its folder tells it. state: "running", "done", "interrupted", "failed", "killed" or "stopped"."""
+    """A run as its folder tells it. state: "running", "running on HOST", "done", "interrupted", "failed", "killed" or
+    "stopped"."""
 
     dir: Path
     config: Mapping[str, Mapping[str, Any]]
@@ -139,13 +141,16 @@ class Run:
     @cached_property
     def state(self) -> str:
         """How it ended, if it has: "stopped" is what runs are that were made before run.json was kept."""
-        if _held(self.dir):
+        status, locked = self.facts.get("status"), _is_locked(self.dir)
+        if locked:
             return "running"
-        status = self.facts.get("status")
         if status in ("done", "interrupted", "failed"):
             return str(status)
-        if status is not None:  # it says that it is running, and nobody holds it
-            return "killed"
+        if status is not None:  # it says that it is running
+            host, pid = self.facts.get("host"), self.facts.get("pid")
+            if isinstance(host, str) and host != socket.gethostname():  # whose locks may not be seen here
+                return f"running on {host}"
+            return "running" if locked is None and _is_alive(pid) else "killed"
         return "done" if self.steps and self.summary.step >= self.steps else "stopped"
 
 
@@ -218,16 +223,33 @@ def is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST
 
 
-def _held(folder: Path) -> bool:
-    """Whether a process is training in the folder."""
+def _is_locked(folder: Path) -> bool | None:
+    """Whether a process is training in the folder; None if that can't be seen, as on some network file systems."""
     try:
         handle = os.open(folder / ".lock", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # it may be a pipe
-    except OSError:
+    except FileNotFoundError:
         return False
+    except OSError:
+        return None
     try:
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         return True
+    except OSError:
+        return None
     finally:
         os.close(handle)
     return False
+
+
+def _is_alive(pid: object) -> bool:
+    """Whether this host has a process of this number."""
+    if not isinstance(pid, int) or pid <= 0:
+        return False
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # another user's
+        return True
+    return True

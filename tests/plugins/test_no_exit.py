@@ -1,0 +1,54 @@
+"""A plugin that ends the process is a defect, whatever exit code it gives."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pealm_core.plugins.no_exit import no_exit
+
+SOURCE = """
+import os
+from pealm_core import DatasetSpec, hookimpl
+@hookimpl
+def pealm_datasets():
+    return DatasetSpec(name='odd', summary='odd', factory='odd_plugin:make')
+@hookimpl
+def pealm_step_end(run, step, metrics):
+    if 'HOOK' in os.environ: os._exit(0)
+class Data:
+    def documents(self, split):
+        if 'HOOK' not in os.environ: os._exit(0)
+        yield 'the quick brown fox ' * 100
+make = Data
+"""
+
+
+@pytest.mark.parametrize(("where", "code"), [("DOCUMENTS", 3), ("HOOK", 0)])
+def test_a_plugin_cannot_end_a_command_as_a_success(tmp_path: Path, where: str, code: int) -> None:
+    """A dataset that exits fails; an observer of the run that exits is named, and the run continues."""
+    info = tmp_path / "pealm_odd-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Name: pealm-odd\n")
+    (info / "entry_points.txt").write_text("[pealm]\nodd = odd_plugin\n")
+    (tmp_path / "odd_plugin.py").write_text(SOURCE)
+    command = [sys.executable, "-m", "pealm", "train", "char-bigram", "--input.odd", "--steps", "3", "--out", "r"]
+    env = {**os.environ, "PYTHONPATH": str(tmp_path), where: "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == code, done.stderr
+    assert "pealm-odd" in done.stderr and "SystemExit: os._exit(0) was called" in done.stderr
+    assert not code or "this is a bug in pealm" not in done.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_fork_may_exit() -> None:
+    real = os._exit
+    with no_exit():
+        if (process := os.fork()) == 0:
+            os._exit(7)
+        with pytest.raises(SystemExit, match=r"os\._exit\(0\)"):
+            os._exit(0)
+    assert os._exit is real
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 7
