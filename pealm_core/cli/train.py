@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from pealm_core.cli.components import ComponentCommand
+from pealm_core.cli.sample import BASE
 from pealm_core.config.job import Job
 from pealm_core.config.settings import TrainSettings
 from pealm_core.contract.errors import UserError
@@ -27,8 +28,9 @@ COMPONENTS = ("model", "input", "tokenizer", "optimizer", "schedule", "objective
 @click.option("--objective", metavar="NAME", help="What training minimizes (default: next-token).")
 @click.option("--strategy", metavar="NAME", help="How several processes share a model (default: ddp).")
 @click.option("--adapter", metavar="NAME", help="Change the built model, for instance to train a small part of it.")
+@click.option("--base", type=click.Path(path_type=Path), metavar="PATH", help=BASE)
 @click.option("--print-config", is_flag=True, help="Print the config and where each value comes from, then exit.")
-def train(job: Job, out: Path | None, print_config: bool, **sources: Any) -> None:
+def train(job: Job, out: Path | None, base: Path | None, print_config: bool, **sources: Any) -> None:
     """Train MODEL on an input.
 
     \b
@@ -38,12 +40,13 @@ def train(job: Job, out: Path | None, print_config: bool, **sources: Any) -> Non
 
     `pealm train MODEL --input.NAME --help` lists the settings of this model and input.
     """
+    job = job if base is None else job.with_base(base)
     if print_config:
         click.echo(explain(job))
         return
     if "model" not in job.entries:
         raise UserError("train needs a model: pealm train MODEL")
-    if "input" not in job.entries:
+    if not job.inputs:
         raise UserError("train needs an input: --input.NAME, see --help")
     entry = job.entries["model"]
     if entry.spec.pretrained is not None:
@@ -72,14 +75,18 @@ def explain(job: Job) -> str:
     lines, tables = [], job.tables()
     del tables["versions"]
     tables.get("model", {}).pop("vocab-size", None)  # the tokenizer's, which is not known yet
-    for table, values in tables.items():
-        entry, origins, rows = job.entries.get(table), dict(job.origins.get(table, {})), []
+    parts = [(table, table) for table in tables if table != "input" or not job.weights]
+    parts += [("input", table) for table in job.weights]
+    for table, name in parts:
+        values = tables["input"][job.inputs.index(name)] if name in job.weights else tables[table]
+        entry, origins, rows = job.entries.get(name), dict(job.origins.get(name, {})), []
         if entry is not None:
             origins["name"] = f"{entry.plugin.dist} {entry.plugin.version}"
         for key, value in values.items():
             field = entry.spec.value if entry and table == "input" and key == entry.name else key.replace("-", "_")
-            name = key if re.fullmatch(r"[\w-]+", key) else json.dumps(key)
-            rows.append((f"{name} = {json.dumps(value, ensure_ascii=False)}", origins.get(field or "", "")))
+            quoted = key if re.fullmatch(r"[\w-]+", key) else json.dumps(key)
+            rows.append((f"{quoted} = {json.dumps(value, ensure_ascii=False)}", origins.get(field or "", "")))
         width = max((len(text) for text, _ in rows), default=0)
-        lines += [f"[{table}]", *(f"{text:<{width}}  # {origin}".rstrip(" #") for text, origin in rows), ""]
+        head = f"[{table}]" if table == name else f"[[{table}]]"
+        lines += [head, *(f"{text:<{width}}  # {origin}".rstrip(" #") for text, origin in rows), ""]
     return "\n".join(lines).rstrip()

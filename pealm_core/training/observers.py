@@ -63,6 +63,10 @@ class Observers:
         if name in self.saved:
             obj.load_state_dict(self.saved[name])
 
+    def unclaimed(self) -> list[str]:
+        """Return the names of saved state that nobody has registered."""
+        return sorted(self.saved.keys() - self._objects.keys())
+
     def state(self) -> dict[str, Any]:
         """Return the registered state by name."""
         return {name: obj.state_dict() for name, obj in self._objects.items()}
