@@ -15,9 +15,11 @@ from pealm_core.contract.errors import UserError as UserError
 from pealm_core.contract.fields import setting as setting
 from pealm_core.contract.hookspecs import hookimpl as hookimpl
 from pealm_core.contract.protocols import Dataset as Dataset
+from pealm_core.contract.protocols import Document as Document
 from pealm_core.contract.protocols import EvalResult as EvalResult
 from pealm_core.contract.protocols import Evaluator as Evaluator
 from pealm_core.contract.protocols import Model as Model
+from pealm_core.contract.protocols import Segment as Segment
 from pealm_core.contract.protocols import Tokenizer as Tokenizer
 from pealm_core.contract.specs import AdapterSpec as AdapterSpec
 from pealm_core.contract.specs import CommandSpec as CommandSpec

@@ -23,7 +23,8 @@ from pathlib import Path
 import torch
 
 import pealm_core
-from pealm_core.data.windows import Windows
+from pealm_core.data.stream import Split
+from pealm_core.data.windows import FixedWindows
 from pealm_kindergarten.dataset import Kindergarten
 from pealm_tinyshakespeare.dataset import Tinyshakespeare
 
@@ -137,13 +138,14 @@ def validation_loss(weights: Path, documents: Iterable[str]) -> float:
     lm = pealm_core.load(weights, device="cpu")
     start = [] if lm.eot_id is None else [lm.eot_id]
     ids = [i for text in documents for i in (*start, *lm.encode(text))]
-    windows = Windows([torch.tensor(ids).numpy()], lm.model.config.block_size)  # type: ignore[arg-type,union-attr]
-    places = windows.fixed(lm.config["train"]["eval-tokens"])
+    windows = FixedWindows(Split([torch.tensor(ids).numpy()]), lm.model.config.block_size)  # type: ignore[arg-type,union-attr]
+    count = min(len(windows), max(1, lm.config["train"]["eval-tokens"] // windows.block_size))
+    places = [i * len(windows) // count for i in range(count)]
     total = 0.0
-    for begin in range(0, len(places), 64):
-        part = places[begin : begin + 64]
-        total += float(lm.model(*windows.rows(part))[1]) * len(part)
-    return total / len(places)
+    for begin in range(0, count, 64):
+        rows = windows.rows(places[begin : begin + 64])
+        total += float(lm.model(rows["idx"], rows["targets"])[1]) * len(rows["idx"])
+    return total / count
 
 
 def card(name: str, shipped: Shipped, made: Path, run: Path) -> str:

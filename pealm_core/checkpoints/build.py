@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from pealm_core.config.job import Job, plan
 from pealm_core.config.toml_layers import Layer, file_layer
 from pealm_core.contract.errors import PealmError, PluginError, UserError
 from pealm_core.contract.protocols import Dataset, Tokenizer, has
+from pealm_core.data.documents import texts
+from pealm_core.data.specials import with_specials
 from pealm_core.plugins.host import Entry
 
 
@@ -48,8 +51,16 @@ def make_component(job: Job, table: str) -> Any:
     return make(entry) if config is None else make(entry, config)
 
 
-def make_tokenizer(job: Job, saved: Path | None = None, dataset: Dataset | None = None) -> Tokenizer:
-    """Make the job's tokenizer, with a saved vocabulary or fitted on the dataset's training text."""
+def make_datasets(job: Job) -> dict[str, Dataset]:
+    """Make the datasets of a job, by table: one, or those of a mixture."""
+    return {table: make_component(job, table) for table in job.inputs}
+
+
+def make_tokenizer(job: Job, saved: Path | None = None, *datasets: Dataset) -> Tokenizer:
+    """Make the job's tokenizer, with a saved vocabulary or fitted on the datasets' training text.
+
+    The special tokens that datasets and objective name are added if it lacks them.
+    """
     tokenizer: Tokenizer = make_component(job, "tokenizer")
     name, dist = job.entries["tokenizer"].name, job.entries["tokenizer"].plugin.dist
     if has(tokenizer, "fit") and not (has(tokenizer, "save") and has(tokenizer, "load")):
@@ -57,11 +68,17 @@ def make_tokenizer(job: Job, saved: Path | None = None, dataset: Dataset | None 
     try:
         if saved is not None and has(tokenizer, "load"):
             tokenizer.load(saved)  # type: ignore[attr-defined]
-        elif saved is None and dataset is not None and has(tokenizer, "fit"):
-            if not has(dataset, "documents"):
-                given = f"--input.{job.entries['input'].name}"
-                raise UserError(f"{given} is tokenized already, not text for {name!r}; give its own --tokenizer")
-            tokenizer.fit(dataset.documents("train"))  # type: ignore[attr-defined]
+        elif saved is None and datasets and has(tokenizer, "fit"):
+            for table, dataset in zip(job.inputs, datasets, strict=False):
+                if not has(dataset, "documents"):
+                    given = f"--input.{job.entries[table].name}"
+                    raise UserError(f"{given} is tokenized already, not text for {name!r}; give its own --tokenizer")
+            documents = (dataset.documents("train") for dataset in datasets)
+            tokenizer.fit(texts(chain.from_iterable(documents)))  # type: ignore[attr-defined]
+        objective = job.entries.get("objective")
+        wanted = [getattr(dataset, "specials", ()) for dataset in datasets]
+        wanted += [objective.spec.specials] if objective else []
+        tokenizer = with_specials(tokenizer, chain.from_iterable(wanted), saved)
     except (FileNotFoundError, ValueError) as error:
         raise UserError(f"tokenizer {name}: {saved or 'training text'}: {error}") from error
     return tokenizer

@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -120,7 +121,8 @@ def _evaluate(job: Job, ckpt: str | None, base: Path | None, device: Any, dtype:
     with world.together():
         try:
             progress = _show_progress if world.main else lambda *_: None
-            result = evaluator.evaluate(lm.model, lm.tokenizer, config=lm.config, progress=progress, **more)
+            config = _with_inputs(lm.config)
+            result = evaluator.evaluate(lm.model, lm.tokenizer, config=config, progress=progress, **more)
         except ValueError as error:
             raise UserError(f"--on {entry.name}: {error}") from error
         if not isinstance(result, EvalResult):
@@ -141,6 +143,14 @@ def _evaluate(job: Job, ckpt: str | None, base: Path | None, device: Any, dtype:
         "config": {**tables, **({"adapter": lm.config["adapter"]} if "adapter" in lm.config else {})},
         "details": list(result.details),
     }
+
+
+def _with_inputs(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a checkpoint's config with its inputs as a list; those of a mixture only there."""
+    given = config.get("input")
+    if isinstance(given, list):
+        return {**{table: values for table, values in config.items() if table != "input"}, "inputs": given}
+    return {**config, "inputs": [given] if given else []}
 
 
 def _show_progress(done: int, total: int, text: str = "") -> None:

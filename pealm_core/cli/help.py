@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from pealm_core.config.choose_components import COMPONENTS, takes_input
+from pealm_core.config.choose_components import COMPONENTS, kind_of, takes_input
 from pealm_core.config.paths import printable
 from pealm_core.config.toml_layers import Resolved, is_option, option_name
 from pealm_core.contract.fields import settings_of
@@ -24,7 +24,7 @@ def sections(
 ) -> list[Section]:
     """Return the settings of each table, then the model's presets and the components that can be named instead."""
     pages: list[Section] = []
-    for table in resolved.schema:
+    for table in (table for table in resolved.schema if table == kind_of(table)):  # a mixture has no options
         entry, heading = entries.get(table), HEADINGS.get(table, table.capitalize())
         title = heading if entry is None or table == "input" else f"{heading} ({entry.name})"
         pages.append((title, option_rows(table, entry, resolved)))

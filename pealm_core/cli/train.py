@@ -46,7 +46,7 @@ def train(job: Job, out: Path | None, base: Path | None, print_config: bool, **s
         return
     if "model" not in job.entries:
         raise UserError("train needs a model: pealm train MODEL")
-    if "input" not in job.entries:
+    if not job.inputs:
         raise UserError("train needs an input: --input.NAME, see --help")
     entry = job.entries["model"]
     if entry.spec.pretrained is not None:
@@ -75,14 +75,18 @@ def explain(job: Job) -> str:
     lines, tables = [], job.tables()
     del tables["versions"]
     tables.get("model", {}).pop("vocab-size", None)  # the tokenizer's, which is not known yet
-    for table, values in tables.items():
-        entry, origins, rows = job.entries.get(table), dict(job.origins.get(table, {})), []
+    parts = [(table, table) for table in tables if table != "input" or not job.weights]
+    parts += [("input", table) for table in job.weights]
+    for table, name in parts:
+        values = tables["input"][job.inputs.index(name)] if name in job.weights else tables[table]
+        entry, origins, rows = job.entries.get(name), dict(job.origins.get(name, {})), []
         if entry is not None:
             origins["name"] = f"{entry.plugin.dist} {entry.plugin.version}"
         for key, value in values.items():
             field = entry.spec.value if entry and table == "input" and key == entry.name else key.replace("-", "_")
-            name = key if re.fullmatch(r"[\w-]+", key) else json.dumps(key)
-            rows.append((f"{name} = {json.dumps(value, ensure_ascii=False)}", origins.get(field or "", "")))
+            quoted = key if re.fullmatch(r"[\w-]+", key) else json.dumps(key)
+            rows.append((f"{quoted} = {json.dumps(value, ensure_ascii=False)}", origins.get(field or "", "")))
         width = max((len(text) for text, _ in rows), default=0)
-        lines += [f"[{table}]", *(f"{text:<{width}}  # {origin}".rstrip(" #") for text, origin in rows), ""]
+        head = f"[{table}]" if table == name else f"[[{table}]]"
+        lines += [head, *(f"{text:<{width}}  # {origin}".rstrip(" #") for text, origin in rows), ""]
     return "\n".join(lines).rstrip()

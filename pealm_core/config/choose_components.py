@@ -3,6 +3,7 @@
 The last layer that names a component wins; values that a layer sets for another one are ignored.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -28,6 +29,7 @@ COMPONENTS: Mapping[str, type[Spec]] = {  # table → the kind of component that
 }
 DEFAULTS = {"optimizer": "adamw", "schedule": "cosine", "objective": "next-token", "strategy": "ddp"}
 BASE = ("base", "base-hash")  # in [adapter] of a run's config: not settings, but the weights below the adapter
+WEIGHT = "weight"  # of an input in a mixture, relative to the others
 FILE_TABLES = ("train", "sample", *COMPONENTS, "plugins", "versions")
 
 
@@ -43,18 +45,19 @@ def choose(
     for table, values in file.tables.items():
         if table not in FILE_TABLES:
             raise UserError(f"{file.place(table, '').rstrip()}: unknown table{did_you_mean(table, FILE_TABLES)}")
-        if not isinstance(values, Mapping):
+        if not isinstance(values, Mapping) and (table != "input" or not isinstance(values, list)):
             raise UserError(f"{file.place('', table)} must be a table, not {values!r:.80}")
     line = Layer("command line", words or {}, text=True)
+    file, components = _without_mixture(host, file, line, components)
     layers = [file, line]
     entries: dict[str, Entry[Any]] = {}
     evaluators = (name for name, (entry, *_) in host.entries(EvaluatorSpec).items() if entry.spec.default)
     defaults = {**DEFAULTS, "eval": next(evaluators, None)}
     for table in components:
-        if table == "input" and not takes_input(entries):
+        if kind_of(table) == "input" and not takes_input(entries):
             continue
         name = next(filter(None, (_named(host, layer, table) for layer in reversed(layers))), defaults.get(table))
-        if name is None and table == "input":  # neither a dataset nor, without one, a dataset's field
+        if name is None and kind_of(table) == "input":  # neither a dataset nor, without one, a dataset's field
             name = next((key for layer in reversed(layers) for key in layer.tables.get(table, {})), None)
         if name is None:
             continue
@@ -66,6 +69,51 @@ def choose(
     return entries, layers
 
 
+def kind_of(table: str) -> str:
+    """Return the key of COMPONENTS for a table: `input` for `input.1`, the first one of a mixture."""
+    return table.partition(".")[0]
+
+
+def _without_mixture(
+    host: PluginHost, file: Layer, line: Layer, components: Sequence[str]
+) -> tuple[Layer, Sequence[str]]:
+    """Return a file's list of inputs as the tables `input.1`, `input.2`, ..., and the components with these.
+
+    The list is left out if the line names a dataset. Raises UserError for a wrong weight, or a setting in the line.
+    """
+    inputs = file.tables.get("input")
+    if not isinstance(inputs, list):
+        return file, components
+    tables = {table: values for table, values in file.tables.items() if table != "input"}
+    if "input" not in components or _named(host, line, "input") is not None:
+        return replace(file, tables=tables), components
+    if setting := next(iter(line.tables.get("input", {})), None):
+        raise UserError(f"{line.place('input', setting)}: {file.origin} has several inputs; change it there")
+    several = {}
+    for table, values in _numbered(inputs).items():
+        if not isinstance(values, Mapping):
+            raise UserError(f"{file.place('', table)} must be a table, not {values!r:.80}")
+        weight = values.get(WEIGHT, 1)
+        if type(weight) not in (int, float) or not 0 < weight < math.inf:
+            raise UserError(f"{file.place(table, WEIGHT)} must be a positive number, not {weight!r:.80}")
+        several[table] = {key: value for key, value in values.items() if key != WEIGHT}
+        if not several[table]:
+            raise UserError(f"{file.place(table, '').rstrip()} names no dataset")
+    place = components.index("input")
+    return replace(file, tables={**tables, **several}), [*components[:place], *several, *components[place + 1 :]]
+
+
+def _numbered(inputs: Sequence[Any]) -> dict[str, Any]:
+    return {f"input.{number}": values for number, values in enumerate(inputs, 1)}
+
+
+def weights_of(file: Layer | None, entries: Mapping[str, Entry[Any]]) -> dict[str, float]:
+    """Return the weight of each input of a mixture, by table."""
+    inputs = file.tables.get("input") if file else None
+    several = _numbered(inputs if isinstance(inputs, list) else [])
+    return {table: float(values.get(WEIGHT, 1)) for table, values in several.items() if table in entries}
+
+
 def takes_input(entries: Mapping[str, Entry[Any]]) -> bool:
     """Whether a command with these components uses a dataset: not every evaluation does."""
     return "eval" not in entries or bool(entries["eval"].spec.input)
@@ -74,14 +122,17 @@ def takes_input(entries: Mapping[str, Entry[Any]]) -> bool:
 def _named(host: PluginHost, layer: Layer, table: str) -> str | None:
     """Return the component that a layer names. Raises UserError for two datasets."""
     values = layer.tables.get(table, {})
-    if table != "input":
+    if kind_of(table) != "input":
         return str(values["name"]) if "name" in values else None
     keys = [key for key in values if key.rpartition("/")[2] in host.entries(DatasetSpec)]
     if len(keys) > 1:  # a field of one dataset may have the name of another one
         settings = {key: settings_of(host.find(DatasetSpec, key).config) for key in keys}
         keys = [key for key in keys if not any(key in settings[other] for other in keys if other != key)]
     if len(keys) > 1:
-        raise UserError(f"one input at a time: {' and '.join('--input.' + key for key in keys)} were given")
+        raise UserError(
+            f"one input at a time: {' and '.join('--input.' + key for key in keys)} were given; "
+            f"a mixture is a config file with several [[input]] tables"
+        )
     return keys[0] if keys else None
 
 
@@ -89,7 +140,7 @@ def _find(host: PluginHost, file: Layer, table: str, name: str) -> Entry[Any]:
     """Resolve a name. A saved config's own plugins win; those that are no longer installed are named."""
     made_with = file.tables.get("versions", {})
     try:
-        return host.find(COMPONENTS[table], name, prefer=made_with)
+        return host.find(COMPONENTS[kind_of(table)], name, prefer=made_with)
     except UserError as error:
         installed = {plugin.dist for plugin in host.plugins}
         values, files = file.tables.get(table, {}), missing_files(file.tables.get("plugins"), host.plugins)
@@ -131,8 +182,8 @@ def _meant(host: PluginHost, layers: list[Layer], table: str, entry: Entry[Any],
         if bare != entry.spec.name or dist not in ("", entry.plugin.dist):
             values = {}
         elif name is not None:
-            value = values.pop(name if table == "input" else "name")
-            if table == "input" and value is not True:  # its value, a setting that is called as the dataset
+            value = values.pop(name if kind_of(table) == "input" else "name")
+            if kind_of(table) == "input" and value is not True:  # its value, a setting that is called as the dataset
                 if entry.spec.value is None:
                     raise UserError(f"{layer.place(table, name)} takes no value")
                 values[entry.name] = value

@@ -1,13 +1,14 @@
 """A job: the components that a command works with and their settings, resolved without torch.
 
-A component's table carries its `name`; in `[input]`, one key names the dataset.
+A component's table carries its `name`; in `[input]`, one key names the dataset. A mixture is a list, `[[input]]`,
+each with a `weight`; its inputs are the tables `input.1`, `input.2`, ... of a job.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pealm_core.config.choose_components import BASE, choose
+from pealm_core.config.choose_components import BASE, WEIGHT, choose, kind_of, weights_of
 from pealm_core.config.toml_layers import Layer, Resolved, Tables, resolve
 from pealm_core.contract.errors import UserError
 from pealm_core.contract.fields import dump
@@ -19,7 +20,8 @@ from pealm_core.plugins.local_files import saved_files
 class Job:
     """The entry and the config of each table, and where each setting comes from.
 
-    base: of an adapter, where its base is (`base`) and the SHA-256 of the base's weights (`base-hash`).
+    base: of an adapter, where its base is (`base`) and the SHA-256 of the base's weights (`base-hash`). weights: of
+    the inputs of a mixture, by table.
     """
 
     host: PluginHost
@@ -27,6 +29,12 @@ class Job:
     configs: Mapping[str, Any]  # None for a component without settings
     origins: Mapping[str, Mapping[str, str]]
     base: Mapping[str, str] = field(default_factory=dict)
+    weights: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def inputs(self) -> list[str]:
+        """The tables of the datasets: `input`, or those of a mixture."""
+        return [table for table in self.entries if kind_of(table) == "input"]
 
     def with_model_config(self, config: Any) -> "Job":
         """Return the job with the model's config as it was built, with its vocab_size."""
@@ -38,13 +46,16 @@ class Job:
             raise UserError(f"--base {place}: only a checkpoint with an adapter has a base; leave it out")
         return replace(self, base={**self.base, "base": str(place)})
 
-    def tables(self) -> dict[str, dict[str, Any]]:
-        """Return the resolved settings as TOML tables, which `--config` reads back."""
-        tables: dict[str, dict[str, Any]] = {}
+    def tables(self) -> dict[str, Any]:
+        """Return the resolved settings as TOML tables, which `--config` reads back; a mixture as a list of tables."""
+        tables: dict[str, Any] = {}
         for table, config in self.configs.items():
             values, entry = dump(config), self.entries.get(table)
-            if table == "input" and entry is not None:
+            if kind_of(table) == "input" and entry is not None:
                 values = {entry.name: values.pop((entry.spec.value or "").replace("_", "-"), True), **values}
+                if table in self.weights:
+                    tables.setdefault("input", []).append({**values, WEIGHT: self.weights[table]})
+                    continue
             elif entry is not None:
                 values = {"name": entry.name, **values, **(self.base if table == "adapter" else {})}
             tables[table] = values
@@ -73,10 +84,11 @@ def plan(
     resolved = settle(flat or {}, entries, layers)
     saved = file.tables.get("adapter", {}) if file and "adapter" in entries else {}
     base = {key: str(saved[key]) for key in BASE if key in saved}
-    return Job(host, entries, {table: resolved.build(table) for table in resolved.schema}, resolved.origins, base)
+    configs = {table: resolved.build(table) for table in resolved.schema}
+    return Job(host, entries, configs, resolved.origins, base, weights_of(file, entries))
 
 
 def settle(flat: Mapping[str, type], entries: Mapping[str, Entry[Any]], layers: Sequence[Layer]) -> Resolved:
     """Lay the chosen layers over the defaults of the tables."""
-    keys = {("input", entry.spec.value): entry.name for table, entry in entries.items() if table == "input"}
+    keys = {(table, entry.spec.value): entry.name for table, entry in entries.items() if kind_of(table) == "input"}
     return resolve({**flat, **{table: entry.config for table, entry in entries.items()}}, layers, keys)

@@ -3,13 +3,14 @@
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from pealm_core.contract.errors import PluginError, UserError
 from pealm_core.contract.fields import Setting, did_you_mean, settings_of
 
-Tables = Mapping[str, Mapping[str, Any]]
+Tables = Mapping[str, Any]  # name → table, or for [[input]] a list of tables
 
 
 @dataclass(frozen=True)
@@ -138,10 +139,15 @@ def read_regular(path: Path) -> bytes:
 
 
 def _key_lines(text: str) -> dict[tuple[str, str], int]:
-    """Map (table, key) to its line and (table, "") to the table's header; enough for pealm's flat tables."""
+    """Map (table, key) to its line and (table, "") to the table's header; enough for pealm's flat tables.
+
+    The tables of a list, `[[input]]`, are `input.1`, `input.2`, ...
+    """
     table, lines = "", {}
     for number, line in enumerate(text.splitlines(), 1):
-        if match := re.match(r"""\s*(\[)?\s*["']?([\w./-]+)["']?\s*(?(1)\]|=)""", line):  # `[table]` or `key =`
+        if match := re.match(r"""\s*(\[\[?)?\s*["']?([\w./-]+)["']?\s*(?(1)\]|=)""", line):  # `[table]` or `key =`
             table, key = (match[2], "") if match[1] else (table, match[2])
+            if match[1] == "[[":
+                table = next(f"{table}.{i}" for i in count(1) if (f"{table}.{i}", "") not in lines)
             lines[table, key] = number
     return lines

@@ -34,6 +34,21 @@ class Model(Protocol):
         """
 
 
+@dataclass(frozen=True)
+class Segment:
+    """A part of a document: a text, or one special token by its name; its tokens are learned unless `learn` is False.
+
+    Text that spells a special token's name is text. Segments are tokenized one by one.
+    """
+
+    text: str = ""
+    learn: bool = True
+    special: str | None = None
+
+
+Document = str | Sequence[Segment]
+
+
 class Tokenizer(Protocol):
     """A tokenizer: text to token ids and back. Optional:
 
@@ -42,6 +57,8 @@ class Tokenizer(Protocol):
     id to the text that it completes: whole characters, or "". `save(dir)`: write the vocabulary into an empty folder;
     `load(dir)`: read it into this tokenizer, which was made from the same config. A tokenizer with `fit` needs both.
     `by_character = True`: a text cut anywhere encodes to the same ids, so that long documents are encoded in pieces.
+    `specials`: its special tokens, name → id. The core adds those that a dataset or objective names and that are
+    missing, with ids from `vocab_size` on, and saves them beside it (`specials.json`). `encode` returns none of them.
 
     If there is an `eot_id`, the core puts it before every document of the training text, starts an empty prompt with
     it, and stops generating at it.
@@ -63,14 +80,24 @@ class Dataset(Protocol):
     `prepare()`: download the data, once; or `prepare_command`, a click command, if that needs options.
     `entropy_floor` (a number, not a method): the lowest possible loss in nats per character.
     `whole()`: all documents of both splits, for a text of the user's own.
+    `specials` (names, not a method): the special tokens that its segments use.
+    `packed = True`: rows are whole documents, filled by best fit, as for conversations; without it, rows are windows
+    of one stream of tokens. Longer documents are cut, and rows are padded with targets that are not scored.
 
     A dataset of token ids has `shards(split)` instead of `documents`: 1-D arrays of token ids, or objects with the
-    length and the slices of one (`TokenFile`). It may have `vocab_size` (a number), and `check(vocab_size)`, which
-    raises UserError if an id is outside the vocabulary.
+    length and the slices of one (`TokenFile`). It may have `vocab_size` (a number); `check(vocab_size)`, which raises
+    UserError if an id is outside the vocabulary; `masks(split)`, for each shard an array as long as it, 0 where a
+    token is not learned, or None; and `offsets(split)`, for each shard where its documents start, needed by `packed`.
+
+    A dataset may instead make its own samples: `source(split, *, tokenizer, block_size, seed) -> Source`.
     """
 
-    def documents(self, split: str) -> Iterator[str]:
-        """Return the documents of "train" or "val", the same ones on every call."""
+    def documents(self, split: str) -> Iterator[Document]:
+        """Return the documents of "train" or "val", the same ones on every call: texts, or sequences of segments.
+
+        If the tokenizer has an end-of-text token, the core puts it before each document. It is learned if the
+        document's first segment is.
+        """
 
 
 class Evaluator(Protocol):
@@ -87,7 +114,8 @@ class Evaluator(Protocol):
         """Score a model that is in eval mode on its device.
 
         config: the tables of the checkpoint's config.toml, or {}. `config["input"]` is the training data:
-        {"kindergarten": 1, "stories": 20000}, where the dataset's name has its value.
+        {"kindergarten": 1, "stories": 20000}, where the dataset's name has its value. `config["inputs"]` is a list of
+        such tables, also with one input; those of a mixture have a `weight`, and there is no `config["input"]` then.
         progress: a function to call with (done, total) or (done, total, "a message").
         Every process calls this, and `score` divides the work among them; only rank 0 prints and writes.
         """

@@ -4,6 +4,7 @@ A Feistel network permutes the next power of four; an index beyond n-1 is permut
 (cycle walking, Black and Rogaway 2002, "Ciphers with Arbitrary Finite Domains").
 """
 
+from collections.abc import Iterable
 from functools import reduce
 from typing import Any
 
@@ -62,3 +63,20 @@ def permute(index: NDArray[np.integer], n: int, key: int) -> NDArray[np.uint64]:
         out[todo] = (left << bits) | right
         todo = out >= n
     return out
+
+
+def shuffled(samples: Iterable[int], n: int, seed: int, label: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return for each sample which pass over n things it is in, and its place in that pass's own order.
+
+    label: a number, so that different orders from one seed are independent.
+
+    >>> passes, places = shuffled(range(6), 3, seed=0, label=1)
+    >>> passes.tolist(), sorted(places.tolist())
+    ([0, 0, 0, 1, 1, 1], [0, 0, 1, 1, 2, 2])
+    """
+    numbers = np.fromiter(samples, np.int64)
+    passes, places = numbers // n, np.empty(len(numbers), np.int64)
+    for number in np.unique(passes).tolist():
+        chosen = passes == number
+        places[chosen] = permute(numbers[chosen] % n, n, combine(seed, number, label))
+    return passes, places

@@ -1,19 +1,37 @@
-"""The sources of a job in one call."""
+"""From a job's datasets to the sources that training draws from and that it validates with."""
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from pealm_core.config.job import Job
+from pealm_core.config.paths import cache_root
 from pealm_core.contract.errors import UserError
 from pealm_core.contract.fields import dump
 from pealm_core.contract.protocols import Dataset, Tokenizer, has
 from pealm_core.contract.training_parts import Source
-from pealm_core.data.token_cache import fingerprint, open_shards, tokenize
+from pealm_core.data.mixture import Mixture
+from pealm_core.data.packing import VERSION, Packed, write_index
+from pealm_core.data.stream import Split
+from pealm_core.data.token_cache import SPLITS, Corpus, cached_folder, fingerprint, open_shards, tokenize
 from pealm_core.data.windows import FixedWindows, Windows
+
+NAMES = {"train": "training", "val": "validation"}
 
 
 @dataclass(frozen=True)
 class Data:
+    """The data of a run.
+
+    train: what training draws from. val: for each input its name, its weight (their sum is 1) and what to validate
+    with; the name of a single input is "". key: a hash of the content. characters_per_token: of the validation text;
+    None: unknown. cached: all tokens came from the token cache. name: of the inputs, for people. entropy_floor: the
+    lowest possible loss in nats per character; None: unknown.
+    """
+
     train: Source
     val: Sequence[tuple[str, float, Source]]
     key: str
@@ -25,7 +43,19 @@ class Data:
 
     @property
     def tokens(self) -> int:
+        """The number of tokens to train on, of all inputs."""
         return self.train.tokens
+
+
+@dataclass(frozen=True)
+class _Input:
+    """The sources of one dataset, and what is known of them."""
+
+    train: Source
+    val: Source
+    key: str
+    characters_per_token: float | None = None
+    cached: bool = False
 
 
 def sources(
@@ -35,36 +65,95 @@ def sources(
     block_size: int,
     seed: int,
     *,
-    say: Callable[[str], None],
+    say: Callable[[str], None] = lambda line: None,
 ) -> Data:
-    dataset = datasets["input"]
+    """Return the sources of a job's datasets, which are tokenized if they have to be. Raises PealmError.
+
+    datasets: those of `make_datasets`, by table. block_size: T, at most the model's. seed: of the order of samples.
+    say: called with lines for the user.
+    """
+    inputs = []
+    for table, dataset in datasets.items():
+        option = f"--input.{job.entries[table].name}"
+        if has(dataset, "source"):
+            inputs.append(_own(dataset, tokenizer, block_size, seed))
+        else:
+            corpus = _corpus(job, option, dataset, tokenizer, say)
+            inputs.append(_of_corpus(option, corpus, block_size, seed, packed=getattr(dataset, "packed", False)))
+    names = [job.entries[table].name for table in datasets]
+    if len(inputs) == 1:
+        (only,), (dataset,) = inputs, datasets.values()
+        val = [("", 1.0, only.val)]
+        floor = getattr(dataset, "entropy_floor", None)
+        facts: Any = (only.key, only.characters_per_token, only.cached, block_size, names[0], floor)
+        return Data(only.train, val, *facts)
+    weights = [job.weights[table] for table in datasets]
+    try:
+        train = Mixture([one.train for one in inputs], weights, seed=seed)
+    except ValueError as error:
+        raise UserError(f"[[input]] {error}") from error
+    labels = [
+        f"{name}-{names[: i + 1].count(name)}" if names.count(name) > 1 else name for i, name in enumerate(names)
+    ]
+    val = [
+        (label, weight / sum(weights), one.val) for label, weight, one in zip(labels, weights, inputs, strict=True)
+    ]
+    key = _hash([[one.key, quota] for one, quota in zip(inputs, train.quotas, strict=True)])
+    title = " + ".join(f"{name} {weight:.0%}" for name, weight, _ in val)
+    return Data(train, val, key, None, all(one.cached for one in inputs), block_size, title, None)
+
+
+def _corpus(job: Job, option: str, dataset: Dataset, tokenizer: Tokenizer, say: Callable[[str], None]) -> Corpus:
     if has(dataset, "shards"):
-        corpus = open_shards(dataset, tokenizer.vocab_size)
+        corpus = open_shards(dataset, tokenizer)
     else:
         entry = job.entries["tokenizer"]
         mark = fingerprint(entry.spec.name, dump(job.configs["tokenizer"]), tokenizer)
         corpus = tokenize(dataset, tokenizer, mark, say=say)
-    for split, shards in (("training", corpus.train), ("validation", corpus.val)):
-        if not shards:
-            raise UserError(f"--input.{job.entries['input'].name} has no {split} text")
-    windows = []
-    for split, shards in (("training", corpus.train), ("validation", corpus.val)):
+    for name in SPLITS:
+        if not getattr(corpus, name).shards:
+            raise UserError(f"{option} has no {NAMES[name]} text")
+    return corpus
+
+
+def _of_corpus(option: str, corpus: Corpus, block_size: int, seed: int, *, packed: bool) -> _Input:
+    """Return windows of the tokens, or rows of whole documents."""
+    key = _hash([corpus.key, "packed", VERSION]) if packed else corpus.key
+    made: list[Source] = []
+    for name in SPLITS:
+        split, training = getattr(corpus, name), name == "train"
         try:
-            windows.append(
-                Windows(shards, block_size, seed=seed) if split == "training" else FixedWindows(shards, block_size)
-            )
+            if packed:
+                index = _index(option, split, _hash([key, name, block_size]), block_size)
+                made.append(Packed(split, block_size, index, seed=seed if training else None))
+            else:
+                made.append(Windows(split, block_size, seed=seed) if training else FixedWindows(split, block_size))
         except ValueError as error:
-            raise UserError(
-                f"--input.{job.entries['input'].name}: the {split} text is too short: {error}; "
-                f"use more text or a smaller --block-size"
-            ) from error
-    return Data(
-        windows[0],
-        [("", 1.0, windows[1])],
-        corpus.key,
-        corpus.characters_per_token,
-        corpus.cached,
-        block_size,
-        job.entries["input"].name,
-        getattr(dataset, "entropy_floor", None),
-    )
+            advice = "learn something" if packed else "use more text or a smaller --block-size"
+            what = "can't be used" if packed else "is too short"
+            raise UserError(f"{option}: the {NAMES[name]} text {what}: {error}; {advice}") from error
+    return _Input(made[0], made[1], key, corpus.characters_per_token, corpus.cached)
+
+
+def _index(option: str, split: Split, key: str, block_size: int) -> Path:
+    """Return the folder with the index of a packed split, which is written at the first use."""
+    if len(split.offsets) != len(split.shards):
+        raise UserError(f"{option} is packed, but does not say where its documents start: `offsets` is missing")
+    folder = cache_root() / "tokens" / key[:32]
+    cached_folder(folder, {"block_size": block_size}, lambda aside: write_index(split, block_size, aside))
+    return folder
+
+
+def _own(dataset: Any, tokenizer: Tokenizer, block_size: int, seed: int) -> _Input:
+    """Return a dataset's own sources. The key is of their sizes and first samples, which stand for all of them."""
+    made = [dataset.source(name, tokenizer=tokenizer, block_size=block_size, seed=seed) for name in SPLITS]
+    digest = hashlib.sha256()
+    for source in made:
+        digest.update(f"{source.tokens} {len(source)} ".encode())
+        for name, values in sorted(source.rows(range(min(4, len(source)))).items()):
+            digest.update(name.encode() + repr(values.tolist()).encode())
+    return _Input(made[0], made[1], digest.hexdigest())
+
+
+def _hash(facts: Any) -> str:
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()

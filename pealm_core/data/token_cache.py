@@ -3,39 +3,34 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pealm_core.config.paths import cache_root, mark, written_aside
 from pealm_core.contract.errors import PluginError, UserError
 from pealm_core.contract.protocols import Dataset, Tokenizer, has
+from pealm_core.data.documents import encode, segments
+from pealm_core.data.specials import WithSpecials
+from pealm_core.data.stream import Shard, Split
 from pealm_core.data.tokens import TokenFile
 
 SPLITS = ("train", "val")
 META = "meta.json"
-PIECE = 2**20  # characters
-
-
-class Shard(Protocol):
-    """A 1-D array of token ids, or an object that reads slices of one, as `TokenFile` does."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, window: slice) -> NDArray[Any]: ...
+SEGMENTS = b"\xff" * 8  # in the key, before a document of segments: no text is as long as that
+LISTED = 10  # segments of the first document that the key is made of, with 1,000 characters of each
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Tokenized data: the shards of each split, and a hash (`key`) of their content."""
+    """Tokenized data: each split, and a hash (`key`) of their content."""
 
-    train: Sequence[Shard]
-    val: Sequence[Shard]
+    train: Split
+    val: Split
     key: str
     characters_per_token: float | None  # of val; None: unknown
     cached: bool
@@ -63,34 +58,53 @@ def tokenize(
     key, characters = _key(dataset, tokenizer, tokenizer_hash)
     folder = cache_root() / "tokens" / key[:32]
     dtype = "uint16" if tokenizer.vocab_size <= 2**16 else "uint32"
-    cached = _intact(folder, dtype)
-    if not cached:
-        if folder.exists():
-            say(f"{folder} in the token cache is damaged; it is written again")
+
+    def write(aside: Path) -> None:
         say(f"tokenizing {sum(characters.values()):,} characters")
-        _write(folder, dtype, dataset, tokenizer)
-    files = {split: TokenFile(folder / f"{split}.bin", dtype) for split in SPLITS}
-    train, val = ([files[split]] if len(files[split]) else [] for split in SPLITS)
-    return Corpus(train, val, key, characters["val"] / max(1, len(files["val"])), cached)
+        _write(aside, dtype, dataset, tokenizer)
+
+    cached = cached_folder(folder, {"dtype": dtype}, write, say=say)
+    train, val = (_split(folder, split, dtype) for split in SPLITS)
+    return Corpus(train, val, key, characters["val"] / max(1, sum(map(len, val.shards))), cached)
 
 
-def open_shards(dataset: Any, vocab_size: int) -> Corpus:
+def _split(folder: Path, split: str, dtype: str) -> Split:
+    """Open a split of the token cache."""
+    shard, mask = TokenFile(folder / f"{split}.bin", dtype), folder / f"{split}.mask"
+    if not len(shard):
+        return Split(())
+    masks = [TokenFile(mask, "u1", count=len(shard))] if mask.exists() else []
+    return Split([shard], masks, [TokenFile(folder / f"{split}.offsets", "<u8")])
+
+
+def open_shards(dataset: Any, tokenizer: Tokenizer) -> Corpus:
     """Return the shards of a tokenized dataset. Raises UserError if they have ids beyond the vocabulary.
 
     The key is a hash of the length and of both ends of every shard: hashing all of billions of tokens takes too long.
     """
-    digest, shards = hashlib.sha256(), {}
-    recorded = getattr(dataset, "vocab_size", None)
-    if recorded not in (None, vocab_size):
-        raise UserError(f"the tokens are of a vocabulary of {recorded:,} and the tokenizer has {vocab_size:,}")
+    digest, size = hashlib.sha256(), tokenizer.vocab_size
+    sizes = (None, size, tokenizer.tokenizer.vocab_size if isinstance(tokenizer, WithSpecials) else size)
+    if (recorded := getattr(dataset, "vocab_size", None)) not in sizes:
+        raise UserError(f"the tokens are of a vocabulary of {recorded:,} and the tokenizer has {size:,}")
     if has(dataset, "check"):
-        dataset.check(vocab_size)
-    for split in SPLITS:
-        shards[split] = list(dataset.shards(split))
-        for shard in shards[split]:
-            ends = (np.asarray(part).astype("<u4").tobytes() for part in (shard[:4096], shard[-4096:]))
-            digest.update(f"{split} {len(shard)} ".encode() + b"".join(ends))
-    return Corpus(shards["train"], shards["val"], digest.hexdigest(), None, cached=False)
+        dataset.check(size)
+    splits = {}
+    for name in SPLITS:
+        arrays = {kind: _arrays(dataset, kind, name) for kind in ("shards", "masks", "offsets")}
+        for kind, array in ((kind, array) for kind, several in arrays.items() for array in several):
+            ends = (np.asarray(part).astype("<u4").tobytes() for part in (array[:4096], array[-4096:]))
+            label = name if kind == "shards" else kind
+            digest.update(f"{label} {len(array)} ".encode() + b"".join(ends))
+        lengths, masked = ([len(array) for array in arrays[kind]] for kind in ("shards", "masks"))
+        if masked and masked != lengths:
+            raise UserError(f"the {name} shards have {lengths} tokens, and their masks {masked} entries")
+        splits[name] = Split(**arrays)
+    return Corpus(splits["train"], splits["val"], digest.hexdigest(), None, cached=False)
+
+
+def _arrays(dataset: Any, method: str, split: str) -> list[Shard]:
+    """Return what a tokenized dataset has for each shard of a split, if anything."""
+    return list(getattr(dataset, method)(split) or ()) if has(dataset, method) else []
 
 
 def _key(dataset: Dataset, tokenizer: Tokenizer, tokenizer_hash: str) -> tuple[str, dict[str, int]]:
@@ -100,74 +114,87 @@ def _key(dataset: Dataset, tokenizer: Tokenizer, tokenizer_hash: str) -> tuple[s
         documents = dataset.documents(split)
         if isinstance(documents, str):
             raise PluginError(f"{type(dataset).__name__}.documents must give documents, not one text: [text]")
-        for text in documents:
-            data = text.encode("utf-8", "surrogatepass")
-            digest.update(len(data).to_bytes(8, "little"))
-            digest.update(data)
-            characters[split] += len(text)
-            del text, data  # before the next document is read
+        for document in documents:
+            parts = segments(document)
+            if not isinstance(document, str):
+                digest.update(SEGMENTS + repr([(part.learn, part.special) for part in parts]).encode())
+            for part in parts:
+                data = part.text.encode("utf-8", "surrogatepass")
+                digest.update(len(data).to_bytes(8, "little"))
+                digest.update(data)
+                characters[split] += len(part.text)
+                del part, data
+            del document, parts  # before the next one is read
         digest.update(split.encode())
-    start = next(iter(dataset.documents("train")), "")[:1000]
-    ids = [ids.astype(np.int64) for ids in _encode(start, tokenizer)]  # they change with the tokenizer's code
+    start = segments(next(iter(dataset.documents("train")), ""))[:LISTED]
+    start = [replace(part, text=part.text[:1000]) for part in start]
+    ids = [ids.astype(np.int64) for ids, _ in encode(start, tokenizer)]  # they change with the tokenizer's code
     digest.update(repr(ids).encode())
     return digest.hexdigest(), characters
 
 
-def _intact(folder: Path, dtype: str) -> bool:
-    """Whether a folder of the token cache is complete and its files have the recorded hashes."""
-    try:
-        return bool(json.loads((folder / META).read_text()) == _meta(folder, dtype))
-    except (OSError, ValueError, RecursionError):
-        return False
+def cached_folder(
+    folder: Path,
+    facts: dict[str, Any],
+    write: Callable[[Path], None],
+    *,
+    say: Callable[[str], None] = lambda line: None,
+) -> bool:
+    """Return whether a folder of the cache is intact; else write it, complete even after a power cut.
 
-
-def _meta(folder: Path, dtype: str) -> dict[str, str]:
-    """Return what meta.json must say: the dtype, and the hash of each split's file."""
-    meta = {"dtype": dtype}
-    for split in SPLITS:
-        with (folder / f"{split}.bin").open("rb") as file:
-            meta[split] = hashlib.file_digest(file, "sha256").hexdigest()
-    return meta
-
-
-def _write(folder: Path, dtype: str, dataset: Dataset, tokenizer: Tokenizer) -> None:
-    """Tokenize into a folder that is complete even after a power cut. Another process may do the same."""
+    facts: what its meta.json says besides the hashes of its files. Another process may write the same folder.
+    """
+    if _intact(folder, facts):
+        return True
+    if folder.exists():
+        say(f"{folder} in the token cache is damaged; it is written again")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         mark(folder.parent)
         with written_aside(folder) as aside:
-            for split in SPLITS:
-                with (aside / f"{split}.bin").open("wb") as file:
-                    for text in dataset.documents(split):
-                        for ids in _encode(text, tokenizer):
-                            ids.astype(dtype).tofile(file)
-                        del text, ids  # before the next document is read
-            (aside / META).write_text(json.dumps(_meta(aside, dtype)))
-            if not _intact(folder, dtype):
+            write(aside)
+            (aside / META).write_text(json.dumps(_meta(aside, facts)))
+            if not _intact(folder, facts):
                 if folder.is_file() or folder.is_symlink():
                     folder.unlink()
                 shutil.rmtree(folder, ignore_errors=True)
     except OSError as error:
-        if not _intact(folder, dtype):  # else another process has written it
+        if not _intact(folder, facts):  # else another process has written it
             reason = f"{folder.parent}: the token cache can't be written: {error.strerror or error}"
             raise UserError(f"{reason}; set PEALM_CACHE") from error
+    return False
 
 
-def _encode(text: str, tokenizer: Tokenizer) -> Iterator[NDArray[Any]]:
-    """Yield the end-of-text token, if any, and the ids of a document, in pieces if the tokenizer allows it."""
-    if (eot := getattr(tokenizer, "eot_id", None)) is not None:
-        yield np.array([eot])
-    name, size = type(tokenizer).__name__, PIECE if getattr(tokenizer, "by_character", False) else max(1, len(text))
-    for start in range(0, max(1, len(text)), size):
-        try:
-            ids = np.asarray(tokenizer.encode(text[start : start + size]))
-        except ValueError as error:
-            place = f" after character {start:,}" if start else ""
-            raise UserError(f"the text can't be tokenized{place}: {error}") from error
-        if ids.ndim != 1 or (ids.size and not np.issubdtype(ids.dtype, np.integer)):
-            raise PluginError(f"{name}.encode must give a list of token ids, not {ids!r:.60}")
-        if ids.size and not 0 <= ids.min() <= ids.max() < tokenizer.vocab_size:
-            raise PluginError(
-                f"{name}.encode gave ids from {ids.min()} to {ids.max()}, and vocab_size is {tokenizer.vocab_size}"
-            )
-        yield ids
+def _intact(folder: Path, facts: dict[str, Any]) -> bool:
+    """Whether a folder of the cache is complete and its files have the recorded hashes."""
+    try:
+        return bool(json.loads((folder / META).read_text()) == _meta(folder, facts))
+    except (OSError, ValueError, RecursionError):
+        return False
+
+
+def _meta(folder: Path, facts: dict[str, Any]) -> dict[str, Any]:
+    """Return what meta.json must say: the facts, and the hash of each file."""
+    digests = {}
+    for path in sorted(path for path in folder.iterdir() if path.name != META):
+        with path.open("rb") as file:
+            digests[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return {**facts, "files": digests}
+
+
+def _write(folder: Path, dtype: str, dataset: Dataset, tokenizer: Tokenizer) -> None:
+    """Write the tokens of each split, where documents start, and where something is not learned, a mask."""
+    for split in SPLITS:
+        paths = [folder / f"{split}.{ending}" for ending in ("bin", "offsets", "mask")]
+        with paths[0].open("wb") as tokens, paths[1].open("wb") as offsets, paths[2].open("wb") as mask:
+            count, masked = 0, False
+            for document in dataset.documents(split):
+                np.array([count], "<u8").tofile(offsets)
+                for ids, learn in encode(document, tokenizer):
+                    ids.astype(dtype).tofile(tokens)
+                    np.full(len(ids), learn, "u1").tofile(mask)
+                    count, masked = count + len(ids), masked or not learn
+                    del ids
+                del document  # before the next one is read
+        if not masked:
+            paths[2].unlink()

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from pealm_core.checkpoints import folder as checkpoint
-from pealm_core.checkpoints.build import make, make_component, make_model, make_tokenizer
+from pealm_core.checkpoints.build import make, make_datasets, make_model, make_tokenizer
 from pealm_core.checkpoints.initial_weights import read_initial_weights
 from pealm_core.config.job import Job
 from pealm_core.config.settings import TrainSettings
@@ -86,12 +86,12 @@ def _build(
     s: TrainSettings = job.configs["train"]
     with world.together():
         job.entries["model"].load("factory")  # a misspelt one is reported before a long tokenization
-        datasets = {"input": make_component(job, "input")}
+        datasets = make_datasets(job)
     with one_by_one(world):  # the first process of a machine fills the caches for its others
         weights, saved = None, newest and newest / checkpoint.TOKENIZER
         if s.init and newest is None:
             job, weights, saved = read_initial_weights(job, s.init, say=display.say)
-        tokenizer = make_tokenizer(job, saved, datasets["input"])
+        tokenizer = make_tokenizer(job, saved, *datasets.values())
         largest = job.configs["model"].block_size
         if s.block_size is not None and s.block_size > largest:
             raise UserError(
@@ -100,7 +100,8 @@ def _build(
         data = sources(job, datasets, tokenizer, s.block_size or largest, s.seed, say=display.say)
         torch.manual_seed(s.seed)
         model, job = make_model(job, tokenizer.vocab_size, weights, say=display.say)
-    facts = {f"[{table}] {key}": value for table, values in job.tables().items() for key, value in values.items()}
+    tables = {name: dict(enumerate(t, 1)) if isinstance(t, list) else t for name, t in job.tables().items()}
+    facts = {f"[{table}] {key}": value for table, values in tables.items() for key, value in values.items()}
     with world.together():
         world.agree({**facts, "torch": torch.__version__, "the tokens": data.key})
         if s.sample_every:

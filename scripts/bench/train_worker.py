@@ -78,6 +78,7 @@ def pealm(spec: Mapping[str, Any], device: torch.device, answer: Callable[[Any],
     """pealm's trainer: data, loop, metrics.jsonl, all but validations and saves."""
     from pealm_core.config.job import plan
     from pealm_core.config.settings import TrainSettings
+    from pealm_core.data.stream import Split
     from pealm_core.data.windows import Windows
     from pealm_core.hardware.distributed import World
     from pealm_core.hardware.speed import describe
@@ -109,7 +110,7 @@ def pealm(spec: Mapping[str, Any], device: torch.device, answer: Callable[[Any],
     torch.manual_seed(settings.seed)
     model = gpt2.GPT2(GPT2Config(**shape)).to(device)
     optimizer = build(AdamWConfig(fused=spec["fused"]), model, lr=LR)
-    windows = Windows([random_tokens(shape["vocab_size"])], shape["block_size"])
+    windows = Windows(Split([random_tokens(shape["vocab_size"])]), shape["block_size"])
     dtype = pick_dtype(spec["dtype"], device)
 
     class Timed(Recorder):

@@ -22,6 +22,7 @@ import torch
 from pealm_core.checkpoints import folder as checkpoint
 from pealm_core.config.job import plan
 from pealm_core.config.settings import TrainSettings
+from pealm_core.data.stream import Split
 from pealm_core.data.windows import Windows
 from pealm_core.hardware.distributed import World
 from pealm_core.training.progress import Display
@@ -45,7 +46,7 @@ def trainer(folder: Path, model: torch.nn.Module, block: int, batch: int) -> Tra
     tokenizer: Any = NoTokenizer()
     run = Run(folder, {"train": {}})
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
-    windows = Windows([tokens], block)
+    windows = Windows(Split([tokens]), block)
     recorder = Recorder(run, job, tokenizer, "random", Display(quiet=True))
     cpu = torch.device("cpu")
     return Trainer(model, optimizer, windows, windows, settings, World(), cpu, torch.float32, recorder)

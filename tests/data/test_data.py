@@ -2,7 +2,6 @@
 
 import os
 import stat
-import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,10 +10,12 @@ import pytest
 import torch
 
 from pealm_core.contract.errors import UserError
-from pealm_core.data import token_cache
+from pealm_core.contract.training_parts import IGNORE
+from pealm_core.data import documents
 from pealm_core.data.order import permute
-from pealm_core.data.token_cache import Shard, fingerprint, tokenize
-from pealm_core.data.windows import Windows
+from pealm_core.data.stream import Shard, Split
+from pealm_core.data.token_cache import fingerprint, tokenize
+from pealm_core.data.windows import FixedWindows, Windows
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 10, 64, 65, 1000, 4097])
@@ -48,99 +49,84 @@ def cut(length: int, *sizes: int) -> list[np.ndarray]:
     return shards
 
 
+def windows(length: int, block: int, seed: int = 0) -> Windows:
+    return Windows(Split([stream(length)]), block, seed=seed)
+
+
+def step(data: Windows, number: int, size: int) -> torch.Tensor:
+    """The inputs of a step: samples number * size and those after it."""
+    return data.rows(range(number * size, (number + 1) * size))["idx"]
+
+
 @pytest.mark.parametrize(("length", "sizes"), [(160, (160,)), (160, (103, 57)), (250, (25,)), (250, (3, 40, 0, 7))])
 @pytest.mark.parametrize("block", [8, 10])
 def test_an_epoch_is_the_whole_stream_but_less_than_two_blocks(
     length: int, sizes: tuple[int, ...], block: int
 ) -> None:
-    data = Windows(cut(length, *sizes), block, seed=3)
-    assert data.per_epoch == length // block - 1  # 30 of 10 shards of 25 tokens
+    data = Windows(Split(cut(length, *sizes)), block, seed=3)
+    assert len(data) == length // block - 1  # 30 of 10 shards of 25 tokens
     firsts = set()
     for epoch in range(4):
-        idx, targets = zip(*(data.batch(epoch * data.per_epoch + i, 1) for i in range(data.per_epoch)), strict=True)
-        rows = torch.cat(idx)
-        assert torch.equal(torch.cat(targets), rows + 1)
+        batch = data.rows(range(epoch * len(data), (epoch + 1) * len(data)))
+        rows = batch["idx"]
+        assert torch.equal(batch["targets"], rows + 1)
         first = int(rows.min())
-        assert first < block and sorted(rows.flatten().tolist()) == [*range(first, first + data.per_epoch * block)]
+        assert first < block and sorted(rows.flatten().tolist()) == [*range(first, first + len(data) * block)]
         firsts.add(first)
     assert len(firsts) > 1  # the phase differs from epoch to epoch
 
 
 def test_the_windows_of_one_long_shard_stay_as_they_are() -> None:
-    rows = torch.cat([Windows([stream(1000)], 8, seed=1337).batch(step, 5)[0][:, 0] for step in (0, 24, 25)])
+    rows = torch.cat([step(windows(1000, 8, seed=1337), number, 5)[:, 0] for number in (0, 24, 25)])
     assert rows.tolist() == [716, 116, 108, 468, 4, 636, 652, 436, 500, 952, 680, 736, 56, 0, 264]
 
 
 def test_windows_of_one_epoch_do_not_overlap() -> None:
-    data = Windows([stream(1000)], 16, seed=9)
-    idx, _ = data.batch(0, data.per_epoch)
-    flat = idx.flatten().tolist()
+    data = windows(1000, 16, seed=9)
+    flat = step(data, 0, len(data)).flatten().tolist()
     assert len(set(flat)) == len(flat)
 
 
-def test_a_batch_is_a_pure_function_of_seed_and_step() -> None:
-    one, two = Windows([stream(5000)], 8, seed=1), Windows([stream(5000)], 8, seed=1)
-    for step in (0, 7, 400):
-        assert torch.equal(one.batch(step, 12)[0], two.batch(step, 12)[0])
-    other = Windows([stream(5000)], 8, seed=2)
-    assert not torch.equal(one.batch(0, 12)[0], other.batch(0, 12)[0])
+def test_rows_are_a_pure_function_of_seed_and_sample() -> None:
+    one, two = windows(5000, 8, seed=1), windows(5000, 8, seed=1)
+    for number in (0, 7, 400):
+        assert torch.equal(step(one, number, 12), step(two, number, 12))
+    assert torch.equal(one.rows([77, 3])["idx"], torch.cat([one.rows([77])["idx"], two.rows([3])["idx"]]))
+    assert not torch.equal(step(one, 0, 12), step(windows(5000, 8, seed=2), 0, 12))
 
 
-@pytest.mark.parametrize("world_size", [2, 4])
-def test_the_global_batch_is_the_same_for_any_number_of_ranks(world_size: int) -> None:
-    data = Windows([stream(5000)], 8, seed=1)
-    for step in (0, 77):  # 77: across the end of an epoch
-        whole = data.batch(step, 8)[0]
-        parts = [data.batch(step, 8, rank=r, world_size=world_size)[0] for r in range(world_size)]
-        assert torch.equal(torch.cat(parts), whole)
-
-
-def test_a_batch_may_span_epochs() -> None:
-    data = Windows([stream(50)], 10, seed=0)
-    idx, _ = data.batch(0, 3 * data.per_epoch)
-    assert idx.shape == (3 * data.per_epoch, 10)
+def test_a_step_may_span_epochs() -> None:
+    data = windows(50, 10)
+    assert step(data, 0, 3 * len(data)).shape == (3 * len(data), 10)
 
 
 @pytest.mark.parametrize("length", [11, 12, 19, 20, 21])
 def test_the_shortest_texts(length: int) -> None:
-    idx, targets = Windows([stream(length)], 10).batch(0, 4)
-    assert (targets - idx == 1).all() and int(targets.max()) < length
+    batch = windows(length, 10).rows(range(4))
+    assert (batch["targets"] - batch["idx"] == 1).all() and int(batch["targets"].max()) < length
 
 
-def test_too_short_a_text_says_how_short() -> None:
+@pytest.mark.parametrize("source", [Windows, FixedWindows])
+def test_too_short_a_text_says_how_short(source: type) -> None:
     with pytest.raises(ValueError, match="10 tokens are too few for a block of 10, which needs 11"):
-        Windows([stream(10)], 10)
+        source(Split([stream(10)]), 10)
 
 
-def test_fixed_windows_are_spread_and_bounded() -> None:
-    data = Windows([stream(1001)], 10)
-    assert data.fixed(10**9) == [(0, i) for i in range(0, 1000, 10)]
-    few = data.fixed(50)
-    assert few == [(0, 0), (0, 200), (0, 400), (0, 600), (0, 800)] == data.fixed(50)
-    idx, targets = data.rows(few)
-    assert idx.shape == targets.shape == (5, 10)
+def test_fixed_windows_are_every_window_of_each_shard_in_order() -> None:
+    lengths = (25, 8, 9, 0, 100, 11, 300)
+    data = FixedWindows(Split([stream(length) for length in lengths]), 8)
+    starts = [start for length in lengths for start in range(0, length - 8, 8)]
+    batch = data.rows(range(len(data)))
+    assert batch["idx"][:, 0].tolist() == starts and torch.equal(batch["targets"], batch["idx"] + 1)
+    assert torch.equal(data.rows([7, 2])["idx"], batch["idx"][[7, 2]])
 
 
-def test_fixed_windows_are_every_window_of_each_shard_evenly_thinned() -> None:
-    lengths = (25, 8, 9, 100, 11, 300)
-    data = Windows([stream(length) for length in lengths], 8)
-    windows = [(i, start) for i, length in enumerate(lengths) for start in range(0, length - 8, 8)]
-    for count in range(1, len(windows) + 2):
-        chosen = min(count, len(windows))
-        assert data.fixed(count * 8) == [windows[i * len(windows) // chosen] for i in range(chosen)]
-
-
-def test_fixed_windows_take_memory_for_those_alone() -> None:
-    class Long:
-        def __len__(self) -> int:
-            return 10**12
-
-    data = Windows([Long()] * 3, 8)  # type: ignore[list-item]
-    tracemalloc.start()
-    places = data.fixed(8000)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert len(places) == 1000 and peak < 2**20
+def test_targets_that_are_not_learned_are_ignored() -> None:
+    split = Split(cut(500, 103, 57), [(shard % 5 != 0).astype(np.uint8) for shard in cut(500, 103, 57)])
+    for data in (Windows(split, 8, seed=4), FixedWindows(split, 8)):
+        batch = data.rows(range(len(data)))
+        following = batch["idx"] + 1
+        assert torch.equal(batch["targets"], torch.where(following % 5 == 0, IGNORE, following))
 
 
 class Letters:
@@ -173,7 +159,7 @@ def test_text_is_tokenized_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     tokenizer = Letters()
     first = tokenize(Docs("ab", "cd"), tokenizer, "mark")
     assert (first.cached, tokenizer.calls) == (False, 4)  # three documents, and a look at the first one's start
-    assert [s[:].tolist() for s in first.train] == [[97, 98, 99, 100]]
+    assert [s[:].tolist() for s in first.train.shards] == [[97, 98, 99, 100]]
     again = tokenize(Docs("ab", "cd"), tokenizer, "mark")
     assert (again.cached, tokenizer.calls, again.key) == (True, 5, first.key)
     assert not tokenize(Docs("ab", "ce"), tokenizer, "mark").cached  # other text
@@ -184,7 +170,7 @@ def test_text_is_tokenized_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
 def test_end_of_text_stands_before_every_document(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PEALM_CACHE", str(tmp_path))
     corpus = tokenize(Docs("ab", "c"), Letters(eot=0), "eot")
-    assert corpus.train[0][:].tolist() == [0, 97, 98, 0, 99]
+    assert corpus.train.shards[0][:].tolist() == [0, 97, 98, 0, 99]
 
 
 def test_a_text_is_tokenized_in_pieces_only_by_character(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -197,11 +183,11 @@ def test_a_text_is_tokenized_in_pieces_only_by_character(monkeypatch: pytest.Mon
             return super().encode(text)
 
     text = "abcdefg" * 10
-    monkeypatch.setattr(token_cache, "PIECE", 8)
+    monkeypatch.setattr(documents, "PIECE", 8)
     for tokenizer, calls in ((Letters(eot=0), 1 + 3 + 1), (ByCharacter(eot=0), 9 + 19 + 1)):
         monkeypatch.setenv("PEALM_CACHE", str(tmp_path / type(tokenizer).__name__))
         corpus = tokenize(Docs(text, "", text[:65]), tokenizer, "mark")
-        assert corpus.train[0][:].tolist() == [0, *text.encode(), 0, 0, *text[:65].encode()]
+        assert corpus.train.shards[0][:].tolist() == [0, *text.encode(), 0, 0, *text[:65].encode()]
         assert tokenizer.calls == calls  # a look at the first document's start, train, val
     with pytest.raises(UserError, match="can't be tokenized after character 64: no !"):
         tokenize(Docs(text + "!"), ByCharacter(), "mark")
@@ -231,7 +217,7 @@ def test_a_damaged_meta_json_is_written_again(
     meta.unlink() if damage is None else meta.write_bytes(damage.encode("latin-1"))
     lines: list[str] = []
     again = tokenize(Docs("ab"), Letters(), "mark", say=lines.append)
-    assert not again.cached and again.train[0][:].tolist() == [97, 98]
+    assert not again.cached and again.train.shards[0][:].tolist() == [97, 98]
     assert lines == [f"{meta.parent} in the token cache is damaged; it is written again", "tokenizing 5 characters"]
     assert tokenize(Docs("ab"), Letters(), "mark").cached
 
@@ -247,7 +233,7 @@ def test_damaged_tokens_are_written_again(
     if content is not None:
         file.write_bytes(content)
     again = tokenize(Docs("ab"), Letters(), "mark")
-    assert not again.cached and again.train[0][:].tolist() == used.train[0][:].tolist() == [97, 98]
+    assert not again.cached and again.train.shards[0][:].tolist() == used.train.shards[0][:].tolist() == [97, 98]
     assert tokenize(Docs("ab"), Letters(), "mark").cached
 
 
@@ -285,11 +271,11 @@ def test_another_process_may_write_the_same_text_first(monkeypatch: pytest.Monke
     class Slow(Letters):
         def encode(self, text: str) -> list[int]:
             if self.calls == 1:  # the first call is for the key
-                shards.extend(tokenize(Docs("ab"), Letters(), "mark").train)
+                shards.extend(tokenize(Docs("ab"), Letters(), "mark").train.shards)
             return super().encode(text)
 
     shards: list[Shard] = []
-    assert tokenize(Docs("ab"), Slow(), "mark").train[0][:].tolist() == shards[0][:].tolist() == [97, 98]
+    assert tokenize(Docs("ab"), Slow(), "mark").train.shards[0][:].tolist() == shards[0][:].tolist() == [97, 98]
     assert [path.name for path in (tmp_path / "tokens").glob("*.tmp")] == []
 
 

@@ -46,12 +46,13 @@ def test_many_shards_need_few_descriptors(tmp_path: Path) -> None:
 import resource
 from pathlib import Path
 import pealm_core.data.windows as w  # torch opens files of its own
+from pealm_core.data.stream import Split
 from pealm_core.data.tokens import TokenFile
 resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128))
 shards = [TokenFile(Path({str(tmp_path)!r}, f"{{i}}.bin"), "<u2") for i in range(350)]
 for turn in range(2):
     assert [int(shard[turn : turn + 1][0]) for shard in shards] == [i + turn for i in range(350)]
-assert w.Windows(shards, 10).batch(0, 500)[0].shape == (500, 10)
+assert w.Windows(Split(shards), 10).rows(range(500))["idx"].shape == (500, 10)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")

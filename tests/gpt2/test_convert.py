@@ -93,7 +93,7 @@ def save_checkpoint(folder: Path, model: str, **sizes: Any) -> None:
     tables = {"model": {"name": model, **sizes}, "tokenizer": {"name": "char"}}
     job = plan(("model", "tokenizer"), file=Layer("test", tables))
     texts: Any = SimpleNamespace(documents=lambda split: [TEXT])
-    tokenizer = make_tokenizer(job, dataset=texts)
+    tokenizer = make_tokenizer(job, None, texts)
     made, job = make_model(job, tokenizer.vocab_size)
     state = made.state_dict()
     checkpoint.save(folder, model=state, config=job.tables(), tokenizer=tokenizer, state={"step": 0})

@@ -8,7 +8,8 @@ import pytest
 
 from pealm_char.tokenizer import CharTokenizer
 from pealm_core import UserError
-from pealm_core.data.token_cache import PIECE, tokenize
+from pealm_core.data.documents import PIECE
+from pealm_core.data.token_cache import tokenize
 from pealm_text.config import TextConfig
 from pealm_text.dataset import TextDataset
 
@@ -100,7 +101,7 @@ def test_tokenizing_characters_takes_the_memory_of_the_text_twice(tmp_path: Path
     corpus = tokenize(TextDataset(TextConfig(str(path))), tokenizer, "mark")
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert (len(corpus.train[0]), len(corpus.val[0])) == (int(size * 0.9), size - int(size * 0.9))
+    assert (len(corpus.train.shards[0]), len(corpus.val.shards[0])) == (int(size * 0.9), size - int(size * 0.9))
     assert peak < 2.2 * size + 32 * PIECE
 
 

@@ -1,0 +1,140 @@
+"""Packing: whole documents in rows of block_size + 1 tokens, by best fit.
+
+Documents are taken in order, some thousand at a time; the longest come first, and each goes into the fullest row that
+has room for it (best-fit decreasing, Johnson 1973). What is longer than a row is cut. A row attends across its
+documents. Which documents a row has depends on their lengths alone, so that it is computed once and kept on disk.
+"""
+
+from bisect import bisect_left, insort
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice, pairwise
+from pathlib import Path
+
+import numpy as np
+
+from pealm_core.contract.errors import UserError
+from pealm_core.contract.training_parts import Batch
+from pealm_core.data.order import shuffled
+from pealm_core.data.stream import Shard, Split, Stream, batch
+from pealm_core.data.tokens import TokenFile
+
+VERSION = 1  # of the rows: another one makes other rows of the same documents
+AT_ONCE = 4096  # pieces that are packed together
+PIECES, ROWS = "pieces.bin", "rows.bin"
+Piece = tuple[int, int]  # where it starts in the stream, and its length
+
+
+class Packed:
+    """A source: rows of whole documents over a split that knows where its documents start."""
+
+    def __init__(self, split: Split, block_size: int, index: Path, *, seed: int | None = None) -> None:
+        """index: the folder that `write_index` made. seed: of the order; None: in order, for validation.
+
+        Raises ValueError if there is no row.
+        """
+        self.block_size, self.seed = block_size, seed
+        self._stream, self._masks = Stream(split.shards), Stream(split.masks)
+        self.tokens = len(self._stream)
+        self._pieces, self._ends = TokenFile(index / PIECES, "<u8"), TokenFile(index / ROWS, "<u8")
+        if not len(self):
+            raise ValueError("no document has a token that is learned")
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def rows(self, samples: Iterable[int]) -> Batch:
+        """Return the rows with these numbers: idx and targets, each int64 of shape (n, T), padded with IGNORE."""
+        numbers = list(samples)
+        if self.seed is not None:
+            numbers = shuffled(numbers, len(self), self.seed, 1)[1].tolist()
+        rows = np.zeros((len(numbers), self.block_size + 1), np.int64)
+        learned = np.zeros(rows.shape, np.bool_)
+        for row, number in enumerate(numbers):
+            end = 0
+            for start, length in self._row(number):
+                here = slice(end, end + length)
+                self._stream.read(start, rows[row, here])
+                if len(self._masks):
+                    self._masks.read(start, learned[row, here])
+                else:
+                    learned[row, here] = True
+                end += length
+        return batch(rows, learned)
+
+    def _row(self, number: int) -> list[Piece]:
+        """Return the pieces of a row."""
+        ends = [0, *self._ends[max(0, number - 1) : number + 1].tolist()][-2:]
+        numbers = self._pieces[2 * ends[0] : 2 * ends[1]].tolist()
+        return list(zip(numbers[::2], numbers[1::2], strict=True))
+
+
+def write_index(split: Split, block_size: int, folder: Path) -> None:
+    """Write which pieces of the split are in which row: pieces (start, length), and each row's end among them.
+
+    Rows without a learned target are left out. Raises UserError if the documents are not in order.
+    """
+    masks, total, todo = Stream(split.masks), 0, _pieces(split, block_size + 1)
+    with (folder / PIECES).open("wb") as pieces, (folder / ROWS).open("wb") as ends:
+        while some := list(islice(todo, AT_ONCE)):
+            kept = [row for row in pack(some, block_size + 1) if _scored(row, masks)]
+            np.array(list(chain.from_iterable(kept)), "<u8").tofile(pieces)
+            np.array(total + np.cumsum([len(row) for row in kept], dtype=np.int64), "<u8").tofile(ends)
+            total += sum(map(len, kept))
+
+
+def pack(pieces: Sequence[Piece], capacity: int) -> list[list[Piece]]:
+    """Return rows of pieces, each of at most `capacity` tokens, by best-fit decreasing.
+
+    >>> pack([(0, 3), (3, 6), (9, 2), (11, 4)], 8)
+    [[(3, 6), (9, 2)], [(11, 4), (0, 3)]]
+    """
+    rows: list[list[Piece]] = []
+    room: list[tuple[int, int]] = []  # (free tokens, row), in order, of rows that are not full
+    for piece in sorted(pieces, key=lambda piece: -piece[1]):
+        best = bisect_left(room, (piece[1], 0))
+        free, row = room.pop(best) if best < len(room) else (capacity, len(rows))
+        if row == len(rows):
+            rows.append([])
+        rows[row].append(piece)
+        if free > piece[1]:
+            insort(room, (free - piece[1], row))
+    return rows
+
+
+def _pieces(split: Split, capacity: int) -> Iterator[Piece]:
+    """Yield the documents; of one that is too long, parts that share a token, so that all are targets."""
+    for start, end in _documents(split):
+        while end - start > capacity:
+            yield start, capacity
+            start += capacity - 1
+        yield start, end - start
+
+
+def _documents(split: Split) -> Iterator[tuple[int, int]]:
+    """Yield where documents start and end in the stream. A shard's first tokens are one in any case."""
+    base = 0
+    for shard, offsets in zip(split.shards, split.offsets, strict=True):
+        places = chain.from_iterable(_read(offsets))
+        for start, end in pairwise(chain([0], (place for place in places if place), [len(shard)])):
+            if start < end:
+                yield base + start, base + end
+            elif start > end:
+                raise UserError(f"the offsets of documents are not in order: {start:,} comes before {end:,}")
+        base += len(shard)
+
+
+def _read(shard: Shard) -> Iterator[list[int]]:
+    for begin in range(0, len(shard), AT_ONCE):
+        yield shard[begin : begin + AT_ONCE].tolist()
+
+
+def _scored(row: Sequence[Piece], masks: Stream) -> bool:
+    """Whether a row has a learned target; its first token is none."""
+    if not len(masks):
+        return sum(length for _, length in row) > 1
+    learned = np.zeros(sum(length for _, length in row), np.bool_)
+    end = 0
+    for start, length in row:
+        masks.read(start, learned[end : end + length])
+        end += length
+    return bool(learned[1:].any())
