@@ -56,7 +56,8 @@ class Display:
 
     def step(self, metrics: Mapping[str, Any], progress: float) -> None:
         """Show a step: its metrics and the fraction of the run that is done (0 to 1)."""
-        text = f"step {metrics['step']:,}  loss {metrics['loss']:.4f}  {metrics['tokens_per_second']:,.0f} tokens/s"
+        loss = "none" if metrics["loss"] is None else f"{metrics['loss']:.4f}"  # none: no token was scored
+        text = f"step {metrics['step']:,}  loss {loss}  {metrics['tokens_per_second']:,.0f} tokens/s"
         if self._live is not None:
             self._live.update(self._task, completed=progress, description=text)
         elif "val_loss" not in metrics and time.monotonic() - self._shown > 10:
@@ -64,7 +65,7 @@ class Display:
             self._shown = time.monotonic()
         if "val_loss" in metrics:
             floor = f" (floor {self.floor:.4f})" if self.floor else ""
-            self.say(f"step {metrics['step']:>6,}  train {metrics['loss']:.4f}  val {metrics['val_loss']:.4f}{floor}")
+            self.say(f"step {metrics['step']:>6,}  train {loss}  val {metrics['val_loss']:.4f}{floor}")
             self._shown = time.monotonic()
 
 
