@@ -47,18 +47,19 @@ class ModelKit(ComponentConformance):
 
 
 def call(model: Any, *args: Any, **kwargs: Any) -> Any:
-    """Call forward; returns (logits, loss). Raises ConformanceError if forward has another signature or result."""
+    """Call forward; return (logits, loss). Raises ConformanceError if forward has another signature or result."""
     try:
         result = model(*args, **kwargs)
     except TypeError as error:
         raise ConformanceError(
             f"{error}: the signature is forward(self, idx, targets=None, *, cache=None, at=None)"
         ) from error
-    if not (isinstance(result, tuple) and len(result) == 2):
+    with_targets = len(args) > 1
+    if not (isinstance(result, tuple) and len(result) in ((2, 3) if with_targets else (2,))):
         raise ConformanceError(
             f"forward must return (logits, loss), and (logits, None) without targets, not {_describe(result)}"
         )
-    return result
+    return result[:2]
 
 
 def _describe(result: Any) -> str:
