@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pealm_core.checkpoints import folder as checkpoint
-from pealm_core.config.paths import MARK, cache_root, has_ended, try_lock
-from pealm_core.config.toml_layers import read_regular
-from pealm_core.contract.errors import InvalidCheckpointError, PealmError
+from pealm_core.config.paths import MARK, cache_root, has_ended, shown, try_lock
+from pealm_core.config.toml_layers import file_layer, read_regular
+from pealm_core.contract.errors import InvalidCheckpointError, PealmError, UserError
 
 RUN, STEPS, TEXT = "run", "checkpoints folder", "tokenized text"
 LOCK, STATUS = ".lock", "run.json"
@@ -56,6 +56,7 @@ def is_own(path: Path) -> bool:
 
 def list_runs(root: Path, keep_best: bool) -> Iterator[Item]:
     """Yield the marked runs below a folder without links in its path. keep_best: only their step checkpoints."""
+    bases = _bases(root)
     for name, folders, names in os.walk(root):
         run = Path(name)
         if MARK not in names or not is_own(run / MARK) or (LOCK not in names and (folders or names != [MARK])):
@@ -66,10 +67,23 @@ def list_runs(root: Path, keep_best: bool) -> Iterator[Item]:
         paths = (*_leftovers(run), *steps, run / checkpoint.STEPS, *rest)
         paths = tuple(path for path in paths if is_own(path) or path == run / LOCK)  # which removing makes
         stays, state = _state(run, keep_best)
+        if users := [bases[path] for path in paths if path in bases]:
+            stays, state = True, f"base of {shown(users[0])}"
         files, kept = _files(paths), _files(best) if keep_best else {}
         if paths:
             size = sum(files[file] for file in files.keys() - kept.keys())
             yield Item(STEPS if keep_best else RUN, run, () if stays else paths, files, size, state)
+
+
+def _bases(root: Path) -> dict[Path, Path]:
+    """Return the checkpoints that adapters' checkpoints below a folder need, each with one that needs it."""
+    bases = {}
+    for name, _, names in os.walk(root):
+        if checkpoint.CONFIG in names:
+            with suppress(UserError, KeyError, TypeError):  # not a config of ours
+                base = file_layer(Path(name, checkpoint.CONFIG)).tables["adapter"]["base"]
+                bases[Path(base)] = Path(name)
+    return bases
 
 
 def _state(run: Path, keep_best: bool) -> tuple[bool, str]:

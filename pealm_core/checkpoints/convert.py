@@ -1,6 +1,9 @@
 """Convert a checkpoint to a smaller one: weights only, in another precision."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -9,9 +12,24 @@ from pealm_core.checkpoints import folder as checkpoint
 from pealm_core.checkpoints.api import read_checkpoint, write_checkpoint
 from pealm_core.checkpoints.tensors import identity
 from pealm_core.config.paths import shown
+from pealm_core.config.toml_layers import file_layer
 from pealm_core.contract.errors import UserError
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@contextmanager
+def merged(source: Path, base: Path | None = None) -> Iterator[Path]:
+    """Give a place with the weights of a checkpoint: itself, or while this lasts, a copy with its adapter merged.
+
+    base: as in `read_checkpoint`. Raises PealmError.
+    """
+    if base is None and "adapter" not in file_layer(checkpoint.find(source) / checkpoint.CONFIG).tables:
+        yield source
+        return
+    with TemporaryDirectory() as folder:
+        to_weights(source, copy := Path(folder, "merged"), base=base)
+        yield copy
 
 
 def to_weights(source: Path, target: Path, dtype: str | None = None, base: Path | None = None) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from pealm_core.checkpoints import folder as checkpoint
+from pealm_core.cli.sample import BASE
 from pealm_core.config.paths import shown
 from pealm_core.config.toml_layers import file_layer
 from pealm_core.contract.errors import PluginError, UserError
@@ -18,10 +19,15 @@ from pealm_core.plugins.host import Entry, PluginHost
 @click.option(
     "--dtype", type=click.Choice(("fp32", "bf16", "fp16")), help="Precision of the weights (default: unchanged)."
 )
+@click.option("--base", type=click.Path(path_type=Path), metavar="PATH", help=BASE)
 @click.option("--to", "to_", metavar="FORMAT", help="Foreign format to write, for instance hf.")
 @click.option("--from", "from_", metavar="FORMAT", help="Foreign format to read.")
-def convert(source: Path, target: Path, dtype: str | None, to_: str | None, from_: str | None) -> None:
+def convert(
+    source: Path, target: Path, dtype: str | None, base: Path | None, to_: str | None, from_: str | None
+) -> None:
     """Write the weights of SOURCE, a run or checkpoint, to TARGET, for sampling and sharing.
+
+    An adapter is merged into them.
 
     \b
     pealm convert runs/gpt2/2026-11-22_10-15-30 weights/mine --dtype bf16
@@ -30,14 +36,15 @@ def convert(source: Path, target: Path, dtype: str | None, to_: str | None, from
     """
     if bool(dtype) + bool(to_) + bool(from_) > 1:
         raise UserError("--dtype, --to and --from exclude each other: give one of them")
+    from pealm_core.checkpoints.convert import merged, to_weights
+
     if to_:
-        _foreign(source, target, to_, "exporter", "written")
+        with merged(source, base) as plain:
+            _foreign(plain, target, to_, "exporter", "written")
     elif from_:
         _foreign(source, target, from_, "importer", "read")
     else:
-        from pealm_core.checkpoints.convert import to_weights
-
-        click.echo(to_weights(source, target, dtype))
+        click.echo(to_weights(source, target, dtype, base))
 
 
 def _foreign(source: Path, target: Path, name: str, part: str, verb: str) -> None:

@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import click
 
 from pealm_core.checkpoints import folder as checkpoint
 from pealm_core.cli.components import ComponentCommand
-from pealm_core.cli.sample import need_weights
+from pealm_core.cli.sample import BASE, need_weights
 from pealm_core.config.job import Job
 from pealm_core.config.settings import DEVICES
 from pealm_core.contract.errors import PluginError, UserError
@@ -22,6 +23,7 @@ from pealm_core.contract.fields import dump, settings_of
 @click.command("eval", cls=ComponentCommand, flat={}, components=("model", "tokenizer", "eval", "input"))
 @click.argument("model", required=False)
 @click.option("--ckpt", metavar="PATH", help="Run (its best weights), checkpoint folder or file in one.")
+@click.option("--base", type=click.Path(path_type=Path), metavar="PATH", help=BASE)
 @click.option("--on", "eval", metavar="NAME", help="Evaluation to run.")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Evaluate only the first N rows or documents.")
 @click.option("--output", type=click.Path(path_type=Path), metavar="FILE", help="Write the results to a JSON file.")
@@ -33,7 +35,9 @@ from pealm_core.contract.fields import dump, settings_of
     show_default=True,
     help="Precision; tf32: fp32 with TF32 matrix products on CUDA; auto: bf16 where it is fast.",
 )
-def evaluate(job: Job, ckpt: str | None, limit: int | None, output: Path | None, device: str, dtype: str) -> None:
+def evaluate(
+    job: Job, ckpt: str | None, base: Path | None, limit: int | None, output: Path | None, device: str, dtype: str
+) -> None:
     """Evaluate MODEL or the model of a checkpoint.
 
     \b
@@ -60,7 +64,7 @@ def evaluate(job: Job, ckpt: str | None, limit: int | None, output: Path | None,
     picked = pick_device(device, world.local_rank)
     join(world, picked)
     with peers(world):
-        record = _evaluate(job, ckpt, picked, dtype, world)
+        record = _evaluate(job, ckpt, base, picked, dtype, world)
     if world.main:
         n, speed = record["n"], record["rows_per_second"]
         click.echo(f"{entry.name} on {record['model']}: n = {n:,} in {n / speed:.1f} s, {speed:,.1f}/s")
@@ -95,7 +99,7 @@ def _read_results(path: Path) -> Any:
     return ()
 
 
-def _evaluate(job: Job, ckpt: str | None, device: Any, dtype: str, world: Any) -> dict[str, Any]:
+def _evaluate(job: Job, ckpt: str | None, base: Path | None, device: Any, dtype: str, world: Any) -> dict[str, Any]:
     """Evaluate and return the content of `--output`: the evaluation's own settings first."""
     from pealm_core.checkpoints.build import make_component
     from pealm_core.contract.protocols import EvalResult, has
@@ -112,12 +116,13 @@ def _evaluate(job: Job, ckpt: str | None, device: Any, dtype: str, world: Any) -
     with one_by_one(world):  # a machine's first process downloads the weights for its others
         folder = None if ckpt is None else checkpoint.find(Path(ckpt))
         digest = folder and checkpoint.state_of(folder)["files"][checkpoint.MODEL][1]
-        lm = open_job(job, folder, device=device, dtype=dtype)
+        lm = open_job(job, folder, device=device, dtype=dtype, base=base)
     started = time.perf_counter()
     with world.together():
         try:
             progress = _show_progress if world.main else lambda *_: None
-            result = evaluator.evaluate(lm.model, lm.tokenizer, config=lm.config, progress=progress, **more)
+            config = _with_inputs(lm.config)
+            result = evaluator.evaluate(lm.model, lm.tokenizer, config=config, progress=progress, **more)
         except ValueError as error:
             raise UserError(f"--on {entry.name}: {error}") from error
         if not isinstance(result, EvalResult):
@@ -138,6 +143,14 @@ def _evaluate(job: Job, ckpt: str | None, device: Any, dtype: str, world: Any) -
         "config": tables,
         "details": list(result.details),
     }
+
+
+def _with_inputs(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a checkpoint's config with its inputs as a list; those of a mixture only there."""
+    given = config.get("input")
+    if isinstance(given, list):
+        return {**{table: values for table, values in config.items() if table != "input"}, "inputs": given}
+    return {**config, "inputs": [given] if given else []}
 
 
 def _show_progress(done: int, total: int, text: str = "") -> None:

@@ -15,12 +15,14 @@ from pealm_core.config.settings import DEVICES, Sampling
 from pealm_core.config.toml_layers import read_regular
 from pealm_core.contract.errors import UserError
 
+BASE = "Weights below the checkpoint's adapter, if they are not in the place that it names."
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
 @click.command(cls=ComponentCommand, flat={"sample": Sampling}, components=("model", "tokenizer"))
 @click.argument("model", required=False)
 @click.option("--ckpt", metavar="PATH", help="Run (its best weights), checkpoint folder or file in one.")
+@click.option("--base", type=click.Path(path_type=Path), metavar="PATH", help=BASE)
 @click.option("--tokenizer-dir", type=FOLDER, metavar="DIR", help="Saved vocabulary to use instead.")
 @click.option("--prompt", help="Text to continue.")
 @click.option("--prompt-file", metavar="FILE", help="Read the prompt from a file; -: from standard input.")
@@ -64,7 +66,7 @@ def sample(
     prompt = read_prompt(prompt, prompt_file)
     from pealm_core.inference.lm import Sample, open_job
 
-    lm = open_job(job, ckpt, **how)  # device, dtype, quantize, tokenizer_dir
+    lm = open_job(job, ckpt, **how)  # base, device, dtype, quantize, tokenizer_dir
     ids = lm.encode(prompt)  # a prompt that can't be encoded is an error before anything is shown
     clock = Clock()
     if sampling.num_samples == 1 and stream and not as_json:

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from pealm_core.cli.components import ComponentCommand
+from pealm_core.cli.sample import BASE
 from pealm_core.config.job import Job
 from pealm_core.config.settings import TrainSettings
 from pealm_core.contract.errors import UserError
@@ -27,8 +28,9 @@ COMPONENTS = ("model", "input", "tokenizer", "optimizer", "schedule", "objective
 @click.option("--objective", metavar="NAME", help="What training minimizes (default: next-token).")
 @click.option("--strategy", metavar="NAME", help="How several processes share a model (default: ddp).")
 @click.option("--adapter", metavar="NAME", help="Change the built model, for instance to train a small part of it.")
+@click.option("--base", type=click.Path(path_type=Path), metavar="PATH", help=BASE)
 @click.option("--print-config", is_flag=True, help="Print the config and where each value comes from, then exit.")
-def train(job: Job, out: Path | None, print_config: bool, **sources: Any) -> None:
+def train(job: Job, out: Path | None, base: Path | None, print_config: bool, **sources: Any) -> None:
     """Train MODEL on an input.
 
     \b
@@ -38,6 +40,7 @@ def train(job: Job, out: Path | None, print_config: bool, **sources: Any) -> Non
 
     `pealm train MODEL --input.NAME --help` lists the settings of this model and input.
     """
+    job = job if base is None else job.with_base(base)
     if print_config:
         click.echo(explain(job))
         return

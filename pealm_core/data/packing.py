@@ -102,7 +102,7 @@ def pack(pieces: Sequence[Piece], capacity: int) -> list[list[Piece]]:
 
 
 def _pieces(split: Split, capacity: int) -> Iterator[Piece]:
-    """Yield the documents; of one that is too long, parts that share a token, so that each is a target once."""
+    """Yield the documents; of one that is too long, parts that share a token, so that all are targets."""
     for start, end in _documents(split):
         while end - start > capacity:
             yield start, capacity

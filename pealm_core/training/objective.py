@@ -1,4 +1,4 @@
-"""The loss that training minimizes, over the passes of a step, and its validation."""
+"""The loss that training minimizes, over the passes of a step."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -7,14 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pealm_core.config.settings import TrainSettings
-from pealm_core.contract.errors import PealmError, UserError
+from pealm_core.contract.errors import PealmError
 from pealm_core.contract.protocols import has
 from pealm_core.contract.training_parts import IGNORE, Batch, Source, Strategy
-from pealm_core.hardware.device import autocast, to_device
-from pealm_core.hardware.distributed import World
-
-EVAL_TOKENS = 8192  # in one pass of validation, which keeps no activations
+from pealm_core.hardware.device import autocast
 
 
 class NextToken:
@@ -72,52 +68,6 @@ def accumulate(
             value = torch.as_tensor(value, dtype=torch.float32, device=device).detach() * weight
             sums[name] = sums[name] + value if name in sums else value
     return sums
-
-
-@torch.no_grad()
-def validation_loss(
-    objective: Any,
-    model: Any,
-    source: Source,
-    settings: TrainSettings,
-    world: World,
-    device: torch.device,
-    dtype: torch.dtype,
-    round_done: Callable[[], bool] = lambda: False,
-) -> float | None:
-    """Return the mean loss in nats per token over the same samples every time, shared among the processes.
-
-    round_done: called on every rank after each round of passes; True on any rank stops the validation (None).
-    """
-    model.eval()
-    rows, block = len(source), source.block_size
-    count = min(rows, max(1, settings.eval_tokens // block))
-    samples = [number * rows // count for number in range(count)]  # evenly spaced
-    size = max(1, EVAL_TOKENS // block)
-    losses, weights = [], []
-    # Every rank takes part in every round; a rank without samples of its own computes one that counts as nothing.
-    for start in range(0, count, world.size * size):
-        in_round = samples[start : start + world.size * size]
-        own = in_round[world.rank :: world.size]
-        batch = prepared(objective, source, own or in_round[:1], settings.seed)
-        weight = scored(objective, batch) / block if own else 0.0
-        batch = to_device(batch, device)
-        with autocast(device, dtype):
-            if has(objective, "validate"):
-                loss = objective.validate(model, batch)
-            else:
-                loss = model(batch["idx"], batch["targets"])[1]
-        losses.append(loss)
-        weights.append(weight)
-        if any(stop for (stop,) in world.gather(round_done())):
-            return None
-    total = 0.0  # added in order, in float64: Python's own sum() rounds differently from 3.12 on
-    for loss, weight in zip(torch.stack(losses).tolist(), weights, strict=True):
-        total += loss * weight
-    everyone = world.gather(total, sum(weights))
-    if not (weight := sum(row[1] for row in everyone)):
-        raise UserError("the validation data has no token that is scored; give it some, or more --eval-tokens")
-    return sum(row[0] for row in everyone) / weight
 
 
 @contextmanager

@@ -21,6 +21,8 @@ from pealm_core.training.run_folder import FACTS
 from pealm_core.training.schedule import Budget, lr_factor
 from pealm_core.training.trainer import Trainer
 
+FREE = (("model", "vocab-size"), ("adapter", "base"))  # the tokenizer's; where the base with the same hash is
+
 
 def changed_settings(config: Path, job: Job) -> list[str]:
     """Return how the job's settings differ from a run's config.toml. Raises UserError if others than these may."""
@@ -34,7 +36,7 @@ def changed_settings(config: Path, job: Job) -> list[str]:
         settings = job.configs.get(table)
         defaults = {f.name.replace("_", "-"): f.default for f in fields(settings)} if settings else {}
         for key in sorted(old.keys() | new.keys(), key=lambda key: (key != "name", key)):
-            if (table, key) == ("model", "vocab-size"):
+            if (table, key) in FREE:
                 continue
             if key not in old and new[key] == defaults.get(key):
                 continue  # a setting that came with a newer version

@@ -90,7 +90,7 @@ def _build(
     with one_by_one(world):  # the first process of a machine fills the caches for its others
         weights, saved = None, newest and newest / checkpoint.TOKENIZER
         if s.init and newest is None:
-            job, weights, saved = read_initial_weights(job, s.init)
+            job, weights, saved = read_initial_weights(job, s.init, say=display.say)
         tokenizer = make_tokenizer(job, saved, *datasets.values())
         largest = job.configs["model"].block_size
         if s.block_size is not None and s.block_size > largest:
@@ -99,7 +99,7 @@ def _build(
             )
         data = sources(job, datasets, tokenizer, s.block_size or largest, s.seed, say=display.say)
         torch.manual_seed(s.seed)
-        model, job = make_model(job, tokenizer.vocab_size, weights)
+        model, job = make_model(job, tokenizer.vocab_size, weights, say=display.say)
     tables = {name: dict(enumerate(t, 1)) if isinstance(t, list) else t for name, t in job.tables().items()}
     facts = {f"[{table}] {key}": value for table, values in tables.items() for key, value in values.items()}
     with world.together():

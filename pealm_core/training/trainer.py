@@ -20,7 +20,7 @@ from pealm_core.data.sources import Data
 from pealm_core.hardware.distributed import World
 from pealm_core.hardware.speed import faster
 from pealm_core.training.batches import Batches
-from pealm_core.training.objective import accumulate, out_of_memory, validation_loss
+from pealm_core.training.objective import accumulate, out_of_memory
 from pealm_core.training.observers import Observers
 from pealm_core.training.progress import Display
 from pealm_core.training.recorder import Recorder
@@ -29,6 +29,7 @@ from pealm_core.training.saving import Saver
 from pealm_core.training.schedule import Budget, due, lr_factor
 from pealm_core.training.signals import Signals
 from pealm_core.training.strategy import missing_gradients
+from pealm_core.training.validation import validate
 
 # Steps between two reads of losses, by device: a GPU would have to be waited for in each step.
 READ_EVERY = {"cpu": 1, "cuda": 10, "mps": 10}
@@ -59,12 +60,11 @@ class Trainer:
     val_loss: float | None = None  # of the last validation
     first_val_loss: float | None = None
     eval_seconds: float = 0.0  # what a validation takes
+    validated: float | None = None  # the clock at the end of this process's last validation
     interrupted: int = 0  # the signal that asked the run to end, once every rank knows of it
     _start: float = field(default_factory=time.perf_counter, init=False)  # the clock's zero
-    _validated: float | None = field(default=None, init=False)  # the clock at the end of the last validation
     _unread: list[tuple[dict[str, Any], Tensor]] = field(default_factory=list, init=False)
     _names: list[str] = field(default_factory=list, init=False)  # of what a step measures
-    _checked: bool = field(default=False, init=False)  # that the optimizer's state can be saved
 
     def __post_init__(self) -> None:
         self.settings: TrainSettings = self.job.configs["train"]
@@ -169,7 +169,7 @@ class Trainer:
         """Clip the gradients and update the weights."""
         parameters, clip = list(self.model.parameters()), self.settings.grad_clip
         sums["grad_norm"] = norm = self.strategy.grad_norm(parameters)
-        self._names = self._names or list(sums)
+        first, self._names = not self._names, self._names or list(sums)
         if self._names != list(sums) or {*line} & ({*sums} - {"loss"}):
             raise PluginError(f"the metrics of a step must have the same new names each time, not {', '.join(sums)}")
         self._unread.append((line, torch.stack([value.to(sums["loss"]) for value in sums.values()])))
@@ -179,8 +179,7 @@ class Trainer:
             torch.nn.utils.clip_grads_with_norm_(parameters, clip, norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        if not self._checked:
-            self._checked = True
+        if first:  # in this process
             check_tree(self.optimizer.state_dict(), "the optimizer's state")  # not only when it is saved
 
     def read(self) -> None:
@@ -209,30 +208,7 @@ class Trainer:
 
     def validate(self) -> float | None:
         """Return the mean loss in nats per token over the validation data; None if a signal cut it short."""
-        ends = [time.perf_counter()]  # of the rounds
-
-        def round_done() -> bool:
-            ends.append(time.perf_counter())
-            return bool(self.signals.number)
-
-        losses: dict[str, float] = {}
-        with self.evaluating() as model:
-            for name, _, source in self.data.val:
-                where = (self.settings, self.world, self.device, self.dtype)
-                part = validation_loss(self.objective, model, source, *where, round_done)
-                if part is None:
-                    self.interrupted = int(max(number for (number,) in self.world.gather(self.signals.number)))
-                    return None
-                losses[name] = part
-        weights = {name: weight for name, weight, _ in self.data.val}
-        loss = sum(weights[name] * part for name, part in losses.items()) / sum(weights.values())
-        self.val_losses = {f"val_loss/{name}": part for name, part in losses.items() if len(losses) > 1}
-        counted = ends if self._validated is not None else ends[1:]  # the process's first pass may have compiled
-        seconds = (counted[-1] - counted[0]) * (len(ends) - 1) / max(1, len(counted) - 1)
-        self.val_loss, self.eval_seconds = loss, self.world.gather(seconds)[0][0]
-        self._validated = self.clock()
-        self.observers.call("pealm_validation_end", loss=loss)
-        return loss
+        return validate(self)
 
     def evaluating(self) -> AbstractContextManager[nn.Module]:
         """Return a context that gives the module to validate, to sample from and to keep in best/."""
@@ -255,7 +231,7 @@ class Trainer:
 
     def affordable(self) -> bool:
         """Return whether a validation is worth its time: with a time limit, they take a tenth of it at most."""
-        since = self.seconds - (self._validated or 0.0)
+        since = self.seconds - (self.validated or 0.0)
         return not self.settings.max_seconds or since > 10 * self.eval_seconds
 
     def finished(self) -> bool:

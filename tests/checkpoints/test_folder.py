@@ -235,7 +235,7 @@ def test_a_file_that_the_disk_does_not_give_is_a_damaged_one(tmp_path: Path, mon
     def refuse(path: Path) -> str:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(checkpoint, "_digest", refuse)
+    monkeypatch.setattr(checkpoint, "digest", refuse)
     with pytest.raises(InvalidCheckpointError, match="can't be read: Input/output error"):
         checkpoint.verify(folder)
 

@@ -273,9 +273,8 @@ def test_a_format_that_writes_nothing_is_no_success(
     assert done.code == 3 and "pealm-gpt2: exporter of format 'hf' wrote nothing" in done.err and not done.out
 
 
-@pytest.mark.parametrize("width", [10**4, 10**6])
-def test_a_model_too_large_for_memory_is_the_users_choice(pealm: Run, book: Path, tmp_path: Path, width: int) -> None:
-    sizes = ("--model.n-embd", width, "--model.n-head", 1, "--model.block-size", 10**12)
+def test_a_model_too_large_for_memory_is_the_users_choice(pealm: Run, book: Path, tmp_path: Path) -> None:
+    sizes = ("--model.n-embd", 10**6, "--model.n-head", 1, "--model.block-size", 16)
     done = pealm("train", "char-transformer", "--input.text", book, *sizes, "--steps", 1, "--out", tmp_path / "r")
     assert done.code == 2 and "model char-transformer does not fit into memory" in done.err
     assert len(done.err.splitlines()) == 1

@@ -2,12 +2,13 @@
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pealm_core.config.job import plan
-from pealm_core.config.toml_layers import Layer
+from pealm_core.config.toml_layers import Layer, file_layer
 from pealm_core.contract.errors import PluginError, UserError
 
 ALL = ("model", "input", "tokenizer", "optimizer")
@@ -132,3 +133,60 @@ def test_all_mistakes_at_once(duck: None) -> None:
     with pytest.raises(UserError) as error:
         plan(ALL, words=words(model={"name": "duck", "width": "x", "depth": "1"}, optimizer={"bta1": "1"}))
     assert len(str(error.value).splitlines()) == 3
+
+
+MIXED = """
+[model]
+name = "duck"
+
+[[input]]
+pond = 3
+weight = 2
+
+[[input]]
+pond = 5
+deep = true
+"""
+
+
+def mixed(tmp_path: Path, text: str = MIXED) -> Layer:
+    (tmp_path / "mixed.toml").write_text(text)
+    return file_layer(tmp_path / "mixed.toml")
+
+
+def test_a_list_of_inputs_is_a_mixture(duck: None, tmp_path: Path) -> None:
+    job = plan(ALL, file=mixed(tmp_path), preset="slow")  # whose own input is replaced
+    assert job.inputs == ["input.1", "input.2"] and job.weights == {"input.1": 2.0, "input.2": 1.0}
+    assert (job.configs["input.1"].size, job.configs["input.2"].deep) == (3, True)
+    tables = job.tables()
+    assert tables["input"] == [
+        {"pond": 3, "deep": False, "weight": 2.0},
+        {"pond": 5, "deep": True, "weight": 1.0},
+    ]
+    again = plan(ALL, file=Layer("run", tables))
+    assert again.tables() == tables and "pealm-duck" in tables["versions"]
+    one = plan(ALL, file=mixed(tmp_path), words=words(input={"pond": "7"}))
+    assert one.inputs == ["input"] and one.tables()["input"] == {"pond": 7, "deep": False} and not one.weights
+    assert plan(("model",), file=mixed(tmp_path)).inputs == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("weight = 2", "weight = 0", r"mixed.toml, line 7: \[input.1\] weight must be a positive number, not 0"),
+        ("weight = 2", "weight = true", "must be a positive number, not True"),
+        ("weight = 2", "weight = nan", "must be a positive number, not nan"),
+        ("deep = true", "deeep = true", r"mixed.toml, line 11: \[input.2\] deeep: unknown key; did you mean 'deep'"),
+        ("pond = 5\ndeep = true", "", r"mixed.toml, line 9: \[input.2\] names no dataset"),
+        ("pond = 5", "pool = 5", "unknown dataset 'pool'"),
+        ("deep = true", "tinyshakespeare = true", "one input at a time"),
+    ],
+)
+def test_mistakes_in_a_mixture_have_their_line(duck: None, tmp_path: Path, old: str, new: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        plan(ALL, file=mixed(tmp_path, MIXED.replace(old, new)))
+
+
+def test_a_setting_in_the_line_does_not_say_which_input(duck: None, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"--input.deep: .*mixed.toml has several inputs; change it there"):
+        plan(ALL, file=mixed(tmp_path), words=words(input={"deep": "true"}))

@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import pealm_core
 from pealm_core import UserError
 from pealm_core.checkpoints import folder as checkpoint
 from pealm_core.checkpoints.initial_weights import read_initial_weights
+from pealm_core.checkpoints.tensors import read_tensors
 from pealm_core.config.job import plan
 from pealm_core.config.toml_layers import Layer
 from pealm_core.plugins.host import PluginHost
@@ -67,6 +69,43 @@ def test_the_pretrained_model_itself_is_not_trained(pealm: Callable[..., Any], b
     done = pealm("train", "gpt2-pretrained", "--input.text", book, "--out", tmp_path / "run")
     assert done.code == 2 and "pealm train gpt2 --init gpt2-pretrained" in done.err
     assert checkpoint.steps(tmp_path / "run") == []
+
+
+ADAPTER = """
+import pealm_core
+
+class TopOnly:
+    def apply(self, model):
+        model.requires_grad_(False)
+        model.ln_f.requires_grad_(True)
+
+    def merge(self, model):
+        model.requires_grad_(True)
+
+@pealm_core.hookimpl
+def pealm_adapters():
+    return pealm_core.AdapterSpec(name="top-only", summary="trains the last norm", factory="top_only:TopOnly")
+"""
+
+
+def test_published_weights_are_an_adapter_s_base_by_name(
+    weights: Any, pealm: Callable[..., Any], book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "top_only.py").write_text(ADAPTER)
+    monkeypatch.setenv("PEALM_PLUGINS", str(tmp_path / "top_only.py"))
+    init = ("--init", "gpt2-pretrained", "--adapter", "top-only", "--input.text", book)
+    done = pealm("train", "gpt2", *init, "--steps", 2, "--out", tmp_path / "run", *ARGS)
+    assert done.code == 0, done.err
+    assert tomllib.loads((tmp_path / "run" / "config.toml").read_text())["adapter"]["base"] == "gpt2-pretrained"
+    (step,) = checkpoint.steps(tmp_path / "run")
+    assert read_tensors(step / "model.safetensors")[0].keys() == {"ln_f.weight", "ln_f.bias"}
+    merged = pealm_core.read_checkpoint(step).model
+    assert torch.equal(merged["wte.weight"][:50257], weights.transformer.wte.weight)
+    assert not torch.equal(merged["ln_f.weight"], weights.transformer.ln_f.weight)
+    done = pealm("convert", step, tmp_path / "hf", "--to", "hf")
+    assert done.code == 0, done.err
+    theirs = load_file(tmp_path / "hf" / "model.safetensors")
+    assert torch.equal(theirs["transformer.ln_f.weight"], merged["ln_f.weight"])
 
 
 @pytest.mark.parametrize("preset", [None, "medium", "xl"])
@@ -163,12 +202,9 @@ def test_a_small_vocabulary_of_nanogpt_loads(pealm: Callable[..., Any], tmp_path
     done = pealm(*base, *init, "--model.block-size", 8, "--out", tmp_path / "run")
     assert done.code == 0, done.err
     assert pealm_core.read_checkpoint(tmp_path / "run").model["wpe.weight"].shape == (8, 16)
-    for options, message in (
-        (("--model.n-head", 4), f"--model.n-head 4: the weights of --init {tmp_path / 'ckpt.pt'} have 2"),
-        (("--tokenizer", "tiktoken"), "wte.weight is (15, 16) there and (50304, 16) in the model"),
-    ):
-        done = pealm(*base, *init, *options, "--out", tmp_path / "on")
-        assert done.code == 2 and message in done.err and len(done.err.splitlines()) == 1
+    done = pealm(*base, *init, "--model.n-head", 4, "--out", tmp_path / "on")
+    assert done.code == 2 and f"--model.n-head 4: the weights of --init {tmp_path / 'ckpt.pt'} have 2" in done.err
+    assert len(done.err.splitlines()) == 1
 
 
 @pytest.mark.parametrize(

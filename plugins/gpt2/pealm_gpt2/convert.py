@@ -7,24 +7,27 @@ import sys
 import tempfile
 from pathlib import Path
 
-from pealm_core import PealmError, UserError, load, load_tokenizer, read_checkpoint, write_checkpoint
+from pealm_core import PealmError, UserError, load_tokenizer, read_checkpoint, write_checkpoint
+from pealm_gpt2.config import GPT2Config
 from pealm_gpt2.layout import read_folder, resize, write_folder
-from pealm_gpt2.model import GPT2
 from pealm_gpt2.vocabulary import export_vocabulary, import_vocabulary
 
 
 def export_folder(source: Path, target: Path) -> None:
     """Write a checkpoint as a folder that AutoModelForCausalLM and AutoTokenizer load. Raises PealmError."""
     saved = read_checkpoint(source)
-    lm = load(saved.path, device="cpu")
-    if not isinstance(lm.model, GPT2):
-        raise UserError(f"{source} is {saved.config['model']['name']!r}, and the format hf is for gpt2")
+    table = dict(saved.config["model"])
+    name = table.pop("name")
+    if name.rpartition("/")[2] != "gpt2":
+        raise UserError(f"{source} is {name!r}, and the format hf is for gpt2")
+    config = GPT2Config(**{key.replace("-", "_"): value for key, value in table.items()})
+    tokenizer = load_tokenizer(saved.config, saved.tokenizer)
     _check_free(target)
     aside = target.with_name(f".{target.name}.{os.urandom(6).hex()}.tmp")
     try:
         aside.mkdir(parents=True)
-        write_folder(aside, lm.model, eot_id=lm.eot_id)
-        complete = export_vocabulary(saved.tokenizer, aside, block_size=lm.model.config.block_size)
+        write_folder(aside, config, saved.model, eot_id=getattr(tokenizer, "eot_id", None))
+        complete = export_vocabulary(saved.tokenizer, aside, block_size=config.block_size)
         aside.rename(target)
     except (OSError, ValueError) as error:
         raise PealmError(f"{target} could not be written: {error}") from error

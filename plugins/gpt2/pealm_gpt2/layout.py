@@ -124,11 +124,11 @@ def resize(state: Mapping[str, Tensor], *, vocab_size: int, block_size: int) -> 
     return {**state, "wte.weight": tokens, "wpe.weight": state["wpe.weight"][:block_size]}
 
 
-def write_folder(folder: Path, model: GPT2, *, eot_id: int | None) -> None:
-    """Write config.json, generation_config.json and model.safetensors. Raises OSError."""
+def write_folder(folder: Path, config: GPT2Config, tensors: Mapping[str, Tensor], *, eot_id: int | None) -> None:
+    """Write a state dict of ours as config.json, generation_config.json and model.safetensors. Raises OSError."""
     from safetensors.torch import save_file
 
-    config, state = model.config, model.state_dict()
+    state = dict(tensors)
     ends = {"bos_token_id": eot_id, "eos_token_id": eot_id}
     values = {
         "architectures": ["GPT2LMHeadModel"],
@@ -153,11 +153,11 @@ def write_folder(folder: Path, model: GPT2, *, eot_id: int | None) -> None:
     if not config.bias:  # theirs always has them
         weights = [name for name in state if name.endswith(".weight") and not name.startswith("w")]
         state |= {f"{name.removesuffix('weight')}bias": torch.zeros(len(state[name])) for name in weights}
-    tensors = {
+    theirs = {
         PREFIX + name: (tensor.t() if name.endswith(TRANSPOSED) else tensor).float().contiguous()
         for name, tensor in state.items()
     }
-    save_file(tensors, folder / WEIGHTS, {"format": "pt"})
+    save_file(theirs, folder / WEIGHTS, {"format": "pt"})
 
 
 def write_json(path: Path, values: Any) -> None:

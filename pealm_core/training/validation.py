@@ -1,0 +1,89 @@
+"""Validation: the loss over the same samples every time, shared among the processes."""
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from pealm_core.contract.errors import UserError
+from pealm_core.contract.protocols import has
+from pealm_core.contract.training_parts import Source
+from pealm_core.hardware.device import autocast, to_device
+from pealm_core.training.objective import prepared, scored
+
+if TYPE_CHECKING:
+    from pealm_core.training.trainer import Trainer
+
+EVAL_TOKENS = 8192  # in one pass of validation, which keeps no activations
+
+
+def validate(t: "Trainer") -> float | None:
+    """Return the mean loss in nats per token over the validation data; None if a signal cut it short.
+
+    Several inputs are weighted as in training. Called on every rank.
+    """
+    ends = [time.perf_counter()]  # of the rounds
+
+    def round_done() -> bool:
+        ends.append(time.perf_counter())
+        return bool(t.signals.number)
+
+    losses: dict[str, float] = {}
+    with t.evaluating() as model:
+        for name, _, source in t.data.val:
+            part = validation_loss(t, model, source, round_done)
+            if part is None:
+                t.interrupted = int(max(number for (number,) in t.world.gather(t.signals.number)))
+                return None
+            losses[name] = part
+    total = sum(weight for _, weight, _ in t.data.val)
+    t.val_loss = sum(weight * losses[name] for name, weight, _ in t.data.val) / total
+    t.val_losses = {f"val_loss/{name}": part for name, part in losses.items() if len(losses) > 1}
+    counted = ends if t.validated is not None else ends[1:]  # the process's first pass may have compiled
+    seconds = (counted[-1] - counted[0]) * (len(ends) - 1) / max(1, len(counted) - 1)
+    t.eval_seconds = t.world.gather(seconds)[0][0]
+    t.validated = t.clock()
+    t.observers.call("pealm_validation_end", loss=t.val_loss)
+    return t.val_loss
+
+
+@torch.no_grad()
+def validation_loss(
+    t: "Trainer", model: Any, source: Source, round_done: Callable[[], bool] = lambda: False
+) -> float | None:
+    """Return the mean loss in nats per token over evenly spaced samples of a source.
+
+    round_done: called on every rank after each round of passes; True on any rank stops the validation (None).
+    """
+    objective: Any = t.objective
+    world = t.world
+    model.eval()
+    rows, block = len(source), source.block_size
+    count = min(rows, max(1, t.settings.eval_tokens // block))
+    samples = [number * rows // count for number in range(count)]  # evenly spaced
+    size = max(1, EVAL_TOKENS // block)
+    losses, weights = [], []
+    # Every rank takes part in every round; a rank without samples of its own computes one that counts as nothing.
+    for start in range(0, count, world.size * size):
+        in_round = samples[start : start + world.size * size]
+        own = in_round[world.rank :: world.size]
+        batch = prepared(objective, source, own or in_round[:1], t.settings.seed)
+        weight = scored(objective, batch) / block  # also where it doesn't count: the loss must not be 0/0
+        batch = to_device(batch, t.device)
+        with autocast(t.device, t.dtype):
+            if has(objective, "validate"):
+                loss = objective.validate(model, batch)
+            else:
+                loss = model(batch["idx"], batch["targets"])[1]
+        losses.append(loss)
+        weights.append(weight if own else 0.0)
+        if any(stop for (stop,) in world.gather(round_done())):
+            return None
+    total = 0.0  # added in order, in float64: Python's own sum() rounds differently from 3.12 on
+    for loss, weight in zip(torch.stack(losses).tolist(), weights, strict=True):
+        total += loss * weight
+    everyone = world.gather(total, sum(weights))
+    if not (weight := sum(row[1] for row in everyone)):
+        raise UserError("the validation data has no token that is scored; give it some, or more --eval-tokens")
+    return sum(row[0] for row in everyone) / weight
