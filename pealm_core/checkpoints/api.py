@@ -27,7 +27,7 @@ class Checkpoint:
 
     path: its folder. config: the tables of its config.toml. tokenizer: the folder of its saved vocabulary. state:
     facts such as `step` and `val_loss`. adapter: None, or the table of the adapter in it; then `model` is merged, and
-    `config` has no such table.
+    `config` has no such table. base: as given to `read_checkpoint`.
     """
 
     path: Path
@@ -59,7 +59,7 @@ def read_checkpoint(path: Path | str, *, base: Path | str | None = None) -> Chec
     config = dict(file_layer(folder / checkpoint.CONFIG).tables)
     adapter = config.pop("adapter", None)
     if base is not None and adapter is None:
-        raise UserError(f"--base {base}: {folder} has no adapter, and only an adapter has a base; leave it out")
+        raise UserError(f"--base {base}: {folder} has no adapter, and only a checkpoint with one has a base")
     return Checkpoint(folder, config, folder / checkpoint.TOKENIZER, state, adapter, Path(base) if base else None)
 
 

@@ -26,7 +26,10 @@ COLUMNS = ("step", "tokens", "loss", "lr", "grad_norm", "tokens_per_second", "se
 
 @dataclass(frozen=True)
 class Metrics:
-    """metrics.jsonl: a column of numbers for each metric (NaN where a line lacks it), and the validations."""
+    """metrics.jsonl: a column of numbers for each metric (NaN where a line lacks it), and the validations.
+
+    Its first line is the validation before training, step 0.
+    """
 
     columns: Mapping[str, "array[float]"] = field(default_factory=lambda: {name: array("d") for name in COLUMNS})
     val: list[tuple[int, float]] = field(default_factory=list)  # (line, loss in nats per token)
@@ -40,8 +43,9 @@ class Metrics:
 
     @property
     def best(self) -> tuple[int, float] | None:
-        """The line and the loss of the best validation."""
-        return min(self.val, key=lambda pair: pair[1], default=None)
+        """The line and the loss of the best validation, of those after the first step, whose weights are kept."""
+        trained = [pair for pair in self.val if self.at("step", pair[0]) > 0]
+        return min(trained, key=lambda pair: pair[1], default=None)
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,7 @@ class Run:
         metrics = Metrics()
         columns = [(metrics.columns[name], name) for name in COLUMNS]
         for line in _lines(self.dir / "metrics.jsonl"):
-            if not all(is_number(line.get(name)) for name in ("step", "tokens", "loss")):
+            if not all(is_number(line.get(name)) for name in ("step", "tokens")):
                 continue
             if is_number(line.get("val_loss")):
                 metrics.val.append((len(metrics), float(line["val_loss"])))
@@ -126,8 +130,8 @@ class Run:
         for raw in _raw_lines(path):
             if raw.endswith(b"\n"):
                 last = raw
-            if b'"val_loss"' in raw and is_number(loss := _parsed(raw).get("val_loss")):
-                best = min(best, loss)
+            if b'"val_loss"' in raw and is_number(loss := (line := _parsed(raw)).get("val_loss")):
+                best = best if line.get("step") == 0 else min(best, loss)
         for folder, _, files in os.walk(self.dir):
             for name in files:
                 try:

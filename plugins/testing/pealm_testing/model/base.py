@@ -1,5 +1,6 @@
 """What the checks of models share: making a model, random batches, calls with a check of what forward returns."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 from unittest import SkipTest
 
@@ -55,7 +56,8 @@ def call(model: Any, *args: Any, **kwargs: Any) -> Any:
             f"{error}: the signature is forward(self, idx, targets=None, *, cache=None, at=None)"
         ) from error
     with_targets = len(args) > 1
-    if not (isinstance(result, tuple) and len(result) in ((2, 3) if with_targets else (2,))):
+    metrics = with_targets and isinstance(result, tuple) and len(result) == 3 and isinstance(result[2], Mapping)
+    if not (isinstance(result, tuple) and (len(result) == 2 or metrics)):
         raise ConformanceError(
             f"forward must return (logits, loss), and (logits, None) without targets, not {_describe(result)}"
         )
