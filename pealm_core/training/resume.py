@@ -11,7 +11,7 @@ from pealm_core.checkpoints import folder as checkpoint
 from pealm_core.checkpoints.tensors import read_optimizer
 from pealm_core.config.job import Job
 from pealm_core.config.settings import RESUMABLE, TrainSettings
-from pealm_core.config.toml_layers import file_layer
+from pealm_core.config.toml_layers import file_layer, read_regular
 from pealm_core.contract.errors import InvalidCheckpointError, UserError
 from pealm_core.hardware.distributed import World
 from pealm_core.training.progress import Display
@@ -70,7 +70,7 @@ def _had_checkpoints(run: Path) -> bool:
     if not (run / "best" / checkpoint.STATE).is_file():
         return False
     with suppress(OSError, ValueError, TypeError, AttributeError):
-        facts = json.loads((run / FACTS).read_text(encoding="utf-8"))
+        facts = json.loads(read_regular(run / FACTS))
         return bool(facts.get("cleaned")) or facts.get("status") in ("done", "interrupted")
     return False
 
