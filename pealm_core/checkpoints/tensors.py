@@ -53,6 +53,9 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
             extra = dict(json.loads((file.metadata() or {}).get(NOTES, "{}")))
+        for name, tensor in tensors.items():
+            if tensor.is_floating_point() and tensor.element_size() == 1:
+                raise ValueError(f"{name} is {tensor.dtype}, in which torch can't compute; convert it to bf16 first")
         aliases = extra.pop("aliases", {})
         return tensors | {alias: tensors[name] for alias, name in aliases.items()}, extra
     except Exception as error:  # also for metadata that is not ours

@@ -77,7 +77,11 @@ class Writer:
 
         self._error = None
         self._thread = threading.Thread(target=work, name="pealm-checkpoint", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError:  # the system has no more threads: training waits for the save
+            self._thread = None
+            work()
 
     @property
     def busy(self) -> bool:
