@@ -194,28 +194,6 @@ def test_an_evaluation_gets_the_list_of_inputs(
     assert "{'text': 'book.txt', 'val-fraction': 0.1} [{'text': 'book.txt', 'val-fraction': 0.1}]" in plain
 
 
-def test_shards_without_offsets_can_t_be_packed(
-    pealm: Callable[..., Any], folder: Path, stranger: Callable[..., None]
-) -> None:
-    stranger(
-        "pealm-ids",
-        """
-        from pealm_core import DatasetSpec, hookimpl
-        @hookimpl
-        def pealm_datasets():
-            return DatasetSpec(name="ids", summary="x", factory="pealm_ids_plugin:Ids")
-        class Ids:
-            packed = True
-            def shards(self, split):
-                import numpy as np
-                return [np.arange(1000, dtype=np.uint16)]
-        """,
-    )
-    refused = pealm("train", "char-transformer", "--tokenizer", "tiktoken", "--input.ids", "--out", "run")
-    assert refused.code == 2, refused.err
-    assert "--input.ids is packed, but does not say where its documents start: `offsets` is missing" in refused.err
-
-
 def test_a_model_of_a_mixture_is_evaluated_on_an_input_that_is_named(pealm: Callable[..., Any], folder: Path) -> None:
     train(pealm, "run", *INPUTS["a mixture"], "--steps", 1)
     refused = pealm("eval", "--ckpt", "run", "--on", "perplexity")
