@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save, save_file
 from torch import Tensor
 
-from pealm_core.checkpoints.adapters import is_adapted, trainable_state
+from pealm_core.checkpoints.adapters import trainable_state
 from pealm_core.contract.errors import InvalidCheckpointError, PealmError, UserError
 
 PLAIN = (bool, int, float, str)
@@ -74,7 +74,7 @@ def load_tensors(model: torch.nn.Module, tensors: Mapping[str, Tensor], where: s
 def check_tensors(model: torch.nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
     """Raise UserError that names each mismatch of a state dict and a model: names, shapes, kinds of numbers."""
     own = model.state_dict()
-    mistakes = [f"{name} is missing" for name in trainable_state(model, is_adapted(model)) if name not in tensors]
+    mistakes = [f"{name} is missing" for name in trainable_state(model) if name not in tensors]
     mistakes += [f"{name} is not in the model" for name in tensors if name not in own]
     for name, wanted in own.items():
         saved = tensors.get(name, wanted)
