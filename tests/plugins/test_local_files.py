@@ -170,10 +170,10 @@ def hostile(tmp_path: Path) -> Path:
             '[model]\nname = "evil"\n[tokenizer]\nname = "char"\n[input]\ntinyshakespeare = true\n'
             '[versions]\n"file:evil.py" = "00"\n'
         )
-    from pealm_core.checkpoints.folder import _digest
+    from pealm_core.checkpoints.folder import digest
 
     config = run / "best" / "config.toml"
-    state = f'{{"step": 1, "files": {{"config.toml": [{config.stat().st_size}, "{_digest(config)}"]}}}}'
+    state = f'{{"step": 1, "files": {{"config.toml": [{config.stat().st_size}, "{digest(config)}"]}}}}'
     (run / "best" / "state.json").write_text(state)
     (run / "run.json").write_text("{}")
     (run / "evil.py").write_text(f"open({str(tmp_path / 'trace')!r}, 'w')\n")
