@@ -64,8 +64,9 @@ class Run:
 
     @property
     def data(self) -> str:
-        """The dataset's name, which is the first key of [input]."""
-        return next(iter(self.config.get("input", {})), "unknown")
+        """The dataset's name, which is the first key of [input], or those of a mixture."""
+        given: Any = self.config.get("input", {})
+        return " + ".join(next(iter(table), "unknown") for table in (given if isinstance(given, list) else [given]))
 
     @property
     def steps(self) -> int | None:
