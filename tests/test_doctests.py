@@ -17,6 +17,7 @@ PACKAGES = (
     "pealm_gpt2",
     "pealm_hellaswag",
     "pealm_kindergarten",
+    "pealm_lora",
     "pealm_muon",
     "pealm_npy_shards",
     "pealm_perplexity",
