@@ -38,7 +38,7 @@ def convert(
         raise UserError("--dtype, --to and --from exclude each other: give one of them")
     if base is not None and from_:
         raise UserError("--base: a folder in a foreign format has no adapter of ours; leave it out")
-    from pealm_core.checkpoints.convert import merged, to_weights
+    from pealm_core.checkpoints.api import merged, to_weights
 
     if to_:
         with merged(source, base) as plain:

@@ -245,6 +245,6 @@ def test_only_what_is_learned_is_scored(block: int, stride: int | None) -> None:
         nats = 0.0
         for row, mask in zip(ids, masks, strict=True):
             logits, _ = model(torch.tensor([[256, *row[:-1]]]))
-            logprobs = logits[0].log_softmax(-1)[range(len(row)), row]  # type: ignore[index]
+            logprobs = logits[0].detach().log_softmax(-1)[range(len(row)), row]  # type: ignore[index]
             nats -= float(logprobs[torch.tensor(mask, dtype=torch.bool)].sum())
         assert result.metrics["loss"][0] == pytest.approx(nats / 10, rel=1e-5)

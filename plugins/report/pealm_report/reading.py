@@ -21,6 +21,7 @@ from pealm_core import UserError
 
 UNREADABLE = (OSError, ValueError, RecursionError)  # what reading a file and parsing it may raise
 LARGEST = 1e300
+LONGEST = 2**24  # bytes of a line, and of a file of facts
 COLUMNS = ("step", "tokens", "loss", "lr", "grad_norm", "tokens_per_second", "seconds")
 
 
@@ -64,8 +65,9 @@ class Run:
 
     @property
     def data(self) -> str:
-        """The dataset's name, which is the first key of [input]."""
-        return next(iter(self.config.get("input", {})), "unknown")
+        """The dataset's name, which is the first key of [input], or those of a mixture."""
+        given: Any = self.config.get("input", {})
+        return " + ".join(next(iter(table), "unknown") for table in (given if isinstance(given, list) else [given]))
 
     @property
     def steps(self) -> int | None:
@@ -197,15 +199,20 @@ def _text(path: Path) -> str:
     """Return a file's text. Raises OSError, also for a pipe or device, which could be endless, and ValueError."""
     if path.exists() and not path.is_file():
         raise OSError("not a regular file")
-    return path.read_text(encoding="utf-8")
+    with path.open("rb") as file:
+        data = file.read(LONGEST)
+    if len(data) == LONGEST:
+        raise OSError("larger than what pealm writes there")
+    return data.decode()
 
 
 def _raw_lines(path: Path) -> Iterator[bytes]:
-    """Yield a regular file's lines; none if it can't be read."""
+    """Yield a regular file's lines, up to one that is longer than pealm writes; none if it can't be read."""
     with suppress(OSError):
         if path.is_file():
             with path.open("rb") as file:
-                yield from file
+                while (line := file.readline(LONGEST)) and (len(line) < LONGEST or line.endswith(b"\n")):
+                    yield line
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
