@@ -16,3 +16,4 @@ from pealm_core.inference.lm import load as load
 from pealm_core.inference.scoring import Score as Score
 from pealm_core.inference.scoring import cover as cover
 from pealm_core.inference.scoring import score as score
+from pealm_core.training.from_python import train as train

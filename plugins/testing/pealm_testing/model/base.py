@@ -1,5 +1,6 @@
 """What the checks of models share: making a model, random batches, calls with a check of what forward returns."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 from unittest import SkipTest
 
@@ -54,6 +55,8 @@ def call(model: Any, *args: Any, **kwargs: Any) -> Any:
         raise ConformanceError(
             f"{error}: the signature is forward(self, idx, targets=None, *, cache=None, at=None)"
         ) from error
+    if isinstance(result, tuple) and len(result) == 3 and isinstance(result[2], Mapping):
+        result = result[:2]  # the third value, metrics, is optional
     if not (isinstance(result, tuple) and len(result) == 2):
         raise ConformanceError(
             f"forward must return (logits, loss), and (logits, None) without targets, not {_describe(result)}"
