@@ -8,8 +8,8 @@ import os
 import re
 import sys
 import time
-from collections.abc import Collection, Iterable
-from contextlib import redirect_stdout
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from importlib import import_module
@@ -23,7 +23,7 @@ import pluggy
 from packaging.specifiers import SpecifierSet
 
 from pealm_core.contract import hookspecs
-from pealm_core.contract.errors import PluginError, UserError
+from pealm_core.contract.errors import PluginError, UserError, describe
 from pealm_core.contract.fields import did_you_mean, settings_of
 from pealm_core.contract.specs import Spec
 from pealm_core.plugins.discovery import Plugin as Plugin
@@ -50,12 +50,12 @@ class Entry(Generic[S]):
         """Import a part of the record, for instance "factory". Raises PluginError."""
         ref = getattr(self.spec, part)
         try:
-            with redirect_stdout(sys.stderr), no_exit():  # stdout is for results
+            with _prints_to_stderr(), no_exit():
                 return resolve_name(ref)
         except KeyboardInterrupt:
             raise
         except BaseException as error:
-            raise self._defect(f"{part} {ref!r}", f"can't be loaded: {type(error).__name__}: {error}") from error
+            raise self._defect(f"{part} {ref!r}", f"can't be loaded: {describe(error)}") from error
 
     @cached_property
     def config(self) -> type | None:
@@ -79,6 +79,22 @@ class Entry(Generic[S]):
 
     def _defect(self, part: str, reason: str) -> PluginError:
         return PluginError(f"{self.plugin.dist}: {part} of {self.spec.kind} {self.spec.name!r} {reason}")
+
+
+@contextmanager
+def _prints_to_stderr() -> Iterator[None]:
+    """Send what is printed in the body to stderr, also by native code and processes: stdout is for results."""
+    own = -1
+    with suppress(OSError):  # one of them is closed
+        own = os.dup(1)
+        os.dup2(2, 1)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        if own >= 0:
+            os.dup2(own, 1)
+            os.close(own)
 
 
 class PluginHost:
@@ -122,7 +138,7 @@ class PluginHost:
         try:
             if not SpecifierSet(plugin.requires).contains(self._core_version, prereleases=True):
                 raise DefectError(f"needs pealm-core {plugin.requires}, and {self._core_version} is installed")
-            with redirect_stdout(sys.stderr), no_exit(), light_imports(plugin.module):
+            with _prints_to_stderr(), no_exit(), light_imports(plugin.module):
                 hooks = hooks_of(import_module(plugin.module))
                 records = list(records_of(hooks))
             for hook in hooks.keys() - REGISTRATION.keys():
@@ -133,7 +149,7 @@ class PluginHost:
             raise
         except BaseException as error:  # also SystemExit, and a panic in Rust
             self._manager.unregister(name=name)  # before version 1.7, pluggy keeps the hooks before the wrong one
-            text = str(error) if isinstance(error, DefectError) else f"{type(error).__name__}: {error}"
+            text = str(error) if isinstance(error, DefectError) else describe(error)
             plugin.status, plugin.reason, plugin.error = "failed", " ".join(text.split()), error
         plugin.load_ms = 1000 * (time.perf_counter() - start)
 
@@ -186,7 +202,7 @@ class PluginHost:
         self._failures.clear()
         getattr(self._manager.hook, hook)(**values)
         step = f" at step {values['step']}" if "step" in values else ""
-        reasons = [f"{name}: {hook} failed{step}: {type(e).__name__}: {e}" for name, e in self._failures.items()]
+        reasons = [f"{name}: {hook} failed{step}: {describe(e)}" for name, e in self._failures.items()]
         for name in self._failures:
             self._manager.unregister(name=name)
         if reasons:

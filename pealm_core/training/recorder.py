@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pealm_core.config.job import Job
+from pealm_core.config.paths import printable
 from pealm_core.contract.errors import PluginError
 from pealm_core.contract.protocols import Tokenizer
 from pealm_core.inference.lm import LM
@@ -59,7 +60,7 @@ class Recorder:
             self.job.host.notify(hook, run=self.run, **values)
         except PluginError as error:
             with suppress(OSError):  # on the rank where it happened
-                print(f"pealm: {error}; the run continues without it", file=sys.stderr)
+                print(f"pealm: {printable(str(error))}; the run continues without it", file=sys.stderr)
 
     def _sample(self, trainer: "Trainer") -> dict[str, str]:
         """Generate a text, with the same draws every time. Each step seeds its own, so training isn't affected."""
