@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from pealm_core.contract.errors import PealmError
+from pealm_core.contract.errors import PealmError, PluginError
 from pealm_core.data.windows import Batch, Windows
 from pealm_core.hardware.device import autocast
 from pealm_core.hardware.distributed import World
@@ -28,6 +28,11 @@ def accumulate(model: Any, batch: Batch, micro_batch_size: int, dtype: torch.dty
         with model.no_sync() if sync and not last else nullcontext():
             with autocast(idx.device, dtype):
                 _, loss = model(idx[rows], targets[rows])
+            if not loss.requires_grad:
+                module = type(getattr(model, "module", model)).__module__
+                raise PluginError(
+                    f"{module}: the loss has no gradient; is it detached, or is every parameter frozen?"
+                )
             loss = loss * (micro_batch_size / len(idx))
             loss.backward()
         total += loss.detach()

@@ -82,6 +82,12 @@ def restore(
     for line in wrong:
         display.say(f"skipped: {line}")
     state = checkpoint.state_of(newest) if newest else None
+    if (
+        newest
+        and state
+        and not (isinstance(state.get("step"), int) and isinstance(state.get("seconds"), int | float))
+    ):
+        raise InvalidCheckpointError(f"{newest / checkpoint.STATE} has no step and seconds of a run; remove {newest}")
     if state is not None and state["data"] != data_key:
         raise UserError(f"{run.dir}: the input's text or tokenizer has changed since the run was started")
     run.rewind(state["step"] if state else 0)

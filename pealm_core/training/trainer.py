@@ -18,7 +18,7 @@ from pealm_core.training.objective import accumulate, out_of_memory, validation_
 from pealm_core.training.recorder import Recorder
 from pealm_core.training.schedule import Budget, due, lr_factor
 from pealm_core.training.signals import Signals
-from pealm_core.training.strategy import data_parallel, missing_gradients
+from pealm_core.training.strategy import data_parallel, gradient_problem
 
 # Steps between two reads of losses, by device: a GPU would have to be waited for in each step.
 READ_EVERY = {"cpu": 1, "cuda": 10, "mps": 10}
@@ -128,7 +128,7 @@ class Trainer:
         torch.manual_seed(combine(self.settings.seed, self.step, self.world.rank) % 2**63)  # dropout
         self.model.train()
         loss = accumulate(model, batch, self.micro_batch_size, self.dtype, sync=self.world.size > 1)
-        if self.world.size > 1 and (problem := missing_gradients(self.model)):
+        if problem := gradient_problem(self.model, several=self.world.size > 1):
             plugin = self.recorder.job.entries["model"].plugin.dist
             raise self.world.once(PluginError(f"{plugin}: step {self.step + 1}: {problem}"))
         return loss
