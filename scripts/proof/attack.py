@@ -911,9 +911,10 @@ def snapshot() -> dict[str, Any]:
     for folder, folders, names in os.walk("."):
         folders[:] = [name for name in folders if (folder, name) != (".", "cache")]
         for path in [Path(folder, name) for name in (*names, *folders)]:
-            mode = path.lstat().st_mode
-            what = path.readlink() if stat.S_ISLNK(mode) else path.read_bytes() if stat.S_ISREG(mode) else None
-            facts[str(path)] = what or stat.S_IFMT(mode)
+            info = path.lstat()
+            small = stat.S_ISREG(info.st_mode) and info.st_size < 2**30
+            what = path.readlink() if stat.S_ISLNK(info.st_mode) else path.read_bytes() if small else None
+            facts[str(path)] = what or stat.S_IFMT(info.st_mode)
     return facts
 
 
