@@ -4,6 +4,7 @@ import ast
 import csv
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -123,6 +124,14 @@ def test_every_example_is_here_and_uses_public_names_only() -> None:
             if isinstance(node, ast.ImportFrom) and node.module == "pealm_core":
                 assert all(hasattr(pealm_core, alias.name) for alias in node.names), file
         assert f"pealm --plugin examples/{file.name} " in (ast.get_docstring(tree) or ""), file
+
+
+def test_the_docs_list_every_example_with_its_lines() -> None:
+    table = re.findall(r"\(\.\./examples/([\w.]+)\) \| (\d+) \|", (ROOT / "docs" / "plugins.md").read_text())
+    files = [*FILES, EXAMPLES / "mixture.toml"]
+    assert {name: int(lines) for name, lines in table} == {
+        file.name: len(file.read_text().splitlines()) for file in files
+    }
 
 
 @pytest.mark.parametrize("name", RUNS)
