@@ -180,7 +180,8 @@ class Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if first:  # in this process
-            check_tree(self.optimizer.state_dict(), "the optimizer's state")  # not only when it is saved
+            _, state = self.strategy.full_state(self.model, self.optimizer)  # as it is saved
+            check_tree(state, "the optimizer's state")
 
     def read(self) -> None:
         """Read the numbers of the steps since the last call; exchange signals and failures of plugins.
