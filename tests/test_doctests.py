@@ -12,6 +12,7 @@ PACKAGES = (
     "pealm_char",
     "pealm_char_bigram",
     "pealm_char_transformer",
+    "pealm_chat",
     "pealm_conversations",
     "pealm_core",
     "pealm_fineweb",

@@ -1,0 +1,11 @@
+"""What pealm-chat provides."""
+
+from collections.abc import Iterator
+
+from pealm_core import CommandSpec, hookimpl
+
+
+@hookimpl
+def pealm_commands() -> Iterator[CommandSpec]:
+    """The command `chat`."""
+    yield CommandSpec(name="chat", summary="Talk with a model.", command="pealm_chat.command:chat")
