@@ -16,6 +16,7 @@ PACKAGES = (
     "pealm_fineweb",
     "pealm_gpt2",
     "pealm_hellaswag",
+    "pealm_hf_tokenizer",
     "pealm_kindergarten",
     "pealm_muon",
     "pealm_npy_shards",

@@ -4,6 +4,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -67,6 +68,26 @@ def encodings(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("encodings")
 class TestTiktoken(TokenizerConformance):
     spec = "tiktoken"
+
+
+class TestHFTokenizer(TokenizerConformance):
+    spec = "hf"
+
+    @pytest.fixture
+    def config(self, tmp_path: Path) -> dict[str, Path]:
+        from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+        tokenizer: Any = Tokenizer(models.BPE())
+        tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(False), decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=300,
+            special_tokens=["<|endoftext|>"],
+            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+            show_progress=False,
+        )
+        tokenizer.train_from_iterator(self.texts, trainer)
+        tokenizer.save(str(tmp_path / "tokenizer.json"))
+        return {"path": tmp_path}
 
 
 class TestText(DatasetConformance):
