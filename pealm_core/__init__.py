@@ -1,10 +1,16 @@
 """The core of pealm: contract, plugin host, trainer, sampler, scoring. It contains no model.
 
+    run = pealm_core.train("char-transformer", {"text": "book.txt"}, steps=1000)
+    lm = pealm_core.load(run)
+    print(lm.generate("ROMEO:"))
+
 Its public names: the light ones below, and those of `pealm_core.public`, which need torch or numpy and are imported
 on first use.
 """
 
+import sys as _sys
 from importlib import import_module
+from pathlib import Path as _Path
 from typing import TYPE_CHECKING, Any
 
 from pealm_core.config.paths import cache_root as cache_root
@@ -41,13 +47,23 @@ from pealm_core.contract.training_parts import Schedule as Schedule
 from pealm_core.contract.training_parts import Source as Source
 from pealm_core.contract.training_parts import Strategy as Strategy
 from pealm_core.contract.training_parts import Trainer as Trainer
+from pealm_core.plugins.local_files import use_plugin as use_plugin
 
 if TYPE_CHECKING:
     from pealm_core.public import *  # noqa: F403
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__all__":  # what `from pealm_core import *` and help() ask for
+        return __dir__()
     names = {} if name.startswith("_") else vars(import_module("pealm_core.public"))
     if name not in names:
         raise AttributeError(f"module 'pealm_core' has no attribute {name!r}")
     return names[name]
+
+
+def __dir__() -> list[str]:
+    """Return the public names. Those of `pealm_core.public` are read from its text, so that Tab loads no torch."""
+    heavy = [line.split()[-1] for line in _Path(__file__).with_name("public.py").read_text().splitlines()[2:]]
+    light = [name for name, value in globals().items() if not isinstance(value, type(_sys)) and name[0] != "_"]
+    return sorted({*heavy, *light} - {"Any", "TYPE_CHECKING", "import_module"})

@@ -4,6 +4,7 @@ from pealm_core.checkpoints.api import Checkpoint as Checkpoint
 from pealm_core.checkpoints.api import load_tokenizer as load_tokenizer
 from pealm_core.checkpoints.api import read_checkpoint as read_checkpoint
 from pealm_core.checkpoints.api import write_checkpoint as write_checkpoint
+from pealm_core.data.order import noise as noise
 from pealm_core.data.tokens import TokenFile as TokenFile
 from pealm_core.hardware.device import fast_bf16 as fast_bf16
 from pealm_core.inference.generate import generate_ids as generate_ids
@@ -15,3 +16,4 @@ from pealm_core.inference.lm import load as load
 from pealm_core.inference.scoring import Score as Score
 from pealm_core.inference.scoring import cover as cover
 from pealm_core.inference.scoring import score as score
+from pealm_core.training.from_python import train as train

@@ -10,9 +10,10 @@ from pealm_core.contract.specs import KINDS
 
 
 @click.command("new-plugin", short_help="Write a new plugin to start from.")
-@click.argument("kind", type=click.Choice(list(KINDS)))
+@click.argument("kind", type=click.Choice([*KINDS, "observer"]))
 @click.argument("name")
-def new_plugin(kind: str, name: str) -> None:
+@click.option("--file", "single", is_flag=True, help="Write one file for `pealm --plugin`, not a package.")
+def new_plugin(kind: str, name: str, single: bool) -> None:
     """Write a small, complete plugin of a KIND to the folder pealm-NAME, with tests.
 
     \b
@@ -20,8 +21,12 @@ def new_plugin(kind: str, name: str) -> None:
     cd pealm-mine
     pip install -e '.[test]'
     pytest
+
+    \b
+    pealm new-plugin model mine --file
+    pealm --plugin mine.py train mine --input.text book.txt
     """
-    testing("new_plugin").write(kind, name)
+    testing("new_plugin").write(kind, name, single=single)
 
 
 def testing(module: str) -> Any:

@@ -11,10 +11,8 @@ from pealm_core.cli.components import ComponentCommand
 from pealm_core.cli.sample import BASE
 from pealm_core.config.job import Job
 from pealm_core.config.settings import TrainSettings
-from pealm_core.contract.errors import UserError
+from pealm_core.config.training_job import COMPONENTS, check
 from pealm_core.hardware.launch import launched
-
-COMPONENTS = ("model", "input", "tokenizer", "optimizer", "schedule", "objective", "strategy", "adapter")
 
 
 @click.command(cls=ComponentCommand, flat={"train": TrainSettings}, components=COMPONENTS)
@@ -44,30 +42,10 @@ def train(job: Job, out: Path | None, base: Path | None, print_config: bool, **s
     if print_config:
         click.echo(explain(job))
         return
-    if "model" not in job.entries:
-        raise UserError("train needs a model: pealm train MODEL")
-    if not job.inputs:
-        raise UserError("train needs an input: --input.NAME, see --help")
-    entry = job.entries["model"]
-    if entry.spec.pretrained is not None:
-        family = entry.spec.family or "its family"
-        raise UserError(f"{entry.name} is trained as {family}: pealm train {family} --init {entry.name}")
-    check_sizes(job.configs["train"], launched()[1])
+    check(job, launched()[1])
     from pealm_core.training.train import train as run_training
 
     click.get_current_context().exit(run_training(job, out))
-
-
-def check_sizes(s: TrainSettings, world_size: int) -> None:
-    """Raise UserError unless the processes and micro-batches divide the batch."""
-    if s.batch_size % world_size:
-        below = max(s.batch_size // world_size, 1) * world_size
-        raise UserError(f"--batch-size {s.batch_size} is not divisible by {world_size} processes; try {below}")
-    local, micro = s.batch_size // world_size, s.micro_batch_size
-    if micro is not None and micro < local and local % micro:
-        below = next(n for n in range(min(micro, 1_000_000), 0, -1) if local % n == 0)
-        each = f" ({local} for each of {world_size} processes)" if world_size > 1 else ""
-        raise UserError(f"--micro-batch-size {micro} does not divide --batch-size {s.batch_size}{each}; try {below}")
 
 
 def explain(job: Job) -> str:

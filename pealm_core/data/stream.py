@@ -57,7 +57,7 @@ class Stream:
 def batch(tokens: NDArray[np.int64], learned: NDArray[np.bool_] | None = None) -> Batch:
     """Return rows of T + 1 tokens as idx and targets, each int64 of shape (n, T), with IGNORE where not learned."""
     rows = torch.from_numpy(tokens)
-    idx, targets = rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
+    idx, targets = (part.clone(memory_format=torch.contiguous_format) for part in (rows[:, :-1], rows[:, 1:]))
     if learned is not None:
         targets[~torch.from_numpy(learned)[:, 1:]] = IGNORE
     return {"idx": idx, "targets": targets}

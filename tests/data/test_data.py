@@ -13,7 +13,7 @@ from pealm_core.contract.errors import UserError
 from pealm_core.contract.training_parts import IGNORE
 from pealm_core.data import documents
 from pealm_core.data.order import permute
-from pealm_core.data.stream import Shard, Split
+from pealm_core.data.stream import Shard, Split, batch
 from pealm_core.data.token_cache import fingerprint, tokenize
 from pealm_core.data.windows import FixedWindows, Windows
 
@@ -119,6 +119,15 @@ def test_fixed_windows_are_every_window_of_each_shard_in_order() -> None:
     batch = data.rows(range(len(data)))
     assert batch["idx"][:, 0].tolist() == starts and torch.equal(batch["targets"], batch["idx"] + 1)
     assert torch.equal(data.rows([7, 2])["idx"], batch["idx"][[7, 2]])
+
+
+def test_a_batch_of_one_row_has_tensors_of_its_own() -> None:
+    """A row's inputs and targets overlap in the stream; a mask must change the targets only."""
+    tokens = np.arange(5)[None]
+    one = batch(tokens, np.array([[0, 0, 1, 0, 1]], np.bool_))
+    assert one["idx"].tolist() == [[0, 1, 2, 3]]
+    assert one["targets"].tolist() == [[IGNORE, 2, IGNORE, 4]]
+    assert tokens.tolist() == [[0, 1, 2, 3, 4]]
 
 
 def test_targets_that_are_not_learned_are_ignored() -> None:

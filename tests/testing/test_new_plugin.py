@@ -19,6 +19,7 @@ from pealm_core.contract.specs import KINDS
 from pealm_core.plugins.host import PluginHost
 from pealm_testing.new_plugin import fill
 
+ALL = [*KINDS, "observer"]
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -41,7 +42,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     home, before = tmp_path_factory.mktemp("new"), Path.cwd()
     os.chdir(home)
     try:
-        for kind in KINDS:
+        for kind in ALL:
             new_plugin.main([kind, f"a-{kind}"], standalone_mode=False)
             install(home / f"pealm-a-{kind}")
             sys.path.insert(0, str(home / f"pealm-a-{kind}"))
@@ -54,17 +55,17 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def test_its_own_tests_pass(written: Path) -> None:
-    path = os.pathsep.join(str(written / f"pealm-a-{kind}") for kind in KINDS)
-    tests = [f"pealm-a-{kind}/tests" for kind in KINDS]
+    path = os.pathsep.join(str(written / f"pealm-a-{kind}") for kind in ALL)
+    tests = [f"pealm-a-{kind}/tests" for kind in ALL]
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error", *tests]
     done = subprocess.run(
         command, cwd=written, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout[-3000:]
-    assert all(f"a_{kind}" in done.stdout or " passed" in done.stdout for kind in KINDS)
+    assert all(f"a_{kind}" in done.stdout or " passed" in done.stdout for kind in ALL)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ALL)
 def test_the_commands_of_its_readme_work(
     kind: str, written: Path, pealm: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -83,15 +84,40 @@ def test_the_commands_of_its_readme_work(
         shutil.rmtree(folder / left, ignore_errors=True)
 
 
+@pytest.mark.parametrize("kind", ALL)
+def test_a_single_file_works_as_its_next_steps_say(
+    kind: str, pealm: Callable[..., Any], local: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    written = pealm("new-plugin", kind, f"one-{kind}", "--file")
+    assert (written.code, written.err) == (0, "")
+    file = tmp_path / f"one_{kind}.py"
+    local(file.stem, file.read_text())
+    lines = [line.split() for line in written.out.splitlines() if line.startswith("  pealm ")]
+    lines += [f"pealm --plugin {file.name} plugins check {file.stem}".split()]
+    for words in lines:
+        if "--steps" in words:
+            words[words.index("--steps") + 1] = str(2 + lines.index(words))
+        result = pealm(*words[1:])
+        assert result.code == 0, (words, result)
+        assert "without it" not in result.err
+    assert "already exists" in pealm("new-plugin", kind, f"one-{kind}", "--file").err
+    tidy(tmp_path, file.name)
+
+
 def test_what_it_writes_is_tidy(written: Path) -> None:
-    for kind in KINDS:
-        folder = written / f"pealm-a-{kind}"
-        ruff = [sys.executable, "-m", "ruff"]
-        more = ["--extend-select", "B,C4,E,F,I,N,PTH,SIM,UP,W", "--ignore", "N812"]
-        for words in (["check", *more], ["check"], ["format", "--check"]):  # with its own pyproject.toml
-            line = [*ruff, *words, "--no-cache", "."]
-            done = subprocess.run(line, cwd=folder, capture_output=True, text=True)
-            assert done.returncode == 0, done.stdout + done.stderr
+    for kind in ALL:
+        tidy(written / f"pealm-a-{kind}", ".")  # with its own pyproject.toml
+
+
+def tidy(folder: Path, path: str) -> None:
+    ruff = [sys.executable, "-m", "ruff"]
+    more = ["--extend-select", "B,C4,E,F,I,N,PTH,SIM,UP,W", "--ignore", "N812"]
+    own = [] if path == "." else ["--isolated", "--line-length=118"]
+    for words in (["check", *more], ["check"], ["format", "--check"]):
+        line = [*ruff, *words, *own, "--no-cache", path]
+        done = subprocess.run(line, cwd=folder, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_pip_installs_it_with_all_of_its_files(written: Path, tmp_path: Path) -> None:
@@ -128,7 +154,7 @@ def test_next_steps_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
     assert lines[-1] == "Then edit pealm_mine/evaluator.py; pytest checks that it still works with pealm."
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ALL)
 @pytest.mark.parametrize(
     "name", ["none", "any", "path", "block", "tensor", "counter", "iterator", "lion", "optimizer"]
 )

@@ -15,6 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pealm_testing.adapter import AdapterConformance as AdapterConformance
     from pealm_testing.base import Conformance as Conformance
     from pealm_testing.command import CommandConformance as CommandConformance
     from pealm_testing.dataset import DatasetConformance as DatasetConformance
@@ -24,11 +25,14 @@ if TYPE_CHECKING:
     from pealm_testing.evaluator import EvaluatorConformance as EvaluatorConformance
     from pealm_testing.format import FormatConformance as FormatConformance
     from pealm_testing.model import ModelConformance as ModelConformance
+    from pealm_testing.objective import ObjectiveConformance as ObjectiveConformance
     from pealm_testing.optimizer import OptimizerConformance as OptimizerConformance
+    from pealm_testing.schedule import ScheduleConformance as ScheduleConformance
+    from pealm_testing.strategy import StrategyConformance as StrategyConformance
     from pealm_testing.tokenizer import TokenizerConformance as TokenizerConformance
 
-_KINDS = ("Command", "Dataset", "Evaluator", "Format", "Model", "Optimizer", "Tokenizer")
-_MODULES = {f"{kind}Conformance": kind.lower() for kind in _KINDS}
+_KINDS = ("Adapter", "Command", "Dataset", "Evaluator", "Format", "Model", "Objective", "Optimizer", "Schedule")
+_MODULES = {f"{kind}Conformance": kind.lower() for kind in (*_KINDS, "Strategy", "Tokenizer")}
 _MODULES |= {"Conformance": "base", "ConformanceError": "errors", "Bytes": "dummies", "Uniform": "dummies"}
 
 

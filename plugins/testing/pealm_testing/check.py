@@ -13,6 +13,7 @@ from unittest import SkipTest
 import click
 
 from pealm_core import ModelSpec, PluginError, UserError
+from pealm_testing.adapter import AdapterConformance
 from pealm_testing.base import Conformance, light_import
 from pealm_testing.command import CommandConformance
 from pealm_testing.core import Entry, Plugin, PluginHost, Spec, settings_of
@@ -20,7 +21,10 @@ from pealm_testing.dataset import DatasetConformance
 from pealm_testing.evaluator import EvaluatorConformance
 from pealm_testing.format import FormatConformance
 from pealm_testing.model import ModelConformance
+from pealm_testing.objective import ObjectiveConformance
 from pealm_testing.optimizer import OptimizerConformance
+from pealm_testing.schedule import ScheduleConformance
+from pealm_testing.strategy import StrategyConformance
 from pealm_testing.tokenizer import TokenizerConformance
 
 KITS: Mapping[str, type[Conformance]] = {
@@ -31,6 +35,10 @@ KITS: Mapping[str, type[Conformance]] = {
         DatasetConformance,
         EvaluatorConformance,
         OptimizerConformance,
+        ScheduleConformance,
+        ObjectiveConformance,
+        StrategyConformance,
+        AdapterConformance,
         FormatConformance,
         CommandConformance,
     )
@@ -39,6 +47,7 @@ LENIENT: Mapping[str, Mapping[str, Any]] = {
     "model": {"start_loss": 1.5, "context": 1, "fit_lr": 0.03, "fit_steps": 1000},
     "tokenizer": {"lossy": True},
     "optimizer": {"steps": 1000},
+    "schedule": {"largest": 1e6},
 }
 # Small sizes, for models whose settings have these usual names.
 SMALL = {"block_size": 16, "n_layer": 2, "n_head": 2, "n_embd": 32, "dropout": 0.0}
@@ -70,6 +79,8 @@ def check(name: str, host: PluginHost, plugins: Sequence[Plugin], *, slow: bool)
                     click.echo(f"  {outcome:<8}{label}" + (f": {message}" if message else ""))
             for reason, labels in skipped.items():
                 click.echo(f"  skipped {len(labels)}: {reason} ({', '.join(labels)})")
+        if plugin.file is not None:
+            continue
         times = [float(light_import(Entry(record, plugin, record.name))["ms"]) for record in plugin.records]
         if (ms := max(times, default=0.0)) > SLOW_MS:
             click.echo(f"note: importing {plugin.module} takes {ms:.0f} ms, at every `pealm --help`")

@@ -1,5 +1,8 @@
 """Everything that the kit uses of the core beyond its public names, in one place. Importing it loads torch."""
 
+from pealm_core.checkpoints.adapters import apply as apply_adapter
+from pealm_core.checkpoints.adapters import merged_state as merged_state
+from pealm_core.checkpoints.adapters import trainable_state as trainable_state
 from pealm_core.checkpoints.build import make as make
 from pealm_core.checkpoints.build import make_model as make_model
 from pealm_core.checkpoints.build import make_tokenizer as make_tokenizer
@@ -21,6 +24,8 @@ from pealm_core.plugins.heavy_imports import HEAVY as HEAVY
 from pealm_core.plugins.host import Entry as Entry
 from pealm_core.plugins.host import Plugin as Plugin
 from pealm_core.plugins.host import PluginHost as PluginHost
-from pealm_core.training.strategy import data_parallel as data_parallel
+from pealm_core.training.objective import part as part
+from pealm_core.training.objective import scored as scored
+from pealm_core.training.strategy import DataParallel as DataParallel
 
-__all__ = ["save_checkpoint"]  # the name that differs from that in the core
+__all__ = ["apply_adapter", "save_checkpoint"]  # the names that differ from those in the core

@@ -42,6 +42,25 @@ class Uniform(nn.Module):
         return None, F.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
 
+class Small(nn.Module):
+    """A model of an embedding and three linear layers, which sees one token of context."""
+
+    def __init__(self, vocab_size: int, block_size: int) -> None:
+        super().__init__()
+        self.config = UniformConfig(vocab_size, block_size)
+        self.tokens = nn.Embedding(vocab_size, 12)
+        self.up, self.down = nn.Linear(12, 24), nn.Linear(24, 12)
+        self.head = nn.Linear(12, vocab_size, bias=False)
+
+    def forward(
+        self, idx: Tensor, targets: Tensor | None = None, *, cache: Any = None, at: Any = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """(B, T) ids to (B, n, V) logits; with targets, also the mean cross-entropy."""
+        x = self.tokens(idx if at is None else idx[:, at])
+        logits = self.head(x + self.down(F.gelu(self.up(x))))
+        return logits, None if targets is None else F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+
+
 class Toy(nn.Module):
     """A small regression with a matrix, a bias and a frozen weight; `loss()` is quadratic."""
 
@@ -78,10 +97,14 @@ class Texts:
 
 
 class Bytes:
-    """A tokenizer of UTF-8 bytes, with an end-of-text token."""
+    """A tokenizer of UTF-8 bytes, with an end-of-text token and other special ones."""
 
     vocab_size = 257
     eot_id = 256
+
+    def __init__(self, specials: Sequence[str] = ()) -> None:
+        self.specials = {name: 257 + number for number, name in enumerate(specials)}
+        self.vocab_size = 257 + len(specials)
 
     def encode(self, text: str) -> list[int]:
         """The bytes of a text."""

@@ -1,13 +1,16 @@
-"""`pealm new-plugin`: write a small, complete plugin to start from.
+"""`pealm new-plugin`: write a small, complete plugin to start from, as a package or as one file.
 
 `templates/` has one text for each kind and one for the files that all kinds have. A line `==> path <==` starts a
 file, and `${name}` and similar are substituted. The section `facts` is TOML.
 """
 
+import ast
 import keyword
 import re
 import shutil
+import sys
 import tomllib
+from collections.abc import Mapping
 from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,8 +23,11 @@ from pealm_core.contract.specs import KINDS
 from pealm_core.plugins.host import CORE_COMMANDS, PluginHost
 
 
-def write(kind: str, name: str) -> None:
-    """Write the folder pealm-NAME and print the next steps. Raises UserError if it can't be written."""
+def write(kind: str, name: str, *, single: bool = False) -> None:
+    """Write the folder pealm-NAME and print the next steps. Raises UserError if it can't be written.
+
+    single: write one file for `pealm --plugin` instead, NAME.py.
+    """
     name = name.removeprefix("pealm-")
     if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name):
         suggestion = re.sub(r"[^a-z0-9]+", "-", re.sub(r"([a-z])([A-Z])", r"\1-\2", name).lower()).strip(
@@ -34,26 +40,37 @@ def write(kind: str, name: str) -> None:
     if kind == "command" and name in CORE_COMMANDS:
         raise UserError(f"{name!r} is a command of pealm itself; choose another name")
     host = PluginHost.installed()
-    if taken := host.entries(KINDS[kind]).get(name):
+    if taken := host.entries(KINDS[kind]).get(name) if kind in KINDS else None:
         raise UserError(f"{taken[0].plugin.dist} already provides the {kind} {name!r}; choose another name")
-    folder = Path(f"pealm-{name}")
-    if folder.exists():
-        raise UserError(f"{folder} already exists; nothing was written")
-    package = _package(name)
-    if any(plugin.dist == folder.name for plugin in host.plugins) or find_spec(package):
-        raise UserError(f"{folder} (package {package}) is already installed; choose another name")
+    package = name.replace("-", "_") if single else _package(name)
+    target = Path(f"{package}.py" if single else f"pealm-{name}")
+    if target.exists():
+        raise UserError(f"{target} already exists; nothing was written")
+    if any(plugin.dist == target.name for plugin in host.plugins) or find_spec(package):
+        what = f"a module {package!r} is installed already" if single else f"{target} (package {package}) is already"
+        raise UserError(f"{what}{'' if single else ' installed'}; choose another name")
     files, commands = fill(kind, name, host.versions()["pealm-core"])
+    steps = ["pip install -e '.[test]'", "pytest"]
+    if single:
+        files, steps = {"": in_one_file(files, kind)}, []
+        commands = [line.replace("pealm ", f"pealm --plugin {target} ", 1) for line in commands]
     try:
         for path, text in files.items():
-            (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            (folder / path).write_text(text, encoding="utf-8")
+            (target / path).parent.mkdir(parents=True, exist_ok=True)
+            (target / path).write_text(text, encoding="utf-8")
     except OSError as error:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise UserError(f"cannot write {folder}: {error.strerror}") from error
-    click.echo(f"wrote {_a(kind)} to {folder}. Next:")
-    for line in [f"cd {folder}", "pip install -e '.[test]'", "pytest", *commands]:
+        if not single:
+            shutil.rmtree(target, ignore_errors=True)
+        raise UserError(f"cannot write {target}: {error.strerror}") from error
+    click.echo(f"wrote {_a(kind)} to {target}. Next:")
+    for line in [*([] if single else [f"cd {target}"]), *steps, *commands]:
         click.echo(f"  {line}")
-    click.echo(f"Then edit {package}/{_main_file(files)}; pytest checks that it still works with pealm.")
+    if single:
+        click.echo(
+            f"Then edit {target}; `pealm --plugin {target} plugins check {package}` checks that it still works."
+        )
+    else:
+        click.echo(f"Then edit {package}/{_main_file(files)}; pytest checks that it still works with pealm.")
 
 
 def fill(kind: str, name: str, core: str) -> tuple[dict[str, str], list[str]]:
@@ -81,6 +98,42 @@ def fill(kind: str, name: str, core: str) -> tuple[dict[str, str], list[str]]:
     }
     sections = {**common, **own}
     return {Template(p).substitute(words): Template(t).substitute(words) for p, t in sections.items()}, commands
+
+
+def in_one_file(files: Mapping[str, str], kind: str) -> str:
+    """Return the modules of a new plugin as one, whose records name their parts as objects."""
+    sources = {Path(path).name: text for path, text in files.items() if path.startswith("pealm_")}
+    own = [name for name in sources if name.endswith(".py") and name not in ("__init__.py", "config.py", "plugin.py")]
+    named, plain, bodies, docs = dict[str, set[str]](), set[str](), list[str](), list[str]()
+    for name in ("config.py", *own, "plugin.py"):
+        tree = ast.parse(sources.get(name, ""))
+        imports = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+        for node in imports:
+            names = {f"{a.name} as {a.asname}" if a.asname else a.name for a in node.names}
+            if isinstance(node, ast.Import):
+                plain |= names
+            elif not str(node.module).startswith("pealm_") or node.module == "pealm_core":
+                named.setdefault(str(node.module), set()).update(names)
+        if tree.body:
+            start = max((node.end_lineno or 0 for node in imports), default=1)
+            bodies.append("\n".join(sources[name].splitlines()[start:]).strip())
+            docs.append(ast.get_docstring(tree) or "")
+    lines = [f"import {module}" for module in sorted(plain)]
+    lines += [
+        f"from {module} import {', '.join(sorted(names, key=_order))}" for module, names in sorted(named.items())
+    ]
+    ours = [line for line in lines if line.split()[1].partition(".")[0] not in sys.stdlib_module_names]
+    groups = ["\n".join(line for line in lines if line not in ours), "\n".join(ours)]
+    body = re.sub(r'"pealm_\w+(\.\w+)+:(\w+)"', r"\2", "\n\n\n".join(bodies))
+    body = re.sub(r"(?m)  # imported when .*$", "", body)
+    doc = f'"""{docs[-2] if own else docs[-1]}\n\n{_a(kind).capitalize()} for `pealm --plugin`.\n"""'
+    gap = "\n\n\n" if body.startswith(("@", "class ", "def ")) else "\n\n"
+    return "\n\n".join([doc, *filter(None, groups)]) + f"{gap}{body}\n"
+
+
+def _order(name: str) -> tuple[int, str]:
+    """The order of imported names: constants, classes, functions."""
+    return (0 if name.isupper() else 1 if name[0].isupper() else 2), name
 
 
 def _a(kind: str) -> str:

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from pealm_core import PealmError
-from pealm_testing.core import data_parallel, dump, load_model, save_checkpoint
+from pealm_testing.core import DataParallel, dump, load_model, save_checkpoint
 from pealm_testing.dummies import Bytes
 from pealm_testing.errors import ConformanceError
 from pealm_testing.model.base import ModelKit, call, trainable
@@ -140,12 +140,12 @@ def train_three_steps(task: dict[str, Any]) -> list[float]:
     model = kit.make(seed=4)
     idx, targets = kit.batch(model)
     rank, size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    wrapped = data_parallel(model) if size > 1 else model  # as the trainer wraps it
+    wrapped = DataParallel().wrap(model)  # as the trainer wraps it
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     losses = []
     for _ in range(3):
         optimizer.zero_grad()
-        _, loss = wrapped(idx[rank::size], targets[rank::size])
+        loss = wrapped(idx[rank::size], targets[rank::size])[1]
         loss.backward()
         optimizer.step()
         total = loss.detach().clone()

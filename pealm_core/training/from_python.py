@@ -1,0 +1,81 @@
+"""Train from Python, in a script or a notebook, as `pealm train` does."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from pealm_core.config.choose_components import COMPONENTS as TABLES
+from pealm_core.config.job import plan
+from pealm_core.config.settings import TrainSettings
+from pealm_core.config.toml_layers import Layer, file_layer
+from pealm_core.config.training_job import COMPONENTS, check
+from pealm_core.contract.errors import UserError
+from pealm_core.hardware.launch import launched
+from pealm_core.plugins.local_files import differences
+from pealm_core.training.run_folder import CONFIG, new_folder
+from pealm_core.training.train import train as run_training
+
+Values = Mapping[str, Any]
+
+
+def train(
+    model: str | Values | None = None,
+    input: str | Values | Sequence[Values] | None = None,
+    *,
+    out: str | Path | None = None,
+    preset: str | None = None,
+    **settings: Any,
+) -> Path:
+    """Train a model, or resume the run in `out`, and return the run's folder. Raises PealmError.
+
+    model, and in settings tokenizer, optimizer, schedule, objective, strategy, adapter: a component's name, or a
+    table of its settings: `{"name": "muon", "momentum": 0.9}`. input: a dataset's name, a table such as
+    `{"text": "book.txt"}`, or a list of these, each with a `weight`. out: the folder, by default a new one below
+    `runs`. preset: the model's. Other settings are those of `pealm train`: `steps=100, lr=1e-3`.
+
+    A first Ctrl-C ends the run after the current step, with a checkpoint, and raises KeyboardInterrupt.
+    """
+    named = {"model": model, "input": input, **settings}
+    mixture = named.pop("input") if isinstance(input, Sequence) and not isinstance(input, str) else None
+    flat: dict[str, Any] = {}
+    words: dict[str, dict[str, Any]] = {"train": flat}
+    for key, value in named.items():
+        if isinstance(value, Mapping):
+            given = {name.replace("_", "-"): item for name, item in value.items()}
+            flags = key == "input"  # {"tinyshakespeare": True}
+            words[key] = {name: item if flags and item is True else _word(item) for name, item in given.items()}
+        elif key in TABLES and value is not None:
+            words[key] = {value: True} if key == "input" else {"name": str(value)}
+        elif key not in TABLES:
+            flat[key.replace("_", "-")] = _word(value)
+    file = Layer("train()", {} if mixture is None else {"input": mixture})
+    if out is not None and (Path(out) / CONFIG).exists():
+        file = file_layer(Path(out) / CONFIG)
+    job = plan(COMPONENTS, flat={"train": TrainSettings}, file=file, preset=preset, words=words)
+    rank, processes, _ = launched()
+    for line in differences(file.tables.get("plugins"), job.host.plugins, file.origin) if rank == 0 else ():
+        print(line, file=sys.stderr)
+    check(job, processes)
+    if out is None and processes > 1:
+        raise UserError("train: with several processes, all need the same out=...")
+    folder = new_folder(job.entries["model"].name) if out is None else Path(out)
+    try:
+        code = run_training(job, folder)
+    except BaseException:
+        with suppress(OSError):
+            folder.rmdir()  # nothing was written
+        raise
+    if code:
+        raise KeyboardInterrupt
+    return folder
+
+
+def _word(value: Any) -> Any:
+    """Return a value as a word of the command line; numbers stay as they are."""
+    if isinstance(value, bool) or value is None:
+        return str(value).lower()
+    if isinstance(value, list | tuple):
+        return ",".join(map(str, value))
+    return value if isinstance(value, int | float) else str(value)
