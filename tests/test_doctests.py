@@ -18,6 +18,7 @@ PACKAGES = (
     "pealm_hellaswag",
     "pealm_hf_tokenizer",
     "pealm_kindergarten",
+    "pealm_llama",
     "pealm_muon",
     "pealm_npy_shards",
     "pealm_perplexity",

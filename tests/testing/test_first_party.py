@@ -41,6 +41,16 @@ class TestGPT2(ModelConformance):
     config = {"block_size": 16, "n_layer": 2, "n_head": 2, "n_embd": 16}
 
 
+class TestLlama(ModelConformance):
+    spec = "llama"
+    config = {"block_size": 16, "n_layer": 2, "n_head": 4, "n_kv_head": 2, "n_embd": 16}
+
+
+class TestLlamaWithAllOptions(ModelConformance):
+    spec = "llama"
+    config = {**TestLlama.config, "qkv_bias": True, "qk_norm": True, "tied": False, "rope_factor": 8.0}
+
+
 class TestSprout(ModelConformance):
     spec = "sprout"
     config = {"block_size": 16, "n_layer": 2, "n_head": 2, "n_embd": 16}
@@ -190,6 +200,12 @@ class TestMuon(OptimizerConformance):
 
 @pytest.mark.usefixtures("encodings")
 class TestHF(FormatConformance):
-    spec = "hf"
+    spec = "pealm-gpt2/hf"
     model = "gpt2"
     sizes = {"block_size": 16, "n_layer": 2, "n_head": 2, "n_embd": 8}
+
+
+class TestLlamaHF(FormatConformance):
+    spec = "pealm-llama/hf"
+    model = "llama"
+    sizes = {"block_size": 16, "n_layer": 2, "n_head": 4, "n_kv_head": 2, "n_embd": 16}
