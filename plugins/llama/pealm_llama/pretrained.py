@@ -34,6 +34,8 @@ def vocabulary(config: PretrainedConfig) -> Path | None:
 def _folder(config: PretrainedConfig, *, weights: bool = False) -> Path:
     """Return the folder that the settings name, of the hub with config and tokenizer, or also with the weights."""
     if config.path is not None:
+        if not (config.path / CONFIG).exists():
+            raise UserError(f"{config.path} has no {CONFIG}")
         return config.path
     if config.repo is None:
         raise UserError("llama-pretrained needs --model.repo NAME or --model.path DIR")
