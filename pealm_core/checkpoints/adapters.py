@@ -28,15 +28,10 @@ def apply(adapter: Any, model: nn.Module, resized: Collection[str] = ()) -> None
         raise ValueError("apply leaves no parameter with requires_grad, so that nothing could be trained")
 
 
-def is_adapted(model: nn.Module) -> bool:
-    """Whether an adapter was applied to a model."""
-    return KEY in vars(model)
-
-
-def trainable_state(model: nn.Module, adapted: bool) -> dict[str, Tensor]:
+def trainable_state(model: nn.Module) -> dict[str, Tensor]:
     """Return the state dict to save: of an adapted model what is trainable or not in its base, else all of it."""
     state: dict[str, Tensor] = model.state_dict()
-    if not adapted:
+    if KEY not in vars(model):
         return state
     own, new = model.state_dict(keep_vars=True), vars(model)[KEY].new
     return {name: tensor for name, tensor in state.items() if own[name].requires_grad or name in new}

@@ -1,22 +1,28 @@
-"""Read and write checkpoints from code outside the core: `read_checkpoint`, `write_checkpoint`, `load_tokenizer`."""
+"""Read, write and convert checkpoints; `read_checkpoint`, `write_checkpoint` and `load_tokenizer` are public."""
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from pealm_core.checkpoints import folder as checkpoint
 from pealm_core.checkpoints.adapters import merged_state
 from pealm_core.checkpoints.build import make_model, make_tokenizer, plan_of, with_adapter
-from pealm_core.checkpoints.tensors import load_tensors, read_tensors
+from pealm_core.checkpoints.tensors import identity, load_tensors, read_tensors
 from pealm_core.config.job import Job, plan
+from pealm_core.config.paths import shown
 from pealm_core.config.toml_layers import Layer, file_layer
 from pealm_core.contract.errors import UserError
 from pealm_core.contract.protocols import Tokenizer
 
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 COMPONENTS = ("model", "tokenizer", "adapter")
 Config = Mapping[str, Mapping[str, Any]]  # the tables of a config.toml
 
@@ -27,7 +33,7 @@ class Checkpoint:
 
     path: its folder. config: the tables of its config.toml. tokenizer: the folder of its saved vocabulary. state:
     facts such as `step` and `val_loss`. adapter: None, or the table of the adapter in it; then `model` is merged, and
-    `config` has no such table.
+    `config` has no such table. base: as given to `read_checkpoint`.
     """
 
     path: Path
@@ -59,7 +65,7 @@ def read_checkpoint(path: Path | str, *, base: Path | str | None = None) -> Chec
     config = dict(file_layer(folder / checkpoint.CONFIG).tables)
     adapter = config.pop("adapter", None)
     if base is not None and adapter is None:
-        raise UserError(f"--base {base}: {folder} has no adapter, and only an adapter has a base; leave it out")
+        raise UserError(f"--base {base}: {folder} has no adapter, and only a checkpoint with one has a base")
     return Checkpoint(folder, config, folder / checkpoint.TOKENIZER, state, adapter, Path(base) if base else None)
 
 
@@ -87,7 +93,7 @@ def write_checkpoint(
     None: the model's own. state: what `read_checkpoint` returns as `state`.
     """
     target = Path(path)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+    if os.path.lexists(target) and (target.is_symlink() or not target.is_dir() or any(target.iterdir())):
         raise UserError(f"{target} exists already; remove it or choose another place")
     if tokenizer is None or isinstance(tokenizer, Path):
         tokenizer, saved = load_tokenizer(config, tokenizer), tokenizer
@@ -102,3 +108,39 @@ def write_checkpoint(
 
 def _plan(config: Config) -> Job:
     return plan(COMPONENTS, file=Layer("config", config))
+
+
+@contextmanager
+def merged(source: Path, base: Path | None = None) -> Iterator[Path]:
+    """Give a place with the weights of a checkpoint: itself, or while this lasts, a copy with its adapter merged.
+
+    base: as in `read_checkpoint`. Raises PealmError.
+    """
+    if base is None and "adapter" not in file_layer(checkpoint.find(source) / checkpoint.CONFIG).tables:
+        yield source
+        return
+    with TemporaryDirectory() as folder:
+        to_weights(source, copy := Path(folder, "merged"), base=base)
+        yield copy
+
+
+def to_weights(source: Path, target: Path, dtype: str | None = None, base: Path | None = None) -> str:
+    """Write a run's best weights or a checkpoint's as a weights-only folder, with an adapter merged into them.
+
+    dtype: "fp32", "bf16", "fp16"; None: as they are. base: as in `read_checkpoint`. Returns a line
+    that says what was done. Raises PealmError.
+    """
+    saved, tensors = read_checkpoint(source, base=base), {}
+    cast: dict[Any, torch.Tensor] = {}  # tied tensors stay tied
+    for name, tensor in saved.model.items():
+        wanted = DTYPES[dtype] if dtype and tensor.is_floating_point() else tensor.dtype
+        tensors[name] = new = cast.setdefault(identity(tensor), tensor.to(wanted))
+        if (tensor.isfinite() & ~new.isfinite()).any():
+            limit = torch.finfo(wanted).max
+            raise UserError(f"{name} has values beyond {limit:,.0f}, the largest in {dtype}; use bf16 or fp32")
+    same = all(tensors[name].dtype == tensor.dtype for name, tensor in saved.model.items())
+    if saved.path == source and same and not saved.adapter and not (source / checkpoint.OPTIMIZER).exists():
+        raise UserError(f"{source} has only weights already{f', in {dtype}' if dtype else ''}; nothing was written")
+    write_checkpoint(target, model=tensors, config=saved.config, tokenizer=saved.tokenizer, state=saved.state)
+    before, after = ((folder / checkpoint.MODEL).stat().st_size for folder in (saved.path, target))
+    return f"wrote {shown(target)}: {after / 1e6:,.1f} MB of weights (of {before / 1e6:,.1f} MB)"

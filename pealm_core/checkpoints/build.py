@@ -200,10 +200,13 @@ def check_model(model: Any, vocab_size: int) -> None:
     model.eval()
     with torch.no_grad(), torch.random.fork_rng(devices=()):
         idx = torch.zeros(1, min(2, model.config.block_size), dtype=torch.long)
-        _, loss = model(idx, idx)
+        loss, *metrics = model(idx, idx)[1:]
         logits, _ = model(idx, at=[-1])
-    if getattr(loss, "shape", None) != ():
-        raise TypeError("forward with targets must give (logits or None, loss), the loss a scalar tensor")
+    if getattr(loss, "shape", None) != () or not all(isinstance(table, Mapping) for table in metrics):
+        raise TypeError(
+            "forward with targets must give (logits or None, loss), the loss a scalar tensor, and optionally "
+            "metrics, a mapping of names to scalars"
+        )
     if (shape := tuple(getattr(logits, "shape", ()))) != (1, 1, vocab_size):
         raise TypeError(f"forward with at=[-1] must give logits of shape (1, 1, {vocab_size}), not {shape}")
     model.train(training)

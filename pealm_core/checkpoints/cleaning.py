@@ -51,7 +51,10 @@ class Item:
 
 def is_own(path: Path) -> bool:
     """Whether a file or folder is where its name says, with no link on the way."""
-    return os.path.realpath(path) == str(path) and (path.is_file() or path.is_dir())
+    try:
+        return os.path.realpath(path) == str(path) and (path.is_file() or path.is_dir())
+    except (OSError, ValueError):  # a name that can't be one
+        return False
 
 
 def list_runs(root: Path, keep_best: bool) -> Iterator[Item]:

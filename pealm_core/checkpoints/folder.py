@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import tomli_w
 
-from pealm_core.config.paths import temporary, written_aside
+from pealm_core.config.paths import reason, temporary, written_aside
 from pealm_core.config.toml_layers import read_regular
 from pealm_core.contract.errors import InvalidCheckpointError, PealmError, UserError
 from pealm_core.contract.protocols import Tokenizer, has
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 MODEL, OPTIMIZER, EXTRA = "model.safetensors", "optimizer.safetensors", "extra.safetensors"
 CONFIG, TOKENIZER, STATE = "config.toml", "tokenizer", "state.json"
+MOST_FILES = 10_000  # of a checkpoint
 STEPS = "checkpoints"  # in a run: the folder of its step checkpoints
 # Names that only pealm gives: `.tmp` is being written or removed, `.old` has a successor, `.damaged` was skipped.
 TEMPORARY = re.compile(r"\.(best|step-\d+)(\.[0-9a-f]+)?\.(tmp|old|damaged)")
@@ -83,7 +84,7 @@ def save(
                 files[name] = files.get(name) or (path.stat().st_size, digest(path))
             (aside / STATE).write_text(json.dumps({**state, "files": files}, indent=1), encoding="utf-8")
     except OSError as error:
-        raise PealmError(f"{folder}: the checkpoint could not be written: {error}") from error
+        raise PealmError(f"{folder}: the checkpoint could not be written: {reason(error)}") from error
 
 
 def prune(run: Path, keep: int) -> None:
@@ -154,7 +155,12 @@ def state_of(folder: Path) -> dict[str, Any]:
         state: dict[str, Any] = json.loads(read_regular(folder / STATE))
         state.pop("sha256", None)  # a hash of the file itself, by earlier versions
         state["files"] = {str(name): (int(size), str(value)) for name, (size, value) in state["files"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        if len(state["files"]) > MOST_FILES:
+            raise ValueError(f"it lists more than {MOST_FILES:,} files")
+        for name in state["files"]:
+            if not name.isprintable() or {"", "..", "."} & set(name.split("/")):
+                raise ValueError(f"{name!a:.99} is not the name of a file in it")
+    except (OSError, ArithmeticError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InvalidCheckpointError(f"{folder / STATE} can't be read: {error!r}") from None
     return state
 

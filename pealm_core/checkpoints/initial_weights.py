@@ -78,6 +78,10 @@ def _read(job: Job, place: str, what: str) -> tuple[Job, Tensors, dict[str, str]
         name = table.pop("name")
         if job.host.find(ModelSpec, name, prefer=saved.config.get("versions", ())).spec is not model.spec:
             raise UserError(f"{what} is {name!r}, not {model.name!r}")
+        if saved.adapter is not None and "adapter" in job.entries:
+            raise UserError(
+                f"{what} has an adapter itself; merge it into the weights first: pealm convert {place} OUT"
+            )
         digest = checkpoint.state_of(saved.path)["files"][checkpoint.MODEL][1]
         base = {"base": str(saved.path.resolve()), "base-hash": digest}
         return _with_settings(job, what, table), saved.model, base, saved

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save, save_file
 from torch import Tensor
 
-from pealm_core.checkpoints.adapters import is_adapted, trainable_state
+from pealm_core.checkpoints.adapters import trainable_state
 from pealm_core.contract.errors import InvalidCheckpointError, PealmError, UserError
 
 PLAIN = (bool, int, float, str)
@@ -53,6 +53,9 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
             extra = dict(json.loads((file.metadata() or {}).get(NOTES, "{}")))
+        for name, tensor in tensors.items():
+            if tensor.is_floating_point() and tensor.element_size() == 1:
+                raise ValueError(f"{name} is {tensor.dtype}, in which torch can't compute; convert it to bf16 first")
         aliases = extra.pop("aliases", {})
         return tensors | {alias: tensors[name] for alias, name in aliases.items()}, extra
     except Exception as error:  # also for metadata that is not ours
@@ -74,7 +77,7 @@ def load_tensors(model: torch.nn.Module, tensors: Mapping[str, Tensor], where: s
 def check_tensors(model: torch.nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
     """Raise UserError that names each mismatch of a state dict and a model: names, shapes, kinds of numbers."""
     own = model.state_dict()
-    mistakes = [f"{name} is missing" for name in trainable_state(model, is_adapted(model)) if name not in tensors]
+    mistakes = [f"{name} is missing" for name in trainable_state(model) if name not in tensors]
     mistakes += [f"{name} is not in the model" for name in tensors if name not in own]
     for name, wanted in own.items():
         saved = tensors.get(name, wanted)

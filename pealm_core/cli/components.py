@@ -21,7 +21,7 @@ from pealm_core.contract.fields import settings_of
 from pealm_core.contract.specs import DatasetSpec
 from pealm_core.hardware.launch import launched
 from pealm_core.plugins.host import PluginHost
-from pealm_core.plugins.local_files import changed_files, missing_files, plugin_options, use_plugin
+from pealm_core.plugins.local_files import differences, use_plugin
 
 SETTINGS, GIVEN = "pealm.settings", "pealm.given"  # in a context's `meta`
 
@@ -59,7 +59,10 @@ class ComponentCommand(click.Command):
         rest = super().parse_args(ctx, args)  # shows the help page and exits
         sources = _sources(given, words)
         job = plan(self.components, flat=self.flat, **sources)
-        _say_differences(sources["host"], sources["file"], training=self.name == "train")
+        saved: Layer | None = sources["file"]
+        if saved is not None and "train" in self.flat and launched()[0] == 0:
+            for line in differences(saved.tables.get("plugins"), sources["host"].plugins, saved.origin):
+                click.echo(f"pealm: {printable(line)}", err=True)
         own = {name: value for name, value in ctx.params.items() if name not in self.components}
         ctx.params = {**own, "job": job}
         return rest
@@ -136,18 +139,6 @@ def _use_plugins(config: Layer) -> bool:
     for file in () if saved else files:
         use_plugin(path.parent / file)
     return not saved and bool(files)
-
-
-def _say_differences(host: PluginHost, file: Layer | None, *, training: bool) -> None:
-    """Print which local plugins are not as a saved config records them."""
-    if file is None or launched()[0]:
-        return
-    table = file.tables.get("plugins")
-    for path in changed_files(table, host.plugins):
-        click.echo(f"pealm: {printable(path)} has changed since {file.origin} was written", err=True)
-    if training and (files := missing_files(table, host.plugins)):
-        line = f"pealm: {file.origin} was made with {plugin_options(files)}, which is not loaded now"
-        click.echo(printable(line), err=True)
 
 
 def _sources(given: Mapping[str, str], words: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

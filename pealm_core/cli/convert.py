@@ -36,7 +36,9 @@ def convert(
     """
     if bool(dtype) + bool(to_) + bool(from_) > 1:
         raise UserError("--dtype, --to and --from exclude each other: give one of them")
-    from pealm_core.checkpoints.convert import merged, to_weights
+    if base is not None and from_:
+        raise UserError("--base: a folder in a foreign format has no adapter of ours; leave it out")
+    from pealm_core.checkpoints.api import merged, to_weights
 
     if to_:
         with merged(source, base) as plain:

@@ -140,7 +140,7 @@ def _evaluate(job: Job, ckpt: str | None, base: Path | None, device: Any, dtype:
         "metrics": {key: {"value": value, "stderr": stderr} for key, (value, stderr) in result.metrics.items()},
         "notes": list(result.notes),
         "versions": tables.pop("versions"),
-        "config": tables,
+        "config": {**tables, **({"adapter": lm.config["adapter"]} if "adapter" in lm.config else {})},
         "details": list(result.details),
     }
 

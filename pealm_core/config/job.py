@@ -41,9 +41,9 @@ class Job:
         return replace(self, configs={**self.configs, "model": config})
 
     def with_base(self, place: object) -> "Job":
-        """Return the job with its adapter's base in another place. Raises UserError without an adapter."""
-        if "adapter" not in self.entries:
-            raise UserError(f"--base {place}: there is no adapter, and only an adapter has a base; leave it out")
+        """Return the job of an adapter's checkpoint with the base in another place. Raises UserError for others."""
+        if not self.base:
+            raise UserError(f"--base {place}: only a checkpoint with an adapter has a base; leave it out")
         return replace(self, base={**self.base, "base": str(place)})
 
     def tables(self) -> dict[str, Any]:

@@ -30,6 +30,13 @@ def shown(path: Path) -> str:
     return printable(str(path.relative_to(here)) if here in path.parents else str(path))
 
 
+def reason(error: OSError) -> str:
+    """Return what the system says of a failure, with the file that it names, without its number."""
+    if error.strerror is None:
+        return str(error)
+    return error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
+
+
 def printable(text: str) -> str:
     """Return a text in one line, without characters that would control a terminal."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)

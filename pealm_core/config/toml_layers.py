@@ -10,6 +10,7 @@ from typing import Any
 from pealm_core.contract.errors import PluginError, UserError
 from pealm_core.contract.fields import Setting, did_you_mean, settings_of
 
+LARGEST = 2**26  # bytes of a file that is read at once
 Tables = Mapping[str, Any]  # name → table, or for [[input]] a list of tables
 
 
@@ -132,10 +133,14 @@ def file_layer(path: Path) -> Layer:
 
 
 def read_regular(path: Path) -> bytes:
-    """Read a file, but no folder, pipe or device: those may never end. Raises OSError."""
+    """Read a file of settings or facts. Raises OSError, also for pipes, devices and files that may never end."""
     if path.exists() and not path.is_file():
         raise OSError("not a regular file")
-    return path.read_bytes()
+    with path.open("rb") as file:
+        content = file.read(LARGEST + 1)
+    if len(content) > LARGEST:
+        raise OSError(f"larger than {LARGEST >> 20} MiB")
+    return content
 
 
 def _key_lines(text: str) -> dict[tuple[str, str], int]:

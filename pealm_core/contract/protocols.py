@@ -25,12 +25,16 @@ class Model(Protocol):
 
     def __call__(
         self, idx: "Tensor", targets: "Tensor | None" = None, *, cache: Any = None, at: Any = None
-    ) -> "tuple[Tensor | None, Tensor | None]":
+    ) -> "tuple[Tensor | None, Tensor | None] | tuple[Tensor | None, Tensor | None, Mapping[str, Tensor]]":
         """Return (logits, loss) for idx, (B, T) token ids that follow those in the cache and are added to it.
 
         T <= block_size. With targets (B, T), loss is the mean cross-entropy in nats and logits may be None. Without
         targets, logits are (B, n, vocab_size) for the n positions of `at`, an index into dimension 1 (`x = x[:, at]`:
         a list, a slice or a 1-D tensor), or for all T positions if `at` is None.
+
+        Targets that are `IGNORE` (-100) are not scored. With targets, a third value may be returned: metrics, scalars
+        by name, which are averaged as the loss is and logged. In training mode, the loss may have further terms; in
+        eval mode it is the cross-entropy.
         """
 
 

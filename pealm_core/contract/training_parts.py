@@ -87,10 +87,14 @@ class Strategy(Protocol):
 
 
 class Adapter(Protocol):
-    """A change of a model after it was built, for instance LoRA. Only what is trainable afterwards is saved."""
+    """A change of a model with the weights of `--init`, for instance LoRA.
+
+    Checkpoints have only the tensors that require a gradient or that the model did not have before; opening one makes
+    the model anew, reads the weights from where they were, compares their hash, and calls `apply` again.
+    """
 
     def apply(self, model: "nn.Module") -> None:
-        """Change the model in place, and freeze what is not to be trained."""
+        """Change the model in place, and freeze what is not to be trained, without changing its numbers."""
 
     def merge(self, model: "nn.Module") -> None:
         """Undo the change in place, with what was learned added to the model's own weights."""

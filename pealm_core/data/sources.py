@@ -79,7 +79,7 @@ def sources(
             inputs.append(_own(dataset, tokenizer, block_size, seed))
         else:
             corpus = _corpus(job, option, dataset, tokenizer, say)
-            inputs.append(_of_corpus(option, corpus, block_size, seed, packed=getattr(dataset, "packed", False)))
+            inputs.append(of_corpus(option, corpus, block_size, seed, packed=getattr(dataset, "packed", False)))
     names = [job.entries[table].name for table in datasets]
     if len(inputs) == 1:
         (only,), (dataset,) = inputs, datasets.values()
@@ -116,7 +116,7 @@ def _corpus(job: Job, option: str, dataset: Dataset, tokenizer: Tokenizer, say: 
     return corpus
 
 
-def _of_corpus(option: str, corpus: Corpus, block_size: int, seed: int, *, packed: bool) -> _Input:
+def of_corpus(option: str, corpus: Corpus, block_size: int, seed: int, *, packed: bool) -> _Input:
     """Return windows of the tokens, or rows of whole documents."""
     key = _hash([corpus.key, "packed", VERSION]) if packed else corpus.key
     made: list[Source] = []

@@ -169,6 +169,7 @@ def open_job(
     target = device if isinstance(device, torch.device) else pick_device(device)
     config: Mapping[str, Any] = {}
     if ckpt is None:
+        job = job if base is None else job.with_base(base)
         tokenizer = make_tokenizer(job, tokenizer_dir)
         model, _ = make_model(job, tokenizer.vocab_size)
     else:

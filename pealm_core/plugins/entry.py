@@ -50,6 +50,8 @@ class Entry(Generic[S]):
             names = {setting.name for setting in settings_of(config).values()}
             if "name" in names:
                 raise DefectError("has a field 'name', which is reserved for the component's own name")
+            if self.spec.kind == "adapter" and names & {"base", "base_hash"}:
+                raise DefectError("has a field 'base' or 'base_hash', which are reserved for the adapted weights")
             value = getattr(self.spec, "value", None)  # a dataset's field that `--input.NAME VALUE` sets
             needed: set[Any] = {"vocab_size", "block_size"} if self.spec.kind == "model" else {value} - {None}
             if missing := needed - names:

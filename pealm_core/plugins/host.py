@@ -62,14 +62,16 @@ class PluginHost:
                     plugin.status = "disabled"
                     plugin.reason = "switched off by PEALM_DISABLE_PLUGINS"
                 else:
-                    self._loading = plugin.name
+                    self._loading = "" if plugin.file else plugin.name  # a file was asked for, and may import torch
                     self._load(plugin)
         finally:
             slow.cancel()
 
     def _say_slow(self) -> None:
-        line = f"pealm: loading the plugin {self._loading} takes long; PEALM_DISABLE_PLUGINS={self._loading} skips it"
-        print(line, file=sys.stderr, flush=True)
+        name = self._loading
+        if name:
+            line = f"pealm: loading the plugin {name} takes long; PEALM_DISABLE_PLUGINS={name} skips it"
+            print(line, file=sys.stderr, flush=True)
 
     @classmethod
     def installed(cls, disabled: Iterable[str] = ()) -> "PluginHost":
@@ -167,6 +169,10 @@ class PluginHost:
         if reasons:
             raise PluginError("; ".join(reasons.values())) from next(iter(self._errors.values()))
         return self._results
+
+    def with_hook(self, hook: str) -> set[str]:
+        """Return the plugins that have a hook of a run."""
+        return {impl.plugin_name for impl in getattr(self._manager.hook, hook).get_hookimpls()}
 
     def switch_off(self, name: str) -> None:
         """Don't call the hooks of a plugin (`dist/entry point`) again, for instance as it failed on another rank."""

@@ -95,9 +95,14 @@ def plugin_options(files: Iterable[str]) -> str:
     return " ".join(f"--plugin {quote(file)}" for file in files)
 
 
-def changed_files(table: Any, plugins: Iterable[Plugin]) -> list[str]:
-    """Return the loaded files whose content is not what a saved config recorded."""
-    return [str(plugin.file) for _, plugin, same in _compare(table, plugins) if plugin is not None and not same]
+def differences(table: Any, plugins: Iterable[Plugin], origin: str) -> Iterator[str]:
+    """Yield a line for each file that has changed since a saved config was written, and one for those not loaded."""
+    plugins = list(plugins)
+    for _, plugin, same in _compare(table, plugins):
+        if plugin is not None and not same:
+            yield f"{plugin.file} has changed since {origin} was written"
+    if files := missing_files(table, plugins):
+        yield f"{origin} was made with {plugin_options(files)}, which is not loaded now"
 
 
 def _compare(table: Any, plugins: Iterable[Plugin]) -> Iterator[tuple[str, Plugin | None, bool]]:

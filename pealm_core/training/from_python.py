@@ -1,5 +1,6 @@
 """Train from Python, in a script or a notebook, as `pealm train` does."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -12,6 +13,7 @@ from pealm_core.config.toml_layers import Layer, file_layer
 from pealm_core.config.training_job import COMPONENTS, check
 from pealm_core.contract.errors import UserError
 from pealm_core.hardware.launch import launched
+from pealm_core.plugins.local_files import differences
 from pealm_core.training.run_folder import CONFIG, new_folder
 from pealm_core.training.train import train as run_training
 
@@ -52,7 +54,9 @@ def train(
     if out is not None and (Path(out) / CONFIG).exists():
         file = file_layer(Path(out) / CONFIG)
     job = plan(COMPONENTS, flat={"train": TrainSettings}, file=file, preset=preset, words=words)
-    _, processes, _ = launched()
+    rank, processes, _ = launched()
+    for line in differences(file.tables.get("plugins"), job.host.plugins, file.origin) if rank == 0 else ():
+        print(line, file=sys.stderr)
     check(job, processes)
     if out is None and processes > 1:
         raise UserError("train: with several processes, all need the same out=...")

@@ -24,7 +24,7 @@ class Observers:
         self.trainer, self.host = trainer, trainer.job.host
         self.saved: Mapping[str, Any] = {}  # the registered state of the checkpoint that the run resumes from
         self._objects: dict[str, Any] = {}
-        self._needed: set[str] = set()  # plugins
+        self._needed = self.host.with_hook("pealm_eval_model")  # plugins
         self._failed: list[str] = []  # plugins that other ranks don't know of yet
 
     def call(self, hook: str, **values: Any) -> None:
@@ -74,7 +74,6 @@ class Observers:
     def eval_model(self) -> nn.Module:
         """Return the module to validate, to sample from and to keep in best/. Raises PluginError for two of them."""
         models = dict(self.host.call("pealm_eval_model", trainer=self.trainer))
-        self._needed.update(models)
         if len(models) > 1:
             raise PluginError(f"one plugin may supply the model to evaluate, not {' and '.join(models)}")
         return next(iter(models.values()), self.trainer.model)

@@ -59,8 +59,9 @@ class Display:
 
     def step(self, metrics: Mapping[str, Any], progress: float) -> None:
         """Show a step: its metrics and the fraction of the run that is done (0 to 1)."""
-        loss, step = "-" if metrics["loss"] is None else f"{metrics['loss']:.4f}", metrics["step"]
-        more = "".join(f"  {name} {value:.4g}" for name, value in metrics.items() if name not in KNOWN)
+        loss = "none" if metrics["loss"] is None else f"{metrics['loss']:.4f}"  # none: no token was scored
+        step, others = metrics["step"], [item for item in metrics.items() if item[0] not in KNOWN]
+        more = "".join(f"  {name} {value:.4g}" for name, value in others if isinstance(value, int | float))
         text = f"step {step:,}  loss {loss}{more}  {metrics['tokens_per_second']:,.0f} tokens/s"
         if self._live is not None:
             self._live.update(self._task, completed=progress, description=text)

@@ -14,7 +14,7 @@ from pealm_core.checkpoints.tensors import check_tensors, read_tensors, read_tre
 from pealm_core.config.choose_components import COMPONENTS
 from pealm_core.config.job import Job, plan
 from pealm_core.config.settings import RESUMABLE, TrainSettings
-from pealm_core.config.toml_layers import file_layer, option_name
+from pealm_core.config.toml_layers import file_layer, option_name, read_regular
 from pealm_core.contract.errors import InvalidCheckpointError, PealmError, UserError
 from pealm_core.hardware.distributed import World
 from pealm_core.training.run_folder import FACTS
@@ -83,7 +83,7 @@ def _had_checkpoints(run: Path) -> bool:
     if not (run / "best" / checkpoint.STATE).is_file():
         return False
     with suppress(OSError, ValueError, TypeError, AttributeError):
-        facts = json.loads((run / FACTS).read_text(encoding="utf-8"))
+        facts = json.loads(read_regular(run / FACTS))
         return bool(facts.get("cleaned")) or facts.get("status") in ("done", "interrupted")
     return False
 

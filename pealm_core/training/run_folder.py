@@ -27,6 +27,7 @@ CONFIG = "config.toml"
 FACTS = "run.json"
 METRICS = "metrics.jsonl"
 SAMPLES = "samples.jsonl"
+LONGEST = 2**24  # characters of a line in these
 
 
 class Run:
@@ -65,6 +66,11 @@ class Run:
         if not resuming and (folder / CONFIG).exists():
             self._lock.close()
             raise UserError(f"{folder} was just started by another process; run the same command again to resume it")
+        others = [path for path in (folder / name for name in (FACTS, METRICS, SAMPLES)) if os.path.lexists(path)]
+        others += [*folder.glob("best/*"), *folder.glob("checkpoints/step-*/*")]
+        if others and not resuming:
+            self._lock.close()
+            raise UserError(f"{folder} has no {CONFIG} of a run, and {others[0]} is there; choose another --out")
         self._lock.truncate(0)
         self._lock.write(f"process {os.getpid()} on {socket.gethostname()}{_launcher()}".encode())
         checkpoint.tidy(folder)
@@ -150,9 +156,12 @@ class _Log:
     def until(self, step: int) -> str:
         """Return the lines up to a step."""
         kept = ""
-        with suppress(ValueError, KeyError, TypeError):  # at the line that a kill cut short
-            for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
-                if json.loads(line)["step"] <= step and line.endswith("\n"):
+        with (
+            suppress(ValueError, KeyError, TypeError, RecursionError),  # at a line that is damaged
+            self.path.open(encoding="utf-8", errors="replace") as file,
+        ):
+            while (line := file.readline(LONGEST)).endswith("\n"):  # a kill cuts the last line short
+                if json.loads(line)["step"] <= step:
                     kept += line
         return kept
 

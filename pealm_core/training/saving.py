@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pealm_core.checkpoints import folder as checkpoint
-from pealm_core.checkpoints.adapters import is_adapted, trainable_state
+from pealm_core.checkpoints.adapters import trainable_state
 from pealm_core.checkpoints.tensors import identity
 from pealm_core.contract.errors import PealmError
 from pealm_core.contract.protocols import has
@@ -77,7 +77,11 @@ class Writer:
 
         self._error = None
         self._thread = threading.Thread(target=work, name="pealm-checkpoint", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError:  # the system has no more threads: training waits for the save
+            self._thread = None
+            work()
 
     @property
     def busy(self) -> bool:
@@ -122,13 +126,13 @@ class Saver:
         self._folders = [best_folder] * best + [step] * full
         self._best, self._best_written = t.best_loss if best else None, False
         weights, optimizer = t.strategy.full_state(t.model, t.optimizer)
-        kept = trainable_state(t.model, is_adapted(t.model)).keys()
+        kept = trainable_state(t.model).keys()
         weights = {name: tensor for name, tensor in weights.items() if name in kept}
         averaged = None  # the weights to keep in best/, if they are not the model's own
         if best:
             with t.evaluating() as model:
                 if model is not t.model or has(t.optimizer, "eval"):
-                    averaged = self._snapshot.take(trainable_state(model, is_adapted(model)), "best")
+                    averaged = self._snapshot.take(trainable_state(model), "best")
         if not t.world.main:
             return
         own = self._snapshot.take(weights, "model") if full or averaged is None else {}

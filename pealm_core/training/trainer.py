@@ -35,7 +35,7 @@ from pealm_core.training.validation import validate
 READ_EVERY = {"cpu": 1, "cuda": 10, "mps": 10}
 
 
-@dataclass
+@dataclass(eq=False)  # hooks may use it as a key
 class Trainer:
     """The training loop and its state: `step` and the numbers below it are all that a checkpoint has to keep."""
 

@@ -36,7 +36,7 @@ CHANGES = {
     "logit soft-cap 15": "--model.softcap 15",
     "value residual": "--model.value-residual true",
     "skip from the embedding": "--model.embedding-skip true",
-    "cosine schedule": "--schedule cosine --min-lr-ratio 0.1",
+    "cosine schedule": "--schedule cosine --schedule.min-lr-ratio 0.1",
     "AdamW": "--optimizer adamw --lr 0.003",
 }
 

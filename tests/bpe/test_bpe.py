@@ -47,7 +47,7 @@ def test_fitting_twice_gives_the_same_file(shakespeare: Path, tmp_path: Path) ->
 
 def test_end_of_text_is_a_token_that_text_never_becomes() -> None:
     written = FITTED.encode("a<|endoftext|>b")
-    assert FITTED.eot_id not in written
+    assert FITTED.eot_id not in written and FITTED.specials == {"<|endoftext|>": FITTED.eot_id}
     assert FITTED.decode([*FITTED.encode("a"), FITTED.eot_id, *FITTED.encode("b")]) == "a<|endoftext|>b"
 
 

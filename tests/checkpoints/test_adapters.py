@@ -192,7 +192,16 @@ def test_a_missing_or_changed_base_is_one_line(pealm: Pealm, adapted: Path, base
     done = pealm("sample", "--ckpt", adapted, "--base", tmp_path / "other")
     assert done.code == 2 and "is not the base of adapter lora: its weights have changed" in done.err
     done = pealm("sample", "--ckpt", moved, "--base", tmp_path / "other")
-    assert done.code == 2 and "only an adapter has a base" in done.err
+    assert done.code == 2 and "only a checkpoint with an adapter has a base" in done.err
+    for command in (("convert", moved, tmp_path / "x"), ("train", "--out", moved, "--steps", 9)):
+        done = pealm(*command, "--base", tmp_path / "other")
+        assert done.code == 2 and "has a base" in done.err and len(done.err.splitlines()) == 1
+
+
+def test_base_is_not_a_setting_of_an_adapter(lora: None, pealm: Pealm, tmp_path: Path) -> None:
+    (tmp_path / "site-pealm-lora" / "lora_config.py").write_text(CONFIG.replace("rank:", "base:"))
+    done = pealm("train", "char-bigram", "--adapter", "lora", "--print-config")
+    assert done.code == 3 and "reserved for the adapted weights" in done.err
 
 
 def test_an_adapter_needs_weights(lora: None, pealm: Pealm, book: Path, tmp_path: Path) -> None:
@@ -201,19 +210,30 @@ def test_an_adapter_needs_weights(lora: None, pealm: Pealm, book: Path, tmp_path
     assert not (tmp_path / "r").exists()
 
 
-def test_an_adapter_on_merged_weights_and_training_all_of_them(
-    pealm: Pealm, adapted: Path, book: Path, tmp_path: Path
-) -> None:
-    """The base of a second adapter has an adapter itself; without an adapter, all weights are trained."""
+def test_training_continues_from_merged_weights(pealm: Pealm, adapted: Path, book: Path, tmp_path: Path) -> None:
+    """Without an adapter, --init merges; with one, the base must be merged before."""
+    done = pealm(*TRAIN, book, "--init", adapted, "--adapter", "lora", "--out", tmp_path / "on")
+    assert done.code == 2 and f"pealm convert {adapted} OUT" in done.err and len(done.err.splitlines()) == 1
+    assert pealm("convert", adapted, tmp_path / "plain").code == 0
     merged = torch.tensor(pealm_core.load(adapted, device="cpu", dtype="fp32").logprobs("the lazy dog"))
-    for name, options in (("two", ("--adapter", "lora")), ("all", ())):
+    for name, init, options in (("two", tmp_path / "plain", ("--adapter", "lora")), ("all", adapted, ())):
         run = tmp_path / name
         # Too low a learning rate to change anything.
         steps = ("--steps", 1, "--lr", 1e-12)
-        done = pealm(*TRAIN, book, "--init", adapted, *options, *steps, "--out", run)
+        done = pealm(*TRAIN, book, "--init", init, *options, *steps, "--out", run)
         assert done.code == 0, done.err
         lm = pealm_core.load(run, device="cpu", dtype="fp32")
         torch.testing.assert_close(torch.tensor(lm.logprobs("the lazy dog")), merged, atol=1e-4, rtol=1e-4)
+
+
+def test_a_checkpoint_that_names_itself_as_its_base_is_one_line(pealm: Pealm, adapted: Path) -> None:
+    best, saved = adapted / "best", pealm_core.read_checkpoint(adapted)
+    digest = checkpoint.state_of(best)["files"]["model.safetensors"][1]
+    config = {**saved.config, "adapter": {"name": "lora", "base": str(best), "base-hash": digest}}
+    tensors, state = read_tensors(best / "model.safetensors")[0], {"step": 8}
+    checkpoint.save(best, model=tensors, config=config, tokenizer=saved.tokenizer, state=state, replace=True)
+    done = pealm("sample", "--ckpt", adapted)
+    assert done.code == 2 and "has an adapter itself" in done.err and len(done.err.splitlines()) == 1
 
 
 def test_clean_keeps_a_base(pealm: Pealm, adapted: Path, base: Path, tmp_path: Path) -> None:

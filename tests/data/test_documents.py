@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pealm_core.contract.errors import PluginError
+from pealm_core.contract.errors import PluginError, UserError
 from pealm_core.contract.protocols import Document, Segment
 from pealm_core.data.documents import encode, texts
+from pealm_core.data.sources import of_corpus
 from pealm_core.data.specials import FILE, WithSpecials, with_specials
 from pealm_core.data.token_cache import open_shards, tokenize
 
@@ -137,5 +138,11 @@ def test_shards_may_have_masks_of_the_same_lengths() -> None:
     assert [len(mask) for mask in corpus.train.masks] == [10, 5]
     plain = open_shards(Shards(), with_specials(Letters(), ["<|mask|>"]))  # an objective's token beyond the shards'
     assert plain.key != corpus.key and not plain.train.masks
-    with pytest.raises(Exception, match=r"shards have \[10, 5\] tokens, and their masks \[10, 4\] entries"):
+    with pytest.raises(UserError, match=r"shards have \[10, 5\] tokens, and their masks \[10, 4\] entries"):
         open_shards(Shards(4), Letters())
+
+
+def test_shards_without_offsets_cannot_be_packed() -> None:
+    corpus = open_shards(Shards(), Letters())
+    with pytest.raises(UserError, match=r"--input.ids is packed, but does not say where its documents start"):
+        of_corpus("--input.ids", corpus, 4, 0, packed=True)

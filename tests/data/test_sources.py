@@ -192,3 +192,18 @@ def test_an_evaluation_gets_the_list_of_inputs(
     mixed, plain = (pealm("eval", "--ckpt", run, "--on", "looks").out for run in ("run", "plain"))
     assert "None [{'text': 'book.txt', 'val-fraction': 0.1, 'weight': 3.0}, {" in mixed
     assert "{'text': 'book.txt', 'val-fraction': 0.1} [{'text': 'book.txt', 'val-fraction': 0.1}]" in plain
+
+
+def test_a_model_of_a_mixture_is_evaluated_on_an_input_that_is_named(pealm: Callable[..., Any], folder: Path) -> None:
+    train(pealm, "run", *INPUTS["a mixture"], "--steps", 1)
+    refused = pealm("eval", "--ckpt", "run", "--on", "perplexity")
+    assert refused.code == 2 and "perplexity needs an input: --input.NAME" in refused.err
+    assert pealm("eval", "--ckpt", "run", "--on", "perplexity", "--input.text", "other.txt").code == 0
+
+
+def test_conversations_are_evaluated_on_what_is_learned(pealm: Callable[..., Any], folder: Path) -> None:
+    train(pealm, "run", *INPUTS["conversations"], "--steps", 1)
+    done = pealm("--plugin", "play.py", "eval", "--ckpt", "run", "--on", "perplexity")
+    assert done.code == 0 and "40 documents (val)" in done.out
+    learned = sum(len(f"{i}, {i + 1}.") for i in range(40))
+    assert f"{learned:,} tokens, {learned:,} bytes" in done.out

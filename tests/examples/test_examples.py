@@ -96,8 +96,8 @@ import torch
 from pealm_core import load, score
 
 train = ("train", "rnn", "--input.text", "book.txt", "--model.n-embd", "16", "--model.block-size", "32")
-pealm(*train, "--steps", "6", "--warmup-steps", "0", "--min-lr-ratio", "1", "--out", "whole")
-pealm(*train, "--steps", "3", "--warmup-steps", "0", "--min-lr-ratio", "1", "--out", "parts")
+pealm(*train, "--steps", "6", "--warmup-steps", "0", "--schedule.min-lr-ratio", "1", "--out", "whole")
+pealm(*train, "--steps", "3", "--warmup-steps", "0", "--schedule.min-lr-ratio", "1", "--out", "parts")
 pealm("train", "--out", "parts", "--steps", "6")
 whole, parts = (load(f"{name}/checkpoints/step-00000006") for name in ("whole", "parts"))
 for name, value in whole.model.state_dict().items():

@@ -139,7 +139,7 @@ def test_a_run_that_stops_and_goes_on_equals_one_that_never_stopped(
         16,
         "--batch-size",
         4,
-        "--min-lr-ratio",
+        "--schedule.min-lr-ratio",
         1.0,
         "--warmup-steps",
         0,

@@ -203,3 +203,20 @@ def test_the_record_and_the_config_load_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_masks_and_offsets_lie_beside_the_shards(folder: Path) -> None:
+    data = dataset(folder)
+    assert data.masks("train") is None and data.offsets("train") is None
+    for number in (1, 2):
+        np.ones(100, "u1").tofile(folder / f"edufineweb_train_00000{number}.mask")
+        np.array([0, 40 * number], "<u8").tofile(folder / f"edufineweb_train_00000{number}.offsets")
+    masks, offsets = data.masks("train"), data.offsets("train")
+    assert masks is not None and [len(mask) for mask in masks] == [100, 100] and data.masks("val") is None
+    assert offsets is not None and [places[:].tolist() for places in offsets] == [[0, 40], [0, 80]]
+    (folder / "edufineweb_train_000002.mask").write_bytes(b"\1" * 99)
+    with pytest.raises(UserError, match=r"000002.mask is truncated: 99 of 100"):
+        data.masks("train")
+    (folder / "edufineweb_train_000002.mask").unlink()
+    with pytest.raises(UserError, match=r"000002.mask can't be read: No such file"):
+        data.masks("train")

@@ -15,7 +15,7 @@ from torch import nn
 from pealm_char.tokenizer import CharTokenizer
 from pealm_char_transformer.config import TransformerConfig
 from pealm_char_transformer.model import Transformer
-from pealm_core import EvalResult, UserError
+from pealm_core import EvalResult, Segment, UserError
 from pealm_perplexity.config import PerplexityConfig
 from pealm_perplexity.evaluator import Perplexity, read
 
@@ -199,3 +199,52 @@ def test_shakespeare_s_last_tenth(shakespeare: Path) -> None:
     nats = -sum(math.log(p[tokenizer.encode(a)[0], tokenizer.encode(b)[0]]) for a, b in pairwise(after[:2001]))
     result = evaluate(Table(p.log(), block_size=256), tokenizer, Texts([], [val[:2000]]))
     assert result.metrics["bits_per_byte"][0] == pytest.approx(nats / math.log(2) / 2000, rel=1e-5)
+
+
+class Named(Bytes):
+    """Bytes with one more token, by name."""
+
+    vocab_size = 258
+
+    def __init__(self) -> None:
+        self.specials = {"<|bot|>": 257}
+
+
+class Chat(Texts):
+    """Each text is a question and, after a special token, an answer; only the answer is learned."""
+
+    def documents(self, split: str) -> Iterator[Any]:
+        for text in self.splits[split]:
+            question, _, answer = text.partition("|")
+            bot = Segment(special="<|bot|>", learn=False)
+            yield [Segment(question, learn=False), bot, Segment(answer), Segment("!", learn=False)]
+
+
+@pytest.mark.parametrize("block", [4, 16, 64])
+@pytest.mark.parametrize("stride", [1, None])
+def test_only_what_is_learned_is_scored(block: int, stride: int | None) -> None:
+    torch.manual_seed(0)
+    config = TransformerConfig(vocab_size=258, block_size=block, n_layer=1, n_embd=16, n_head=2)
+    model, texts = Transformer(config).eval(), ["what is it?|a cat", "and this?|näh", "|x"]
+    options: Any = {"config": {}, "progress": lambda *_: None, "split": "val"}
+    result = Perplexity(PerplexityConfig(stride=stride)).evaluate(model, Named(), dataset=Chat([], texts), **options)
+    answers = [text.partition("|")[2].encode() for text in texts]
+    assert result.n == sum(map(len, answers)) == 10
+    ids = [[*text.partition("|")[0].encode(), 257, *text.partition("|")[2].encode(), *b"!"] for text in texts]
+    masks = [[0] * (len(row) - 1 - len(a)) + [1] * len(a) + [0] for row, a in zip(ids, answers, strict=True)]
+
+    class Masked(Shards):
+        vocab_size = 258
+
+        def masks(self, split: str) -> list[Any]:
+            return [np.array(mask, np.uint8) for mask in masks]
+
+    shards = Perplexity(PerplexityConfig(stride=stride)).evaluate(model, Named(), dataset=Masked(*ids), **options)
+    assert shards.metrics == result.metrics and shards.n == result.n
+    if block == 64:  # every answer has its whole context
+        nats = 0.0
+        for row, mask in zip(ids, masks, strict=True):
+            logits, _ = model(torch.tensor([[256, *row[:-1]]]))
+            logprobs = logits[0].detach().log_softmax(-1)[range(len(row)), row]  # type: ignore[index]
+            nats -= float(logprobs[torch.tensor(mask, dtype=torch.bool)].sum())
+        assert result.metrics["loss"][0] == pytest.approx(nats / 10, rel=1e-5)

@@ -110,7 +110,7 @@ def test_a_direct_import_is_noticed_where_torch_is_loaded_already(
 
 
 def test_the_core_itself_is_light() -> None:
-    code = "import pealm_core, pealm_core.cli\nfrom pealm_core import *\nprint({'torch', 'numpy'} & set(sys.modules))"
+    code = "import pealm_core, pealm_core.cli\ndir(pealm_core)\nprint({'torch', 'numpy'} & set(sys.modules))"
     assert fresh(code) == "set()\n"
 
 

@@ -1,6 +1,10 @@
 """Plugins of one file: `--plugin FILE.py`, PEALM_PLUGINS, `[plugins] files`; and files that must never run."""
 
+import hashlib
+import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -170,11 +174,9 @@ def hostile(tmp_path: Path) -> Path:
             '[model]\nname = "evil"\n[tokenizer]\nname = "char"\n[input]\ntinyshakespeare = true\n'
             '[versions]\n"file:evil.py" = "00"\n'
         )
-    from pealm_core.checkpoints.folder import _digest
-
-    config = run / "best" / "config.toml"
-    state = f'{{"step": 1, "files": {{"config.toml": [{config.stat().st_size}, "{_digest(config)}"]}}}}'
-    (run / "best" / "state.json").write_text(state)
+    config = (run / "best" / "config.toml").read_bytes()
+    files = {"config.toml": [len(config), hashlib.sha256(config).hexdigest()]}
+    (run / "best" / "state.json").write_text(json.dumps({"step": 1, "files": files}))
     (run / "run.json").write_text("{}")
     (run / "evil.py").write_text(f"open({str(tmp_path / 'trace')!r}, 'w')\n")
     return run
@@ -199,8 +201,9 @@ def test_no_file_runs_because_a_run_or_checkpoint_names_it(
     for open_it in (pealm_core.load, pealm_core.read_checkpoint):
         with pytest.raises(UserError):
             open_it(hostile)
-    with pytest.raises(UserError, match="runs only if you name it"):
-        pealm_core.load(hostile)
+    for open_it in (pealm_core.load, lambda run: pealm_core.train(out=run)):
+        with pytest.raises(UserError, match="runs only if you name it"):
+            open_it(hostile)
     (hostile / "config.toml").write_text((hostile / "config.toml").read_text().partition("[versions]")[0])
     assert pealm("train", "--config", hostile / "config.toml").code == 2  # beside run.json, it is a run's
     assert not (tmp_path / "trace").exists()
@@ -252,3 +255,18 @@ def test_a_run_with_a_file_resumes_and_samples(
     assert pealm("--plugin", file, "sample", "--ckpt", run, "-n", 3).code == 0
     result = pealm("sample", "--ckpt", run, "-n", 3)
     assert result.code == 2 and f"--plugin {file}" in result.err
+
+
+def test_two_processes_load_the_same_file_and_train_like_one(
+    local: Callable[..., Path], pealm: Callable[..., Any], tmp_path: Path
+) -> None:
+    file = local("local_two_ranks", OBJECTS)
+    line = ["--plugin", file, "train", "mine", "--input.tiny", "--steps", 3, "--batch-size", 4, "--out"]
+    assert pealm(*line, tmp_path / "one").code == 0
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "pealm"]
+    command = [sys.executable, *torchrun, *map(str, line), str(tmp_path / "two")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=150)
+    assert done.returncode == 0, done.stderr
+    one, two = ((tmp_path / run / "metrics.jsonl").read_text().splitlines() for run in ("one", "two"))
+    losses = [[row["val_loss"] for row in map(json.loads, lines) if "val_loss" in row] for lines in (one, two)]
+    assert losses[0] and losses[0] == pytest.approx(losses[1], abs=1e-6)

@@ -16,7 +16,7 @@ from pealm_core import DatasetSpec, hookimpl
 def pealm_datasets():
     return DatasetSpec(name='odd', summary='odd', factory='odd_plugin:make')
 @hookimpl
-def pealm_step_end(run, step, metrics):
+def pealm_step_end(trainer):
     if 'HOOK' in os.environ: os._exit(0)
 class Data:
     def documents(self, split):

@@ -26,7 +26,7 @@ pealm-core = "0.1.0"
 
 @pytest.fixture
 def make_run(tmp_path: Path) -> Callable[..., Path]:
-    """Writes a run: `make_run("a", steps=100)`; the validations are at every tenth step."""
+    """Write a run: `make_run("a", steps=100)`, validated before the first step and at every tenth step."""
 
     def make(name: str, *, steps: int = 50, done: int = 50, lr: float = 0.01, **facts: Any) -> Path:
         run = tmp_path / "runs" / name
@@ -36,6 +36,7 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
             json.dumps({"status": "done", "entropy_floor": 0.5, "first_val_loss": 7.0, **facts})
         )
         with (run / "metrics.jsonl").open("w") as file:
+            file.write('{"step": 0, "tokens": 0, "val_loss": 7.0, "seconds": 0.0}\n')
             for step in range(1, done + 1):
                 line = {"step": step, "tokens": 100 * step, "loss": 1 + 6 / step, "lr": lr, "grad_norm": 0.5}
                 line |= {"tokens_per_second": 1000.0, "seconds": 0.1 * step}

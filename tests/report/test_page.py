@@ -35,7 +35,7 @@ def test_one_run(pealm: Callable[..., Any], make_run: Make, add_evaluation: Any,
     assert f"pealm train --config {run / 'config.toml'}" in page and "What differs" not in page
     (curves,) = data(page)
     assert curves["best"] == [40, 1.2] and curves["floor"] == 0.5 and curves["before"] == 7
-    assert curves["val"] == [10, 1.8, 20, 1.4, 30, 1.2667, 40, 1.2, 50, 2.5]
+    assert curves["val"] == [0, 7, 10, 1.8, 20, 1.4, 30, 1.2667, 40, 1.2, 50, 2.5]
     assert curves["axis"]["tokens"][-1] == 5000 and curves["axis"]["seconds"][-1] == 5
 
 
@@ -54,7 +54,7 @@ def test_the_command_repeats_the_run_from_any_folder_name(
     (command,) = re.findall(r"<code>(.*)</code>", page)
     monkeypatch.chdir(tmp_path)
     assert pealm(*shlex.split(html.unescape(command))[1:], "--out", tmp_path / "again").code == 0
-    assert len((tmp_path / "again" / "metrics.jsonl").read_text().splitlines()) == 3
+    assert len((tmp_path / "again" / "metrics.jsonl").read_text().splitlines()) == 4  # the validation before them
 
 
 def test_several_runs_and_what_differs(

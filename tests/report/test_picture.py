@@ -50,10 +50,10 @@ def test_a_run_that_ends_early_has_one(
 ) -> None:
     gradients = Trainer.gradients
 
-    def failing(self: Trainer, model: Any) -> Any:
+    def failing(self: Trainer) -> Any:
         if self.step == 3:
             exec(what, {"signal": signal, "UserError": UserError})
-        return gradients(self, model)
+        return gradients(self)
 
     monkeypatch.setattr(Trainer, "gradients", failing)
     result = train(tmp_path / "r", "--steps", 50)
@@ -111,7 +111,7 @@ def test_what_it_shows(make_run: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     assert texts == [("best 1.2000, 2.400 × floor\nstep 40", (4000, 1.2))] and lines == [0.5]
 
 
-@pytest.mark.parametrize("odd", ["no validation", "constant", "negative", "no rate"])
+@pytest.mark.parametrize("odd", ["no validation", "constant", "negative", "no rate", "nothing scored"])
 def test_odd_runs_are_drawn_too(make_run: Make, odd: str) -> None:
     run = make_run("r", entropy_floor=None, first_val_loss=None)
     metrics = {
@@ -119,6 +119,7 @@ def test_odd_runs_are_drawn_too(make_run: Make, odd: str) -> None:
         "constant": '{"step": %d, "tokens": %d, "loss": 3, "lr": 0, "val_loss": 3}\n',
         "negative": '{"step": %d, "tokens": %d, "loss": -3e9, "lr": 0.1, "val_loss": 1e9}\n',
         "no rate": '{"step": %d, "tokens": %d, "loss": 3}\n',
+        "nothing scored": '{"step": %d, "tokens": %d, "loss": null, "lr": 0.1}\n',
     }[odd]
     (run / "metrics.jsonl").write_text("".join(metrics % (step, 10 * step) for step in (1, 2)))
     assert draw(run) == run / "loss.png"

@@ -106,11 +106,20 @@ def test_a_line_that_was_cut_short_is_left_out(make_run: Make) -> None:
             b'{"step": 51, "loss": NaN, "val_loss": 0.1}\n{"step": 52, "tokens": 5200, "loss": 0.1, "val_loss": 0'
         )
     found = read(run)
-    assert len(found.metrics) == 50 and found.metrics.best == (39, 1.2)
+    assert len(found.metrics) == 51 and found.metrics.best == (40, 1.2)
     assert found.summary.best_loss == 0.1  # of a whole line
     (run / "metrics.jsonl").write_bytes(b"\xff\x00[1]\n7\n")
     found = read(run)
     assert len(found.metrics) == 0 and found.metrics.best is None and found.summary.best_loss is None
+
+
+def test_the_best_weights_are_of_a_step(make_run: Make) -> None:
+    """The validation before the first step may be the lowest, of a run that diverges; its weights are not kept."""
+    run = make_run("r")
+    lines = (run / "metrics.jsonl").read_text().replace('"val_loss": 7.0', '"val_loss": 0.7')
+    (run / "metrics.jsonl").write_text(lines)
+    assert read(run).metrics.best == (40, 1.2) and read(run).summary.best_loss == 1.2
+    assert read(run).metrics.val[0] == (0, 0.7)
 
 
 @pytest.mark.parametrize(("name", "text"), [("config.toml", "="), ("config.toml", None)])

@@ -12,7 +12,10 @@ from pealm_testing import (
     EvaluatorConformance,
     FormatConformance,
     ModelConformance,
+    ObjectiveConformance,
     OptimizerConformance,
+    ScheduleConformance,
+    StrategyConformance,
     TokenizerConformance,
 )
 
@@ -124,6 +127,34 @@ class TestHellaSwag(EvaluatorConformance):
         if not file.is_file():
             pytest.skip("needs ../shared/data/hellaswag_val_sample.jsonl")
         return {"file": file, "limit": 4}
+
+
+class TestCosine(ScheduleConformance):
+    spec = "cosine"
+
+
+class TestWSD(ScheduleConformance):
+    spec = "wsd"
+
+
+class TestLinear(ScheduleConformance):
+    spec = "linear"
+
+
+class TestConstant(ScheduleConformance):
+    spec = "constant"
+
+
+class TestInverseSqrt(ScheduleConformance):
+    spec = "inverse-sqrt"
+
+
+class TestNextToken(ObjectiveConformance):
+    spec = "next-token"
+
+
+class TestDDP(StrategyConformance):
+    spec = "ddp"
 
 
 class TestAdamW(OptimizerConformance):

@@ -54,7 +54,7 @@ def test_end_of_text_is_ordinary_text_unless_allowed() -> None:
     ids = plain.encode("a<|endoftext|>b").tolist()
     assert 50256 not in ids and plain.decode(ids) == "a<|endoftext|>b"
     assert special.encode("a<|endoftext|>b").tolist() == [64, 50256, 65]
-    assert special.decode([50256]) == "<|endoftext|>"
+    assert special.decode([50256]) == "<|endoftext|>" and plain.specials == {"<|endoftext|>": 50256}
 
 
 @pytest.mark.parametrize("text", TEXTS)

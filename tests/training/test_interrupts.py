@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pealm_core.checkpoints import folder as checkpoint
 from pealm_core.config.settings import TrainSettings
-from pealm_core.data.windows import Windows
+from pealm_core.data.windows import FixedWindows
 from pealm_core.plugins.host import PluginHost
 from pealm_core.training import objective
 from pealm_core.training.schedule import Budget
@@ -37,16 +38,18 @@ def train(pealm: Callable[..., Any], book: Path) -> Callable[..., Any]:
 
 
 def lines(run: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    """Return the metrics of the steps, without the validation before them (which a signal may have cut short)."""
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [row for row in rows if row["step"] > 0]
 
 
 def in_step(monkeypatch: pytest.MonkeyPatch, step: int, do: Callable[[], object]) -> None:
     gradients = Trainer.gradients
 
-    def also(self: Trainer, model: Any) -> Any:
+    def also(self: Trainer) -> Any:
         if self.step + 1 == step:
             do()
-        return gradients(self, model)
+        return gradients(self)
 
     monkeypatch.setattr(Trainer, "gradients", also)
 
@@ -80,15 +83,15 @@ def test_a_signal_beside_the_loop_is_noted(
     hook: str,
 ) -> None:
     """run.json never stays at "running" unless the process was killed."""
-    notify = PluginHost.notify
+    call = PluginHost.call
 
-    def also(self: PluginHost, name: str, **values: Any) -> None:
+    def also(self: PluginHost, name: str, **values: Any) -> Any:
         if name == hook:
             os.kill(os.getpid(), signal.SIGTERM)
-        notify(self, name, **values)
+        return call(self, name, **values)
 
     with monkeypatch.context() as patch:
-        patch.setattr(PluginHost, "notify", also)
+        patch.setattr(PluginHost, "call", also)
         result = train(tmp_path / "r", "--steps", 4)
     facts = json.loads((tmp_path / "r" / "run.json").read_text())
     assert (result.code, facts["status"]) in ((143, "interrupted"), (0, "done"))
@@ -126,18 +129,18 @@ def test_a_second_signal_of_a_scheduler_does_not_break_off_the_save(
 def test_the_validation_before_the_first_step_can_be_interrupted(
     train: Callable[..., Any], pealm: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    passes, rows = 0, Windows.rows
+    passes, rows = 0, FixedWindows.rows
 
-    def interrupt(self: Windows, places: Any) -> Any:
+    def interrupt(self: FixedWindows, samples: Any) -> Any:
         nonlocal passes
         passes += 1
         if passes == 2:
             os.kill(os.getpid(), signal.SIGTERM)
-        return rows(self, places)
+        return rows(self, samples)
 
     monkeypatch.setattr(objective, "EVAL_TOKENS", 32)  # many passes
     with monkeypatch.context() as patch:
-        patch.setattr(Windows, "rows", interrupt)
+        patch.setattr(FixedWindows, "rows", interrupt)
         assert train(tmp_path / "r", "--steps", 3).code == 143
     assert passes == 2 and not (tmp_path / "r" / "checkpoints").exists()
     assert pealm("train", "--out", tmp_path / "r").code == 0
@@ -200,10 +203,10 @@ def test_an_observer_that_fails_is_named_once_and_the_run_continues(
         """
         from pealm_core import hookimpl
         @hookimpl
-        def pealm_run_start(run):
+        def pealm_run_start(trainer):
             raise RuntimeError("no start")
         @hookimpl
-        def pealm_run_end(run, status):
+        def pealm_run_end(trainer, status):
             raise RuntimeError("no end")
         """,
     )
@@ -212,8 +215,8 @@ def test_an_observer_that_fails_is_named_once_and_the_run_continues(
         """
         from pealm_core import hookimpl
         @hookimpl
-        def pealm_run_end(run, status):
-            (run.dir / "end.txt").write_text(status)
+        def pealm_run_end(trainer, status):
+            (trainer.run.dir / "end.txt").write_text(status)
         """,
     )
     result = train(tmp_path / "r", "--steps", 3)
@@ -236,18 +239,18 @@ def test_a_slow_first_pass_does_not_count_as_what_validations_take(
     train: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As where the first one compiles the model: the rate would fall to its end at once."""
-    clock, rows = [0.0], Windows.rows
+    clock, rows = [0.0], FixedWindows.rows
 
-    def advance(self: Windows, places: Any) -> Any:
+    def advance(self: FixedWindows, samples: Any) -> Any:
         clock[0] += 50 if clock[0] < 1 else 0.001
-        return rows(self, places)
+        return rows(self, samples)
 
     def look() -> float:
         clock[0] += 0.0001
         return clock[0]
 
     monkeypatch.setattr(objective, "EVAL_TOKENS", 32)
-    monkeypatch.setattr(Windows, "rows", advance)
+    monkeypatch.setattr(FixedWindows, "rows", advance)
     monkeypatch.setattr("pealm_core.training.trainer.time.perf_counter", look)
     in_step(monkeypatch, 5, lambda: clock.__setitem__(0, clock[0] + 15))
     result = train(tmp_path / "r", "--max-seconds", 60, "--warmup-steps", 0)
@@ -278,9 +281,11 @@ def test_a_loss_that_is_read_late_and_not_finite_leaves_the_last_good_checkpoint
 ) -> None:
     monkeypatch.setitem(READ_EVERY, "cpu", 10)
     gradients = Trainer.gradients
-    monkeypatch.setattr(
-        Trainer, "gradients", lambda self, m: gradients(self, m) * (math.nan if self.step == 7 else 1)
-    )
+
+    def broken(self: Trainer) -> dict[str, torch.Tensor]:
+        return gradients(self) | ({"loss": torch.tensor(math.nan)} if self.step == 7 else {})
+
+    monkeypatch.setattr(Trainer, "gradients", broken)
     result = train(tmp_path / "r", "--steps", 20, "--save-every", 5)
     assert result.code == 1 and "the loss is not finite at step 8 (rank 0)" in result.err
     assert [path.name for path in checkpoint.steps(tmp_path / "r")] == ["step-00000005"]

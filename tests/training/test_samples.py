@@ -14,7 +14,7 @@ from pealm_core.checkpoints.tensors import read_tensors
 from pealm_core.training.run_folder import Run
 
 SMALL = ("--model.block-size", 16, "--model.n-layer", 1, "--model.n-embd", 16, "--model.n-head", 2, "--batch-size", 8)
-CONSTANT = ("--warmup-steps", 0, "--min-lr-ratio", 1.0)  # a rate that does not know the run's length
+CONSTANT = ("--warmup-steps", 0, "--schedule.min-lr-ratio", 1.0)  # a rate that does not know the run's length
 SAMPLES = ("--sample-every", 3, "--sample-prompt", "the ")
 LAST = "checkpoints/step-00000007/model.safetensors"
 TIMES = ("tokens_per_second", "seconds")

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ import torch
 
 from pealm_core.checkpoints.tensors import read_tensors, read_tree
 from pealm_core.contract.errors import UserError
+from pealm_core.contract.training_parts import IGNORE, Batch
+from pealm_core.data.windows import Windows
 from pealm_core.training.run_folder import Run, new_folder
 from pealm_core.training.trainer import Trainer
 
@@ -25,12 +27,17 @@ SMALL = ("--model.block-size", 16, "--model.n-layer", 1, "--model.n-embd", 16, "
 TIMES = ("tokens_per_second", "seconds")
 
 
-def lines(run: Path) -> list[dict[str, Any]]:
+def all_lines(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
+def lines(run: Path) -> list[dict[str, Any]]:
+    """Return the metrics of the steps; the first line is the validation before them."""
+    return all_lines(run)[1:]
+
+
 def timeless(run: Path) -> list[dict[str, Any]]:
-    return [{key: value for key, value in line.items() if key not in TIMES} for line in lines(run)]
+    return [{key: value for key, value in line.items() if key not in TIMES} for line in all_lines(run)]
 
 
 def newest(run: Path) -> Path:
@@ -53,7 +60,9 @@ def train(pealm: Callable[..., Any], book: Path) -> Callable[..., Any]:
 def test_a_run_learns_and_leaves_what_it_promises(train: Callable[..., Any], tmp_path: Path) -> None:
     result = train(tmp_path / "r", "--steps", 60, "--lr", 0.01, "--warmup-steps", 5)
     assert result.code == 0, result.err
-    rows = lines(tmp_path / "r")
+    first, *rows = all_lines(tmp_path / "r")
+    assert set(first) == {"step", "tokens", "val_loss", "seconds"} and first["step"] == first["tokens"] == 0
+    assert first["val_loss"] == pytest.approx(rows[0]["loss"], abs=0.1)
     assert [row["step"] for row in rows] == list(range(1, 61))
     assert set(rows[0]) == {"step", "tokens", "loss", "lr", "grad_norm", "tokens_per_second", "seconds"}
     assert "val_loss" in rows[4] and rows[-1]["val_loss"] < 1.0 < rows[0]["loss"]
@@ -64,7 +73,7 @@ def test_a_run_learns_and_leaves_what_it_promises(train: Callable[..., Any], tmp
 
 
 def test_the_rate_warms_up_and_follows_the_cosine(train: Callable[..., Any], tmp_path: Path) -> None:
-    train(tmp_path / "r", "--steps", 21, "--lr", 0.01, "--warmup-steps", 4, "--min-lr-ratio", 0.1)
+    train(tmp_path / "r", "--steps", 21, "--lr", 0.01, "--warmup-steps", 4, "--schedule.min-lr-ratio", 0.1)
     rates = [row["lr"] for row in lines(tmp_path / "r")]
     assert rates[:4] == pytest.approx([0.0025, 0.005, 0.0075, 0.01])
     for step in range(4, 21):
@@ -89,7 +98,13 @@ def test_accumulation_changes_nothing(train: Callable[..., Any], tmp_path: Path)
 def test_a_run_that_stops_and_goes_on_equals_one_that_never_stopped(
     train: Callable[..., Any], pealm: Callable[..., Any], tmp_path: Path, extra: tuple[str, ...]
 ) -> None:
-    args = ("--warmup-steps", 0, "--min-lr-ratio", 1.0, *extra)  # a constant rate: the length does not matter
+    args = (
+        "--warmup-steps",
+        0,
+        "--schedule.min-lr-ratio",
+        1.0,
+        *extra,
+    )  # a constant rate: the length does not matter
     train(tmp_path / "straight", "--steps", 12, *args)
     train(tmp_path / "parts", "--steps", 5, *args)
     assert pealm("train", "--out", tmp_path / "parts", "--steps", 7).code == 0
@@ -265,6 +280,26 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(train: Callable[..., 
     assert "is not finite at step" in result.err and "(rank 0)" in result.err
 
 
+def test_a_step_without_a_scored_token_is_skipped_and_says_so(
+    train: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = Windows.rows
+
+    def masked(self: Windows, samples: Iterable[int]) -> Batch:
+        batch = rows(self, numbers := list(samples))
+        if 8 in numbers:  # the second step
+            batch["targets"].fill_(IGNORE)
+        return batch
+
+    monkeypatch.setattr(Windows, "rows", masked)
+    result = train(tmp_path / "r", "--steps", 3, "--eval-every", 1)
+    assert result.code == 0, result.err
+    assert "step 2: no token of the batch is scored; the step is skipped" in result.out
+    one, two, three = lines(tmp_path / "r")
+    assert two["loss"] is None and two["val_loss"] == one["val_loss"] != three["val_loss"]
+    assert "train none  val" in result.out
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_saves_and_the_run_goes_on(
     tmp_path: Path, book: Path, pealm: Callable[..., Any], number: signal.Signals, code: int
@@ -294,29 +329,42 @@ def test_lifecycle_hooks_get_the_run(
         "pealm-log",
         """
         from pealm_core import hookimpl
-        def note(run, text):
-            with (run.dir / "hooks.txt").open("a") as file:
+        def note(trainer, text):
+            with (trainer.run.dir / "hooks.txt").open("a") as file:
                 file.write(text + "\\n")
         @hookimpl
-        def pealm_run_start(run):
-            note(run, f"start {run.rank} {run.config['model']['name']}")
+        def pealm_run_start(trainer):
+            run = trainer.run
+            note(trainer, f"start {run.rank} {run.config['model']['name']}")
         @hookimpl
-        def pealm_step_end(run, step, metrics):
-            note(run, f"step {step} {metrics['tokens']}")
+        def pealm_step_end(trainer):
+            note(trainer, f"step {trainer.step}")
         @hookimpl
-        def pealm_checkpoint_saved(run, path):
-            note(run, f"saved {path.name} {path.exists()}")
+        def pealm_metrics(trainer, step, metrics):
+            note(trainer, f"metrics {step} {metrics['tokens']}")
+            metrics["twice"] = 2 * metrics["loss"]
         @hookimpl
-        def pealm_run_end(run, status):
-            note(run, f"end {status}")
+        def pealm_validation_end(trainer, loss):
+            note(trainer, f"validation {trainer.step} {loss == trainer.val_loss}")
+        @hookimpl
+        def pealm_checkpoint_saved(trainer, path):
+            note(trainer, f"saved {path.name} {path.exists()}")
+        @hookimpl
+        def pealm_run_end(trainer, status):
+            note(trainer, f"end {status}")
         """,
     )
     assert train(tmp_path / "r", "--steps", 2).code == 0
     assert (tmp_path / "r" / "hooks.txt").read_text().splitlines() == [
         "start 0 char-transformer",
-        "step 1 128",
-        "step 2 256",
+        "validation 0 True",
+        "step 1",
+        "metrics 1 128",
+        "step 2",
+        "validation 2 True",
+        "metrics 2 256",
         "saved best True",
         "saved step-00000002 True",
         "end done",
     ]
+    assert all(line["twice"] == 2 * line["loss"] for line in lines(tmp_path / "r"))

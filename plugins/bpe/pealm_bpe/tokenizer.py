@@ -44,6 +44,11 @@ class BPETokenizer:
         """Learned tokens, the 256 bytes among them, and end-of-text."""
         return self.eot_id + 1
 
+    @property
+    def specials(self) -> dict[str, int]:
+        """End-of-text by its name."""
+        return {END_OF_TEXT: self.eot_id}
+
     def fit(self, texts: Iterable[str]) -> None:
         """Learn the merges: again and again the most frequent pair of neighbouring tokens within a word."""
         bpe = Tokenizer(BPE())

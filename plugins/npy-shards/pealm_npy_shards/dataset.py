@@ -27,6 +27,23 @@ class NpyShards:
             self._opened[split] = [open_shard(path) for path in self._files(split)]
         return self._opened[split]
 
+    def masks(self, split: str) -> list[TokenFile] | None:
+        """Return the files `NAME.mask` beside the shards: a byte for each token, 0 where it is not learned."""
+        return self._beside(split, ".mask", "u1")
+
+    def offsets(self, split: str) -> list[TokenFile] | None:
+        """Return the files `NAME.offsets` beside the shards: where documents start, each a uint64."""
+        return self._beside(split, ".offsets", "<u8")
+
+    def _beside(self, split: str, suffix: str, dtype: str) -> list[TokenFile] | None:
+        """Open a file beside each shard; None if no shard has one. Raises UserError if only some have."""
+        shards = self.shards(split)
+        paths = [shard.path.with_suffix(suffix) for shard in shards]
+        if not any(path.exists() for path in paths):
+            return None
+        counts = [len(shard) if suffix == ".mask" else None for shard in shards]
+        return [TokenFile(path, dtype, count=count) for path, count in zip(paths, counts, strict=True)]
+
     @cached_property
     def vocab_size(self) -> int | None:
         """The vocabulary size in `meta.json` beside the shards, or None. Raises UserError if the file is broken."""

@@ -19,7 +19,7 @@ TRAIN, VAL, INK, QUIET, GRID = "#0072B2", "#D55E00", "#222222", "#767676", "#E4E
 def draw(folder: Path) -> Path | None:
     """Draw a run's loss.png, at once or not at all; None where it has fewer than two steps. Raises UserError."""
     run = read(folder)
-    if len(run.metrics) < 2:
+    if not run.metrics.at("step", -1) >= 2:  # also without any step, NaN
         return None
     target, aside = folder / "loss.png", folder / f".loss.png.{os.urandom(6).hex()}.tmp"
     figure = Figure(figsize=(8, 5.2), dpi=150, facecolor="white", layout="constrained")

@@ -21,12 +21,16 @@ from pealm_core import UserError
 
 UNREADABLE = (OSError, ValueError, RecursionError)  # what reading a file and parsing it may raise
 LARGEST = 1e300
+LONGEST = 2**24  # bytes of a line, and of a file of facts
 COLUMNS = ("step", "tokens", "loss", "lr", "grad_norm", "tokens_per_second", "seconds")
 
 
 @dataclass(frozen=True)
 class Metrics:
-    """metrics.jsonl: a column of numbers for each metric (NaN where a line lacks it), and the validations."""
+    """metrics.jsonl: a column of numbers for each metric (NaN where a line lacks it), and the validations.
+
+    Its first line is the validation before training, step 0.
+    """
 
     columns: Mapping[str, "array[float]"] = field(default_factory=lambda: {name: array("d") for name in COLUMNS})
     val: list[tuple[int, float]] = field(default_factory=list)  # (line, loss in nats per token)
@@ -40,8 +44,9 @@ class Metrics:
 
     @property
     def best(self) -> tuple[int, float] | None:
-        """The line and the loss of the best validation."""
-        return min(self.val, key=lambda pair: pair[1], default=None)
+        """The line and the loss of the best validation, of those after the first step, whose weights are kept."""
+        trained = [pair for pair in self.val if self.at("step", pair[0]) > 0]
+        return min(trained, key=lambda pair: pair[1], default=None)
 
 
 @dataclass(frozen=True)
@@ -60,8 +65,9 @@ class Run:
 
     @property
     def data(self) -> str:
-        """The dataset's name, which is the first key of [input]."""
-        return next(iter(self.config.get("input", {})), "unknown")
+        """The dataset's name, which is the first key of [input], or those of a mixture."""
+        given: Any = self.config.get("input", {})
+        return " + ".join(next(iter(table), "unknown") for table in (given if isinstance(given, list) else [given]))
 
     @property
     def steps(self) -> int | None:
@@ -90,7 +96,7 @@ class Run:
         metrics = Metrics()
         columns = [(metrics.columns[name], name) for name in COLUMNS]
         for line in _lines(self.dir / "metrics.jsonl"):
-            if not all(is_number(line.get(name)) for name in ("step", "tokens", "loss")):
+            if not all(is_number(line.get(name)) for name in ("step", "tokens")):
                 continue
             if is_number(line.get("val_loss")):
                 metrics.val.append((len(metrics), float(line["val_loss"])))
@@ -126,8 +132,8 @@ class Run:
         for raw in _raw_lines(path):
             if raw.endswith(b"\n"):
                 last = raw
-            if b'"val_loss"' in raw and is_number(loss := _parsed(raw).get("val_loss")):
-                best = min(best, loss)
+            if b'"val_loss"' in raw and is_number(loss := (line := _parsed(raw)).get("val_loss")):
+                best = best if line.get("step") == 0 else min(best, loss)
         for folder, _, files in os.walk(self.dir):
             for name in files:
                 try:
@@ -193,15 +199,20 @@ def _text(path: Path) -> str:
     """Return a file's text. Raises OSError, also for a pipe or device, which could be endless, and ValueError."""
     if path.exists() and not path.is_file():
         raise OSError("not a regular file")
-    return path.read_text(encoding="utf-8")
+    with path.open("rb") as file:
+        data = file.read(LONGEST)
+    if len(data) == LONGEST:
+        raise OSError("larger than what pealm writes there")
+    return data.decode()
 
 
 def _raw_lines(path: Path) -> Iterator[bytes]:
-    """Yield a regular file's lines; none if it can't be read."""
+    """Yield a regular file's lines, up to one that is longer than pealm writes; none if it can't be read."""
     with suppress(OSError):
         if path.is_file():
             with path.open("rb") as file:
-                yield from file
+                while (line := file.readline(LONGEST)) and (len(line) < LONGEST or line.endswith(b"\n")):
+                    yield line
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:

@@ -50,7 +50,7 @@ class ObjectiveConformance(Conformance):
         objective = self.objective(model)
         batch = self.batch(objective)
         loss, _ = self._loss(objective, model, batch)
-        loss.backward()
+        torch.autograd.backward(loss)
         grads = [p.grad for p in model.parameters() if p.grad is not None]
         if not any(grad.any() for grad in grads):
             raise ConformanceError("after loss.backward(), no parameter of the model has a gradient")
@@ -73,11 +73,12 @@ class ObjectiveConformance(Conformance):
         batch = self.batch(objective)
         whole, total = self._loss(objective, model, batch)[0], scored(objective, batch)
         parts = [part(batch, start, 1) for start in range(len(batch["idx"]))]
-        mean = sum(self._loss(objective, model, b)[0] * scored(objective, b) for b in parts) / total
+        losses = [self._loss(objective, model, b)[0] * scored(objective, b) for b in parts]
+        mean = torch.stack(losses).sum() / total
         if not torch.allclose(whole, mean, rtol=1e-3):
             raise ConformanceError(
-                f"the loss of {ROWS} rows is {float(whole):.5f}; the mean of the rows' losses, weighted by `weight`, "
-                f"is {float(mean):.5f}: loss must be the mean over the targets that weight counts"
+                f"the loss of {ROWS} rows is {whole.item():.5f}; the mean of the rows' losses, weighted by `weight`, "
+                f"is {mean.item():.5f}: loss must be the mean over the targets that weight counts"
             )
 
     def test_a_batch_without_scored_targets_is_finite(self) -> None:
@@ -95,7 +96,7 @@ class ObjectiveConformance(Conformance):
         objective = self.objective(self.model())
         if not has(objective, "prepare"):
             raise SkipTest("it has no prepare")
-        with watched(draws=True) as effects:
+        with watched() as effects:
             batch = self.batch(objective)
         if effects:
             raise ConformanceError(f"prepare {' and '.join(effects)}: draw with pealm_core.noise(samples, n, seed)")

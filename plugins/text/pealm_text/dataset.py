@@ -66,6 +66,9 @@ def read_text(path: Path) -> str:
         data = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path}: can't be read: {error.strerror}") from error
+    except MemoryError as error:
+        size = f"{path.stat().st_size / 1e9:,.1f} GB"
+        raise UserError(f"{path} does not fit into memory ({size}); split it into several files") from error
     if not data:
         raise UserError(f"{path} is empty")
     if b"\0" in data[:65536]:

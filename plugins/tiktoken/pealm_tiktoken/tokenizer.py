@@ -67,6 +67,11 @@ class TiktokenTokenizer:
         """The id of <|endoftext|>, where the encoding has one."""
         return _vocabulary(self.encoding).special_tokens.get(END_OF_TEXT)
 
+    @property
+    def specials(self) -> dict[str, int]:
+        """The special tokens of the encoding, name → id."""
+        return _vocabulary(self.encoding).special_tokens
+
     def encode(self, text: str) -> NDArray[np.int64]:
         """Ids of a text. Raises ValueError for a lone surrogate, which no UTF-8 text has."""
         special = self.encoding.special_tokens_set if self.config.allow_special else set()

@@ -48,20 +48,20 @@ class ModelKit(ComponentConformance):
 
 
 def call(model: Any, *args: Any, **kwargs: Any) -> Any:
-    """Call forward; returns (logits, loss). Raises ConformanceError if forward has another signature or result."""
+    """Call forward; return (logits, loss). Raises ConformanceError if forward has another signature or result."""
     try:
         result = model(*args, **kwargs)
     except TypeError as error:
         raise ConformanceError(
             f"{error}: the signature is forward(self, idx, targets=None, *, cache=None, at=None)"
         ) from error
-    if isinstance(result, tuple) and len(result) == 3 and isinstance(result[2], Mapping):
-        result = result[:2]  # the third value, metrics, is optional
-    if not (isinstance(result, tuple) and len(result) == 2):
+    with_targets = len(args) > 1
+    metrics = with_targets and isinstance(result, tuple) and len(result) == 3 and isinstance(result[2], Mapping)
+    if not (isinstance(result, tuple) and (len(result) == 2 or metrics)):
         raise ConformanceError(
             f"forward must return (logits, loss), and (logits, None) without targets, not {_describe(result)}"
         )
-    return result
+    return result[:2]
 
 
 def _describe(result: Any) -> str:

@@ -145,7 +145,7 @@ def train_three_steps(task: dict[str, Any]) -> list[float]:
     losses = []
     for _ in range(3):
         optimizer.zero_grad()
-        _, loss = wrapped(idx[rank::size], targets[rank::size])
+        loss = wrapped(idx[rank::size], targets[rank::size])[1]
         loss.backward()
         optimizer.step()
         total = loss.detach().clone()
