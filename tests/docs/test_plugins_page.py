@@ -66,9 +66,9 @@ def python(page: Path, *arguments: str) -> None:
 def test_every_command_works(page: Path, pealm: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """In the order of the page, with fewer steps. So every plugin file trains, samples, evaluates or converts."""
     monkeypatch.chdir(page)
-    lines = "".join(re.findall(r"^```sh\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)).splitlines()
+    lines = "".join(re.findall(r"^```sh\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL))
     used = set()
-    for line in lines:
+    for line in lines.replace("\\\n", "").splitlines():
         words = shlex.split(line)
         used |= {word for word in words if word.endswith(".py")}
         if line.startswith(ELSEWHERE):
