@@ -18,6 +18,7 @@ def pealm_datasets():
     yield DatasetSpec(name="d", summary="A dataset", config="pealm_it_config:Data", factory="pealm_it_parts:Dataset",
                       value="lines")
     yield DatasetSpec(name="s", summary="Shards", factory="pealm_it_parts:Shards")
+    yield DatasetSpec(name="n", summary="Numbers", factory="pealm_it_parts:Numbers")
 
 @hookimpl
 def pealm_evaluators():
@@ -135,6 +136,20 @@ class Shards:
     vocab_size = 100
     def shards(self, split):
         return [np.arange(50) + (split == "val")]
+
+class Numbers:
+    def source(self, split, *, tokenizer, block_size, seed):
+        return Rows(block_size)
+
+class Rows:
+    tokens = 100
+    def __init__(self, block_size):
+        self.block_size = block_size
+    def __len__(self):
+        return 10
+    def rows(self, samples):
+        rows = torch.tensor([[(n + i) % 50 for i in range(self.block_size + 1)] for n in samples])
+        return {"idx": rows[:, :-1], "targets": rows[:, 1:]}
 
 class Evaluator:
     def __init__(self, config):
