@@ -31,7 +31,8 @@ def pealm_optimizers():
 
 @hookimpl
 def pealm_formats():
-    yield FormatSpec(name="f", summary="A format", exporter="pealm_it_parts:export", importer="pealm_it_parts:bring")
+    yield FormatSpec(name="f", summary="A format", exporter="pealm_it_parts:export", importer="pealm_it_parts:bring",
+                     detect="pealm_it_parts:detect")
 
 @hookimpl
 def pealm_commands():
@@ -185,6 +186,12 @@ def export(source, target):
     target.mkdir()
     np.savez(target / "w.npz", **{k: v.numpy() for k, v in lm.model.state_dict().items()})
     (target / "config.json").write_text(json.dumps(lm.config))
+
+def detect(folder):
+    try:
+        return "model" in json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError, RecursionError):
+        return False
 
 def bring(source, target):
     if not (source / "w.npz").exists():

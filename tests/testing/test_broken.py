@@ -227,6 +227,9 @@ CASES: list[tuple[type[Conformance], str, str, str, str]] = [
     # formats
     (Format, "round_trip_gives_the_same_logits", "torch.from_numpy(v) for", "torch.from_numpy(v) * (k != 'mix.bias') for", "compare the state dicts name by name"),
     (Format, "round_trip_gives_the_same_logits", "{k: torch.from_numpy(v) for k, v in np.load(source / \"w.npz\").items()}", "{}", "can't be loaded"),
+    (Format, "detect_knows_its_own_folders", "ValueError, RecursionError", "RecursionError", "detect raises JSONDecodeError for a damaged folder"),
+    (Format, "detect_knows_its_own_folders", 'return "model" in', 'return "mode" in', "does not recognize what the exporter wrote"),
+    (Format, "detect_knows_its_own_folders", "return False", "return True", "accepts a folder whose files are damaged"),
     (Format, "nothing_is_overwritten", "check_free(target)\n    target.mkdir()", "target.mkdir(exist_ok=True)", "the exporter writes into a folder that is not empty"),
     (Format, "nothing_is_overwritten", "check_free(target)\n    target.mkdir()", "(source / 'x').touch()\n    check_free(target)\n    target.mkdir()", "changes the checkpoint that it reads"),
     (Format, "a_wrong_folder_is_refused", '    if not (source / "w.npz").exists():\n        raise UserError(f"{source} has no w.npz")\n', "", "raises FileNotFoundError for a folder of something else"),
