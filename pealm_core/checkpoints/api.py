@@ -1,6 +1,5 @@
 """Read and write checkpoints from code outside the core: `read_checkpoint`, `write_checkpoint`, `load_tokenizer`."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -74,7 +73,7 @@ def write_checkpoint(
     None: the model's own. state: what `read_checkpoint` returns as `state`.
     """
     target = Path(path)
-    if os.path.lexists(target) and (target.is_symlink() or not target.is_dir() or any(target.iterdir())):
+    if target.is_symlink() or (target.exists() and (not target.is_dir() or any(target.iterdir()))):
         raise UserError(f"{target} exists already; remove it or choose another place")
     if tokenizer is None or isinstance(tokenizer, Path):
         tokenizer, saved = load_tokenizer(config, tokenizer), tokenizer
