@@ -63,9 +63,7 @@ def accumulate(
                 loss, metrics = objective.loss(module, part(batch, (number - 1) * size, size))
             if not loss.requires_grad:
                 module = type(getattr(module, "module", module)).__module__
-                raise PluginError(
-                    f"{module}: the loss has no gradient: is it detached, or all of the model frozen?"
-                )
+                raise PluginError(f"{module}: the loss has no gradient: is it detached, or all of the model frozen?")
             loss = loss * weight
             loss.backward()
         sums["loss"] += loss.detach()

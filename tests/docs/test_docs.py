@@ -105,7 +105,7 @@ def test_the_contract_is_current() -> None:
     spec.loader.exec_module(module)
     text = module.contract()
     assert (DOCS / "contract.md").read_text(encoding="utf-8") == text, "run: python docs/contract.py"
-    for name in ("pealm_models()", "pealm_step_end(run, step, metrics)", "FormatSpec", "forward(idx, targets"):
+    for name in ("pealm_models()", "pealm_metrics(trainer, step, metrics)", "FormatSpec", "forward(idx, targets"):
         assert name in text
 
 
