@@ -14,7 +14,7 @@ from pealm_core.checkpoints.folder import CONFIG, find
 from pealm_core.checkpoints.tensors import load_tensors, without_wrappers
 from pealm_core.config.job import Job, plan
 from pealm_core.config.toml_layers import Layer, file_layer
-from pealm_core.contract.errors import PealmError, PluginError, UserError
+from pealm_core.contract.errors import PealmError, PluginError, UserError, describe
 from pealm_core.contract.protocols import Dataset, Tokenizer, has
 from pealm_core.data.documents import texts
 from pealm_core.data.specials import with_specials
@@ -36,7 +36,7 @@ def make(entry: Entry[Any], *args: Any, **kwargs: Any) -> Any:
     except ValueError as error:
         raise UserError(f"{entry.spec.kind} {entry.name}: {error}") from error
     except (Exception, SystemExit) as error:
-        kind, reason = entry.spec.kind, f"{type(error).__name__}: {error}"
+        kind, reason = entry.spec.kind, f"{describe(error)}"
         if "memory" in reason.lower() or "Storage size" in reason:  # as Python and torch say it
             reason = f"{kind} {entry.name} does not fit into memory: {reason}".splitlines()[0]
             raise UserError(f"{reason}; choose smaller sizes") from error
@@ -81,6 +81,10 @@ def make_tokenizer(job: Job, saved: Path | None = None, *datasets: Dataset) -> T
         tokenizer = with_specials(tokenizer, chain.from_iterable(wanted), saved)
     except (FileNotFoundError, ValueError) as error:
         raise UserError(f"tokenizer {name}: {saved or 'training text'}: {error}") from error
+    if not isinstance(size := tokenizer.vocab_size, int) or size < 1:
+        raise PluginError(f"{dist}: vocab_size of tokenizer {name!r} is {size!r:.60}, not a number of tokens")
+    if (eot := getattr(tokenizer, "eot_id", None)) is not None and not (isinstance(eot, int) and 0 <= eot < size):
+        raise PluginError(f"{dist}: eot_id of tokenizer {name!r} is {eot!r:.60}, not one of its {size:,} tokens")
     return tokenizer
 
 
@@ -132,7 +136,7 @@ def make_model(
         except PealmError:
             raise
         except Exception as error:
-            reason = f"{type(error).__name__}: {error}"
+            reason = describe(error)
             raise PluginError(f"{adapter.plugin.dist}: adapter {adapter.name!r} on {entry.name}: {reason}") from error
         _check(adapter, model, sizes.vocab_size)
     return model, job

@@ -1,18 +1,17 @@
 """An entry: a record that a name means, with the plugin that it comes from; its parts are imported on use."""
 
-import sys
-from contextlib import nullcontext, redirect_stdout
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pkgutil import resolve_name
 from typing import Any, Generic, TypeVar
 
-from pealm_core.contract.errors import PluginError
+from pealm_core.contract.errors import PluginError, describe
 from pealm_core.contract.fields import settings_of
 from pealm_core.contract.specs import Spec
 from pealm_core.plugins.discovery import Plugin
 from pealm_core.plugins.heavy_imports import DefectError, light_imports
-from pealm_core.plugins.no_exit import no_exit
+from pealm_core.plugins.no_exit import no_exit, prints_to_stderr
 
 S = TypeVar("S", bound=Spec)
 
@@ -31,12 +30,12 @@ class Entry(Generic[S]):
         if not isinstance(ref, str):  # of a local plugin: the object itself
             return ref
         try:
-            with redirect_stdout(sys.stderr), no_exit():  # stdout is for results
+            with prints_to_stderr(), no_exit():
                 return resolve_name(ref)
         except KeyboardInterrupt:
             raise
         except BaseException as error:
-            raise self._defect(f"{part} {ref!r}", f"can't be loaded: {type(error).__name__}: {error}") from error
+            raise self._defect(f"{part} {ref!r}", f"can't be loaded: {describe(error)}") from error
 
     @cached_property
     def config(self) -> type | None:

@@ -9,7 +9,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Collection, Iterable
-from contextlib import nullcontext, redirect_stdout
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
@@ -22,7 +22,7 @@ import pluggy
 from packaging.specifiers import SpecifierSet
 
 from pealm_core.contract import hookspecs
-from pealm_core.contract.errors import PluginError, UserError
+from pealm_core.contract.errors import PluginError, UserError, describe
 from pealm_core.contract.fields import did_you_mean
 from pealm_core.contract.specs import Spec
 from pealm_core.plugins.discovery import Plugin as Plugin
@@ -31,7 +31,7 @@ from pealm_core.plugins.entry import Entry as Entry
 from pealm_core.plugins.entry import S
 from pealm_core.plugins.heavy_imports import DefectError, light_imports
 from pealm_core.plugins.local_files import import_file, line_of, local_plugins
-from pealm_core.plugins.no_exit import no_exit
+from pealm_core.plugins.no_exit import no_exit, prints_to_stderr
 from pealm_core.plugins.records import CORE_COMMANDS as CORE_COMMANDS
 from pealm_core.plugins.records import REGISTRATION, hooks_of, records_of
 from pealm_core.plugins.run_hooks import attempting
@@ -95,7 +95,7 @@ class PluginHost:
                 raise DefectError(f"needs pealm-core {plugin.requires}, and {self._core_version} is installed")
             local = plugin.file is not None
             guard = nullcontext() if local else light_imports(plugin.module)
-            with redirect_stdout(sys.stderr), no_exit(), guard:
+            with prints_to_stderr(), no_exit(), guard:
                 hooks = hooks_of(import_file(plugin) if local else import_module(plugin.module))
                 records = list(records_of(hooks, objects=local))
             for hook in hooks.keys() - REGISTRATION.keys():
@@ -106,7 +106,7 @@ class PluginHost:
             raise
         except BaseException as error:  # also SystemExit, and a panic in Rust
             self._manager.unregister(name=name)  # before version 1.7, pluggy keeps the hooks before the wrong one
-            text = str(error) if isinstance(error, (DefectError, UserError)) else f"{type(error).__name__}: {error}"
+            text = str(error) if isinstance(error, (DefectError, UserError)) else describe(error)
             text += line_of(error, plugin.file)
             plugin.status, plugin.reason, plugin.error = "failed", " ".join(text.split()), error
         plugin.load_ms = 1000 * (time.perf_counter() - start)
@@ -162,7 +162,7 @@ class PluginHost:
         getattr(self._manager.hook, hook)(**values)
         step = values.get("step", getattr(values.get("trainer"), "step", None))
         when = "" if step is None else f" at step {step}"
-        reasons = {name: f"{name}: {hook} failed{when}: {type(e).__name__}: {e}" for name, e in self._errors.items()}
+        reasons = {name: f"{name}: {hook} failed{when}: {describe(e)}" for name, e in self._errors.items()}
         for name in reasons:
             self.switch_off(name)
         self.failed |= reasons

@@ -28,7 +28,7 @@ from pealm_core.training.run_folder import Run
 from pealm_core.training.saving import Saver
 from pealm_core.training.schedule import Budget, due, lr_factor
 from pealm_core.training.signals import Signals
-from pealm_core.training.strategy import missing_gradients
+from pealm_core.training.strategy import gradient_problem
 from pealm_core.training.validation import validate
 
 # Steps between two reads of losses, by device: a GPU would have to be waited for in each step.
@@ -160,7 +160,7 @@ class Trainer:
         self.model.train()
         weights = [count * self.world.size / scored for count in counts]
         sums = accumulate(self.objective, self.module, batch, weights, self.dtype, self.strategy)
-        if self.world.size > 1 and (problem := missing_gradients(self.model)):
+        if problem := gradient_problem(self.model, several=self.world.size > 1):
             plugin = self.job.entries["model"].plugin.dist
             raise self.world.once(PluginError(f"{plugin}: step {self.step + 1}: {problem}"))
         return sums
