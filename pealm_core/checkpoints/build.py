@@ -72,7 +72,7 @@ def make_tokenizer(job: Job, saved: Path | None = None, *datasets: Dataset) -> T
             for table, dataset in zip(job.inputs, datasets, strict=False):
                 if not has(dataset, "documents"):
                     given = f"--input.{job.entries[table].name}"
-                    raise UserError(f"{given} is tokenized already, not text for {name!r}; give its own --tokenizer")
+                    raise UserError(f"{given} has no text for {name!r} to learn from; give its own --tokenizer")
             documents = (dataset.documents("train") for dataset in datasets)
             tokenizer.fit(texts(chain.from_iterable(documents)))  # type: ignore[attr-defined]
         objective = job.entries.get("objective")

@@ -51,7 +51,7 @@ class LM:
         try:
             return [int(i) for i in self.tokenizer.encode(prompt)] or [start_token(self.tokenizer)]
         except ValueError as error:
-            raise UserError(f"--prompt: {error}") from error
+            raise UserError(f"the prompt can't be encoded: {error}") from error
 
     def stream(self, prompt: str = "", sampling: Sampling | None = None, **changes: Any) -> Iterator[str]:
         """Yield the continuation of a prompt in pieces of complete characters, without stop strings."""

@@ -170,8 +170,9 @@ class Trainer:
         parameters, clip = list(self.model.parameters()), self.settings.grad_clip
         sums["grad_norm"] = norm = self.strategy.grad_norm(parameters)
         first, self._names = not self._names, self._names or list(sums)
-        if self._names != list(sums) or {*line} & ({*sums} - {"loss"}):
-            raise PluginError(f"the metrics of a step must have the same new names each time, not {', '.join(sums)}")
+        if self._names != list(sums):
+            names = (", ".join(names) for names in (self._names, sums))
+            raise PluginError(f"each step must have the same metrics: first {next(names)}, now {next(names)}")
         self._unread.append((line, torch.stack([value.to(sums["loss"]) for value in sums.values()])))
         if self.read_every == 1:
             self.read()  # before the update, so that a loss that is not finite changes nothing
