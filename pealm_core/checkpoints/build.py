@@ -88,6 +88,16 @@ def make_tokenizer(job: Job, saved: Path | None = None, *datasets: Dataset) -> T
     return tokenizer
 
 
+def pretrained_vocabulary(job: Job) -> Path | None:
+    """Return the folder with the vocabulary of the job's pretrained model, unless the user chose a tokenizer."""
+    model, tokenizer, config = job.entries["model"], job.entries["tokenizer"], job.configs["tokenizer"]
+    own = tokenizer.spec.name == model.spec.tokenizer and (config is None or config == type(config)())
+    if model.spec.vocabulary is None or not own:
+        return None
+    folder: Path = model.load("vocabulary")(job.configs["model"])
+    return folder
+
+
 def make_model(
     job: Job,
     vocab_size: int,
