@@ -1,6 +1,6 @@
 """Make the components of a job: tokenizer, dataset, model. The only module that calls factories."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -59,7 +59,7 @@ def make_datasets(job: Job) -> dict[str, Dataset]:
 def make_tokenizer(job: Job, saved: Path | None = None, *datasets: Dataset) -> Tokenizer:
     """Make the job's tokenizer, with a saved vocabulary or fitted on the datasets' training text.
 
-    The special tokens that datasets and objective name are added if it lacks them.
+    The special tokens that datasets and objective name are added if it lacks them, and the datasets' chat layout.
     """
     tokenizer: Tokenizer = make_component(job, "tokenizer")
     name, dist = job.entries["tokenizer"].name, job.entries["tokenizer"].plugin.dist
@@ -78,7 +78,7 @@ def make_tokenizer(job: Job, saved: Path | None = None, *datasets: Dataset) -> T
         objective = job.entries.get("objective")
         wanted = [getattr(dataset, "specials", ()) for dataset in datasets]
         wanted += [objective.spec.specials] if objective else []
-        tokenizer = with_specials(tokenizer, chain.from_iterable(wanted), saved)
+        tokenizer = with_specials(tokenizer, chain.from_iterable(wanted), saved, _layout(job, datasets))
     except (FileNotFoundError, ValueError) as error:
         raise UserError(f"tokenizer {name}: {saved or 'training text'}: {error}") from error
     if not isinstance(size := tokenizer.vocab_size, int) or size < 1:
@@ -96,6 +96,15 @@ def pretrained_vocabulary(job: Job) -> Path | None:
         return None
     folder: Path = model.load("vocabulary")(job.configs["model"])
     return folder
+
+
+def _layout(job: Job, datasets: Iterable[Dataset]) -> Mapping[str, Any] | None:
+    """Return the chat layout of the datasets. Raises UserError if they have several."""
+    named = zip(job.inputs, datasets, strict=False)
+    layouts = {job.entries[table].name: chat for table, dataset in named if (chat := getattr(dataset, "chat", None))}
+    if any(chat != next(iter(layouts.values())) for chat in layouts.values()):
+        raise UserError(f"[[input]] {' and '.join(layouts)} have different chat layouts; train on one of them")
+    return next(iter(layouts.values()), None)
 
 
 def make_model(
