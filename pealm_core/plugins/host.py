@@ -9,13 +9,11 @@ import re
 import sys
 import time
 from collections.abc import Callable, Collection, Iterable
-from contextlib import nullcontext, redirect_stdout
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from functools import partial
 from importlib import import_module
 from pathlib import Path
 from threading import Timer
-from types import ModuleType
 from typing import Any
 
 import pluggy
@@ -29,12 +27,10 @@ from pealm_core.plugins.discovery import Plugin as Plugin
 from pealm_core.plugins.discovery import discover
 from pealm_core.plugins.entry import Entry as Entry
 from pealm_core.plugins.entry import S
-from pealm_core.plugins.heavy_imports import DefectError, light_imports
+from pealm_core.plugins.guard import DefectError, guarded
 from pealm_core.plugins.local_files import import_file, line_of, local_plugins
-from pealm_core.plugins.no_exit import no_exit
 from pealm_core.plugins.records import CORE_COMMANDS as CORE_COMMANDS
-from pealm_core.plugins.records import REGISTRATION, hooks_of, records_of
-from pealm_core.plugins.run_hooks import attempting
+from pealm_core.plugins.records import hooks_of, records_of
 
 PATIENCE = 5.0  # seconds until a plugin that still loads is named
 
@@ -49,8 +45,6 @@ class PluginHost:
         self._manager.add_hookspecs(hookspecs)
         self.current: str | None = None  # the plugin whose hook of a run is being called
         self.failed: dict[str, str] = {}  # plugins that failed in a hook of a run → what happened
-        self._results: list[tuple[str, Any]] = []  # of the current call of a hook
-        self._errors: dict[str, BaseException] = {}
         self._core_version = next((p.version for p in self.plugins if p.dist == "pealm-core"), "0")
         disabled = set(disabled)
         self._loading, slow = "", Timer(PATIENCE, self._say_slow)
@@ -89,18 +83,13 @@ class PluginHost:
 
     def _load(self, plugin: Plugin) -> None:
         name, start = f"{plugin.dist}/{plugin.name}", time.perf_counter()
-        observer = ModuleType(name)
         try:
             if not SpecifierSet(plugin.requires).contains(self._core_version, prereleases=True):
                 raise DefectError(f"needs pealm-core {plugin.requires}, and {self._core_version} is installed")
-            local = plugin.file is not None
-            guard = nullcontext() if local else light_imports(plugin.module)
-            with redirect_stdout(sys.stderr), no_exit(), guard:
-                hooks = hooks_of(import_file(plugin) if local else import_module(plugin.module))
-                records = list(records_of(hooks, objects=local))
-            for hook in hooks.keys() - REGISTRATION.keys():
-                setattr(observer, hook, attempting(hooks[hook], partial(self._attempt, name)))
-            self._manager.register(observer, name)  # checks the arguments of its hooks
+            with guarded("" if plugin.file else plugin.module):
+                module = import_file(plugin) if plugin.file else import_module(plugin.module)
+                records = list(records_of(hooks_of(module), objects=bool(plugin.file)))
+            self._manager.register(module, name)  # checks the arguments of its hooks
             plugin.records = records
         except KeyboardInterrupt:
             raise
@@ -158,17 +147,26 @@ class PluginHost:
         Returns (plugin, result) of those that returned something. A plugin is named by `dist/entry point`. One that
         fails is switched off and added to `failed`. Raises PluginError for those that failed, after all were called.
         """
-        self._results, self._errors = [], {}
-        getattr(self._manager.hook, hook)(**values)
+        results: list[tuple[str, Any]] = []
+        errors: dict[str, BaseException] = {}
+        with ExitStack() as wrappers:
+            for impl in reversed(getattr(self._manager.hook, hook).get_hookimpls()):  # pluggy's order, wrappers first
+                name, args = impl.plugin_name, [values[name] for name in impl.argnames]
+                if impl.wrapper or impl.hookwrapper:  # its `yield` gives None: hooks with wrappers have no results
+                    around = contextmanager(impl.function)(*args)
+                    self._attempt(errors, name, around.__enter__)
+                    wrappers.callback(self._attempt, errors, name, around.__exit__, None, None, None)
+                elif (result := self._attempt(errors, name, impl.function, *args)) is not None:
+                    results.append((name, result))
         step = values.get("step", getattr(values.get("trainer"), "step", None))
         when = "" if step is None else f" at step {step}"
-        reasons = {name: f"{name}: {hook} failed{when}: {type(e).__name__}: {e}" for name, e in self._errors.items()}
+        reasons = {name: f"{name}: {hook} failed{when}: {type(e).__name__}: {e}" for name, e in errors.items()}
         for name in reasons:
             self.switch_off(name)
         self.failed |= reasons
         if reasons:
-            raise PluginError("; ".join(reasons.values())) from next(iter(self._errors.values()))
-        return self._results
+            raise PluginError("; ".join(reasons.values())) from next(iter(errors.values()))
+        return results
 
     def with_hook(self, hook: str) -> set[str]:
         """Return the plugins that have a hook of a run."""
@@ -178,18 +176,15 @@ class PluginHost:
         """Don't call the hooks of a plugin (`dist/entry point`) again, for instance as it failed on another rank."""
         self._manager.unregister(name=name)
 
-    def _attempt(self, name: str, function: Callable[..., Any], *args: Any) -> Any:
-        """Call a part of a plugin's hook and collect its result or its error."""
+    def _attempt(self, errors: dict[str, BaseException], name: str, function: Callable[..., Any], *args: Any) -> Any:
+        """Call a part of a plugin's hook. Its exception is added to `errors`."""
         before, self.current = self.current, name
         try:
-            result = function(*args)
-            if result is not None:
-                self._results.append((name, result))
-            return result
+            return function(*args)
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # also SystemExit, and a panic in Rust
-            self._errors[name] = error
+            errors[name] = error
             return None
         finally:
             self.current = before
