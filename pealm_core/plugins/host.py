@@ -204,8 +204,9 @@ class PluginHost:
         return blamed
 
     def versions(self, entries: Iterable[Entry[Any]] = ()) -> dict[str, str]:
-        """Return distribution → version of the core and of the plugins behind these entries."""
-        used = {entry.plugin.dist: entry.plugin.version for entry in entries}
+        """Return distribution → version of the core, of the plugins behind these entries, and of local plugins."""
+        plugins = [*(entry.plugin for entry in entries), *(p for p in self.plugins if p.file and p.status == "ok")]
+        used = {plugin.dist: plugin.version for plugin in plugins}
         return dict(sorted({"pealm-core": self._core_version, **used}.items()))
 
 
