@@ -130,6 +130,8 @@ def _report(error: BaseException) -> int:
             return 2
         case click.ClickException():
             return fail(_message(error), error.exit_code)
+        case ModuleNotFoundError(name="pealm_testing"):
+            return fail("this command needs pealm-testing; try: pip install pealm-testing", 2)
         case PealmError():
             message, code = str(error), error.exit_code
         case OSError() if _is_of_stdout(error):  # a closed pipe, as in `pealm sample ... | head`, is no failure

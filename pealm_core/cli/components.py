@@ -112,15 +112,14 @@ def _options(flat: Mapping[str, type], args: Sequence[str]) -> Iterator[SettingO
         for item in settings_of(config).values():
             if not item.hidden:
                 yield SettingOption(table, item.key, f"--{item.key}", *([f"-{item.short}"] if item.short else []))
-    datasets = PluginHost.installed().entries(DatasetSpec)
+    host = PluginHost.installed()
     names = {word.partition("=")[0].replace("_", "-") for word in args if word.startswith("--")}
     for name in sorted(names):
         table, dot, key = name.removeprefix("--").partition(".")
         if not dot or key == "name":
             continue
         if table == "input":
-            dist, _, dataset = key.rpartition("/")
-            entries = [e for e in datasets.get(dataset, []) if not dist or e.plugin.dist == dist]
+            entries = host.matches(DatasetSpec, key)
             bare = bool(entries) and not any(entry.spec.value for entry in entries)
             yield SettingOption(table, key, name, is_flag=bare, flag_value=True)
         else:

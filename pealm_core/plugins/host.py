@@ -109,6 +109,11 @@ class PluginHost:
                     table.setdefault(record.name, []).append(Entry(record, plugin, record.name))
         return dict(sorted(table.items()))
 
+    def matches(self, kind: type[S], name: str) -> list[Entry[S]]:
+        """Return who provides `name` or `dist/name`."""
+        dist, _, bare = name.rpartition("/")
+        return [replace(e, name=name) for e in self.entries(kind).get(bare, []) if dist in ("", e.plugin.dist)]
+
     def conflicts(self, plugin: Plugin) -> list[str]:
         """Return this plugin's names that others provide as well: `model 'gpt2' is also in pealm-other`."""
         return [
@@ -123,17 +128,15 @@ class PluginHost:
 
         prefer: distributions that win where several provide the name, for instance those that wrote a checkpoint.
         """
-        dist, _, bare = name.rpartition("/")
-        entries = self.entries(kind)
-        matches = [entry for entry in entries.get(bare, []) if dist in ("", entry.plugin.dist)]
+        bare, matches = name.rpartition("/")[2], self.matches(kind, name)
         matches = [entry for entry in matches if entry.plugin.dist in prefer] or matches
         if len(matches) > 1:
             ways = " or ".join(f"{entry.plugin.dist}/{bare}" for entry in matches)
             raise UserError(f"{kind.kind} {name!r} is provided by {len(matches)} plugins; say which: {ways}")
         if matches:
-            return replace(matches[0], name=name)
+            return matches[0]
         own = [plugin for plugin in self.plugins if plugin.status != "ok" and plugin.name == bare]
-        hint = "" if own else did_you_mean(bare, entries)
+        hint = "" if own else did_you_mean(bare, self.entries(kind))
         if not own and "did you mean" not in hint:
             hint += "; is its plugin installed? (pip install pealm installs every first-party plugin)"
         for plugin in own or [plugin for plugin in self.plugins if plugin.status == "failed"]:
