@@ -8,7 +8,7 @@ from typing import Any
 from pealm_core.contract import hookspecs
 from pealm_core.contract.fields import did_you_mean
 from pealm_core.contract.specs import KINDS, Spec
-from pealm_core.plugins.heavy_imports import DefectError
+from pealm_core.plugins.guard import DefectError
 
 REGISTRATION = {spec.hook: spec for spec in KINDS.values()}
 TABLES = {"train", "optimizer", "schedule", "objective", "strategy", "adapter", "input"}  # of a recipe or preset
