@@ -81,7 +81,7 @@ def make_tokenizer(job: Job, saved: Path | None = None, *datasets: Dataset) -> T
         tokenizer = with_specials(tokenizer, chain.from_iterable(wanted), saved, _layout(job, datasets))
     except (FileNotFoundError, ValueError) as error:
         raise UserError(f"tokenizer {name}: {saved or 'training text'}: {error}") from error
-    if not isinstance(size := tokenizer.vocab_size, int) or size < 1:
+    if not isinstance(size := tokenizer.vocab_size, int) or size < 0:  # 0: fitted on no text
         raise PluginError(f"{dist}: vocab_size of tokenizer {name!r} is {size!r:.60}, not a number of tokens")
     if (eot := getattr(tokenizer, "eot_id", None)) is not None and not (isinstance(eot, int) and 0 <= eot < size):
         raise PluginError(f"{dist}: eot_id of tokenizer {name!r} is {eot!r:.60}, not one of its {size:,} tokens")
