@@ -14,6 +14,7 @@ from pealm_core.checkpoints import folder as checkpoint
 from pealm_core.cli.help import Section, sections
 from pealm_core.config.choose_components import choose
 from pealm_core.config.job import plan, settle
+from pealm_core.config.local_plugins import differences, load_files
 from pealm_core.config.paths import printable
 from pealm_core.config.toml_layers import Layer, file_layer
 from pealm_core.contract.errors import UserError
@@ -21,7 +22,6 @@ from pealm_core.contract.fields import settings_of
 from pealm_core.contract.specs import DatasetSpec
 from pealm_core.hardware.launch import launched
 from pealm_core.plugins.host import PluginHost
-from pealm_core.plugins.local_files import differences, use_plugin
 
 SETTINGS, GIVEN = "pealm.settings", "pealm.given"  # in a context's `meta`
 
@@ -53,15 +53,14 @@ class ComponentCommand(click.Command):
         """Parse the line and resolve the job."""
         ctx.token_normalize_func = lambda word: word.replace("_", "-")
         given, words = self._given(ctx, args)
-        if "config" in given and _use_plugins(file_layer(Path(given["config"]))):
+        if "config" in given and load_files(file_layer(Path(given["config"]))):
             given, words = self._given(ctx, args)  # their datasets may have options without a value
         ctx.meta[GIVEN] = given, words
         rest = super().parse_args(ctx, args)  # shows the help page and exits
         sources = _sources(given, words)
         job = plan(self.components, flat=self.flat, **sources)
-        saved: Layer | None = sources["file"]
-        if saved is not None and "train" in self.flat and launched()[0] == 0:
-            for line in differences(saved.tables.get("plugins"), sources["host"].plugins, saved.origin):
+        if "train" in self.flat and launched()[0] == 0:
+            for line in differences(sources["file"], sources["host"]):
                 click.echo(f"pealm: {printable(line)}", err=True)
         own = {name: value for name, value in ctx.params.items() if name not in self.components}
         ctx.params = {**own, "job": job}
@@ -113,32 +112,18 @@ def _options(flat: Mapping[str, type], args: Sequence[str]) -> Iterator[SettingO
         for item in settings_of(config).values():
             if not item.hidden:
                 yield SettingOption(table, item.key, f"--{item.key}", *([f"-{item.short}"] if item.short else []))
-    datasets = PluginHost.installed().entries(DatasetSpec)
+    host = PluginHost.installed()
     names = {word.partition("=")[0].replace("_", "-") for word in args if word.startswith("--")}
     for name in sorted(names):
         table, dot, key = name.removeprefix("--").partition(".")
         if not dot or key == "name":
             continue
         if table == "input":
-            dist, _, dataset = key.rpartition("/")
-            entries = [e for e in datasets.get(dataset, []) if not dist or e.plugin.dist == dist]
+            entries = host.matches(DatasetSpec, key)
             bare = bool(entries) and not any(entry.spec.value for entry in entries)
             yield SettingOption(table, key, name, is_flag=bare, flag_value=True)
         else:
             yield SettingOption(table, key, name)
-
-
-def _use_plugins(config: Layer) -> bool:
-    """Load the files of `[plugins]` in a config that the user named, but none of a run's own. Raises UserError."""
-    path = Path(config.origin)
-    saved = "versions" in config.tables or any((path.parent / name).exists() for name in ("run.json", "state.json"))
-    table = config.tables.get("plugins", {})
-    files = table.get("files", []) if isinstance(table, Mapping) and table.keys() <= {"files", "sha256"} else None
-    if not isinstance(files, list) or not all(isinstance(file, str) for file in files):
-        raise UserError(f'{config.place("plugins", "files")} must be a list of files: files = ["my_model.py"]')
-    for file in () if saved else files:
-        use_plugin(path.parent / file)
-    return not saved and bool(files)
 
 
 def _sources(given: Mapping[str, str], words: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from pealm_core.config.local_plugins import missing
 from pealm_core.config.toml_layers import Layer, Tables
 from pealm_core.contract import specs
 from pealm_core.contract.errors import UserError
 from pealm_core.contract.fields import did_you_mean, settings_of
 from pealm_core.contract.specs import DatasetSpec, EvaluatorSpec, Spec
 from pealm_core.plugins.host import Entry, PluginHost
-from pealm_core.plugins.local_files import missing_files, plugin_options
 
 COMPONENTS: Mapping[str, type[Spec]] = {  # table → the kind of component that it configures
     "model": specs.ModelSpec,
@@ -143,14 +143,14 @@ def _find(host: PluginHost, file: Layer, table: str, name: str) -> Entry[Any]:
         return host.find(COMPONENTS[kind_of(table)], name, prefer=made_with)
     except UserError as error:
         installed = {plugin.dist for plugin in host.plugins}
-        values, files = file.tables.get(table, {}), missing_files(file.tables.get("plugins"), host.plugins)
-        if files and name in (*values, *map(str, values.values())):  # not of the command line
+        values = file.tables.get(table, {})
+        if (options := missing(file, host)) and name in (*values, *map(str, values.values())):  # not of the line
             reason = f"{str(error).partition(';')[0]}; {file.origin} was made with a local plugin"
-            raise UserError(f"{reason}, whose code runs only if you name it: {plugin_options(files)}") from None
-        missing = [f"{dist} {version}" for dist, version in made_with.items() if dist not in installed]
-        if not missing:
+            raise UserError(f"{reason}, whose code runs only if you name it: {options}") from None
+        lost = [f"{dist} {version}" for dist, version in made_with.items() if dist not in installed]
+        if not lost:
             raise
-        raise UserError(f"{error}; {file.origin} was made with {', '.join(missing)}, not installed here") from None
+        raise UserError(f"{error}; {file.origin} was made with {', '.join(lost)}, not installed here") from None
 
 
 def _model_layers(model: Entry[Any], file: Layer, preset: str | None, line: Layer) -> list[Layer]:

@@ -13,7 +13,6 @@ from pealm_core.config.toml_layers import Layer, Resolved, Tables, resolve
 from pealm_core.contract.errors import UserError
 from pealm_core.contract.fields import dump
 from pealm_core.plugins.host import Entry, PluginHost
-from pealm_core.plugins.local_files import saved_files
 
 
 @dataclass(frozen=True)
@@ -59,8 +58,8 @@ class Job:
             elif entry is not None:
                 values = {"name": entry.name, **values, **(self.base if table == "adapter" else {})}
             tables[table] = values
-        if files := saved_files(self.host.plugins):
-            tables["plugins"] = files
+        if files := [str(plugin.file) for plugin in self.host.plugins if plugin.file and plugin.status == "ok"]:
+            tables["plugins"] = {"files": files}
         tables["versions"] = dict(self.host.versions(self.entries.values()))
         return tables
 

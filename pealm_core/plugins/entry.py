@@ -1,18 +1,15 @@
 """An entry: a record that a name means, with the plugin that it comes from; its parts are imported on use."""
 
-import sys
-from contextlib import nullcontext, redirect_stdout
 from dataclasses import dataclass
 from functools import cached_property
 from pkgutil import resolve_name
 from typing import Any, Generic, TypeVar
 
-from pealm_core.contract.errors import PluginError
+from pealm_core.contract.errors import PluginError, describe
 from pealm_core.contract.fields import settings_of
 from pealm_core.contract.specs import Spec
 from pealm_core.plugins.discovery import Plugin
-from pealm_core.plugins.heavy_imports import DefectError, light_imports
-from pealm_core.plugins.no_exit import no_exit
+from pealm_core.plugins.guard import DefectError, guarded
 
 S = TypeVar("S", bound=Spec)
 
@@ -30,23 +27,24 @@ class Entry(Generic[S]):
         ref = getattr(self.spec, part)
         if not isinstance(ref, str):  # of a local plugin: the object itself
             return ref
+        light = part == "config" and not self.plugin.file
         try:
-            with redirect_stdout(sys.stderr), no_exit():  # stdout is for results
+            with guarded(ref.partition(":")[0] if light else ""):
                 return resolve_name(ref)
         except KeyboardInterrupt:
             raise
+        except DefectError as error:
+            raise self._defect(part, str(error)) from error
         except BaseException as error:
-            raise self._defect(f"{part} {ref!r}", f"can't be loaded: {type(error).__name__}: {error}") from error
+            raise self._defect(f"{part} {ref!r}", f"can't be loaded: {describe(error)}") from error
 
     @cached_property
     def config(self) -> type | None:
         """The dataclass of its settings, or None. Raises PluginError, also if importing it loads a heavy package."""
-        ref = getattr(self.spec, "config", None)
-        if not ref:
+        if not getattr(self.spec, "config", None):
             return None
         try:
-            with nullcontext() if self.plugin.file else light_imports(str(ref).partition(":")[0]):
-                config: type = self.load("config")
+            config: type = self.load("config")
             names = {setting.name for setting in settings_of(config).values()}
             if "name" in names:
                 raise DefectError("has a field 'name', which is reserved for the component's own name")

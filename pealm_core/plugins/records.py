@@ -8,7 +8,7 @@ from typing import Any
 from pealm_core.contract import hookspecs
 from pealm_core.contract.fields import did_you_mean
 from pealm_core.contract.specs import KINDS, Spec
-from pealm_core.plugins.heavy_imports import DefectError
+from pealm_core.plugins.guard import DefectError
 
 REGISTRATION = {spec.hook: spec for spec in KINDS.values()}
 TABLES = {"train", "optimizer", "schedule", "objective", "strategy", "adapter", "input"}  # of a recipe or preset
@@ -61,6 +61,7 @@ def records_of(hooks: Mapping[str, Callable[..., Any]], *, objects: bool = False
 
 def _checks(record: Spec, objects: bool) -> Iterator[tuple[Any, str]]:
     """Yield what must be true of a record, and what to say if it is not."""
+    yield type(record.name) is type(record.summary) is str, "name and summary must be strings"
     yield re.fullmatch(r"[a-z0-9][a-z0-9.-]*", record.name), "a name is made of a-z, 0-9, '-' and '.'"
     yield re.fullmatch(r".*\S.*", record.summary), "summary must be one line of text"
     yield (

@@ -8,12 +8,12 @@ from typing import Any
 
 from pealm_core.config.choose_components import COMPONENTS as TABLES
 from pealm_core.config.job import plan
+from pealm_core.config.local_plugins import differences
 from pealm_core.config.settings import TrainSettings
 from pealm_core.config.toml_layers import Layer, file_layer
 from pealm_core.config.training_job import COMPONENTS, check
 from pealm_core.contract.errors import UserError
 from pealm_core.hardware.launch import launched
-from pealm_core.plugins.local_files import differences
 from pealm_core.training.run_folder import CONFIG, new_folder
 from pealm_core.training.train import train as run_training
 
@@ -55,7 +55,7 @@ def train(
         file = file_layer(Path(out) / CONFIG)
     job = plan(COMPONENTS, flat={"train": TrainSettings}, file=file, preset=preset, words=words)
     rank, processes, _ = launched()
-    for line in differences(file.tables.get("plugins"), job.host.plugins, file.origin) if rank == 0 else ():
+    for line in differences(file, job.host) if rank == 0 else ():
         print(line, file=sys.stderr)
     check(job, processes)
     if out is None and processes > 1:

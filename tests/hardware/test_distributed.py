@@ -24,12 +24,17 @@ WALL_CLOCK = {"seconds", "tokens_per_second"}
 PATIENCE = 150  # seconds; whoever needs as many hangs
 
 
-def rows(run: Path) -> list[dict[str, Any]]:
+def all_rows(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
+def rows(run: Path) -> list[dict[str, Any]]:
+    """Return the metrics of the steps; the first line is the validation before them."""
+    return all_rows(run)[1:]
+
+
 def timeless(run: Path) -> list[dict[str, Any]]:
-    return [{key: value for key, value in row.items() if key not in WALL_CLOCK} for row in rows(run)]
+    return [{key: value for key, value in row.items() if key not in WALL_CLOCK} for row in all_rows(run)]
 
 
 def torchrun(processes: int, *args: object, restarts: int = 0, logs: Path | None = None) -> list[str]:
@@ -129,7 +134,7 @@ def test_two_processes_that_stop_and_go_on_end_with_the_same_bits(
 FAULTS = {
     "settings": "the processes differ: [train] lr is 0.003 on rank 0 and 0.5 on rank 1",
     "shard": "pealm: rank 1: shard_7.npy has become shorter",
-    "nan": "the loss is not finite at step 4 (rank 1): loss nan",
+    "nan": "the loss is not finite at step 4 (rank 1): nan",
 }
 FAULTY = f"""
 import os, sys

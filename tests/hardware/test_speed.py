@@ -5,7 +5,7 @@ import platform
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,36 +15,59 @@ from torch import nn
 
 from pealm_core.checkpoints.tensors import read_tensors
 from pealm_core.contract.errors import UserError
+from pealm_core.contract.training_parts import Batch
 from pealm_core.hardware import device
+from pealm_core.hardware.distributed import World
 from pealm_core.hardware.speed import _attention, describe, faster
 from pealm_core.training.batches import Batches
+from pealm_core.training.objective import NextToken
 
 CPU = torch.device("cpu")
 
 
+class Numbers:
+    """A source whose rows hold the number of their sample; the one of sample `broken` can't be read."""
+
+    tokens, block_size = 1000, 1
+
+    def __init__(self, broken: int = -1) -> None:
+        self.broken = broken
+        self.drawn: list[tuple[int, str]] = []
+
+    def __len__(self) -> int:
+        return 1000
+
+    def rows(self, samples: Iterable[int]) -> Batch:
+        numbers = list(samples)
+        if self.broken in numbers:
+            raise UserError("shard.npy has become shorter")
+        self.drawn.append((numbers[0], threading.current_thread().name))
+        tokens = torch.tensor([[number] for number in numbers])
+        return {"idx": tokens, "targets": tokens + 1}
+
+
+def batches_ahead(source: Numbers) -> Batches:
+    objective, world = NextToken(None, None), World(rank=1, size=2)
+    return Batches(source, objective, world, CPU, batch_size=8, micro_batch_size=2, seed=0, ahead=True)
+
+
 def test_batches_ahead_are_those_of_their_steps() -> None:
-    drawn: list[tuple[int, str]] = []
-
-    def draw(step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        drawn.append((step, threading.current_thread().name))
-        return torch.tensor([step]), torch.tensor([step + 1])
-
-    batches = Batches(draw, CPU, ahead=True)
-    assert [batches.get(step)[0].item() for step in (0, 1, 2, 7, 8)] == [0, 1, 2, 7, 8]
+    batches = batches_ahead(source := Numbers())
+    for sample in (0, 8, 16, 56, 64):
+        batch, counts = batches.get(sample)
+        own = [[number] for number in range(sample + 4, sample + 8)]  # the part of rank 1
+        assert batch["idx"].tolist() == own and counts == [2, 2]
     batches.close()
-    assert [name.startswith("batches") for step, name in drawn if step in (1, 2, 8)] == [True] * 3  # by the thread
+    ahead = [name.startswith("batches") for first, name in source.drawn if first - 4 in (8, 16, 64)]
+    assert ahead == [True] * 3  # by the thread
 
 
 def test_a_batch_that_can_not_be_drawn_fails_at_its_own_step() -> None:
-    def draw(step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        if step == 2:
-            raise UserError("shard.npy has become shorter")
-        return torch.tensor([step]), torch.tensor([step])
-
-    batches = Batches(draw, CPU, ahead=True)
-    assert batches.get(0)[0].item() == 0 and batches.get(1)[0].item() == 1
+    batches = batches_ahead(Numbers(broken=21))
+    for sample in (0, 8):
+        assert int(batches.get(sample)[0]["idx"][0]) == sample + 4
     with pytest.raises(UserError, match="shorter"):
-        batches.get(2)
+        batches.get(16)
     batches.close()
 
 

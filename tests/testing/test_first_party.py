@@ -121,6 +121,16 @@ class TestStories(DatasetConformance):
     config = {"stories": 200}
 
 
+class TestConversations(DatasetConformance):
+    spec = "conversations"
+
+    @pytest.fixture
+    def config(self, tmp_path: Path) -> dict[str, str]:
+        lines = [f'{{"instruction": "say {number}", "output": "{number}"}}' for number in range(30)]
+        (tmp_path / "talk.jsonl").write_text("\n".join(lines))
+        return {"path": str(tmp_path / "talk.jsonl")}
+
+
 class TestNpyShards(DatasetConformance):
     spec = "npy-shards"
 
