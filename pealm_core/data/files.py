@@ -66,6 +66,7 @@ def read_blocks(path: Path, start: int = 0, stop: int | None = None) -> Iterator
             file.seek(start)
             while block := file.read(BLOCK if stop is None else min(BLOCK, stop - file.tell())):
                 yield block
+                del block  # before the next one is read
     except OSError as error:
         raise UserError(f"{path}: can't be read: {error.strerror or error}") from error
 
