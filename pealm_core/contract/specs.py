@@ -77,11 +77,13 @@ class DatasetSpec(Spec):
 
     value: the config's field that VALUE of `--input.NAME VALUE` sets; if it is None, the option takes no value. If
         the field has a default, the value is optional.
+    shards: VALUE is a folder of token shards, whose `meta.json` and `tokenizer/`, if it has them, name the tokenizer.
     """
 
     config: Part | None = None
     factory: Part
     value: str | None = None
+    shards: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

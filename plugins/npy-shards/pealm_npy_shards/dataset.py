@@ -11,6 +11,7 @@ from pealm_npy_shards.shard import open_shard
 
 SUFFIXES = (".npy", ".bin")
 META = "meta.json"
+INCOMPLETE = ".tokenize"  # a folder of `pealm tokenize`, removed at its end
 SCAN_TOKENS, SCAN_BLOCKS = 2**22, 64  # of each shard, at most
 
 
@@ -69,6 +70,8 @@ class NpyShards:
                 _check(shard, vocab_size)
 
     def _files(self, split: str) -> list[Path]:
+        if (self.path / INCOMPLETE).exists():
+            raise UserError(f"--input.npy-shards {self.path} is incomplete: the same `pealm tokenize` resumes")
         try:
             names = sorted(path for path in self.path.iterdir() if path.suffix in SUFFIXES)
         except FileNotFoundError:

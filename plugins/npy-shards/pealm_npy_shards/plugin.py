@@ -14,4 +14,5 @@ def pealm_datasets() -> Iterator[DatasetSpec]:
         config="pealm_npy_shards.config:NpyShardsConfig",
         factory="pealm_npy_shards.dataset:NpyShards",
         value="path",
+        shards=True,
     )
