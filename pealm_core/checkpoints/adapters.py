@@ -18,11 +18,17 @@ class Adapted:
 
 
 def apply(adapter: Any, model: nn.Module, resized: Collection[str] = ()) -> None:
-    """Apply an adapter to a model with a base's weights. resized: tensors that differ from the base's."""
+    """Apply an adapter to a model with a base's weights. resized: tensors that differ from the base's.
+
+    These are trained as well: their new rows, for tokens that the base does not know, are random.
+    """
     before = [tensor for name, tensor in model.state_dict(keep_vars=True).items() if name not in resized]
     adapter.apply(model)
     of_base = set(map(id, before))
     new = {name for name, tensor in model.state_dict(keep_vars=True).items() if id(tensor) not in of_base}
+    for name, tensor in model.named_parameters(remove_duplicate=False):
+        if name in resized:
+            tensor.requires_grad_(True)
     model.__dict__[KEY] = Adapted(adapter, frozenset(new))
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError("apply leaves no parameter with requires_grad, so that nothing could be trained")

@@ -1,6 +1,6 @@
 """Make the components of a job: tokenizer, dataset, model. The only module that calls factories."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -14,7 +14,7 @@ from pealm_core.checkpoints.folder import CONFIG, find
 from pealm_core.checkpoints.tensors import load_tensors, without_wrappers
 from pealm_core.config.job import Job, plan
 from pealm_core.config.toml_layers import Layer, file_layer
-from pealm_core.contract.errors import PealmError, PluginError, UserError
+from pealm_core.contract.errors import PealmError, PluginError, UserError, describe
 from pealm_core.contract.protocols import Dataset, Tokenizer, has
 from pealm_core.data.documents import texts
 from pealm_core.data.specials import with_specials
@@ -36,7 +36,7 @@ def make(entry: Entry[Any], *args: Any, **kwargs: Any) -> Any:
     except ValueError as error:
         raise UserError(f"{entry.spec.kind} {entry.name}: {error}") from error
     except (Exception, SystemExit) as error:
-        kind, reason = entry.spec.kind, f"{type(error).__name__}: {error}"
+        kind, reason = entry.spec.kind, f"{describe(error)}"
         if "memory" in reason.lower() or "Storage size" in reason:  # as Python and torch say it
             reason = f"{kind} {entry.name} does not fit into memory: {reason}".splitlines()[0]
             raise UserError(f"{reason}; choose smaller sizes") from error
@@ -59,7 +59,7 @@ def make_datasets(job: Job) -> dict[str, Dataset]:
 def make_tokenizer(job: Job, saved: Path | None = None, *datasets: Dataset) -> Tokenizer:
     """Make the job's tokenizer, with a saved vocabulary or fitted on the datasets' training text.
 
-    The special tokens that datasets and objective name are added if it lacks them.
+    The special tokens that datasets and objective name are added if it lacks them, and the datasets' chat layout.
     """
     tokenizer: Tokenizer = make_component(job, "tokenizer")
     name, dist = job.entries["tokenizer"].name, job.entries["tokenizer"].plugin.dist
@@ -72,16 +72,39 @@ def make_tokenizer(job: Job, saved: Path | None = None, *datasets: Dataset) -> T
             for table, dataset in zip(job.inputs, datasets, strict=False):
                 if not has(dataset, "documents"):
                     given = f"--input.{job.entries[table].name}"
-                    raise UserError(f"{given} is tokenized already, not text for {name!r}; give its own --tokenizer")
+                    raise UserError(f"{given} has no text for {name!r} to learn from; give its own --tokenizer")
             documents = (dataset.documents("train") for dataset in datasets)
             tokenizer.fit(texts(chain.from_iterable(documents)))  # type: ignore[attr-defined]
         objective = job.entries.get("objective")
         wanted = [getattr(dataset, "specials", ()) for dataset in datasets]
         wanted += [objective.spec.specials] if objective else []
-        tokenizer = with_specials(tokenizer, chain.from_iterable(wanted), saved)
+        tokenizer = with_specials(tokenizer, chain.from_iterable(wanted), saved, _layout(job, datasets))
     except (FileNotFoundError, ValueError) as error:
         raise UserError(f"tokenizer {name}: {saved or 'training text'}: {error}") from error
+    if not isinstance(size := tokenizer.vocab_size, int) or size < 0:  # 0: fitted on no text
+        raise PluginError(f"{dist}: vocab_size of tokenizer {name!r} is {size!r:.60}, not a number of tokens")
+    if (eot := getattr(tokenizer, "eot_id", None)) is not None and not (isinstance(eot, int) and 0 <= eot < size):
+        raise PluginError(f"{dist}: eot_id of tokenizer {name!r} is {eot!r:.60}, not one of its {size:,} tokens")
     return tokenizer
+
+
+def pretrained_vocabulary(job: Job) -> Path | None:
+    """Return the folder with the vocabulary of the job's pretrained model, unless the user chose a tokenizer."""
+    model, tokenizer, config = job.entries["model"], job.entries["tokenizer"], job.configs["tokenizer"]
+    own = tokenizer.spec.name == model.spec.tokenizer and (config is None or config == type(config)())
+    if model.spec.vocabulary is None or not own:
+        return None
+    folder: Path = model.load("vocabulary")(job.configs["model"])
+    return folder
+
+
+def _layout(job: Job, datasets: Iterable[Dataset]) -> Mapping[str, Any] | None:
+    """Return the chat layout of the datasets. Raises UserError if they have several."""
+    named = zip(job.inputs, datasets, strict=False)
+    layouts = {job.entries[table].name: chat for table, dataset in named if (chat := getattr(dataset, "chat", None))}
+    if any(chat != next(iter(layouts.values())) for chat in layouts.values()):
+        raise UserError(f"[[input]] {' and '.join(layouts)} have different chat layouts; train on one of them")
+    return next(iter(layouts.values()), None)
 
 
 def make_model(
@@ -132,7 +155,7 @@ def make_model(
         except PealmError:
             raise
         except Exception as error:
-            reason = f"{type(error).__name__}: {error}"
+            reason = describe(error)
             raise PluginError(f"{adapter.plugin.dist}: adapter {adapter.name!r} on {entry.name}: {reason}") from error
         _check(adapter, model, sizes.vocab_size)
     return model, job

@@ -12,7 +12,7 @@ import click
 
 from pealm_core.cli import COMMANDS
 from pealm_core.config.paths import printable
-from pealm_core.contract.errors import ElsewhereError, PealmError, PluginError, UserError
+from pealm_core.contract.errors import ElsewhereError, PealmError, PluginError, UserError, describe
 from pealm_core.contract.fields import did_you_mean, nearest
 from pealm_core.contract.specs import CommandSpec
 from pealm_core.plugins.guard import no_exit
@@ -95,7 +95,7 @@ def run(args: Sequence[str]) -> int:
         for word in args:
             if word != word.encode("utf-8", "replace").decode():  # its bytes are not
                 raise UserError(f"{word!a} is not valid UTF-8; rename the file")
-        if "_PEALM_COMPLETE" in os.environ:  # a shell asks for completions
+        if "_" in os.environ.get("_PEALM_COMPLETE", ""):  # a shell asks for completions
             pealm.main(args=list(args), prog_name="pealm")
         with pealm.make_context("pealm", list(args)) as context:  # not main(), which ends silently at a closed pipe
             try:
@@ -137,6 +137,8 @@ def _report(error: BaseException) -> int:
         case OSError() if _is_of_stdout(error):  # a closed pipe, as in `pealm sample ... | head`, is no failure
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed at the exit
             return 0 if isinstance(error, BrokenPipeError) else fail(f"standard output: {error.strerror}", 1)
+        case FileNotFoundError(filename=None):
+            message, code = "the current folder was removed; change to another one", 2
         case OSError(filename=str() as place, errno=number) if number in MISPLACED:
             hint = "; choose another path or change its permissions" if isinstance(error, PermissionError) else ""
             message, code = f"{place}: {error.strerror}{hint}", 2
@@ -147,7 +149,7 @@ def _report(error: BaseException) -> int:
             message, code = f"out of memory; use a smaller model, batch or number of samples ({first:.200})", 1
         case _:
             blamed = PluginHost.installed().blame(error)
-            message, code = f"{blamed}: {type(error).__name__}: {error} (PEALM_DEBUG=1 shows the traceback)", 3
+            message, code = f"{blamed}: {describe(error)} (PEALM_DEBUG=1 shows the traceback)", 3
             if blamed is None:
                 traceback.print_exception(error)
                 message, code = "this is a bug in pealm; please report it with the lines above", 1

@@ -135,6 +135,8 @@ def read_prompt(prompt: str | None, file: str | None) -> str:
         return prompt or ""
     if prompt is not None:
         raise UserError("--prompt and --prompt-file: give one of them")
+    if file == "-" and sys.stdin is None:
+        raise UserError("--prompt-file -: standard input is closed")
     try:
         return (sys.stdin.buffer.read() if file == "-" else read_regular(Path(file))).decode("utf-8")
     except (OSError, ValueError) as error:

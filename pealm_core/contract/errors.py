@@ -17,6 +17,14 @@ class PealmError(Exception):
         return super().__str__() or type(self).__name__  # never empty: between ranks, an empty text means no error
 
 
+def describe(error: BaseException) -> str:
+    """Return `ValueError: its text`, also of an exception whose text can't be made."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:
+        return f"{type(error).__name__} (its text can't be made)"
+
+
 class ElsewhereError(PealmError):
     """Another process of the run failed and prints the reason; this one ends without a message."""
 

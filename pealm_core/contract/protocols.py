@@ -84,7 +84,9 @@ class Dataset(Protocol):
     `prepare()`: download the data, once; or `prepare_command`, a click command, if that needs options.
     `entropy_floor` (a number, not a method): the lowest possible loss in nats per character.
     `whole()`: all documents of both splits, for a text of the user's own.
-    `specials` (names, not a method): the special tokens that its segments use.
+    `specials` (names, not a method): the special tokens that its segments use. `chat` (a mapping): the layout of its
+    conversations, such as `pealm_core.CHAT_LAYOUT`, whose tokens are added as well. Checkpoints keep it
+    (`tokenizer/chat.json`), and `tokenizer.chat` is what `LM.chat` follows. `notes`: lines to show, once it was read.
     `packed = True`: rows are whole documents, filled by best fit, as for conversations; without it, rows are windows
     of one stream of tokens. Longer documents are cut, and rows are padded with targets that are not scored.
 

@@ -55,16 +55,19 @@ class ModelSpec(Component, kind="model"):
     config:      dataclass of its settings, with `block_size` and `vocab_size`, which the core sets.
     factory:     called with the config, returns the `nn.Module` (see `protocols.Model`); never downloads.
     pretrained:  called with the config, returns `(config of the family, state dict)` with published weights.
+    vocabulary:  called with the config, returns the folder with the vocabulary of these weights for `tokenizer`, as
+        its `save` writes it; used unless the user chooses another tokenizer or sets its options.
     family:      the model that reads these checkpoints, if it is another one (`gpt2-pretrained` → `gpt2`).
     tokenizer:   the default tokenizer.
     presets:     name → config values, chosen with `--preset`; tables in it are defaults, as in a recipe.
     recipe:      defaults of the other tables (`train`, `optimizer`, `schedule`, `input`, ...) for this model.
     """
 
-    parts: ClassVar[tuple[str, ...]] = ("config", "factory", "pretrained")
+    parts: ClassVar[tuple[str, ...]] = ("config", "factory", "pretrained", "vocabulary")
 
     config: Part = field()  # required
     pretrained: Part | None = None
+    vocabulary: Part | None = None
     family: str | None = None
     tokenizer: str = "char"
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

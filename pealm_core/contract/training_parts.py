@@ -94,7 +94,10 @@ class Adapter(Protocol):
     """
 
     def apply(self, model: "nn.Module") -> None:
-        """Change the model in place, and freeze what is not to be trained, without changing its numbers."""
+        """Change the model in place, and freeze what is not to be trained, without changing its numbers.
+
+        Embeddings and heads with rows for new tokens are trained in any case.
+        """
 
     def merge(self, model: "nn.Module") -> None:
         """Undo the change in place, with what was learned added to the model's own weights."""

@@ -6,6 +6,7 @@ documents. Which documents a row has depends on their lengths alone, so that it 
 """
 
 from bisect import bisect_left, insort
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice, pairwise
 from pathlib import Path
@@ -68,18 +69,21 @@ class Packed:
         return list(zip(numbers[::2], numbers[1::2], strict=True))
 
 
-def write_index(split: Split, block_size: int, folder: Path) -> None:
+def write_index(split: Split, block_size: int, folder: Path) -> int:
     """Write which pieces of the split are in which row: pieces (start, length), and each row's end among them.
 
-    Rows without a learned target are left out. Raises UserError if the documents are not in order.
+    Rows without a learned target are left out. Returns the number of documents that are longer than a row, and cut.
+    Raises UserError if the documents are not in order.
     """
-    masks, total, todo = Stream(split.masks), 0, _pieces(split, block_size + 1)
+    masks, total, lengths = Stream(split.masks), 0, Counter[bool]()
+    todo = _pieces(split, block_size + 1, lengths)
     with (folder / PIECES).open("wb") as pieces, (folder / ROWS).open("wb") as ends:
         while some := list(islice(todo, AT_ONCE)):
             kept = [row for row in pack(some, block_size + 1) if _scored(row, masks)]
             np.array(list(chain.from_iterable(kept)), "<u8").tofile(pieces)
             np.array(total + np.cumsum([len(row) for row in kept], dtype=np.int64), "<u8").tofile(ends)
             total += sum(map(len, kept))
+    return lengths[True]
 
 
 def pack(pieces: Sequence[Piece], capacity: int) -> list[list[Piece]]:
@@ -101,9 +105,10 @@ def pack(pieces: Sequence[Piece], capacity: int) -> list[list[Piece]]:
     return rows
 
 
-def _pieces(split: Split, capacity: int) -> Iterator[Piece]:
-    """Yield the documents; of one that is too long, parts that share a token, so that all are targets."""
+def _pieces(split: Split, capacity: int, too_long: Counter[bool]) -> Iterator[Piece]:
+    """Yield the documents; of one that is too long, which is counted, parts that share a token: all are targets."""
     for start, end in _documents(split):
+        too_long[end - start > capacity] += 1
         while end - start > capacity:
             yield start, capacity
             start += capacity - 1

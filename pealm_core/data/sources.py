@@ -79,7 +79,8 @@ def sources(
             inputs.append(_own(dataset, tokenizer, block_size, seed))
         else:
             corpus = _corpus(job, option, dataset, tokenizer, say)
-            inputs.append(of_corpus(option, corpus, block_size, seed, packed=getattr(dataset, "packed", False)))
+            packed = getattr(dataset, "packed", False)
+            inputs.append(of_corpus(option, corpus, block_size, seed, packed=packed, say=say))
     names = [job.entries[table].name for table in datasets]
     if len(inputs) == 1:
         (only,), (dataset,) = inputs, datasets.values()
@@ -110,13 +111,23 @@ def _corpus(job: Job, option: str, dataset: Dataset, tokenizer: Tokenizer, say: 
         entry = job.entries["tokenizer"]
         mark = fingerprint(entry.spec.name, dump(job.configs["tokenizer"]), tokenizer)
         corpus = tokenize(dataset, tokenizer, mark, say=say)
+        for note in getattr(dataset, "notes", ()):
+            say(f"{option}: {note}")
     for name in SPLITS:
         if not getattr(corpus, name).shards:
             raise UserError(f"{option} has no {NAMES[name]} text")
     return corpus
 
 
-def of_corpus(option: str, corpus: Corpus, block_size: int, seed: int, *, packed: bool) -> _Input:
+def of_corpus(
+    option: str,
+    corpus: Corpus,
+    block_size: int,
+    seed: int,
+    *,
+    packed: bool,
+    say: Callable[[str], None] = lambda line: None,
+) -> _Input:
     """Return windows of the tokens, or rows of whole documents."""
     key = _hash([corpus.key, "packed", VERSION]) if packed else corpus.key
     made: list[Source] = []
@@ -124,7 +135,7 @@ def of_corpus(option: str, corpus: Corpus, block_size: int, seed: int, *, packed
         split, training = getattr(corpus, name), name == "train"
         try:
             if packed:
-                index = _index(option, split, _hash([key, name, block_size]), block_size)
+                index = _index(option, split, _hash([key, name, block_size]), block_size, say)
                 made.append(Packed(split, block_size, index, seed=seed if training else None))
             else:
                 made.append(Windows(split, block_size, seed=seed) if training else FixedWindows(split, block_size))
@@ -135,12 +146,17 @@ def of_corpus(option: str, corpus: Corpus, block_size: int, seed: int, *, packed
     return _Input(made[0], made[1], key, corpus.characters_per_token, corpus.cached)
 
 
-def _index(option: str, split: Split, key: str, block_size: int) -> Path:
+def _index(option: str, split: Split, key: str, block_size: int, say: Callable[[str], None]) -> Path:
     """Return the folder with the index of a packed split, which is written at the first use."""
     if len(split.offsets) != len(split.shards):
         raise UserError(f"{option} is packed, but does not say where its documents start: `offsets` is missing")
     folder = cache_root() / "tokens" / key[:32]
-    cached_folder(folder, {"block_size": block_size}, lambda aside: write_index(split, block_size, aside))
+
+    def write(aside: Path) -> None:
+        if cut := write_index(split, block_size, aside):
+            say(f"{option}: {cut:,} documents are longer than {block_size:,} tokens; each is cut into several rows")
+
+    cached_folder(folder, {"block_size": block_size}, write)
     return folder
 
 

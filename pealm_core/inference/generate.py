@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from pealm_core.config.settings import Sampling
+from pealm_core.contract.errors import PluginError
 from pealm_core.contract.protocols import Tokenizer, has
 
 
@@ -130,6 +131,8 @@ def stream_decoder(tokenizer: Tokenizer) -> Callable[[int], str]:
     def step(token: int) -> str:
         pending.append(token)
         text = tokenizer.decode(pending)
+        if not isinstance(text, str):
+            raise PluginError(f"{type(tokenizer).__name__}.decode must give text, not {text!r:.60}")
         if text.endswith("\ufffd") and len(pending) < 8:
             return ""
         pending.clear()

@@ -1,7 +1,7 @@
 """A language model ready to use: `lm = pealm_core.load("runs/..."); print(lm.generate("ROMEO:"))`."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,12 +9,19 @@ from typing import Any
 import torch
 
 from pealm_core.checkpoints import folder as checkpoint
-from pealm_core.checkpoints.build import make_model, make_tokenizer, plan_of, with_adapter
+from pealm_core.checkpoints.build import (
+    make_model,
+    make_tokenizer,
+    plan_of,
+    pretrained_vocabulary,
+    with_adapter,
+)
 from pealm_core.config.job import Job
 from pealm_core.config.settings import Sampling
 from pealm_core.config.toml_layers import file_layer
 from pealm_core.contract.errors import UserError
 from pealm_core.contract.protocols import Tokenizer
+from pealm_core.data.chat import Message, chat_prompt
 from pealm_core.hardware.device import fast_bf16, pick_device
 from pealm_core.hardware.inference_weights import prepare
 from pealm_core.inference.generate import Stopper, generate_steps, start_token, stream_decoder
@@ -51,7 +58,7 @@ class LM:
         try:
             return [int(i) for i in self.tokenizer.encode(prompt)] or [start_token(self.tokenizer)]
         except ValueError as error:
-            raise UserError(f"--prompt: {error}") from error
+            raise UserError(f"the prompt can't be encoded: {error}") from error
 
     def stream(self, prompt: str = "", sampling: Sampling | None = None, **changes: Any) -> Iterator[str]:
         """Yield the continuation of a prompt in pieces of complete characters, without stop strings."""
@@ -94,6 +101,36 @@ class LM:
                 pass
         return [sample for of_prompt in samples for sample in of_prompt]
 
+    def chat(self, messages: Sequence[Message], sampling: Sampling | None = None, **changes: Any) -> str:
+        """Return the assistant's answer to messages: `[{"role": "user", "content": "Hi!"}]`. Raises UserError."""
+        return "".join(self.chat_stream(messages, sampling, **changes))
+
+    def chat_stream(
+        self,
+        messages: Sequence[Message],
+        sampling: Sampling | None = None,
+        *,
+        say: Callable[[str], None] = lambda line: None,
+        **changes: Any,
+    ) -> Iterator[str]:
+        """Yield the answer in pieces of complete characters. It ends at the latest when the context is full.
+
+        The messages get three quarters of the context at most. say: called with a line if they don't fit, so that the
+        oldest turns are left out.
+        """
+        chosen = dataclasses.replace(sampling or Sampling(), num_samples=1, **changes)
+        block: int = self.model.config.block_size  # type: ignore[assignment, union-attr]
+        prompt = chat_prompt(self.tokenizer, messages, block - min(chosen.max_new_tokens, block // 4))
+        if prompt.dropped:
+            turns = f"the {prompt.dropped} oldest turns don't" if prompt.dropped > 1 else "the oldest turn doesn't"
+            say(f"{turns} fit into the context of {block:,} tokens any more")
+        if prompt.cut:
+            say(f"the message is too long for the context: its first {prompt.cut:,} tokens are left out")
+        room = min(chosen.max_new_tokens, block + 1 - len(prompt.ids))
+        chosen = dataclasses.replace(chosen, max_new_tokens=room)
+        for _, piece in self.write([prompt.ids], chosen, [Sample()], ends=prompt.ends):
+            yield piece
+
     def write(
         self,
         prompts: Sequence[Sequence[int]],
@@ -101,8 +138,13 @@ class LM:
         rows: Sequence[Sample],
         *,
         drawn: Callable[[int], None] = lambda tokens: None,
+        ends: Collection[int | None] | None = None,
     ) -> Iterator[tuple[int, str]]:
-        """Generate a batch into `rows`, one Sample per row; yield (row, piece of text). prompts: of equal length."""
+        """Generate a batch into `rows`, one Sample per row; yield (row, piece of text). prompts: of equal length.
+
+        ends: the ids that end a text and are not shown; by default the end-of-text token.
+        """
+        ends = {self.eot_id} if ends is None else ends
         decoders = [stream_decoder(self.tokenizer) for _ in rows]
         stoppers = [Stopper(sampling.stop) for _ in rows]
         active = set(range(len(rows)))
@@ -113,7 +155,7 @@ class LM:
                 if row not in active:
                     continue
                 sample, piece = rows[row], ""
-                if token == self.eot_id:
+                if token in ends:
                     active.discard(row)
                 else:
                     sample.ids.append(token)
@@ -170,7 +212,7 @@ def open_job(
     config: Mapping[str, Any] = {}
     if ckpt is None:
         job = job if base is None else job.with_base(base)
-        tokenizer = make_tokenizer(job, tokenizer_dir)
+        tokenizer = make_tokenizer(job, tokenizer_dir or pretrained_vocabulary(job))
         model, _ = make_model(job, tokenizer.vocab_size)
     else:
         folder = checkpoint.find(Path(ckpt))

@@ -5,7 +5,7 @@ from functools import cached_property
 from pkgutil import resolve_name
 from typing import Any, Generic, TypeVar
 
-from pealm_core.contract.errors import PluginError
+from pealm_core.contract.errors import PluginError, describe
 from pealm_core.contract.fields import settings_of
 from pealm_core.contract.specs import Spec
 from pealm_core.plugins.discovery import Plugin
@@ -36,7 +36,7 @@ class Entry(Generic[S]):
         except DefectError as error:
             raise self._defect(part, str(error)) from error
         except BaseException as error:
-            raise self._defect(f"{part} {ref!r}", f"can't be loaded: {type(error).__name__}: {error}") from error
+            raise self._defect(f"{part} {ref!r}", f"can't be loaded: {describe(error)}") from error
 
     @cached_property
     def config(self) -> type | None:

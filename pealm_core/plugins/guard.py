@@ -7,7 +7,7 @@ Nothing is blocked: what was imported is looked at afterwards, so that an option
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from types import ModuleType
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -31,8 +31,24 @@ class DefectError(Exception):
 @contextmanager
 def guarded(light: str = "") -> Iterator[None]:
     """Import a plugin's code in the body. light: a module in which a heavy import is a DefectError."""
-    with redirect_stdout(sys.stderr), no_exit(), _light_imports(light) if light else nullcontext():
+    with _prints_to_stderr(), no_exit(), _light_imports(light) if light else nullcontext():
         yield
+
+
+@contextmanager
+def _prints_to_stderr() -> Iterator[None]:
+    """Send what is printed in the body to stderr, also by native code and processes: stdout is for results."""
+    own = -1
+    with suppress(OSError):  # one of them is closed
+        own = os.dup(1)
+        os.dup2(2, 1)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        if own >= 0:
+            os.dup2(own, 1)
+            os.close(own)
 
 
 @contextmanager

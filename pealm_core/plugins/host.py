@@ -9,18 +9,19 @@ import re
 import sys
 import time
 from collections.abc import Callable, Collection, Iterable
-from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from threading import Timer
+from types import ModuleType
 from typing import Any
 
 import pluggy
 from packaging.specifiers import SpecifierSet
 
 from pealm_core.contract import hookspecs
-from pealm_core.contract.errors import PluginError, UserError
+from pealm_core.contract.errors import PluginError, UserError, describe
 from pealm_core.contract.fields import did_you_mean
 from pealm_core.contract.specs import Spec
 from pealm_core.plugins.discovery import Plugin as Plugin
@@ -30,7 +31,8 @@ from pealm_core.plugins.entry import S
 from pealm_core.plugins.guard import DefectError, guarded
 from pealm_core.plugins.local_files import import_file, line_of, local_plugins
 from pealm_core.plugins.records import CORE_COMMANDS as CORE_COMMANDS
-from pealm_core.plugins.records import hooks_of, records_of
+from pealm_core.plugins.records import REGISTRATION, hooks_of, records_of
+from pealm_core.plugins.run_hooks import attempting
 
 PATIENCE = 5.0  # seconds until a plugin that still loads is named
 
@@ -45,6 +47,8 @@ class PluginHost:
         self._manager.add_hookspecs(hookspecs)
         self.current: str | None = None  # the plugin whose hook of a run is being called
         self.failed: dict[str, str] = {}  # plugins that failed in a hook of a run → what happened
+        self._results: list[tuple[str, Any]] = []  # of the current call of a hook
+        self._errors: dict[str, BaseException] = {}
         self._core_version = next((p.version for p in self.plugins if p.dist == "pealm-core"), "0")
         disabled = set(disabled)
         self._loading, slow = "", Timer(PATIENCE, self._say_slow)
@@ -83,19 +87,22 @@ class PluginHost:
 
     def _load(self, plugin: Plugin) -> None:
         name, start = f"{plugin.dist}/{plugin.name}", time.perf_counter()
+        observer = ModuleType(name)
         try:
             if not SpecifierSet(plugin.requires).contains(self._core_version, prereleases=True):
                 raise DefectError(f"needs pealm-core {plugin.requires}, and {self._core_version} is installed")
             with guarded("" if plugin.file else plugin.module):
-                module = import_file(plugin) if plugin.file else import_module(plugin.module)
-                records = list(records_of(hooks_of(module), objects=bool(plugin.file)))
-            self._manager.register(module, name)  # checks the arguments of its hooks
+                hooks = hooks_of(import_file(plugin) if plugin.file else import_module(plugin.module))
+                records = list(records_of(hooks, objects=bool(plugin.file)))
+            for hook in hooks.keys() - REGISTRATION.keys():
+                setattr(observer, hook, attempting(hooks[hook], partial(self._attempt, name)))
+            self._manager.register(observer, name)  # checks the arguments of its hooks
             plugin.records = records
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # also SystemExit, and a panic in Rust
             self._manager.unregister(name=name)  # before version 1.7, pluggy keeps the hooks before the wrong one
-            text = str(error) if isinstance(error, (DefectError, UserError)) else f"{type(error).__name__}: {error}"
+            text = str(error) if isinstance(error, (DefectError, UserError)) else describe(error)
             text += line_of(error, plugin.file)
             plugin.status, plugin.reason, plugin.error = "failed", " ".join(text.split()), error
         plugin.load_ms = 1000 * (time.perf_counter() - start)
@@ -150,26 +157,17 @@ class PluginHost:
         Returns (plugin, result) of those that returned something. A plugin is named by `dist/entry point`. One that
         fails is switched off and added to `failed`. Raises PluginError for those that failed, after all were called.
         """
-        results: list[tuple[str, Any]] = []
-        errors: dict[str, BaseException] = {}
-        with ExitStack() as wrappers:
-            for impl in reversed(getattr(self._manager.hook, hook).get_hookimpls()):  # pluggy's order, wrappers first
-                name, args = impl.plugin_name, [values[name] for name in impl.argnames]
-                if impl.wrapper or impl.hookwrapper:  # its `yield` gives None: hooks with wrappers have no results
-                    around = contextmanager(impl.function)(*args)
-                    self._attempt(errors, name, around.__enter__)
-                    wrappers.callback(self._attempt, errors, name, around.__exit__, None, None, None)
-                elif (result := self._attempt(errors, name, impl.function, *args)) is not None:
-                    results.append((name, result))
+        self._results, self._errors = [], {}
+        getattr(self._manager.hook, hook)(**values)
         step = values.get("step", getattr(values.get("trainer"), "step", None))
         when = "" if step is None else f" at step {step}"
-        reasons = {name: f"{name}: {hook} failed{when}: {type(e).__name__}: {e}" for name, e in errors.items()}
+        reasons = {name: f"{name}: {hook} failed{when}: {describe(e)}" for name, e in self._errors.items()}
         for name in reasons:
             self.switch_off(name)
         self.failed |= reasons
         if reasons:
-            raise PluginError("; ".join(reasons.values())) from next(iter(errors.values()))
-        return results
+            raise PluginError("; ".join(reasons.values())) from next(iter(self._errors.values()))
+        return self._results
 
     def with_hook(self, hook: str) -> set[str]:
         """Return the plugins that have a hook of a run."""
@@ -179,15 +177,18 @@ class PluginHost:
         """Don't call the hooks of a plugin (`dist/entry point`) again, for instance as it failed on another rank."""
         self._manager.unregister(name=name)
 
-    def _attempt(self, errors: dict[str, BaseException], name: str, function: Callable[..., Any], *args: Any) -> Any:
-        """Call a part of a plugin's hook. Its exception is added to `errors`."""
+    def _attempt(self, name: str, function: Callable[..., Any], *args: Any) -> Any:
+        """Call a part of a plugin's hook and collect its result or its error."""
         before, self.current = self.current, name
         try:
-            return function(*args)
+            result = function(*args)
+            if result is not None:
+                self._results.append((name, result))
+            return result
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # also SystemExit, and a panic in Rust
-            errors[name] = error
+            self._errors[name] = error
             return None
         finally:
             self.current = before

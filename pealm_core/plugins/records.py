@@ -61,6 +61,7 @@ def records_of(hooks: Mapping[str, Callable[..., Any]], *, objects: bool = False
 
 def _checks(record: Spec, objects: bool) -> Iterator[tuple[Any, str]]:
     """Yield what must be true of a record, and what to say if it is not."""
+    yield type(record.name) is type(record.summary) is str, "name and summary must be strings"
     yield re.fullmatch(r"[a-z0-9][a-z0-9.-]*", record.name), "a name is made of a-z, 0-9, '-' and '.'"
     yield re.fullmatch(r".*\S.*", record.summary), "summary must be one line of text"
     yield (

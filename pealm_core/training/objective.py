@@ -7,10 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pealm_core.contract.errors import PealmError
+from pealm_core.contract.errors import PealmError, PluginError
 from pealm_core.contract.protocols import has
 from pealm_core.contract.training_parts import IGNORE, Batch, Source, Strategy
 from pealm_core.hardware.device import autocast
+
+RESERVED = {"step", "tokens", "loss", "val_loss", "lr", "grad_norm", "tokens_per_second", "seconds"}
 
 
 class NextToken:
@@ -61,9 +63,14 @@ def accumulate(
         with strategy.no_sync(module) if number < len(weights) else nullcontext():
             with autocast(device, dtype):
                 loss, metrics = objective.loss(module, part(batch, (number - 1) * size, size))
+            if not loss.requires_grad:
+                module = type(getattr(module, "module", module)).__module__
+                raise PluginError(f"{module}: the loss has no gradient: is it detached, or all of the model frozen?")
             loss = loss * weight
             loss.backward()
         sums["loss"] += loss.detach()
+        if taken := metrics.keys() & RESERVED:
+            raise PluginError(f"a metric can't be called {min(taken)}, which each step has already")
         for name, value in metrics.items():
             value = torch.as_tensor(value, dtype=torch.float32, device=device).detach() * weight
             sums[name] = sums[name] + value if name in sums else value

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from pealm_core.config.paths import printable
 from pealm_core.contract.errors import PluginError
 from pealm_core.contract.protocols import has
 
@@ -37,7 +38,7 @@ class Observers:
             if failed & self._needed:
                 raise
             with suppress(OSError):  # on the rank where it happened
-                print(f"pealm: {error}; the run continues without it", file=sys.stderr)
+                print(f"pealm: {printable(str(error))}; the run continues without it", file=sys.stderr)
             self._failed += sorted(failed)
 
     @property

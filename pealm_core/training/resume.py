@@ -97,6 +97,9 @@ def restore(trainer: Trainer, newest: Path | None, wrong: Sequence[str], changes
     for line in wrong:
         display.say(f"skipped: {line}")
     state = checkpoint.state_of(newest) if newest else None
+    sound = state is None or (isinstance(state.get("step"), int) and isinstance(state.get("seconds"), int | float))
+    if newest and not sound:
+        raise InvalidCheckpointError(f"{newest / checkpoint.STATE} has no step and seconds of a run; remove {newest}")
     if state is not None and state["data"] != trainer.data.key:
         raise UserError(f"{run.dir}: the input's text or tokenizer has changed since the run was started")
     run.rewind(state["step"] if state else -1)

@@ -43,13 +43,19 @@ class DataParallel:
         optimizer.load_state_dict(state)
 
 
-def missing_gradients(model: torch.nn.Module) -> str:
-    """Return what to say of parameters without a gradient, for which DDP would wait for ever; "" if all have one."""
-    names = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
-    if not names:
+def gradient_problem(model: torch.nn.Module, *, several: bool) -> str:
+    """Return what is wrong with the gradients after a backward pass, "" if nothing is.
+
+    several: there are other processes, for which DistributedDataParallel needs every gradient at every step.
+    """
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if sparse := [name for name, p in trained.items() if p.grad is not None and p.grad.is_sparse]:
+        return f"the model gives {sparse[0]} a sparse gradient, which can't be clipped; use a dense one"
+    missing = [name for name, p in trained.items() if p.grad is None]
+    if not several or not missing:
         return ""
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
     return (
-        f"the model gives {', '.join(names[:5])}{more} no gradient, which several processes need at every step: "
+        f"the model gives {', '.join(missing[:5])}{more} no gradient, which several processes need at every step: "
         f"use it in forward, remove it, or set requires_grad=False"
     )

@@ -44,6 +44,8 @@ def _train(job: Job, out: Path | None, world: World, device: torch.device, displ
     resuming = folder is not None and (folder / CONFIG).exists()
     changes: list[str] = []
     with world.together():
+        if folder is not None and (folder / checkpoint.STATE).exists():
+            raise UserError(f"--out {folder} is a checkpoint, not a run; --init {folder} starts from its weights")
         if folder is not None and resuming:
             changes = changed_settings(folder / CONFIG, job)
     newest, wrong = newest_checkpoint(folder, world) if folder is not None and resuming else (None, [])

@@ -28,7 +28,7 @@ from pealm_core.training.run_folder import Run
 from pealm_core.training.saving import Saver
 from pealm_core.training.schedule import Budget, due, lr_factor
 from pealm_core.training.signals import Signals
-from pealm_core.training.strategy import missing_gradients
+from pealm_core.training.strategy import gradient_problem
 from pealm_core.training.validation import validate
 
 # Steps between two reads of losses, by device: a GPU would have to be waited for in each step.
@@ -160,7 +160,7 @@ class Trainer:
         self.model.train()
         weights = [count * self.world.size / scored for count in counts]
         sums = accumulate(self.objective, self.module, batch, weights, self.dtype, self.strategy)
-        if self.world.size > 1 and (problem := missing_gradients(self.model)):
+        if problem := gradient_problem(self.model, several=self.world.size > 1):
             plugin = self.job.entries["model"].plugin.dist
             raise self.world.once(PluginError(f"{plugin}: step {self.step + 1}: {problem}"))
         return sums
@@ -170,8 +170,9 @@ class Trainer:
         parameters, clip = list(self.model.parameters()), self.settings.grad_clip
         sums["grad_norm"] = norm = self.strategy.grad_norm(parameters)
         first, self._names = not self._names, self._names or list(sums)
-        if self._names != list(sums) or {*line} & ({*sums} - {"loss"}):
-            raise PluginError(f"the metrics of a step must have the same new names each time, not {', '.join(sums)}")
+        if self._names != list(sums):
+            names = (", ".join(names) for names in (self._names, sums))
+            raise PluginError(f"each step must have the same metrics: first {next(names)}, now {next(names)}")
         self._unread.append((line, torch.stack([value.to(sums["loss"]) for value in sums.values()])))
         if self.read_every == 1:
             self.read()  # before the update, so that a loss that is not finite changes nothing
@@ -180,7 +181,8 @@ class Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if first:  # in this process
-            check_tree(self.optimizer.state_dict(), "the optimizer's state")  # not only when it is saved
+            _, state = self.strategy.full_state(self.model, self.optimizer)  # as it is saved
+            check_tree(state, "the optimizer's state")
 
     def read(self) -> None:
         """Read the numbers of the steps since the last call; exchange signals and failures of plugins.

@@ -32,6 +32,7 @@ import stat
 import struct
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections import Counter
@@ -252,6 +253,12 @@ def files() -> Iterator[Trial]:
     yield from cross("convert R X -> 2 \n convert G X --to hf -> 2 \n convert H X --from hf -> 2", places)
     yield from cross("TRAIN --out X --seed 7 -> 2", {p: p for p in places if p not in ("mine", "R/checkpoints")})
     yield from cross("clean mine --yes -> 0\n clean T --yes -> 2\n TRAIN --out mine -> 0 2")
+    named = both(*(partial(write, f"mine/{name}", "mine") for name in ("metrics.jsonl", "run.json", "best/x")))
+    yield from cross("TRAIN --out mine -> 2", {"a folder has names of ours": named})
+    line = "train --out R/best -> 2 \n train --out W -> 2 \n train --out R/checkpoints/step-00000020 -> 2"
+    yield from cross(line, {"a checkpoint is not a run": {}})
+    dangling = partial(Path.symlink_to, Path("L"), "mine/new")
+    yield from cross("convert R L -> 2 \n convert G L --to hf -> 2", {"onto a dangling link": dangling})
     best = both(partial(edit, "R/best/state.json", r'"best_loss": [\d.]+', '"best_loss": -1'), partial(sign, STEP))
     again = "train --out R --steps 30 --eval-every 5 && EVAL -> 0 2"
     yield from cross(again, {"best/ is not replaced by worse weights": best}, may="R", keeps=("R/best",))
@@ -273,6 +280,25 @@ convert R N -> 0 1 2
 """
 PLACES = """.lock .pealm config.toml .config.toml.tmp run.json metrics.jsonl samples.jsonl loss.png
 best/model.safetensors checkpoints best checkpoints/step-00000020 best/tokenizer .best.tmp"""
+
+
+HEADERS = {
+    "overlap": b'{"a": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}, "b": {"dtype": "F32", "shape": [4], '
+    b'"data_offsets": [8, 24]}}',
+    "beyond the end": b'{"a": {"dtype": "F32", "shape": [9999], "data_offsets": [0, 39996]}}',
+    "negative shape": b'{"a": {"dtype": "F32", "shape": [-4], "data_offsets": [0, 16]}}',
+    "8 bits": b'{"table.weight": {"dtype": "F8_E4M3", "shape": [64, 64], "data_offsets": [0, 4096]}}',
+    "shape overflows": b'{"a": {"dtype": "F32", "shape": [1099511627776, 1099511627776], "data_offsets": [0, 4096]}}',
+    "escapes": b'{"\\u001b[2J\\nFORGED": {"dtype": "F32", "shape": [1024], "data_offsets": [0, 4096]}}',
+    "a list": b"[1, 2]",
+    "odd metadata": b'{"__metadata__": [1]}',
+}
+
+
+def terabyte(name: str) -> None:
+    """Make a sparse file: a terabyte that takes no room."""
+    with Path(name).open("wb") as file:
+        file.truncate(2**40)
 
 
 def strangers() -> Iterator[Trial]:
@@ -298,6 +324,17 @@ def strangers() -> Iterator[Trial]:
             worse = partial(edit, "R/best/config.toml", pattern, json.dumps(odd))
             case = {f"{key} has {name}": both(bad, worse, partial(sign, "R/best"))}
             yield from cross(USERS.partition("train")[0], case, may="R")
+    for name, header in HEADERS.items():
+        bad = partial(write, "R/best/model.safetensors", struct.pack("<Q", len(header)) + header + b"\0" * 4096)
+        case = {f"tensors: {name}": both(bad, partial(sign, "R/best"))}
+        yield from cross("sample --ckpt R -n 2 -> 2 \n convert R N -> 2", case, may="R")
+    for place in ("run.json", "metrics.jsonl", "samples.jsonl", "config.toml", "other.json", "best/state.json"):
+        yield from cross(USERS, {f"{place} is a terabyte": instead(f"R/{place}", terabyte)}, may="R")
+    for name in (r"\u0000", r"\ud800", "n" * 5000):
+        listed = partial(edit, "R/best/state.json", '"files": {', f'"files": {{"tokenizer/{name}": [1, "0"], ')
+        yield from cross(
+            "sample --ckpt R -n 3 -> 2\n clean R --yes -> 0", {f"state.json lists {name:.9}": listed}, may="R"
+        )
     screen = both(partial(write, "T", "a\x1b[2Jb\x07c" * 300), partial(shutil.rmtree, "R"))
     line = "TRAIN --out R && sample --ckpt R -n 50 --seed 1 && sample --ckpt R -n 50 --num-samples 2 -> 0"
     yield from cross(
@@ -346,12 +383,46 @@ def work() -> Iterator[Trial]:
     yield from cross(f"{train} -> 1", {"no file may grow": {"fault": limit}}, needs=cannot)
     gone = at("Trainer.gradients", 3, partial(shutil.rmtree, "N"))
     yield from cross(f"{train} -> 1", {"the run's folder vanishes": {"fault": gone}}, needs=cannot)
+    messes: dict[str, Do] = {
+        "checkpoints vanish": partial(shutil.rmtree, "N/checkpoints", True),
+        "best becomes a link": both(partial(shutil.rmtree, "N/best", True), lambda: link("mine")("N/best")),
+        "the folder is left": partial(os.chdir, "/"),
+        "the text vanishes": partial(Path.unlink, Path("T")),
+        "the cache vanishes": partial(shutil.rmtree, "cache"),
+        "no more threads": no_threads,
+        "few open files": partial(resource.setrlimit, resource.RLIMIT_NOFILE, (8, 4096)),
+    }
+    for name, mess in messes.items():
+        case = {f"in step 7, {name}": {"fault": at("Trainer.gradients", 7, mess)}}
+        yield from cross(f"{train} -> 0 1", case, may="T", never=r"\[Errno")
+    for key, value in {
+        "step": "20.5",
+        "seconds": '"x"',
+        "best_loss": "null",
+        "world_size": "64",
+        "val_loss": "[]",
+    }.items():
+        state = partial(edit, f"{STEP}/state.json", rf'"{key}": [\d.e-]+', f'"{key}": {value}')
+        yield from cross("train --out R --steps 22", {f"{key} is {value}": state}, may="R")
+    for name, make in GARBAGE.items():
+        yield from cross(
+            "train --out R --steps 22", {f"metrics are {name}": instead("R/metrics.jsonl", make)}, may="R"
+        )
     for error in (ValueError("x"), MemoryError(), SystemExit(0), GeneratorExit()):
         fault = at("Trainer.gradients", 8, partial(throw, error))
         case = {f"{error!r} in step 8": {"fault": fault, "after": partial(saved, "N", "failed")}}
         yield from cross(f"{train} -> 1 3", case, own=True)
     dead = partial(edit, "R/run.json", '"done"', '"running"')
     yield from cross("runs . -> 0 \n clean . --dry-run -> 0", {"a dead run": dead}, may="R", never="running|in use")
+
+
+def no_threads() -> None:
+    """Let no thread start any more."""
+
+    def start(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    threading.Thread.start = start  # type: ignore[method-assign]
 
 
 def always(*args: Any, **kwargs: Any) -> bool:
@@ -573,7 +644,9 @@ ENVIRONMENTS: tuple[dict[str, str], ...] = (
     {"PEALM_CACHE": "/dev/null"}, {"HOME": ""},
     {**ALONE, "MASTER_PORT": "x"}, {"PEALM_CACHE": "\udcff"}, {"TORCHELASTIC_RESTART_COUNT": "x"},
     {"COLUMNS": "x"}, {"LANG": "C", "LC_ALL": "C"}, {"TERM": "dumb"}, {"TMPDIR": "/nowhere"},
-    {"OMP_NUM_THREADS": "x"}, {"PEALM_DISABLE_PLUGINS": ",, ,x"}, {"PEALM_DISABLE_PLUGINS": "char-bigram"},
+    {"OMP_NUM_THREADS": "x"},
+    {"_PEALM_COMPLETE": "x"}, {"PEALM_CACHE": "a\nFORGED"}, {"COLUMNS": "-5"},
+    {"PEALM_DISABLE_PLUGINS": ",, ,x"}, {"PEALM_DISABLE_PLUGINS": "char-bigram"},
 )
 # fmt: on
 BEST = ("config.toml", "model.safetensors", "state.json", "tokenizer", "tokenizer/chars.json")
@@ -617,10 +690,36 @@ def bugs() -> Iterator[Trial]:
     for env in ENVIRONMENTS:
         words = " ".join(f"{key}={value!a}" for key, value in env.items())
         yield from cross("TRAIN --out N -> 0 1 2 \n plugins", {words: {"env": env}})
+    close_errors = both(partial(os.close, 2), partial(setattr, sys, "stderr", None))
+    yield from cross(PRINTING, {"stderr is closed": {"fault": close_errors, "codes": (0,)}})
+    close_input = both(partial(os.close, 0), partial(setattr, sys, "stdin", None))
+    line = "TRAIN --out N -> 0 \n sample --ckpt R -n 2 --prompt-file - -> 2 \n clean R -> 0 1 2"
+    yield from cross(line, {"stdin is closed": {"fault": close_input}}, may="R")
+    gone = both(partial(os.mkdir, "gone"), partial(os.chdir, "gone"), lambda: Path.cwd().rmdir())
+    line = "--help -> 0 \n plugins -> 0 \n runs . \n clean -> 2 \n TRAIN \n sample --ckpt R"
+    yield from cross(line, {"the folder is gone": {"fault": gone}})
+    for name, text in TEXTS.items():
+        line = "train char-bigram --input.text odd --steps 2 --batch-size 2 --eval-tokens 64"
+        line += " \n eval --ckpt R --on perplexity --input.text odd \n sample --ckpt R -n 2 --prompt-file odd"
+        yield from cross(line, {f"a text: {name}": partial(write, "odd", text)}, codes=(0, 1, 2))
     for name, more in NOBODY.items():
         case = {f"{name} of two": {"env": {**ALONE, **more}, "seconds": 12, "codes": (1, 2, None)}}
         yield from cross("TRAIN --out N", case, needs="(?m)^pealm:.*(missing|waiting)")
     yield from cross("plugins -> 130", {"Ctrl-C at once": {"fault": partial(os.kill, 0, signal.SIGINT)}}, own=True)
+
+
+TEXTS: dict[str, str | bytes] = {
+    "one character": "a",
+    "one repeated": "a" * 5000,
+    "UTF-16": ("the fox" * 99).encode("utf-16"),
+    "latin-1": b"caf\xe9 " * 999,
+    "CR": "abc\r" * 500,
+    "BOM": "\ufeffabc " * 500,
+    "20,000 characters": "".join(map(chr, range(0x4E00, 0x9C20))),
+    "surrogates": b"abc\xed\xa0\x80" * 99,
+    "cut short": ("abc " * 500 + "é").encode()[:-1],
+    "line separators": "a\x0c\x1c\x85\u2028b" * 300,
+}
 
 
 def spoil_cache(place: str, make: Callable[[str], object]) -> None:
@@ -645,6 +744,13 @@ IMPORTS: dict[str, str | bytes] = {
     "has an odd name": SPEC % "{'name': '\\x1b'}", "has an odd summary": SPEC % "{'summary': '\\x1b[2J'}",
     "has no factory": SPEC % "{}", "has numbers": SPEC % "{'name': 1, 'summary': 2, 'factory': 3}",
     "takes a name": SPEC % "{'name': 'text'}", "exits at once": "import os; os._exit(0)",
+    "writes to fd 1": "import os; os.write(1, b'hello')", "runs echo": "import os; os.system('echo hello')",
+    "closes stdout": "import os; os.close(1)", "forks": "import os\nif os.fork() == 0: os._exit(0)",
+    "has no text": "class E(Exception):\n    def __str__(self): raise ValueError\nraise E",
+    "has another str": "class S(str):\n    def __str__(self): raise ValueError\n    __repr__ = __format__ = __str__\n"
+    + SPEC % "{'name': S('odd')}",
+    "replaces itself": "import sys; sys.modules[__name__] = object()",
+    "raises late": SPEC % "{}" + "    raise OSError(5)",
 }
 ENTRIES: dict[str, str | bytes] = {
     "not UTF-8": b"[pealm]\n\xff = x", "no =": "[pealm]\nodd", "empty module": "[pealm]\nodd =",
@@ -659,6 +765,72 @@ ENDS = {
     "Exit(0)": "import click; raise click.exceptions.Exit(0)",
 }
 # fmt: on
+TOKENIZER = """
+from pealm_core import TokenizerSpec, hookimpl
+@hookimpl
+def pealm_tokenizers():
+    return TokenizerSpec(name="odd", summary="odd", factory="odd_plugin:make")
+class make:
+    vocab_size = 300
+    def encode(self, text): return list(text.encode())
+    def decode(self, ids): return bytes(ids).decode(errors="replace")
+    """
+TOKENIZERS = {
+    "negative ids": "def encode(self, text): return [-1] * len(text)",
+    "huge ids": "def encode(self, text): return [10**20] * len(text)",
+    "real ids": "def encode(self, text): return [1.5] * len(text)",
+    "no ids": "def encode(self, text): return None",
+    "bytes": "def decode(self, ids): return bytes(ids)",
+    "None": "def decode(self, ids): return None",
+    "escapes": "def decode(self, ids): return chr(27) + '[2J'",
+    "no tokens": "vocab_size = 0",
+    "text for a size": "vocab_size = '300'",
+    "many tokens": "vocab_size = 10**12",
+    "eot beyond": "eot_id = 5000",
+    "eot is text": "eot_id = 'x'",
+    "exits": "def encode(self, text): raise SystemExit(0)",
+}
+MODEL = """
+from dataclasses import dataclass
+from pealm_core import ModelSpec, hookimpl
+@dataclass(frozen=True)
+class Config:
+    vocab_size: int = 0
+    block_size: int = 16
+@hookimpl
+def pealm_models():
+    return ModelSpec(name="odd", summary="odd", config="odd_plugin:Config", factory="odd_model:Odd")
+"""
+NETWORK = """
+import torch
+from torch import nn
+class Odd(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.table = nn.Embedding(config.vocab_size, config.vocab_size)
+        %s
+    def forward(self, idx, targets=None, *, cache=None, at=None):
+        logits = self.table(idx) if at is None else self.table(idx)[:, at]
+        loss = None
+        if targets is not None:
+            loss = nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
+            %s
+        return logits, loss
+"""
+MODELS = {
+    "frozen": ("self.requires_grad_(False)", "pass"),
+    "no gradients": ("torch.set_grad_enabled(False)", "pass"),
+    "sparse": ("self.table.sparse = True", "pass"),
+    "NaN": ("self.table.weight.data.fill_(torch.nan)", "pass"),
+    "meta": ("self.table.to('meta')", "pass"),
+    "detached": ("pass", "loss = loss.detach()"),
+    "a vector": ("pass", "loss = loss.expand(3)"),
+    "a float": ("pass", "loss = float(loss)"),
+    "narrow": ("pass", "logits = logits[..., :-1]"),
+    "raises": ("pass", "assert not self.training"),
+    "exits": ("pass", "import os; self.training and os._exit(0)"),
+}
 READING = """
 runs . -> 0
 runs . --json -> 0
@@ -694,6 +866,21 @@ def blame() -> Iterator[Trial]:
         yield from cross(
             "train char-bigram --input.odd --steps 2 -> 1 3 \n eval --ckpt R --on perplexity --input.odd -> 1 3", case
         )
+    line = "train char-bigram --tokenizer odd --input.text T --steps 2 --batch-size 2 --eval-tokens 64 --out N"
+    line += " && sample --ckpt N -n 3 && EVAL -> 0 2 3"
+    for name, code in TOKENIZERS.items():
+        yield from cross(line, {f"a tokenizer: {name}": plugin(TOKENIZER + code)}, may="R")
+    for name, (init, forward) in MODELS.items():
+        parts = both(plugin(MODEL), partial(write, "site/odd_model.py", NETWORK % (init, forward)))
+        line = "train odd --input.text T --steps 2 --batch-size 2 --eval-tokens 64 -> 0 1 2 3"
+        yield from cross(line, {f"a model: {name}": parts})
+    for signature in ("pealm_run_start(run)", "pealm_step_end(run, step, metrics)", "pealm_run_end(run, status)"):
+        for code in ("import os; os._exit(0)", "raise ValueError('\\x1b[2J\\nFORGED')", "raise SystemExit(0)"):
+            observer = f"from pealm_core import hookimpl\n@hookimpl\ndef {signature}: {code}\n"
+            observing: dict[str, Any] = {
+                f"{signature} {code}": {"setup": plugin(observer), "after": partial(saved, "N", "done")}
+            }
+            yield from cross("TRAIN --out N -> 0", observing, needs="continues without it")
     for place in ("run.json", "metrics.jsonl", "samples.jsonl", "eval.json"):
         for name, make in GARBAGE.items():
             yield from cross(READING, {f"{place} is {name}": instead(f"R/{place}", make)}, may="R")
@@ -802,13 +989,94 @@ PEA = {
     "no gradient is left": "x = Value(2.0); pea.check(lambda x: x * x, x); assert x.grad == 0",
     "text": "try: Value('3')\nexcept (TypeError, ValueError): pass\nelse: raise AssertionError",
     "overflow": "x = Value(800.0); y = x.tanh(); y.backward(); assert y.data == 1 and x.grad == 0",
+    "neg ** frac": "try: Value(-2.0) ** Value(0.5)\nexcept ValueError: pass\nelse: raise AssertionError",
+    "negative base rpow": "try: (-2) ** Value(0.5)\nexcept ValueError: pass\nelse: raise AssertionError",
+    "relu nan": "x = Value(float('nan')); y = x.relu(); assert y.data != y.data, y.data",
+    "abs nan": "x = Value(float('nan')); y = abs(x); y.backward(); assert y.data != y.data",
+    "sigmoid 40": "x = Value(40.0); y = x.sigmoid(); y.backward(); assert 4e-18 < x.grad < 5e-18, x.grad",
+    "sigmoid nan": "y = Value(float('nan')).sigmoid(); assert y.data != y.data",
+    "exp inf": "x = Value(float('inf')); y = x.exp(); assert y.data == float('inf')",
+    "log tiny": "x = Value(5e-324); y = x.log(); y.backward(); assert x.grad == float('inf'), x.grad",
+    "1/tiny": "x = Value(5e-324); y = 1 / x; assert y.data == float('inf')",
+    "inf - inf": "y = Value(float('inf')) - Value(float('inf')); assert y.data != y.data",
+    "diamond": "x = Value(3.0); a = x * 2; y = a * a + a; y.backward(); assert (y.data, x.grad) == (42, 26)",
+    "x - x": "x = Value(3.0); y = x - x; y.backward(); assert (y.data, x.grad) == (0, 0)",
+    "backward twice": "x = Value(3.0); y = x * x; y.backward(); y.backward(); assert x.grad == 12, x.grad",
+    "backward of a leaf": "x = Value(3.0); x.backward(); assert x.grad == 1",
+    "bool": "assert (Value(2.0) * True).data == 2",
+    "int huge": "try: Value(10 ** 400)\nexcept OverflowError: pass\nelse: raise AssertionError",
+    "complex": "try: Value(2.0) * 2j\nexcept TypeError: pass\nelse: raise AssertionError",
+    "complex left": "try: 2j * Value(2.0)\nexcept TypeError: pass\nelse: raise AssertionError",
+    "array": "try: np.ones(3) * Value(2.0)\nexcept TypeError: pass\nelse: raise AssertionError",
+    "array right": "try: Value(2.0) * np.ones(3)\nexcept TypeError: pass\nelse: raise AssertionError",
+    "list": "try: [1] * Value(2.0)\nexcept TypeError: pass\nelse: raise AssertionError",
+    "None": "try: Value(None)\nexcept TypeError: pass\nelse: raise AssertionError",
+    "0-d array": "assert (Value(2.0) + np.array(3.0)[()]).data == 5",
+    "float16": "assert (np.float16(3) * Value(2.0)).data == 6 and (Value(2.0) ** np.float16(2)).data == 4",
+    "uint8": "assert (np.uint8(3) - Value(5.0)).data == -2 and (Value(1.0) - np.uint8(3)).data == -2",
+    "np.nan": "assert (np.nan * Value(2.0)).data != 0",
+    "tensor": "try: r = torch.tensor(2.0) * Value(3.0)\nexcept TypeError: pass\nelse: assert isinstance(r, Value)",
+    "comparison": "hash(Value(1.0)); assert Value(1.0) is not None; {Value(1.0): 1}",
+    "sum builtin": "x = [Value(i) for i in range(5)]; y = sum(x); y.backward(); assert x[3].grad == 1",
+    "sum empty": "assert pea.sum([]).data == 0",
+    "sum generator": "assert pea.sum(Value(1.0) for _ in range(3)).data == 3",
+    "sum of numbers": "assert pea.sum([1, 2, Value(3.0)]).data == 6",
+    "mean grads": "x = Value(2.0); y = pea.sum([x] * 1000) / 1000; y.backward(); assert abs(x.grad - 1) < 1e-12",
+    "1 ** inf": "x = Value(1.0); y = x ** float('inf'); assert y.data == 1",
+    "overflow mul": "x = Value(1e308); y = x * 10; y.backward(); assert y.data == float('inf') and x.grad == 10",
+    "MLP empty": "try: MLP(3, [])\nexcept ValueError: pass",
+    "MLP zero": "try: MLP(0, [1])\nexcept ValueError: pass",
+    "MLP numpy": "MLP(3, [4, 1])(np.array([1.0, 2.0, 3.0]))",
+    "MLP generator": "MLP(3, [4, 1])(iter([1.0, 2.0, 3.0]))",
+    "repr": "repr(Value(float('nan'))); repr(MLP(2, [2])); str(Value(1.0, '\\x1b'))",
+    "deep mul": "x = y = Value(1.0)\nfor _ in range(50000): y = y * x\ny.backward(); assert x.grad == 50001",
 }
 
 
+TORCH = {  # name: a number, what is computed of it, and the same in torch
+    "neg ** int": ("-2.0", "x ** 3", "t ** 3"),
+    "pow zero": ("3.0", "x ** 0", "t ** 0"),
+    "0 pow zero": ("0.0", "x ** 0", "t ** 0"),
+    "0 pow 1": ("0.0", "x ** 1", "t ** 1"),
+    "0 pow 2": ("0.0", "x ** 2", "t ** 2"),
+    "big exponents": ("2.0", "x ** 1000", "t ** 1000"),
+    "neg exponent": ("2.0", "x ** -3", "t ** -3"),
+    "base 1": ("5.0", "1 ** x", "1 ** t"),
+    "relu kink": ("0.0", "x.relu()", "torch.relu(t)"),
+    "relu -0": ("-0.0", "x.relu()", "torch.relu(t)"),
+    "abs kink": ("0.0", "abs(x)", "torch.abs(t)"),
+    "tanh small": ("1e-9", "x.tanh()", "torch.tanh(t)"),
+    "tanh large": ("19.0", "x.tanh()", "torch.tanh(t)"),
+    "sigmoid -800": ("-800.0", "x.sigmoid()", "torch.sigmoid(t)"),
+    "exp -1000": ("-1000.0", "x.exp()", "torch.exp(t)"),
+    "log inf": ("float('inf')", "x.log()", "torch.log(t)"),
+    "square by product": ("3.0", "x * x * x", "t * t * t"),
+    "x / x": ("3.0", "x / x", "t / t"),
+    "x ** x": ("2.5", "x ** x", "t ** t"),
+    "pow float exponent": ("2.0", "x ** 0.5", "t ** 0.5"),
+    "inf ** 0": ("float('inf')", "x ** 0", "t ** 0"),
+    "nan ** 0": ("float('nan')", "x ** 0", "t ** 0"),
+    "0.5 ** inf": ("0.5", "x ** float('inf')", "t ** float('inf')"),
+    "inf ** -1": ("float('inf')", "x ** -1", "t ** -1"),
+}
+SAME = """
+import torch
+def same(y, grad, function, x):
+    t = torch.tensor(x, dtype=torch.float64, requires_grad=True)
+    result = function(t)
+    result.backward()
+    theirs = [result.item(), t.grad.item()]
+    assert np.allclose([y, grad], theirs, rtol=1e-12, atol=0, equal_nan=True), (y, grad, *theirs)
+"""
+
+
 def pea() -> Iterator[Trial]:
-    start = "import math\nimport numpy as np\nimport pea\nfrom pea import Value\nfrom pea.nn import MLP\n"
+    start = "import math\nimport numpy as np\nimport pea\nfrom pea import Value\nfrom pea.nn import MLP\n" + SAME
     for name, code in PEA.items():
         yield Trial(name, ["python", start + code], (0,))
+    for name, (number, ours, theirs) in TORCH.items():
+        code = f"x = Value({number}); y = {ours}; y.backward(); same(y.data, x.grad, lambda t: {theirs}, {number})"
+        yield Trial(f"as in torch: {name}", ["python", start + code], (0,))
 
 
 # ---------------------------------------------------------------- running
@@ -911,9 +1179,10 @@ def snapshot() -> dict[str, Any]:
     for folder, folders, names in os.walk("."):
         folders[:] = [name for name in folders if (folder, name) != (".", "cache")]
         for path in [Path(folder, name) for name in (*names, *folders)]:
-            mode = path.lstat().st_mode
-            what = path.readlink() if stat.S_ISLNK(mode) else path.read_bytes() if stat.S_ISREG(mode) else None
-            facts[str(path)] = what or stat.S_IFMT(mode)
+            info = path.lstat()
+            small = stat.S_ISREG(info.st_mode) and info.st_size < 2**30
+            what = path.readlink() if stat.S_ISLNK(info.st_mode) else path.read_bytes() if small else None
+            facts[str(path)] = what or stat.S_IFMT(info.st_mode)
     return facts
 
 

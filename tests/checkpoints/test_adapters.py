@@ -17,13 +17,13 @@ from pealm_core.checkpoints.tensors import read_tensors, read_tree
 Pealm = Callable[..., Any]
 SMALL = ("--model.block-size", 16, "--model.n-layer", 1, "--model.n-embd", 16, "--model.n-head", 2)
 QUICK = ("--batch-size", 8, "--eval-every", 4, "--eval-tokens", 500, "--lr", 0.01, "--warmup-steps", 0)
-LORA = """
+LOW = """
     import pealm_core
 
     @pealm_core.hookimpl
     def pealm_adapters():
         return pealm_core.AdapterSpec(
-            name="lora", summary="low-rank updates", config="lora_config:LoraConfig", factory="lora_adapter:Lora"
+            name="low", summary="low-rank updates", config="low_config:LowConfig", factory="low_adapter:Low"
         )
 """
 CONFIG = """
@@ -31,7 +31,7 @@ from dataclasses import dataclass
 import pealm_core
 
 @dataclass(frozen=True)
-class LoraConfig:
+class LowConfig:
     rank: int = pealm_core.setting(2, "rank of the update", at_least=1)
 """
 ADAPTER = """
@@ -49,7 +49,7 @@ class Updated(nn.Module):
     def forward(self, x):
         return self.inner(x) + x @ self.down.T @ self.up.T * self.scale
 
-class Lora:
+class Low:
     def __init__(self, config):
         self.rank = config.rank
 
@@ -71,12 +71,12 @@ class Lora:
 
 
 @pytest.fixture
-def lora(stranger: Any, tmp_path: Path) -> None:
-    stranger("pealm-lora", LORA)
-    site = tmp_path / "site-pealm-lora"
-    (site / "lora_config.py").write_text(CONFIG)
-    (site / "lora_adapter.py").write_text(ADAPTER)
-    stranger.also("lora_config", "lora_adapter")
+def low(stranger: Any, tmp_path: Path) -> None:
+    stranger("pealm-low", LOW)
+    site = tmp_path / "site-pealm-low"
+    (site / "low_config.py").write_text(CONFIG)
+    (site / "low_adapter.py").write_text(ADAPTER)
+    stranger.also("low_config", "low_adapter")
 
 
 @pytest.fixture
@@ -88,9 +88,9 @@ def base(pealm: Pealm, book: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def adapted(lora: None, pealm: Pealm, base: Path, book: Path, tmp_path: Path) -> Path:
+def adapted(low: None, pealm: Pealm, base: Path, book: Path, tmp_path: Path) -> Path:
     run = tmp_path / "adapted"
-    done = pealm(*TRAIN, book, "--init", base, "--adapter", "lora", "--steps", 8, "--out", run)
+    done = pealm(*TRAIN, book, "--init", base, "--adapter", "low", "--steps", 8, "--out", run)
     assert done.code == 0, done.err
     return run
 
@@ -107,7 +107,7 @@ def test_a_checkpoint_has_only_what_was_trained(adapted: Path, base: Path) -> No
     assert {name.rpartition(".")[2] for name in tensors} == {"down", "up", "scale"}
     table = checkpoint_config(adapted / "best")["adapter"]
     digest = checkpoint.state_of(base / "best")["files"]["model.safetensors"][1]
-    assert table == {"name": "lora", "rank": 2, "base": str(base / "best"), "base-hash": digest}
+    assert table == {"name": "low", "rank": 2, "base": str(base / "best"), "base-hash": digest}
     assert checkpoint_config(adapted)["adapter"] == table
 
 
@@ -117,8 +117,8 @@ def checkpoint_config(folder: Path) -> Any:
     return tomllib.loads((folder / "config.toml").read_text())
 
 
-def test_a_resumed_run_is_equal_to_the_bit(lora: None, pealm: Pealm, base: Path, book: Path, tmp_path: Path) -> None:
-    start = (*TRAIN, book, "--init", base, "--adapter", "lora", "--adapter.rank", 3)
+def test_a_resumed_run_is_equal_to_the_bit(low: None, pealm: Pealm, base: Path, book: Path, tmp_path: Path) -> None:
+    start = (*TRAIN, book, "--init", base, "--adapter", "low", "--adapter.rank", 3)
     assert pealm(*start, "--steps", 10, "--save-every", 5, "--out", tmp_path / "whole").code == 0
     # A schedule depends on the number of steps: the first half is a copy of the run at step 5.
     shutil.copytree(tmp_path / "whole", tmp_path / "half")
@@ -154,11 +154,11 @@ def test_it_samples_evaluates_and_merges(pealm: Pealm, adapted: Path, base: Path
 
 def test_read_and_write_checkpoint_know_adapters(adapted: Path, base: Path, tmp_path: Path) -> None:
     saved = pealm_core.read_checkpoint(adapted)
-    assert saved.adapter is not None and saved.adapter["name"] == "lora" and "adapter" not in saved.config
+    assert saved.adapter is not None and saved.adapter["name"] == "low" and "adapter" not in saved.config
     pealm_core.write_checkpoint(tmp_path / "plain", model=saved.model, config=saved.config, tokenizer=saved.tokenizer)
     assert pealm_core.read_checkpoint(tmp_path / "plain").adapter is None
     tensors, _ = read_tensors(adapted / "best" / "model.safetensors")
-    config = {**saved.config, "adapter": {"name": "lora", "base": str(base)}}
+    config = {**saved.config, "adapter": {"name": "low", "base": str(base)}}
     pealm_core.write_checkpoint(tmp_path / "part", model=tensors, config=config, tokenizer=saved.tokenizer)
     assert text(tmp_path / "part") == text(adapted)
     assert checkpoint_config(tmp_path / "part")["adapter"] == saved.adapter
@@ -177,7 +177,7 @@ def test_a_missing_or_changed_base_is_one_line(pealm: Pealm, adapted: Path, base
     )
     for command in commands:
         done = pealm(*command)
-        assert done.code == 2 and "the base of adapter lora" in done.err and "--base PATH" in done.err
+        assert done.code == 2 and "the base of adapter low" in done.err and "--base PATH" in done.err
         assert str(base) in done.err and len(done.err.splitlines()) == 1
     assert text(adapted, base=moved) == before
     for command in commands:
@@ -190,7 +190,7 @@ def test_a_missing_or_changed_base_is_one_line(pealm: Pealm, adapted: Path, base
     shutil.rmtree(tmp_path / "other")
     pealm_core.write_checkpoint(tmp_path / "other", model=tensors, config=saved.config, tokenizer=saved.tokenizer)
     done = pealm("sample", "--ckpt", adapted, "--base", tmp_path / "other")
-    assert done.code == 2 and "is not the base of adapter lora: its weights have changed" in done.err
+    assert done.code == 2 and "is not the base of adapter low: its weights have changed" in done.err
     done = pealm("sample", "--ckpt", moved, "--base", tmp_path / "other")
     assert done.code == 2 and "only a checkpoint with an adapter has a base" in done.err
     for command in (("convert", moved, tmp_path / "x"), ("train", "--out", moved, "--steps", 9)):
@@ -198,25 +198,25 @@ def test_a_missing_or_changed_base_is_one_line(pealm: Pealm, adapted: Path, base
         assert done.code == 2 and "has a base" in done.err and len(done.err.splitlines()) == 1
 
 
-def test_base_is_not_a_setting_of_an_adapter(lora: None, pealm: Pealm, tmp_path: Path) -> None:
-    (tmp_path / "site-pealm-lora" / "lora_config.py").write_text(CONFIG.replace("rank:", "base:"))
-    done = pealm("train", "char-bigram", "--adapter", "lora", "--print-config")
+def test_base_is_not_a_setting_of_an_adapter(low: None, pealm: Pealm, tmp_path: Path) -> None:
+    (tmp_path / "site-pealm-low" / "low_config.py").write_text(CONFIG.replace("rank:", "base:"))
+    done = pealm("train", "char-bigram", "--adapter", "low", "--print-config")
     assert done.code == 3 and "has a field 'base', which is reserved" in done.err
 
 
-def test_an_adapter_needs_weights(lora: None, pealm: Pealm, book: Path, tmp_path: Path) -> None:
-    done = pealm(*TRAIN, book, *SMALL, "--adapter", "lora", "--out", tmp_path / "r")
-    assert done.code == 2 and "--adapter lora needs the weights that it adapts: --init" in done.err
+def test_an_adapter_needs_weights(low: None, pealm: Pealm, book: Path, tmp_path: Path) -> None:
+    done = pealm(*TRAIN, book, *SMALL, "--adapter", "low", "--out", tmp_path / "r")
+    assert done.code == 2 and "--adapter low needs the weights that it adapts: --init" in done.err
     assert not (tmp_path / "r").exists()
 
 
 def test_training_continues_from_merged_weights(pealm: Pealm, adapted: Path, book: Path, tmp_path: Path) -> None:
     """Without an adapter, --init merges; with one, the base must be merged before."""
-    done = pealm(*TRAIN, book, "--init", adapted, "--adapter", "lora", "--out", tmp_path / "on")
+    done = pealm(*TRAIN, book, "--init", adapted, "--adapter", "low", "--out", tmp_path / "on")
     assert done.code == 2 and f"pealm convert {adapted} OUT" in done.err and len(done.err.splitlines()) == 1
     assert pealm("convert", adapted, tmp_path / "plain").code == 0
     merged = torch.tensor(pealm_core.load(adapted, device="cpu", dtype="fp32").logprobs("the lazy dog"))
-    for name, init, options in (("two", tmp_path / "plain", ("--adapter", "lora")), ("all", adapted, ())):
+    for name, init, options in (("two", tmp_path / "plain", ("--adapter", "low")), ("all", adapted, ())):
         run = tmp_path / name
         # Too low a learning rate to change anything.
         steps = ("--steps", 1, "--lr", 1e-12)
@@ -229,7 +229,7 @@ def test_training_continues_from_merged_weights(pealm: Pealm, adapted: Path, boo
 def test_a_checkpoint_that_names_itself_as_its_base_is_one_line(pealm: Pealm, adapted: Path) -> None:
     best, saved = adapted / "best", pealm_core.read_checkpoint(adapted)
     digest = checkpoint.state_of(best)["files"]["model.safetensors"][1]
-    config = {**saved.config, "adapter": {"name": "lora", "base": str(best), "base-hash": digest}}
+    config = {**saved.config, "adapter": {"name": "low", "base": str(best), "base-hash": digest}}
     tensors, state = read_tensors(best / "model.safetensors")[0], {"step": 8}
     checkpoint.save(best, model=tensors, config=config, tokenizer=saved.tokenizer, state=state, replace=True)
     done = pealm("sample", "--ckpt", adapted)
@@ -244,12 +244,12 @@ def test_clean_keeps_a_base(pealm: Pealm, adapted: Path, base: Path, tmp_path: P
 
 
 def test_a_vocabulary_that_grew_below_an_adapter(
-    lora: None, pealm: Pealm, base: Path, tmp_path: Path, stranger: Any
+    low: None, pealm: Pealm, base: Path, tmp_path: Path, stranger: Any
 ) -> None:
     stranger("pealm-more", MORE)
     other = tmp_path / "other.txt"
     other.write_text("the quick brown fox jumps over the lazy dog! " * 200)
-    for name, options in (("lora", ("--adapter", "lora")), ("full", ())):
+    for name, options in (("low", ("--adapter", "low")), ("full", ())):
         run = tmp_path / name
         init = ("--init", base, "--tokenizer", "wide", "--steps", 4, *options, "--out", run)
         done = pealm(*TRAIN, other, *init)
@@ -257,11 +257,12 @@ def test_a_vocabulary_that_grew_below_an_adapter(
         assert "vocabulary 28 → 128: 100 rows are new" in done.out and "tokenizer char → wide" in done.out
         first, again = (pealm_core.load(run, device="cpu", dtype="fp32").logprobs("the dog") for _ in range(2))
         assert first == again
-    tensors, own = load_file(tmp_path / "lora" / "best" / "model.safetensors"), pealm_core.read_checkpoint(base).model
+    tensors, own = load_file(tmp_path / "low" / "best" / "model.safetensors"), pealm_core.read_checkpoint(base).model
     tables = [name for name in tensors if tensors[name].shape == (128, 16)]
     assert len(tables) == 2
-    for name in tables:  # rows by id; new ones are as the model initialises them
-        assert torch.equal(tensors[name][:28], own[name]) and len(tensors[name].unique(dim=0)) == 128
+    for name in tables:  # rows by id, which are trained: the new ones are random at first
+        difference = tensors[name][:28] - own[name]
+        assert 0 < difference.abs().max() < 0.1 and len(tensors[name].unique(dim=0)) == 128
 
 
 MORE = """

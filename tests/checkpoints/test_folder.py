@@ -158,7 +158,21 @@ def test_any_flipped_bit_and_any_missing_end_is_found(tmp_path: Path, name: str)
         checkpoint.verify(folder)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"step": 1}', '{"files": 3}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{",
+        "[]",
+        '{"step": 1}',
+        '{"files": 3}',
+        '{"files": {"x": [1e400, ""]}}',
+        '{"files": {"../x": [1, ""]}}',
+        '{"files": {"/etc/passwd": [1, ""]}}',
+        r'{"files": {"\u0000": [1, ""]}}',
+        r'{"files": {"\ud800": [1, ""]}}',
+    ],
+)
 def test_a_damaged_state_is_found(tmp_path: Path, content: str) -> None:
     folder = save(tmp_path / "c")
     (folder / "state.json").write_text(content)
@@ -371,3 +385,9 @@ def test_no_safetensors_is_an_error_not_a_crash(tmp_path: Path) -> None:
     write_tensors(tmp_path / "y", {"a": torch.ones(2)}, {"note": [1]})
     tensors, extra = read_tensors(tmp_path / "y")
     assert tensors["a"].tolist() == [1, 1] and extra == {"note": [1]}
+
+
+def test_numbers_in_8_bits_are_refused_by_name(tmp_path: Path) -> None:
+    write_tensors(tmp_path / "y", {"a": torch.ones(2).to(torch.float8_e4m3fn)})
+    with pytest.raises(InvalidCheckpointError, match=r"a is torch\.float8_e4m3fn"):
+        read_tensors(tmp_path / "y")

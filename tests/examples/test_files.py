@@ -4,6 +4,7 @@ import ast
 import csv
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -50,6 +51,8 @@ RUNS = {
         "masked_diffusion",
         f"bidirectional {SIZES} --input.text book.txt --objective masked-diffusion",
     ),
+    "lora": ("lora", "char-transformer --input.text book.txt --init teacher --adapter lora"),
+    "fsdp": ("fsdp", f"char-transformer {SIZES} --input.text book.txt --strategy fsdp --schedule constant"),
 }
 COMMANDS = ["look_inside"]  # files that train nothing
 
@@ -94,7 +97,7 @@ def run_of(pealm: Callable[..., Any], folder: Path, trained: dict[str, Path]) ->
     def train(name: str) -> Path:
         if name not in trained:
             out = folder / "runs" / name
-            if name == "distillation" and not (folder / "teacher").exists():
+            if name in ("distillation", "lora") and not (folder / "teacher").exists():
                 teacher = f"train char-transformer {SIZES} --input.text book.txt {QUICK} --out teacher"
                 assert pealm(*teacher.split()).code == 0
             done = pealm(*line(name, out))
@@ -121,6 +124,14 @@ def test_every_example_is_here_and_uses_public_names_only() -> None:
             if isinstance(node, ast.ImportFrom) and node.module == "pealm_core":
                 assert all(hasattr(pealm_core, alias.name) for alias in node.names), file
         assert f"pealm --plugin examples/{file.name} " in (ast.get_docstring(tree) or ""), file
+
+
+def test_the_docs_list_every_example_with_its_lines() -> None:
+    table = re.findall(r"\(\.\./examples/([\w.]+)\) \| (\d+) \|", (ROOT / "docs" / "plugins.md").read_text())
+    files = [*FILES, EXAMPLES / "mixture.toml"]
+    assert {name: int(lines) for name, lines in table} == {
+        file.name: len(file.read_text().splitlines()) for file in files
+    }
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -163,13 +174,16 @@ end(0)
 """
 
 
-@pytest.fixture(scope="module")
-def pairs(folder: Path) -> Iterator[Callable[[str], Path]]:
+@pytest.fixture
+def pairs(folder: Path, run_of: Callable[[str], Path]) -> Callable[[str], Path]:
     """Return the run of an example by two processes, each with two passes a step. One torchrun trains all of them."""
 
     def train() -> None:
+        run_of("distillation")  # its teacher
         (folder / "two.py").write_text(TWO)
         lines = [[*line(name, folder / "pairs" / name), "--micro-batch-size", "1"] for name in RUNS]
+        lines[-1] += ["--steps", "10"]  # of fsdp, which then resumes with two processes
+        lines += [[*plugin("fsdp"), "train", "--out", str(folder / "pairs" / "fsdp"), "--steps", "20"]]
         torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
         env = {**os.environ, "OMP_NUM_THREADS": "1", "PEALM_DISABLE_PLUGINS": "report"}
         command = [*torchrun, str(folder / "two.py"), json.dumps(lines)]
@@ -181,7 +195,7 @@ def pairs(folder: Path) -> Iterator[Callable[[str], Path]]:
             train()
         return folder / "pairs" / name
 
-    yield pair
+    return pair
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -202,7 +216,7 @@ def test_two_processes_learn_what_one_learns(
 
 def test_the_experts_balance_is_in_the_log_and_not_in_the_validation_loss(run_of: Callable[[str], Path]) -> None:
     lines = rows(run_of("experts"))
-    assert all(1 <= row["balance_loss"] < 2 and 0.25 <= row["busiest_expert"] <= 0.5 for row in lines[1:])
+    assert all(0.9 < row["balance_loss"] < 2 and 0.25 <= row["busiest_expert"] <= 0.5 for row in lines[1:])
     lm = open_run("mixture_of_experts", run_of("experts"))
     idx = torch.arange(8).reshape(2, 4)
     targets = torch.tensor([[1, -100, 3, 4], [2, 2, -100, -100]])
@@ -274,7 +288,9 @@ def test_the_rate_falls_as_its_formula_says(run_of: Callable[[str], Path]) -> No
     assert rates == pytest.approx([*warm, *expected])
 
 
-def test_best_has_the_mean_weights_and_is_what_is_validated(run_of: Callable[[str], Path], folder: Path) -> None:
+def test_best_has_the_mean_weights_and_is_what_is_validated(
+    run_of: Callable[[str], Path], pealm: Callable[..., Any]
+) -> None:
     run, plain = run_of("ema"), rows(run_of("csv"))
     assert [row["loss"] for row in rows(run)[1:]] == [row["loss"] for row in plain[1:]]  # training is not changed
     assert rows(run)[-1]["val_loss"] != plain[-1]["val_loss"]
@@ -284,6 +300,7 @@ def test_best_has_the_mean_weights_and_is_what_is_validated(run_of: Callable[[st
     for name, tensor in best.items():
         assert torch.equal(tensor, extra[prefix + name])
         assert not torch.equal(tensor, own[name])
+    assert pealm("sample", "--ckpt", run, "-n", 5).code == 0  # without the plugin
 
 
 def test_a_plugin_with_the_averaged_weights_is_needed(
@@ -360,9 +377,33 @@ def test_what_is_masked_depends_on_the_sample_alone() -> None:
     assert counts.min() == 1 and counts.max() == 10 and abs(counts.float().mean() - 5.5) < 0.5
 
 
-@pytest.mark.parametrize(("name", "blocks"), [("csv", 1), ("experts", 1)])
+def test_a_sharded_run_resumes_with_one_process(
+    run_of: Callable[[str], Path], pairs: Callable[[str], Path], pealm: Callable[..., Any], tmp_path: Path
+) -> None:
+    shutil.copytree(pairs("fsdp"), tmp_path / "r")
+    shutil.rmtree(tmp_path / "r" / "checkpoints" / "step-00000020")
+    done = pealm(*plugin("fsdp"), "train", "--out", tmp_path / "r", "--strategy", "ddp")
+    assert done.code == 0 and "step-00000010" in done.out, done.err
+    one, two = rows(run_of("fsdp")), rows(tmp_path / "r")
+    assert [row["loss"] for row in two[1:]] == pytest.approx([row["loss"] for row in one[1:]], rel=2e-5)
+
+
+def test_a_merged_adapter_needs_no_plugin(
+    run_of: Callable[[str], Path], pealm: Callable[..., Any], tmp_path: Path
+) -> None:
+    merged, ids = tmp_path / "merged", torch.arange(12)[None]
+    done = pealm(*plugin("lora"), "convert", run_of("lora"), merged)
+    assert done.code == 0, done.err
+    assert {name.rpartition(".")[2] for name in load_file(run_of("lora") / "best" / MODEL)} == {"up", "down"}
+    whole, adapted = pealm_core.load(merged, device="cpu", dtype="fp32"), open_run("lora", run_of("lora"))
+    assert torch.allclose(whole.model(ids)[0], adapted.model(ids)[0], atol=1e-5)
+    base = pealm_core.load("teacher", device="cpu", dtype="fp32")
+    assert not torch.allclose(whole.model(ids)[0], base.model(ids)[0], atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["csv", "experts"])
 def test_attention_and_hidden_states_are_kept(
-    run_of: Callable[[str], Path], pealm: Callable[..., Any], tmp_path: Path, name: str, blocks: int
+    run_of: Callable[[str], Path], pealm: Callable[..., Any], tmp_path: Path, name: str
 ) -> None:
     words = ["look-inside", "the fox", "--ckpt", run_of(name), "--out", tmp_path / "inside.safetensors"]
     done = pealm(*plugin("look_inside"), *plugin(RUNS[name][0]), *words)

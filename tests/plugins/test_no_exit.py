@@ -1,4 +1,4 @@
-"""A plugin that ends the process is a defect, whatever exit code it gives."""
+"""A plugin can neither end a command as a success nor print into its results."""
 
 import os
 import subprocess
@@ -52,3 +52,24 @@ def test_a_fork_may_exit() -> None:
             os._exit(0)
     assert os._exit is real
     assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 7
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import os; os.write(1, b'printed')",
+        "import os; os.system('echo printed')",
+        "import os; os.write(1, b'printed'); os.close(1)",
+        "import os; os.write(2, b'printed')\nclass E(Exception):\n    def __str__(self): raise ValueError\nraise E",
+    ],
+)
+def test_what_is_printed_at_import_goes_to_stderr(tmp_path: Path, source: str) -> None:
+    """Also what native code, a process or a failing plugin prints."""
+    info = tmp_path / "pealm_odd-1.0.dist-info"
+    info.mkdir()
+    (info / "entry_points.txt").write_text("[pealm]\nodd = odd_plugin\n")
+    (tmp_path / "odd_plugin.py").write_text(source)
+    env = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-m", "pealm", "plugins"], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "pealm-odd" in done.stdout and "printed" not in done.stdout and "printed" in done.stderr

@@ -578,3 +578,33 @@ def test_a_tokenizer_that_fails_to_save_is_a_failed_save(
     result = train(tmp_path / "r", "--steps", 3)
     assert result.code != 0 and "no such thing" in result.err
     assert not [*tmp_path.glob("r/**/*.tmp")]
+
+
+def test_without_another_thread_a_save_is_made_in_the_foreground(
+    train: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = threading.Thread.start
+
+    def refuse(self: threading.Thread) -> None:
+        if self.name == "pealm-checkpoint":
+            raise RuntimeError("can't start new thread")
+        start(self)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    assert train(tmp_path / "r", "--steps", 4, "--save-every", 2).code == 0
+    assert saved(tmp_path / "r") == [2, 4]
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "run.json", "best/x", "checkpoints/step-00000001/x"])
+def test_a_folder_with_files_named_as_ours_is_refused(train: Callable[..., Any], tmp_path: Path, name: str) -> None:
+    path = tmp_path / "r" / name
+    path.parent.mkdir(parents=True)
+    path.write_text("mine")
+    result = train(tmp_path / "r", "--steps", 2)
+    assert result.code == 2 and "choose another --out" in result.err and path.read_text() == "mine"
+
+
+def test_a_checkpoint_is_not_a_run(train: Callable[..., Any], tmp_path: Path) -> None:
+    assert train(tmp_path / "r", "--steps", 2).code == 0
+    result = train(tmp_path / "r" / "best", "--steps", 3)
+    assert result.code == 2 and "is a checkpoint, not a run; --init" in result.err

@@ -1,0 +1,16 @@
+"""What pealm-lora provides."""
+
+from collections.abc import Iterator
+
+from pealm_core import AdapterSpec, hookimpl
+
+
+@hookimpl
+def pealm_adapters() -> Iterator[AdapterSpec]:
+    """The adapter `lora`."""
+    yield AdapterSpec(
+        name="lora",
+        summary="Low-rank updates of linear layers; the weights themselves stay as they are",
+        config="pealm_lora.config:LoraConfig",
+        factory="pealm_lora.adapter:Lora",
+    )
