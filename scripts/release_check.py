@@ -27,6 +27,7 @@ THIRD_PARTY = {
     "huggingface-hub": "downloads GPT-2's weights and FineWeb-Edu",
     "jinja2": "HTML of the reports",
     "markupsafe": "escaped text in that HTML",
+    "gguf": "reads GGUF files",
     "matplotlib": "charts of the reports",
     "numpy": "token arrays",
     "packaging": "version numbers and their bounds",

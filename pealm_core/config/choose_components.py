@@ -3,7 +3,6 @@
 The last layer that names a component wins; values that a layer sets for another one are ignored.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -28,8 +27,6 @@ COMPONENTS: Mapping[str, type[Spec]] = {  # table → the kind of component that
     "eval": EvaluatorSpec,
 }
 DEFAULTS = {"optimizer": "adamw", "schedule": "cosine", "objective": "next-token", "strategy": "ddp"}
-BASE = ("base", "base-hash")  # in [adapter] of a run's config: not settings, but the weights below the adapter
-WEIGHT = "weight"  # of an input in a mixture, relative to the others
 FILE_TABLES = ("train", "sample", *COMPONENTS, "plugins", "versions")
 
 
@@ -43,27 +40,30 @@ def choose(
 ) -> tuple[dict[str, Entry[Any]], list[Layer]]:
     """Return the entry of each component, and the layers with only the values that are meant for these.
 
-    carried: a layer between the file and the command line.
+    The inputs of a mixture are components of their own: `input.1`, `input.2`, ... carried: a layer between the file
+    and the command line.
     """
-    file = file or Layer("no file", {})
-    for table, values in file.tables.items():
-        if table not in FILE_TABLES:
-            raise UserError(f"{file.place(table, '').rstrip()}: unknown table{did_you_mean(table, FILE_TABLES)}")
-        if not isinstance(values, Mapping) and (table != "input" or not isinstance(values, list)):
-            raise UserError(f"{file.place('', table)} must be a table, not {values!r:.80}")
     line = Layer("command line", words or {}, text=True)
-    file, components = _without_mixture(host, file, line, components)
+    file = _numbered(host, file or Layer("no file", {}), line)
+    for table, values in file.tables.items():
+        if kind_of(table) not in FILE_TABLES:
+            raise UserError(f"{file.place(table, '').rstrip()}: unknown table{did_you_mean(table, FILE_TABLES)}")
+        if not isinstance(values, Mapping):
+            raise UserError(f"{file.place('', table)} must be a table, not {values!r:.80}")
+    inputs = [table for table in file.tables if kind_of(table) == "input"] or ["input"]
     above = [line] if carried is None else [carried, line]
     layers = [file, *above]
     entries: dict[str, Entry[Any]] = {}
     evaluators = (name for name, (entry, *_) in host.entries(EvaluatorSpec).items() if entry.spec.default)
     defaults = {**DEFAULTS, "eval": next(evaluators, None)}
-    for table in components:
+    for table in (table for name in components for table in (inputs if name == "input" else [name])):
         if kind_of(table) == "input" and not takes_input(entries):
             continue
         name = next(filter(None, (_named(host, layer, table) for layer in reversed(layers))), defaults.get(table))
         if name is None and kind_of(table) == "input":  # neither a dataset nor, without one, a dataset's field
             name = next((key for layer in reversed(layers) for key in layer.tables.get(table, {})), None)
+        if name is None and table != kind_of(table):
+            raise UserError(f"{file.place(table, '').rstrip()} names no dataset")
         if name is None:
             continue
         entry = entries[table] = _find(host, file, table, name)
@@ -79,44 +79,17 @@ def kind_of(table: str) -> str:
     return table.partition(".")[0]
 
 
-def _without_mixture(
-    host: PluginHost, file: Layer, line: Layer, components: Sequence[str]
-) -> tuple[Layer, Sequence[str]]:
-    """Return a file's list of inputs as the tables `input.1`, `input.2`, ..., and the components with these.
-
-    The list is left out if the line names a dataset. Raises UserError for a wrong weight, or a setting in the line.
-    """
+def _numbered(host: PluginHost, file: Layer, line: Layer) -> Layer:
+    """Return a file's layer with its list of inputs as tables, or without them if the line names a dataset."""
     inputs = file.tables.get("input")
     if not isinstance(inputs, list):
-        return file, components
+        return file
     tables = {table: values for table, values in file.tables.items() if table != "input"}
-    if "input" not in components or _named(host, line, "input") is not None:
-        return replace(file, tables=tables), components
-    if setting := next(iter(line.tables.get("input", {})), None):
-        raise UserError(f"{line.place('input', setting)}: {file.origin} has several inputs; change it there")
-    several = {}
-    for table, values in _numbered(inputs).items():
-        if not isinstance(values, Mapping):
-            raise UserError(f"{file.place('', table)} must be a table, not {values!r:.80}")
-        weight = values.get(WEIGHT, 1)
-        if type(weight) not in (int, float) or not 0 < weight < math.inf:
-            raise UserError(f"{file.place(table, WEIGHT)} must be a positive number, not {weight!r:.80}")
-        several[table] = {key: value for key, value in values.items() if key != WEIGHT}
-        if not several[table]:
-            raise UserError(f"{file.place(table, '').rstrip()} names no dataset")
-    place = components.index("input")
-    return replace(file, tables={**tables, **several}), [*components[:place], *several, *components[place + 1 :]]
-
-
-def _numbered(inputs: Sequence[Any]) -> dict[str, Any]:
-    return {f"input.{number}": values for number, values in enumerate(inputs, 1)}
-
-
-def weights_of(file: Layer | None, entries: Mapping[str, Entry[Any]]) -> dict[str, float]:
-    """Return the weight of each input of a mixture, by table."""
-    inputs = file.tables.get("input") if file else None
-    several = _numbered(inputs if isinstance(inputs, list) else [])
-    return {table: float(values.get(WEIGHT, 1)) for table, values in several.items() if table in entries}
+    if _named(host, line, "input") is None:
+        if setting := next(iter(line.tables.get("input", {})), None):
+            raise UserError(f"{line.place('input', setting)}: {file.origin} has several inputs; change it there")
+        tables |= {f"input.{number}": values for number, values in enumerate(inputs, 1)}
+    return replace(file, tables=tables)
 
 
 def takes_input(entries: Mapping[str, Entry[Any]]) -> bool:
@@ -192,7 +165,5 @@ def _meant(host: PluginHost, layers: list[Layer], table: str, entry: Entry[Any],
                 if entry.spec.value is None:
                     raise UserError(f"{layer.place(table, name)} takes no value")
                 values[entry.name] = value
-        if table == "adapter":
-            values = {key: value for key, value in values.items() if key not in BASE}
         kept.append(replace(layer, tables={**layer.tables, table: values}))
     return kept

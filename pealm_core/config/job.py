@@ -9,11 +9,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pealm_core.config.choose_components import BASE, WEIGHT, choose, kind_of, weights_of
+from pealm_core.config.choose_components import choose, kind_of
 from pealm_core.config.toml_layers import Layer, Resolved, Tables, resolve
 from pealm_core.contract.errors import UserError
-from pealm_core.contract.fields import dump
+from pealm_core.contract.fields import Setting, dump, settings_of
 from pealm_core.plugins.host import Entry, PluginHost
+
+# Keys of a component's table that are the core's own: of the weights below an adapter, of an input in a mixture.
+BASE = {key: Setting(key.replace("-", "_"), str, True, None, hidden=True) for key in ("base", "base-hash")}
+WEIGHT = {"weight": Setting("weight", float, False, 1.0, "relative to the others", {"above": 0}, hidden=True)}
 
 
 @dataclass(frozen=True)
@@ -47,23 +51,36 @@ class Job:
             raise UserError(f"--base {place}: only a checkpoint with an adapter has a base; leave it out")
         return replace(self, base={**self.base, "base": str(place)})
 
+    @property
+    def files(self) -> list[str]:
+        """The loaded local plugins."""
+        return [str(plugin.file) for plugin in self.host.plugins if plugin.file and plugin.status == "ok"]
+
+    def rows(self, table: str) -> dict[str, tuple[Any, str]]:
+        """Return the keys of a table as `--config` reads them, each with its value and where that comes from."""
+        entry, origins = self.entries.get(table), self.origins.get(table, {})
+        rows = {key: (value, origins[key.replace("-", "_")]) for key, value in dump(self.configs[table]).items()}
+        if entry is None:
+            return rows
+        provider = f"{entry.plugin.dist} {entry.plugin.version}"
+        if kind_of(table) != "input":
+            base = self.base if table == "adapter" else {}
+            return {"name": (entry.name, provider), **rows, **{key: (value, "") for key, value in base.items()}}
+        value = rows.pop((entry.spec.value or "").replace("_", "-"), (True, provider))
+        weight = {"weight": (self.weights[table], origins["weight"])} if table in self.weights else {}
+        return {entry.name: value, **rows, **weight}
+
     def tables(self) -> dict[str, Any]:
         """Return the resolved settings as TOML tables, which `--config` reads back; a mixture as a list of tables."""
         tables: dict[str, Any] = {}
-        for table, config in self.configs.items():
-            values, entry = dump(config), self.entries.get(table)
-            if kind_of(table) == "input" and entry is not None:
-                values = {entry.name: values.pop((entry.spec.value or "").replace("_", "-"), True), **values}
-                if table in self.weights:
-                    tables.setdefault("input", []).append({**values, WEIGHT: self.weights[table]})
-                    continue
-            elif entry is not None:
-                values = {"name": entry.name, **values, **(self.base if table == "adapter" else {})}
-            tables[table] = values
-        if files := [str(plugin.file) for plugin in self.host.plugins if plugin.file and plugin.status == "ok"]:
-            tables["plugins"] = {"files": files}
-        tables["versions"] = dict(self.host.versions(self.entries.values()))
-        return tables
+        for table in self.configs:
+            values = {key: value for key, (value, _) in self.rows(table).items()}
+            if table in self.weights:
+                tables.setdefault("input", []).append(values)
+            else:
+                tables[table] = values
+        plugins = {"plugins": {"files": self.files}} if self.files else {}
+        return {**tables, **plugins, "versions": dict(self.host.versions(self.entries.values()))}
 
 
 def plan(
@@ -84,13 +101,22 @@ def plan(
     host = host or PluginHost.installed()
     entries, layers = choose(host, components, file, preset, words, carried)
     resolved = settle(flat or {}, entries, layers)
-    saved = file.tables.get("adapter", {}) if file and "adapter" in entries else {}
-    base = {key: str(saved[key]) for key in BASE if key in saved}
     configs = {table: resolved.build(table) for table in resolved.schema}
-    return Job(host, entries, configs, resolved.origins, base, weights_of(file, entries))
+    adapter = resolved.values.get("adapter", {})
+    base = {key: adapter[item.name] for key, item in BASE.items() if adapter.get(item.name) is not None}
+    weights = {table: resolved.values[table]["weight"] for table in entries if table != kind_of(table)}
+    return Job(host, entries, configs, resolved.origins, base, weights)
 
 
 def settle(flat: Mapping[str, type], entries: Mapping[str, Entry[Any]], layers: Sequence[Layer]) -> Resolved:
     """Lay the chosen layers over the defaults of the tables."""
-    keys = {(table, entry.spec.value): entry.name for table, entry in entries.items() if kind_of(table) == "input"}
-    return resolve({**flat, **{table: entry.config for table, entry in entries.items()}}, layers, keys)
+    schema = {**flat, **{table: entry.config for table, entry in entries.items()}}
+    return resolve(schema, layers, {table: _settings(table, entry) for table, entry in entries.items()})
+
+
+def _settings(table: str, entry: Entry[Any]) -> dict[str, Setting]:
+    """Return the settings of a component's table by key: a dataset's value is under its name."""
+    value = getattr(entry.spec, "value", None)
+    settings = {entry.name if item.name == value else key: item for key, item in settings_of(entry.config).items()}
+    own = BASE if table == "adapter" else WEIGHT if table != kind_of(table) else {}
+    return settings | own

@@ -108,6 +108,13 @@ def _convert(type_: Any, raw: Any, text: bool) -> Any:
     raise ValueError(f"must be {noun}, not {raw!r:.80}")
 
 
+def word(value: Any) -> str:
+    """Return a value as a word of the command line, which `Setting.parse` reads."""
+    if isinstance(value, tuple | list):
+        return ",".join(map(word, value))
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
+
+
 @cache
 def settings_of(config: type | None) -> dict[str, Setting]:
     """Return the settings of a dataclass by key (`n-layer`), in its order; none for None. Raises TypeError."""

@@ -46,10 +46,9 @@ class Entry(Generic[S]):
         try:
             config: type = self.load("config")
             names = {setting.name for setting in settings_of(config).values()}
-            if "name" in names:
-                raise DefectError("has a field 'name', which is reserved for the component's own name")
-            if self.spec.kind == "adapter" and names & {"base", "base_hash"}:
-                raise DefectError("has a field 'base' or 'base_hash', which are reserved for the adapted weights")
+            own = {"name", *(("base", "base_hash") if self.spec.kind == "adapter" else ())}
+            if taken := names & own:
+                raise DefectError(f"has a field {min(taken)!r}, which is reserved for the core")
             value = getattr(self.spec, "value", None)  # a dataset's field that `--input.NAME VALUE` sets
             needed: set[Any] = {"vocab_size", "block_size"} if self.spec.kind == "model" else {value} - {None}
             if missing := needed - names:

@@ -69,7 +69,7 @@ def _checks(record: Spec, objects: bool) -> Iterator[tuple[Any, str]]:
         "pealm has a command of that name, which a plugin can't replace",
     )
     for part in record.parts:
-        ref, default = getattr(record, part), getattr(type(record), part, ...)
+        ref, default = getattr(record, part), record.__dataclass_fields__[part].default
         named = isinstance(ref, str) and re.fullmatch(r"[\w.]+:[\w.]+", ref)
         correct = ref is default or named or (objects and callable(ref))
         yield correct, f"{part} must be a string 'module:attribute', not {ref!r}"

@@ -13,6 +13,7 @@ from pealm_core.config.settings import TrainSettings
 from pealm_core.config.toml_layers import Layer, file_layer
 from pealm_core.config.training_job import COMPONENTS, check
 from pealm_core.contract.errors import UserError
+from pealm_core.contract.fields import word
 from pealm_core.hardware.launch import launched
 from pealm_core.training.run_folder import CONFIG, new_folder
 from pealm_core.training.train import train as run_training
@@ -77,8 +78,4 @@ def train(
 
 def _word(value: Any) -> Any:
     """Return a value as a word of the command line; numbers stay as they are."""
-    if isinstance(value, bool) or value is None:
-        return str(value).lower()
-    if isinstance(value, list | tuple):
-        return ",".join(map(str, value))
-    return value if isinstance(value, int | float) else str(value)
+    return value if type(value) in (int, float) else word(value)

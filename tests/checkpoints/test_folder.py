@@ -1,7 +1,6 @@
 """Checkpoints are whole or do not count."""
 
 import errno
-import json
 import os
 import stat
 import subprocess
@@ -138,12 +137,7 @@ def test_state_that_can_not_be_saved_is_refused_by_place(tmp_path: Path, leaf: A
         check_tree(around, "x")
 
 
-def test_an_optimizer_file_of_an_earlier_version_is_read(tmp_path: Path) -> None:
-    groups = [{"params": [0], "lr": 0.1, "betas": [0.9, 0.95]}]
-    notes = {"values": {"0.kind": "x"}, "param_groups": groups}
-    write_tensors(tmp_path / "o", {"0.exp_avg": torch.ones(2), "1.step": torch.tensor(3)}, notes)
-    back = read_tree(tmp_path / "o")
-    assert back["param_groups"] == groups and back["state"].keys() == {0, 1} and back["state"][0]["kind"] == "x"
+def test_a_tree_that_was_not_written_here_is_refused(tmp_path: Path) -> None:
     for tree in (["set", []], ["tensor", "none"], ["dict", 3]):
         write_tensors(tmp_path / "o", {}, {"tree": tree})
         with pytest.raises(InvalidCheckpointError, match="o can't be read"):
@@ -264,13 +258,6 @@ def test_only_the_named_files_are_read(tmp_path: Path) -> None:
         checkpoint.verify(folder, *names)
     with pytest.raises(InvalidCheckpointError, match=r"extra\.safetensors can't be read"):
         checkpoint.verify(folder, "extra.safetensors")
-
-
-def test_a_state_with_a_hash_of_itself_is_still_read(tmp_path: Path) -> None:
-    folder = save(tmp_path / "c")
-    facts = json.loads((folder / "state.json").read_text())
-    (folder / "state.json").write_text(json.dumps({**facts, "sha256": "0" * 64}))
-    assert checkpoint.verify(folder) == {"step": 3}
 
 
 def test_the_same_content_gives_the_same_bytes(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from pealm_core.config.toml_layers import Layer as Layer
 from pealm_core.config.toml_layers import resolve as resolve
 from pealm_core.contract.fields import dump as dump
 from pealm_core.contract.fields import settings_of as settings_of
+from pealm_core.contract.fields import word as word
 from pealm_core.contract.protocols import has as has
 from pealm_core.contract.specs import Spec as Spec
 from pealm_core.data.token_cache import fingerprint as fingerprint
