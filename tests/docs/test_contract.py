@@ -64,7 +64,11 @@ def real_parameters(function: Any) -> list[tuple[str, str, str | None]]:
         (
             stars.get(p.kind, "") + p.name,
             "keyword" if p.kind is p.KEYWORD_ONLY else "",
-            None if p.default is p.empty else "..." if callable(p.default) or isinstance(p.default, dict) else repr(p.default),
+            None
+            if p.default is p.empty
+            else "..."
+            if callable(p.default) or isinstance(p.default, dict)
+            else repr(p.default),
         )
         for p in inspect.signature(function).parameters.values()
     ]
