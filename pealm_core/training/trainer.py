@@ -20,13 +20,13 @@ from pealm_core.data.sources import Data
 from pealm_core.hardware.distributed import World
 from pealm_core.hardware.speed import faster
 from pealm_core.training.batches import Batches
+from pealm_core.training.learning_rate import Budget, due, lr_factor
 from pealm_core.training.objective import accumulate, out_of_memory
 from pealm_core.training.observers import Observers
 from pealm_core.training.progress import Display
 from pealm_core.training.recorder import Recorder
 from pealm_core.training.run_folder import Run
 from pealm_core.training.saving import Saver
-from pealm_core.training.schedule import Budget, due, lr_factor
 from pealm_core.training.signals import Signals
 from pealm_core.training.strategy import gradient_problem
 from pealm_core.training.validation import validate

@@ -23,7 +23,7 @@ from pealm_core.config.settings import TrainSettings
 from pealm_core.data.windows import FixedWindows
 from pealm_core.plugins.host import PluginHost
 from pealm_core.training import validation
-from pealm_core.training.schedule import Budget
+from pealm_core.training.learning_rate import Budget
 from pealm_core.training.trainer import READ_EVERY, Trainer
 
 SMALL = ("--model.block-size", 16, "--model.n-layer", 1, "--model.n-embd", 16, "--model.n-head", 2, "--batch-size", 8)
