@@ -57,24 +57,24 @@ def make_datasets(job: Job) -> dict[str, Dataset]:
 
 
 def make_tokenizer(job: Job, saved: Path | None = None, *datasets: Dataset) -> Tokenizer:
-    """Make the job's tokenizer, with a saved vocabulary or fitted on the datasets' training text.
+    """Make the job's tokenizer, with a saved vocabulary (else the job's) or fitted on the datasets' training text.
 
     The special tokens that datasets and objective name are added if it lacks them, and the datasets' chat layout.
     """
-    tokenizer: Tokenizer = make_component(job, "tokenizer")
+    saved, tokenizer = saved or job.vocabulary, make_component(job, "tokenizer")
     name, dist = job.entries["tokenizer"].name, job.entries["tokenizer"].plugin.dist
     if has(tokenizer, "fit") and not (has(tokenizer, "save") and has(tokenizer, "load")):
         raise PluginError(f"{dist}: tokenizer {name!r} can fit but not save and load: its checkpoints would be lost")
     try:
         if saved is not None and has(tokenizer, "load"):
-            tokenizer.load(saved)  # type: ignore[attr-defined]
+            tokenizer.load(saved)
         elif saved is None and datasets and has(tokenizer, "fit"):
             for table, dataset in zip(job.inputs, datasets, strict=False):
                 if not has(dataset, "documents"):
                     given = f"--input.{job.entries[table].name}"
                     raise UserError(f"{given} has no text for {name!r} to learn from; give its own --tokenizer")
             documents = (dataset.documents("train") for dataset in datasets)
-            tokenizer.fit(texts(chain.from_iterable(documents)))  # type: ignore[attr-defined]
+            tokenizer.fit(texts(chain.from_iterable(documents)))
         objective = job.entries.get("objective")
         wanted = [getattr(dataset, "specials", ()) for dataset in datasets]
         wanted += [objective.spec.specials] if objective else []

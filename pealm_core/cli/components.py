@@ -11,9 +11,10 @@ from typing import Any
 import click
 
 from pealm_core.checkpoints import folder as checkpoint
+from pealm_core.checkpoints.saved_tokenizer import plan_with_tokenizer
 from pealm_core.cli.help import Section, sections
 from pealm_core.config.choose_components import choose
-from pealm_core.config.job import plan, settle
+from pealm_core.config.job import settle
 from pealm_core.config.local_plugins import differences, load_files
 from pealm_core.config.paths import printable
 from pealm_core.config.toml_layers import Layer, file_layer
@@ -38,7 +39,8 @@ class ComponentCommand(click.Command):
     """A command over components; its callback gets the resolved `job` instead of the components' names.
 
     flat: table → dataclass of the settings whose options have no dot. components: the tables that it uses; a
-    parameter of the same name (`--tokenizer`) names the component.
+    parameter of the same name (`--tokenizer`) names the component. With an input, a parameter `tokenizer_dir` is a
+    run, checkpoint or folder of shards whose tokenizer is used.
     """
 
     def __init__(self, *args: Any, flat: Mapping[str, type], components: Sequence[str], **kwargs: Any) -> None:
@@ -58,7 +60,8 @@ class ComponentCommand(click.Command):
         ctx.meta[GIVEN] = given, words
         rest = super().parse_args(ctx, args)  # shows the help page and exits
         sources = _sources(given, words)
-        job = plan(self.components, flat=self.flat, **sources)
+        folder = given.get("tokenizer_dir") if "input" in self.components else None
+        job = plan_with_tokenizer(self.components, flat=self.flat, tokenizer_dir=folder, **sources)
         if "train" in self.flat and launched()[0] == 0:
             for line in differences(sources["file"], sources["host"]):
                 click.echo(f"pealm: {printable(line)}", err=True)

@@ -36,10 +36,12 @@ def choose(
     file: Layer | None = None,
     preset: str | None = None,
     words: Tables | None = None,
+    carried: Layer | None = None,
 ) -> tuple[dict[str, Entry[Any]], list[Layer]]:
     """Return the entry of each component, and the layers with only the values that are meant for these.
 
-    The inputs of a mixture are components of their own: `input.1`, `input.2`, ...
+    The inputs of a mixture are components of their own: `input.1`, `input.2`, ... carried: a layer between the file
+    and the command line.
     """
     line = Layer("command line", words or {}, text=True)
     file = _numbered(host, file or Layer("no file", {}), line)
@@ -49,7 +51,8 @@ def choose(
         if not isinstance(values, Mapping):
             raise UserError(f"{file.place('', table)} must be a table, not {values!r:.80}")
     inputs = [table for table in file.tables if kind_of(table) == "input"] or ["input"]
-    layers = [file, line]
+    above = [line] if carried is None else [carried, line]
+    layers = [file, *above]
     entries: dict[str, Entry[Any]] = {}
     evaluators = (name for name, (entry, *_) in host.entries(EvaluatorSpec).items() if entry.spec.default)
     defaults = {**DEFAULTS, "eval": next(evaluators, None)}
@@ -65,7 +68,7 @@ def choose(
             continue
         entry = entries[table] = _find(host, file, table, name)
         if table == "model":
-            layers = _model_layers(entry, file, preset, line)
+            layers = [*_model_layers(entry, file, preset), *above]
             defaults |= {"model": name, "tokenizer": entry.spec.tokenizer}
         layers = _meant(host, layers, table, entry, defaults.get(table))
     return entries, layers
@@ -128,14 +131,14 @@ def _find(host: PluginHost, file: Layer, table: str, name: str) -> Entry[Any]:
         raise UserError(f"{error}; {file.origin} was made with {', '.join(lost)}, not installed here") from None
 
 
-def _model_layers(model: Entry[Any], file: Layer, preset: str | None, line: Layer) -> list[Layer]:
-    """Return all layers, the lowest first. A run's own config sets everything, so it replaces the recipe."""
+def _model_layers(model: Entry[Any], file: Layer, preset: str | None) -> list[Layer]:
+    """Return the layers below the command line, the lowest first. A run's own config replaces the recipe."""
     presets, dist = model.spec.presets, model.plugin.dist
     if preset is not None and preset not in presets:
         raise UserError(f"model {model.name!r} has no preset {preset!r}{did_you_mean(preset, presets)}")
     recipe = Layer("recipe", model.spec.recipe, dist=dist)
     chosen = Layer(f"preset {preset}", preset_tables(presets.get(preset, {})), dist=dist)
-    return [file, chosen, line] if "versions" in file.tables else [recipe, chosen, file, line]
+    return [file, chosen] if "versions" in file.tables else [recipe, chosen, file]
 
 
 def preset_tables(values: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

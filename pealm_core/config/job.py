@@ -6,6 +6,7 @@ each with a `weight`; its inputs are the tables `input.1`, `input.2`, ... of a j
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from pealm_core.config.choose_components import choose, kind_of
@@ -24,7 +25,7 @@ class Job:
     """The entry and the config of each table, and where each setting comes from.
 
     base: of an adapter, where its base is (`base`) and the SHA-256 of the base's weights (`base-hash`). weights: of
-    the inputs of a mixture, by table.
+    the inputs of a mixture, by table. vocabulary: the folder of the tokenizer's saved files, None: there is none yet.
     """
 
     host: PluginHost
@@ -33,6 +34,7 @@ class Job:
     origins: Mapping[str, Mapping[str, str]]
     base: Mapping[str, str] = field(default_factory=dict)
     weights: Mapping[str, float] = field(default_factory=dict)
+    vocabulary: Path | None = None
 
     @property
     def inputs(self) -> list[str]:
@@ -89,14 +91,15 @@ def plan(
     file: Layer | None = None,
     preset: str | None = None,
     words: Tables | None = None,
+    carried: Layer | None = None,
 ) -> Job:
     """Resolve components and settings into a job. Raises UserError or PluginError.
 
     components: their tables, "model" first. flat: the tables without a component. words: as a config file's tables,
-    from the command line.
+    from the command line. carried: a layer between file and words.
     """
     host = host or PluginHost.installed()
-    entries, layers = choose(host, components, file, preset, words)
+    entries, layers = choose(host, components, file, preset, words, carried)
     resolved = settle(flat or {}, entries, layers)
     configs = {table: resolved.build(table) for table in resolved.schema}
     adapter = resolved.values.get("adapter", {})

@@ -81,9 +81,11 @@ class DatasetSpec(Component, kind="dataset"):
 
     value: the config's field that VALUE of `--input.NAME VALUE` sets; if it is None, the option takes no value. If
         the field has a default, the value is optional.
+    shards: VALUE is a folder of token shards, whose `meta.json` and `tokenizer/`, if it has them, name the tokenizer.
     """
 
     value: str | None = None
+    shards: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

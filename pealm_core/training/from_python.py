@@ -6,8 +6,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from pealm_core.checkpoints.saved_tokenizer import plan_with_tokenizer
 from pealm_core.config.choose_components import COMPONENTS as TABLES
-from pealm_core.config.job import plan
 from pealm_core.config.local_plugins import differences
 from pealm_core.config.settings import TrainSettings
 from pealm_core.config.toml_layers import Layer, file_layer
@@ -27,6 +27,7 @@ def train(
     *,
     out: str | Path | None = None,
     preset: str | None = None,
+    tokenizer_dir: str | Path | None = None,
     **settings: Any,
 ) -> Path:
     """Train a model, or resume the run in `out`, and return the run's folder. Raises PealmError.
@@ -34,7 +35,8 @@ def train(
     model, and in settings tokenizer, optimizer, schedule, objective, strategy, adapter: a component's name, or a
     table of its settings: `{"name": "muon", "momentum": 0.9}`. input: a dataset's name, a table such as
     `{"text": "book.txt"}`, or a list of these, each with a `weight`. out: the folder, by default a new one below
-    `runs`. preset: the model's. Other settings are those of `pealm train`: `steps=100, lr=1e-3`.
+    `runs`. preset: the model's. tokenizer_dir: a run, checkpoint or folder of shards whose tokenizer is used. Other
+    settings are those of `pealm train`: `steps=100, lr=1e-3`.
 
     A first Ctrl-C ends the run after the current step, with a checkpoint, and raises KeyboardInterrupt.
     """
@@ -54,7 +56,8 @@ def train(
     file = Layer("train()", {} if mixture is None else {"input": mixture})
     if out is not None and (Path(out) / CONFIG).exists():
         file = file_layer(Path(out) / CONFIG)
-    job = plan(COMPONENTS, flat={"train": TrainSettings}, file=file, preset=preset, words=words)
+    sources: dict[str, Any] = {"file": file, "preset": preset, "words": words, "tokenizer_dir": tokenizer_dir}
+    job = plan_with_tokenizer(COMPONENTS, flat={"train": TrainSettings}, **sources)
     rank, processes, _ = launched()
     for line in differences(file, job.host) if rank == 0 else ():
         print(line, file=sys.stderr)

@@ -31,8 +31,7 @@ from pealm_core.training.signals import Signals
 from pealm_core.training.strategy import gradient_problem
 from pealm_core.training.validation import validate
 
-# Steps between two reads of losses, by device: a GPU would have to be waited for in each step.
-READ_EVERY = {"cpu": 1, "cuda": 10, "mps": 10}
+READ_EVERY = {"cpu": 1, "cuda": 10, "mps": 10}  # steps: a read waits for a GPU
 
 
 @dataclass(eq=False)  # hooks may use it as a key

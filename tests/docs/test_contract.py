@@ -23,7 +23,10 @@ PAGE = (DOCS / "contract.md").read_text(encoding="utf-8")
 HOOKS = {name: hook for name, hook in vars(hookspecs).items() if name.startswith("pealm_")}
 PUBLIC = {name: getattr(pealm_core, name) for name in dir(pealm_core)}
 OTHERS = {"TrainSettings": TrainSettings, "World": World, "Sample": Sample}  # what public functions give
-NOT_LISTED = {"World": {"agree", "once", "texts", "together"}}  # for the core only
+NOT_LISTED = {  # for the core only, or click's
+    "World": {"agree", "once", "texts", "together"},
+    "ComponentCommand": {"get_params", "parse_args", "format_options"},
+}
 Stub = ast.FunctionDef | ast.ClassDef | ast.Assign
 
 
@@ -61,7 +64,11 @@ def real_parameters(function: Any) -> list[tuple[str, str, str | None]]:
         (
             stars.get(p.kind, "") + p.name,
             "keyword" if p.kind is p.KEYWORD_ONLY else "",
-            None if p.default is p.empty else "..." if callable(p.default) else repr(p.default),
+            None
+            if p.default is p.empty
+            else "..."
+            if callable(p.default) or isinstance(p.default, dict)
+            else repr(p.default),
         )
         for p in inspect.signature(function).parameters.values()
     ]

@@ -51,7 +51,7 @@ RUNS = {
         "masked_diffusion",
         f"bidirectional {SIZES} --input.text book.txt --objective masked-diffusion",
     ),
-    "lora": ("lora", "char-transformer --input.text book.txt --init teacher --adapter lora"),
+    "lora": ("lora", "char-transformer --input.text book.txt --init teacher --adapter low-rank"),
     "fsdp": ("fsdp", f"char-transformer {SIZES} --input.text book.txt --strategy fsdp --schedule constant"),
 }
 COMMANDS = ["look_inside"]  # files that train nothing

@@ -146,7 +146,7 @@ def one_file(folder: Path, theirs: Any) -> Path:
     [
         (lambda t: {k: v for k, v in t.items() if "layers.1.mlp.up_proj" not in k}, "layers.1.mlp.up_proj.weight is missing"),
         (lambda t: {**t, "model.layers.2.input_layernorm.weight": t["model.norm.weight"]}, "layers.2.* is not in the model"),
-        (lambda t: {**t, "model.norm.weight": t["model.norm.weight"][:5]}, r"model.norm.weight is \(5,\) there and \(36,\) by config.json"),
+        (lambda t: {**t, "model.norm.weight": t["model.norm.weight"][:5]}, r"model.norm.weight is \(5,\) there and \(36,\) by its config"),
         (lambda t: {**t, "lm_head.weight": t["model.embed_tokens.weight"] + 1}, "lm_head.weight differs from embed_tokens.weight"),
         (lambda t: {**t, "model.norm.weight": t["model.norm.weight"].to(torch.float8_e4m3fn)}, "model.norm.weight is F8_E4M3"),
         (lambda t: {**t, "model.layers.0.self_attn.q_proj.weight": t["model.layers.0.self_attn.q_proj.weight"].half()}, "layers.0.self_attn.qkv_proj.weight differ in width or dtype"),

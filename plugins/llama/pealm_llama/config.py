@@ -98,5 +98,5 @@ class PretrainedConfig:
     )
     revision: str = setting("main", "its branch, tag or commit")
     path: Path | None = setting(
-        None, "a local folder (config.json, model.safetensors) instead of a download", excludes="repo"
+        None, "a local folder (config.json, model.safetensors) or .gguf file instead", excludes="repo"
     )

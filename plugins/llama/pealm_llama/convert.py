@@ -1,14 +1,19 @@
-"""The format `hf`: a pealm checkpoint as a folder that transformers loads, and such a folder as a checkpoint."""
+"""The format `hf`, a folder that transformers loads, from a checkpoint and to one; `gguf`, a file, to one."""
 
 import dataclasses
 import os
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from pealm_core import PealmError, UserError, load_tokenizer, read_checkpoint, write_checkpoint
 from pealm_llama.config import LlamaConfig
+from pealm_llama.gguf_file import GGUF, read_gguf
+from pealm_llama.gguf_vocabulary import write_vocabulary
 from pealm_llama.layout import read_folder, resize, write_folder
 from pealm_llama.vocabulary import VOCABULARY, export_vocabulary
 
@@ -49,11 +54,25 @@ def import_folder(source: Path, target: Path) -> None:
             f"{source} has no {VOCABULARY}; transformers makes one: "
             f"AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)"
         )
+    _write(target, config, state, source, where=source)
+
+
+def import_gguf(source: Path, target: Path) -> None:
+    """Write a checkpoint from a GGUF file, its weights as fp32. Raises PealmError."""
+    config, state = read_gguf(source)
+    _check_free(target)
+    with tempfile.TemporaryDirectory() as folder:
+        write_vocabulary(GGUF(source), Path(folder))
+        _write(target, config, state, Path(folder), where=source)
+
+
+def _write(target: Path, config: LlamaConfig, state: dict[str, Tensor], saved: Path, *, where: Path) -> None:
+    """Write a checkpoint with the tokenizer of a folder, for which the embedding may be too large."""
     tables: dict[str, dict[str, Any]] = {"model": {"name": "llama", **_table(config)}, "tokenizer": {"name": "hf"}}
-    tokenizer = load_tokenizer(tables, source)
+    tokenizer = load_tokenizer(tables, saved)
     size = tokenizer.vocab_size
     if size > config.vocab_size:
-        raise UserError(f"{source}: the tokenizer has {size:,} tokens, the model {config.vocab_size:,}")
+        raise UserError(f"{where}: the tokenizer has {size:,} tokens, the model {config.vocab_size:,}")
     write_checkpoint(target, model=resize(state, size), config=tables, tokenizer=tokenizer)
 
 

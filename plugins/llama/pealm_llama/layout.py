@@ -153,7 +153,7 @@ def check_shapes(config: LlamaConfig, shapes: Mapping[str, tuple[int, ...]], *, 
         with torch.device("meta"):
             own = separate(Llama(config).state_dict(), n_head=config.n_head, kv_heads=config.kv_heads)
     except RuntimeError as error:  # more elements than 63 bits can count
-        raise UserError(f"{where} does not fit: the sizes in {CONFIG} are too large ({error})") from None
+        raise UserError(f"{where} does not fit: the sizes in its config are too large ({error})") from None
     expected = {name: tuple(tensor.shape) for name, tensor in own.items()}
     wrong = [f"{name} is missing" for name in expected if name not in shapes]
     if config.tied:
@@ -164,7 +164,7 @@ def check_shapes(config: LlamaConfig, shapes: Mapping[str, tuple[int, ...]], *, 
         if name not in expected:
             wrong.append(f"{name} is not in the model")
         elif shape != expected[name]:
-            wrong.append(f"{name} is {shape} there and {expected[name]} by {CONFIG}")
+            wrong.append(f"{name} is {shape} there and {expected[name]} by its config")
     if wrong:
         more = f" (and {len(wrong) - 3} more)" if len(wrong) > 3 else ""
         raise UserError(f"{where} does not fit: {'; '.join(wrong[:3])}{more}")

@@ -55,12 +55,19 @@ def pealm_models() -> Iterator[ModelSpec]:
 
 @hookimpl
 def pealm_formats() -> Iterator[FormatSpec]:
-    """The format `hf`: the folders that transformers loads and saves."""
+    """The formats `hf`, the folders that transformers loads and saves, and `gguf`, the files of llama.cpp."""
     yield FormatSpec(
         name="hf",
         summary="The Llama family as transformers loads and saves it",
         exporter="pealm_llama.convert:export_folder",
         importer="pealm_llama.convert:import_folder",
         detect="pealm_llama.layout:is_llama",
+        families=("llama",),
+    )
+    yield FormatSpec(
+        name="gguf",
+        summary="A file of llama.cpp, to read; any precision becomes fp32",
+        importer="pealm_llama.convert:import_gguf",
+        detect="pealm_llama.gguf_file:is_gguf",
         families=("llama",),
     )

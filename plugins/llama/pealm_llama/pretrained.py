@@ -1,13 +1,19 @@
 """Published weights: from the Hugging Face hub through its client and its cache, or from a local folder."""
 
 import dataclasses
+import hashlib
+import shutil
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from torch import Tensor
 
-from pealm_core import UserError, load_tokenizer
+from pealm_core import UserError, cache_root, load_tokenizer
 from pealm_llama.config import LlamaConfig, PretrainedConfig
 from pealm_llama.files import CONFIG, INDEX, WEIGHTS, shards
+from pealm_llama.gguf_file import GGUF, read_gguf
+from pealm_llama.gguf_vocabulary import write_vocabulary
 from pealm_llama.layout import read_folder, resize
 from pealm_llama.vocabulary import SETTINGS, TEMPLATE, VOCABULARY
 
@@ -17,7 +23,8 @@ def pretrained(config: PretrainedConfig) -> tuple[LlamaConfig, dict[str, Tensor]
 
     Embedding rows without a token are left out, where the folder has its tokenizer.
     """
-    own, state = read_folder(_folder(config, weights=True))
+    folder = _folder(config, weights=True)
+    own, state = read_gguf(folder) if folder.is_file() else read_folder(folder)
     if (place := vocabulary(config)) is not None:
         size = load_tokenizer({"model": {"name": "llama"}, "tokenizer": {"name": "hf"}}, place).vocab_size
         if size < own.vocab_size:
@@ -28,13 +35,32 @@ def pretrained(config: PretrainedConfig) -> tuple[LlamaConfig, dict[str, Tensor]
 def vocabulary(config: PretrainedConfig) -> Path | None:
     """Return the folder with the tokenizer of the weights, if it has one. Raises UserError."""
     folder = _folder(config)
+    if folder.is_file():
+        return _of_gguf(folder)
     return folder if (folder / VOCABULARY).is_file() else None
+
+
+def _of_gguf(path: Path) -> Path:
+    """Return a folder in pealm's cache with the tokenizer of a GGUF file."""
+    facts = path.stat()
+    key = hashlib.sha256(f"{path.resolve()} {facts.st_size} {facts.st_mtime_ns}".encode()).hexdigest()
+    folder = cache_root() / "gguf" / key[:32]
+    if not folder.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(dir=folder.parent))
+        try:
+            write_vocabulary(GGUF(path), aside)
+            with suppress(OSError):  # another process was faster
+                aside.rename(folder)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+    return folder
 
 
 def _folder(config: PretrainedConfig, *, weights: bool = False) -> Path:
     """Return the folder that the settings name, of the hub with config and tokenizer, or also with the weights."""
     if config.path is not None:
-        if not (config.path / CONFIG).exists():
+        if not config.path.is_file() and not (config.path / CONFIG).exists():
             raise UserError(f"{config.path} has no {CONFIG}")
         return config.path
     if config.repo is None:

@@ -8,6 +8,7 @@ from pealm_llama.files import read_json, write_json
 
 VOCABULARY, SETTINGS, TEMPLATE = "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"
 ADDED = "specials.json"  # special tokens that the core added, name → id
+FLAGS = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}  # of an added token
 END_OF_TEXT = "<|endoftext|>"  # of bpe
 
 
@@ -31,10 +32,9 @@ def export_vocabulary(kind: str, saved: Path, folder: Path, *, block_size: int) 
         whole["decoder"] = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}
         about = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": block_size}
         write_json(folder / SETTINGS, {**about, "bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT})
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
     whole["added_tokens"] = [
         *whole.get("added_tokens", []),
-        *({"id": i, "content": name, **flags} for name, i in added.items()),
+        *({"id": i, "content": name, **FLAGS, "special": True} for name, i in added.items()),
     ]
     write_json(folder / VOCABULARY, whole)
     return True
