@@ -18,10 +18,13 @@ class Spec:
     """Fields of every record: the name that users type, and a summary of one line.
 
     name: of a-z, 0-9, "-" and "."; if two plugins have the same name, users write `dist/name`.
+    config, if the record has one: a dataclass of settings (`pealm_core.setting` adds help and bounds) of the types
+    int, float, bool, str, Path, Literal, tuple[T, ...], each also `| None`. It has no field called `name`. Its module
+    is imported for help pages, so it must not import torch, nor a name of pealm_core that needs torch.
     """
 
-    kind: ClassVar[str]
-    hook: ClassVar[str]
+    kind: ClassVar[str]  # "model" for ModelSpec
+    hook: ClassVar[str]  # "pealm_models"
     parts: ClassVar[tuple[str, ...]]  # its fields that name code
     name: str
     summary: str
@@ -34,13 +37,7 @@ class Spec:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Component(Spec):
-    """Fields of a record with settings.
-
-    config: a dataclass of settings (`pealm_core.setting` adds help and bounds) of the types int, float, bool, str,
-        Path, Literal, tuple[T, ...], each also `| None`. It has no field called `name`. Its module is imported for
-        help pages, so it must not import torch, nor a name of pealm_core that needs torch.
-    factory: called with an instance of `config`; without arguments if there is none.
-    """
+    """Fields of a record with settings: `factory` makes the component from them."""
 
     parts: ClassVar[tuple[str, ...]] = ("config", "factory")
 
