@@ -20,7 +20,7 @@ def pealm_run_start(trainer):
     if trainer.run.rank != 0:  # hooks are called on every rank
         return
     rows = []
-    if trainer.step:  # resumed, perhaps from an earlier step than the last one in the file
+    if path(trainer).exists():  # the run resumes, perhaps from an earlier step than the last one in the file
         with path(trainer).open(newline="") as file:
             rows = [row for row in csv.DictReader(file) if int(row["step"]) <= trainer.step]
     with path(trainer).open("w", newline="") as file:

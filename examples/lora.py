@@ -1,7 +1,7 @@
 """An adapter: low-rank updates of the linear layers of a trained model (LoRA, Hu et al. 2021).
 
     pealm train char-transformer --input.tinyshakespeare --steps 1000 --out runs/base
-    pealm --plugin examples/lora.py train char-transformer --init runs/base --adapter lora \
+    pealm --plugin examples/lora.py train char-transformer --init runs/base --adapter low-rank \
         --input.text letters.txt --steps 200 --out runs/lora
     pealm --plugin examples/lora.py convert runs/lora merged
 
@@ -59,4 +59,4 @@ class Lora:
 
 @hookimpl
 def pealm_adapters():
-    yield AdapterSpec(name="lora", summary="Low-rank updates", config=Config, factory=Lora)
+    yield AdapterSpec(name="low-rank", summary="Low-rank updates", config=Config, factory=Lora)

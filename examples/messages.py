@@ -33,17 +33,16 @@ class Messages:
 
     def documents(self, split):
         """Yield each conversation as segments: special tokens by name, and text; `learn` says what is scored."""
-        if self.config.path is None:
-            raise UserError("--input.messages FILE.jsonl: the file is missing")
-        with self.config.path.open(encoding="utf-8") as file:
+        path = self.config.path
+        if path is None or not path.is_file():
+            raise UserError(f"--input.messages {path or 'FILE.jsonl'}: no such file")
+        with path.open(encoding="utf-8") as file:
             for number, line in enumerate(file):
                 if (number % self.config.val_every == 0) == (split == "val"):
                     try:
                         yield [part for message in json.loads(line) for part in segments(message)]
                     except (ValueError, KeyError, TypeError) as error:
-                        raise UserError(
-                            f"{self.config.path}, line {number + 1}: not a list of messages: {error!r}"
-                        ) from error
+                        raise UserError(f"{path}, line {number + 1}: not a list of messages: {error!r}") from error
 
 
 def segments(message):

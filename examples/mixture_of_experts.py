@@ -2,6 +2,8 @@
 
 pealm --plugin examples/mixture_of_experts.py train moe --input.tinyshakespeare --steps 500 --out runs/moe
 pealm --plugin examples/mixture_of_experts.py sample --ckpt runs/moe -n 200
+
+On a GPU, add `--without compile`: the number of tokens that choose an expert differs from step to step.
 """
 
 from dataclasses import dataclass

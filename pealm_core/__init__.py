@@ -4,8 +4,8 @@
     lm = pealm_core.load(run)
     print(lm.generate("ROMEO:"))
 
-Its public names: the light ones below, and those of `pealm_core.public`, which need torch or numpy and are imported
-on first use.
+Its public names: the light ones below, and those of `pealm_core.public_light` and `pealm_core.public`, which need
+numpy or torch and are imported on first use.
 """
 
 import sys as _sys
@@ -51,19 +51,21 @@ from pealm_core.plugins.local_files import use_plugin as use_plugin
 
 if TYPE_CHECKING:
     from pealm_core.public import *  # noqa: F403
+    from pealm_core.public_light import *  # noqa: F403
 
 
 def __getattr__(name: str) -> Any:
     if name == "__all__":  # what `from pealm_core import *` and help() ask for
         return __dir__()
-    names = {} if name.startswith("_") else vars(import_module("pealm_core.public"))
-    if name not in names:
-        raise AttributeError(f"module 'pealm_core' has no attribute {name!r}")
-    return names[name]
+    for module in () if name.startswith("_") else ("pealm_core.public_light", "pealm_core.public"):
+        if name in (names := vars(import_module(module))):
+            return names[name]
+    raise AttributeError(f"module 'pealm_core' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    """Return the public names. Those of `pealm_core.public` are read from its text, so that Tab loads no torch."""
-    heavy = [line.split()[-1] for line in _Path(__file__).with_name("public.py").read_text().splitlines()[2:]]
+    """Return the public names. Those imported on first use are read from the source, so that Tab loads no torch."""
+    texts = [_Path(__file__).with_name(name).read_text() for name in ("public.py", "public_light.py")]
+    heavy = [line.split()[-1] for text in texts for line in text.splitlines()[2:]]
     light = [name for name, value in globals().items() if not isinstance(value, type(_sys)) and name[0] != "_"]
     return sorted({*heavy, *light} - {"Any", "TYPE_CHECKING", "import_module"})

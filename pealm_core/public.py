@@ -1,15 +1,16 @@
-"""The public names that need torch or numpy. `from pealm_core import LM` loads this module on first use."""
+"""The public names that need torch. `from pealm_core import LM` loads this module on first use."""
 
 from pealm_core.checkpoints.api import Checkpoint as Checkpoint
 from pealm_core.checkpoints.api import load_tokenizer as load_tokenizer
 from pealm_core.checkpoints.api import read_checkpoint as read_checkpoint
 from pealm_core.checkpoints.api import write_checkpoint as write_checkpoint
+from pealm_core.checkpoints.build import make_datasets as make_datasets
+from pealm_core.checkpoints.build import make_tokenizer as make_tokenizer
 from pealm_core.data.chat import CHAT_LAYOUT as CHAT_LAYOUT
 from pealm_core.data.chat import ChatPrompt as ChatPrompt
 from pealm_core.data.chat import chat_document as chat_document
 from pealm_core.data.chat import chat_prompt as chat_prompt
 from pealm_core.data.order import noise as noise
-from pealm_core.data.tokens import TokenFile as TokenFile
 from pealm_core.hardware.device import fast_bf16 as fast_bf16
 from pealm_core.inference.generate import generate_ids as generate_ids
 from pealm_core.inference.generate import start_token as start_token

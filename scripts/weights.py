@@ -145,7 +145,7 @@ def validation_loss(weights: Path, documents: Iterable[str]) -> float:
     for begin in range(0, count, 64):
         rows = windows.rows(places[begin : begin + 64])
         total += float(lm.model(rows["idx"], rows["targets"])[1]) * len(rows["idx"])
-    return total / count
+    return float(total / count)
 
 
 def card(name: str, shipped: Shipped, made: Path, run: Path) -> str:

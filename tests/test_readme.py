@@ -20,6 +20,7 @@ SHORTER = [
     (r"^pealm train char-bigram .*", r"\g<0> --steps 20 --eval-tokens 2000"),
     (r"^pealm train char-transformer (?!.*--print-config).*--input.tinyshakespeare.*", r"\g<0> --steps 12 --eval-tokens 2000"),
     (r"^pealm train .*--input.kindergarten.*", r"\g<0> --max-seconds 3 --input.stories 200 --eval-tokens 2000"),
+    (r"^pealm --plugin .* train .*--input.tinyshakespeare.*", r"\g<0> --steps 12 --eval-tokens 2000"),
     (r"--steps 3100", "--steps 14"),
     (r"^pealm eval .*kindergarten.*", r"\g<0> --eval.stories 4"),
     (r"^pealm eval gpt2.*", r"\g<0> --limit 4 --eval.file hellaswag.jsonl"),
@@ -78,6 +79,7 @@ def test_every_command_in_order(tmp_path: Path, shakespeare: Path) -> None:
     shutil.copy(ROOT / "README.md", tmp_path)
     shutil.copytree(ROOT / "weights", tmp_path / "weights")
     (tmp_path / "scripts").symlink_to(ROOT / "scripts")
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
     make_parquet(tmp_path / "parquet", shakespeare)
     make_weights(tmp_path / "openai")
     (tmp_path / "hellaswag.jsonl").symlink_to(shakespeare.parent / "hellaswag_val_sample.jsonl")

@@ -1,6 +1,5 @@
 """Read, write and convert checkpoints; `read_checkpoint`, `write_checkpoint` and `load_tokenizer` are public."""
 
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -93,7 +92,7 @@ def write_checkpoint(
     None: the model's own. state: what `read_checkpoint` returns as `state`.
     """
     target = Path(path)
-    if os.path.lexists(target) and (target.is_symlink() or not target.is_dir() or any(target.iterdir())):
+    if target.is_symlink() or (target.exists() and (not target.is_dir() or any(target.iterdir()))):
         raise UserError(f"{target} exists already; remove it or choose another place")
     if tokenizer is None or isinstance(tokenizer, Path):
         tokenizer, saved = load_tokenizer(config, tokenizer), tokenizer

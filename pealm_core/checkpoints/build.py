@@ -57,35 +57,45 @@ def make_datasets(job: Job) -> dict[str, Dataset]:
 
 
 def make_tokenizer(job: Job, saved: Path | None = None, *datasets: Dataset) -> Tokenizer:
-    """Make the job's tokenizer, with a saved vocabulary or fitted on the datasets' training text.
+    """Make the job's tokenizer, with a saved vocabulary (else the job's) or fitted on the datasets' training text.
 
     The special tokens that datasets and objective name are added if it lacks them, and the datasets' chat layout.
     """
-    tokenizer: Tokenizer = make_component(job, "tokenizer")
+    saved, tokenizer = saved or job.vocabulary, make_component(job, "tokenizer")
     name, dist = job.entries["tokenizer"].name, job.entries["tokenizer"].plugin.dist
     if has(tokenizer, "fit") and not (has(tokenizer, "save") and has(tokenizer, "load")):
         raise PluginError(f"{dist}: tokenizer {name!r} can fit but not save and load: its checkpoints would be lost")
     try:
         if saved is not None and has(tokenizer, "load"):
-            tokenizer.load(saved)  # type: ignore[attr-defined]
+            tokenizer.load(saved)
         elif saved is None and datasets and has(tokenizer, "fit"):
             for table, dataset in zip(job.inputs, datasets, strict=False):
                 if not has(dataset, "documents"):
                     given = f"--input.{job.entries[table].name}"
-                    raise UserError(f"{given} is tokenized already, not text for {name!r}; give its own --tokenizer")
+                    raise UserError(f"{given} has no text for {name!r} to learn from; give its own --tokenizer")
             documents = (dataset.documents("train") for dataset in datasets)
-            tokenizer.fit(texts(chain.from_iterable(documents)))  # type: ignore[attr-defined]
+            tokenizer.fit(texts(chain.from_iterable(documents)))
         objective = job.entries.get("objective")
         wanted = [getattr(dataset, "specials", ()) for dataset in datasets]
         wanted += [objective.spec.specials] if objective else []
         tokenizer = with_specials(tokenizer, chain.from_iterable(wanted), saved, _layout(job, datasets))
     except (FileNotFoundError, ValueError) as error:
         raise UserError(f"tokenizer {name}: {saved or 'training text'}: {error}") from error
-    if not isinstance(size := tokenizer.vocab_size, int) or size < 1:
+    if not isinstance(size := tokenizer.vocab_size, int) or size < 0:  # 0: fitted on no text
         raise PluginError(f"{dist}: vocab_size of tokenizer {name!r} is {size!r:.60}, not a number of tokens")
     if (eot := getattr(tokenizer, "eot_id", None)) is not None and not (isinstance(eot, int) and 0 <= eot < size):
         raise PluginError(f"{dist}: eot_id of tokenizer {name!r} is {eot!r:.60}, not one of its {size:,} tokens")
     return tokenizer
+
+
+def pretrained_vocabulary(job: Job) -> Path | None:
+    """Return the folder with the vocabulary of the job's pretrained model, unless the user chose a tokenizer."""
+    model, tokenizer, config = job.entries["model"], job.entries["tokenizer"], job.configs["tokenizer"]
+    own = tokenizer.spec.name == model.spec.tokenizer and (config is None or config == type(config)())
+    if model.spec.vocabulary is None or not own:
+        return None
+    folder: Path = model.load("vocabulary")(job.configs["model"])
+    return folder
 
 
 def _layout(job: Job, datasets: Iterable[Dataset]) -> Mapping[str, Any] | None:

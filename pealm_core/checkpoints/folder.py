@@ -153,7 +153,6 @@ def state_of(folder: Path) -> dict[str, Any]:
     """Return the content of `state.json`, without looking at the files. Raises InvalidCheckpointError."""
     try:
         state: dict[str, Any] = json.loads(read_regular(folder / STATE))
-        state.pop("sha256", None)  # a hash of the file itself, by earlier versions
         state["files"] = {str(name): (int(size), str(value)) for name, (size, value) in state["files"].items()}
         if len(state["files"]) > MOST_FILES:
             raise ValueError(f"it lists more than {MOST_FILES:,} files")

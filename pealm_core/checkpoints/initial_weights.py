@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pealm_core.checkpoints import folder as checkpoint
-from pealm_core.checkpoints.api import Checkpoint, read_checkpoint
+from pealm_core.checkpoints.api import read_checkpoint
 from pealm_core.checkpoints.tensors import read_tensors
 from pealm_core.config.choose_components import preset_tables
 from pealm_core.config.job import Job, plan, settle
@@ -24,6 +24,7 @@ PICKLED = (".pt", ".pth", ".bin")
 FREE = ("block-size",)  # and real numbers: settings that may differ from those of the weights
 Table = Mapping[str, Any]  # a model's settings as TOML
 Tensors = Mapping[str, Tensor]
+Vocabulary = tuple[str | None, Path | None]  # the tokenizer's name, and the folder in which it was saved
 
 
 def read_initial_weights(
@@ -34,16 +35,14 @@ def read_initial_weights(
     An adapter's base is what `--init` names. say: called with a line if the weights are for another tokenizer, whose
     vocabulary is not used then. Raises PealmError.
     """
-    job, tensors, base, saved = _read(job, init, f"--init {init}")
+    job, tensors, base, (old, vocabulary) = _read(job, init, f"--init {init}")
     if "adapter" in job.entries:
         job = replace(job, base=base)
-    if saved is None:
-        return job, tensors, None
-    old, entry = saved.config.get("tokenizer", {}).get("name"), job.entries.get("tokenizer")
+    entry = job.entries.get("tokenizer")
     if old is not None and entry is not None and old.rpartition("/")[2] != entry.spec.name:
         say(f"tokenizer {old} → {entry.name}: the weights were trained with other tokens")
         return job, tensors, None
-    return job, tensors, saved.tokenizer
+    return job, tensors, vocabulary
 
 
 def read_base(job: Job) -> tuple[Job, Tensors]:
@@ -63,15 +62,15 @@ def read_base(job: Job) -> tuple[Job, Tensors]:
     return replace(job, base=base), tensors
 
 
-def _read(job: Job, place: str, what: str) -> tuple[Job, Tensors, dict[str, str], Checkpoint | None]:
-    """Return the job with the settings of the weights in a place, the weights, `base` for a config, the checkpoint.
+def _read(job: Job, place: str, what: str) -> tuple[Job, Tensors, dict[str, str], Vocabulary]:
+    """Return the job with the settings of the weights in a place, the weights, `base` for a config, the vocabulary.
 
     The model's vocab_size is that of the weights, or 0 if that is unknown. what: the place as messages call it.
     """
     model, path = job.entries["model"], Path(place)
     if not path.exists():
-        config, tensors = _read_pretrained(job, place, what)
-        return _with_settings(job, what, dump(config)), tensors, {"base": place}, None
+        config, tensors, vocabulary = _read_pretrained(job, place, what)
+        return _with_settings(job, what, dump(config)), tensors, {"base": place}, vocabulary
     if not path.is_file() or (path.parent / checkpoint.STATE).is_file():
         saved = read_checkpoint(path)
         table = dict(saved.config["model"])
@@ -84,16 +83,17 @@ def _read(job: Job, place: str, what: str) -> tuple[Job, Tensors, dict[str, str]
             )
         digest = checkpoint.state_of(saved.path)["files"][checkpoint.MODEL][1]
         base = {"base": str(saved.path.resolve()), "base-hash": digest}
-        return _with_settings(job, what, table), saved.model, base, saved
+        vocabulary = (saved.config.get("tokenizer", {}).get("name"), saved.tokenizer)
+        return _with_settings(job, what, table), saved.model, base, vocabulary
     tensors, sizes = read_file(path)
     keys = {item.key: item.name for item in settings_of(model.config).values()}
     table = {key: sizes[name] for key, name in keys.items() if name in sizes}
     base = {"base": str(path.resolve()), "base-hash": checkpoint.digest(path)}
-    return _with_settings(job, what, table) if table else job, tensors, base, None
+    return _with_settings(job, what, table) if table else job, tensors, base, (None, None)
 
 
-def _read_pretrained(job: Job, init: str, what: str) -> tuple[Any, Tensors]:
-    """Fetch the weights of a pretrained model, by the name of the preset whose sizes the job has."""
+def _read_pretrained(job: Job, init: str, what: str) -> tuple[Any, Tensors, Vocabulary]:
+    """Fetch weights and vocabulary of a pretrained model, by the name of the preset whose sizes the job has."""
     model, own = job.entries["model"].spec, dump(job.configs["model"])
     entries = job.host.entries(ModelSpec).get(init.rpartition("/")[2], [])
     if not any(entry.spec.pretrained and entry.spec.family == model.name for entry in entries):
@@ -101,11 +101,13 @@ def _read_pretrained(job: Job, init: str, what: str) -> tuple[Any, Tensors]:
     pretrained, preset = job.host.find(ModelSpec, init), None
     for name in pretrained.spec.presets:
         sizes = preset_tables(model.presets.get(name, {}))["model"]
-        if sizes and all(own[key.replace("_", "-")] == value for key, value in sizes.items()):
+        if sizes and all(own.get(key.replace("_", "-")) == value for key, value in sizes.items()):
             preset = name
     chosen = plan(("model",), host=job.host, preset=preset, words={"model": {"name": init}})
     config, tensors = pretrained.load("pretrained")(chosen.configs["model"])
-    return config, tensors
+    if pretrained.spec.vocabulary is None:
+        return config, tensors, (None, None)
+    return config, tensors, (pretrained.spec.tokenizer, pretrained.load("vocabulary")(chosen.configs["model"]))
 
 
 def _with_settings(job: Job, what: str, table: Table) -> Job:

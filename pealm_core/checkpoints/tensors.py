@@ -160,15 +160,9 @@ def write_tree(path: Path, tree: Any) -> None:
 
 
 def read_tree(path: Path) -> Any:
-    """Read what `write_tree` wrote, or an optimizer file of earlier versions. Raises InvalidCheckpointError."""
+    """Read what `write_tree` wrote. Raises InvalidCheckpointError."""
     tensors, extra = read_tensors(path)
     try:
-        if "tree" in extra:
-            return unflatten(extra["tree"], tensors)
-        state: dict[int, dict[str, Any]] = {}
-        for place, value in [*tensors.items(), *extra["values"].items()]:
-            index, _, key = place.partition(".")
-            state.setdefault(int(index), {})[key] = value
-        return {"state": state, "param_groups": extra["param_groups"]}
+        return unflatten(extra["tree"], tensors)
     except Exception as error:
         raise InvalidCheckpointError(f"{path} can't be read: {error!r}") from None

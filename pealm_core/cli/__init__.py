@@ -14,7 +14,7 @@ COMMANDS = {
     "prepare": ("pealm_core.cli.prepare:prepare", "Download what a dataset or evaluator needs."),
     "convert": ("pealm_core.cli.convert:convert", "Convert a checkpoint: weights only, another precision or format."),
     "clean": ("pealm_core.cli.clean:clean", "Remove runs, cached tokens and leftovers."),
-    "new-plugin": ("pealm_core.cli.new_plugin:new_plugin", "Create a plugin package from a template."),
+    "new-plugin": ("pealm_testing.new_plugin:new_plugin", "Create a plugin package from a template."),
     "plugins": ("pealm_core.cli.plugins:plugins", "List the installed plugins."),
 }
 

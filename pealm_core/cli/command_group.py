@@ -13,11 +13,11 @@ import click
 from pealm_core.cli import COMMANDS
 from pealm_core.config.paths import printable
 from pealm_core.contract.errors import ElsewhereError, PealmError, PluginError, UserError, describe
-from pealm_core.contract.fields import did_you_mean, nearest
 from pealm_core.contract.specs import CommandSpec
+from pealm_core.contract.suggestions import did_you_mean, nearest
+from pealm_core.plugins.guard import no_exit
 from pealm_core.plugins.host import PluginHost
 from pealm_core.plugins.local_files import use_plugin
-from pealm_core.plugins.no_exit import no_exit
 
 # What the system says of a name or place that the user chose.
 MISPLACED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP}
@@ -130,6 +130,8 @@ def _report(error: BaseException) -> int:
             return 2
         case click.ClickException():
             return fail(_message(error), error.exit_code)
+        case ModuleNotFoundError(name="pealm_testing"):
+            return fail("this command needs pealm-testing; try: pip install pealm-testing", 2)
         case PealmError():
             message, code = str(error), error.exit_code
         case OSError() if _is_of_stdout(error):  # a closed pipe, as in `pealm sample ... | head`, is no failure

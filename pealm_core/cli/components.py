@@ -11,9 +11,11 @@ from typing import Any
 import click
 
 from pealm_core.checkpoints import folder as checkpoint
+from pealm_core.checkpoints.saved_tokenizer import plan_with_tokenizer
 from pealm_core.cli.help import Section, sections
 from pealm_core.config.choose_components import choose
-from pealm_core.config.job import plan, settle
+from pealm_core.config.job import settle
+from pealm_core.config.local_plugins import differences, load_files
 from pealm_core.config.paths import printable
 from pealm_core.config.toml_layers import Layer, file_layer
 from pealm_core.contract.errors import UserError
@@ -21,7 +23,6 @@ from pealm_core.contract.fields import settings_of
 from pealm_core.contract.specs import DatasetSpec
 from pealm_core.hardware.launch import launched
 from pealm_core.plugins.host import PluginHost
-from pealm_core.plugins.local_files import differences, use_plugin
 
 SETTINGS, GIVEN = "pealm.settings", "pealm.given"  # in a context's `meta`
 
@@ -38,7 +39,8 @@ class ComponentCommand(click.Command):
     """A command over components; its callback gets the resolved `job` instead of the components' names.
 
     flat: table → dataclass of the settings whose options have no dot. components: the tables that it uses; a
-    parameter of the same name (`--tokenizer`) names the component.
+    parameter of the same name (`--tokenizer`) names the component. With an input, a parameter `tokenizer_dir` is a
+    run, checkpoint or folder of shards whose tokenizer is used.
     """
 
     def __init__(self, *args: Any, flat: Mapping[str, type], components: Sequence[str], **kwargs: Any) -> None:
@@ -53,15 +55,15 @@ class ComponentCommand(click.Command):
         """Parse the line and resolve the job."""
         ctx.token_normalize_func = lambda word: word.replace("_", "-")
         given, words = self._given(ctx, args)
-        if "config" in given and _use_plugins(file_layer(Path(given["config"]))):
+        if "config" in given and load_files(file_layer(Path(given["config"]))):
             given, words = self._given(ctx, args)  # their datasets may have options without a value
         ctx.meta[GIVEN] = given, words
         rest = super().parse_args(ctx, args)  # shows the help page and exits
         sources = _sources(given, words)
-        job = plan(self.components, flat=self.flat, **sources)
-        saved: Layer | None = sources["file"]
-        if saved is not None and "train" in self.flat and launched()[0] == 0:
-            for line in differences(saved.tables.get("plugins"), sources["host"].plugins, saved.origin):
+        folder = given.get("tokenizer_dir") if "input" in self.components else None
+        job = plan_with_tokenizer(self.components, flat=self.flat, tokenizer_dir=folder, **sources)
+        if "train" in self.flat and launched()[0] == 0:
+            for line in differences(sources["file"], sources["host"]):
                 click.echo(f"pealm: {printable(line)}", err=True)
         own = {name: value for name, value in ctx.params.items() if name not in self.components}
         ctx.params = {**own, "job": job}
@@ -113,32 +115,18 @@ def _options(flat: Mapping[str, type], args: Sequence[str]) -> Iterator[SettingO
         for item in settings_of(config).values():
             if not item.hidden:
                 yield SettingOption(table, item.key, f"--{item.key}", *([f"-{item.short}"] if item.short else []))
-    datasets = PluginHost.installed().entries(DatasetSpec)
+    host = PluginHost.installed()
     names = {word.partition("=")[0].replace("_", "-") for word in args if word.startswith("--")}
     for name in sorted(names):
         table, dot, key = name.removeprefix("--").partition(".")
         if not dot or key == "name":
             continue
         if table == "input":
-            dist, _, dataset = key.rpartition("/")
-            entries = [e for e in datasets.get(dataset, []) if not dist or e.plugin.dist == dist]
+            entries = host.matches(DatasetSpec, key)
             bare = bool(entries) and not any(entry.spec.value for entry in entries)
             yield SettingOption(table, key, name, is_flag=bare, flag_value=True)
         else:
             yield SettingOption(table, key, name)
-
-
-def _use_plugins(config: Layer) -> bool:
-    """Load the files of `[plugins]` in a config that the user named, but none of a run's own. Raises UserError."""
-    path = Path(config.origin)
-    saved = "versions" in config.tables or any((path.parent / name).exists() for name in ("run.json", "state.json"))
-    table = config.tables.get("plugins", {})
-    files = table.get("files", []) if isinstance(table, Mapping) and table.keys() <= {"files", "sha256"} else None
-    if not isinstance(files, list) or not all(isinstance(file, str) for file in files):
-        raise UserError(f'{config.place("plugins", "files")} must be a list of files: files = ["my_model.py"]')
-    for file in () if saved else files:
-        use_plugin(path.parent / file)
-    return not saved and bool(files)
 
 
 def _sources(given: Mapping[str, str], words: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

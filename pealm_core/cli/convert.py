@@ -64,9 +64,9 @@ def _foreign(source: Path, target: Path, name: str, part: str, verb: str) -> Non
 
 def _choose(source: Path, name: str, part: str, verb: str) -> Entry[FormatSpec]:
     """Return the format of this name; of several, the one for the checkpoint's model or the folder's content."""
-    host, (dist, _, bare) = PluginHost.installed(), name.rpartition("/")
-    entries = [e for e in host.entries(FormatSpec).get(bare, []) if dist in ("", e.plugin.dist)]
-    known = [entry for entry in entries or [host.find(FormatSpec, name)] if getattr(entry.spec, part) is not None]
+    host, bare = PluginHost.installed(), name.rpartition("/")[2]
+    entries = host.matches(FormatSpec, name) or [host.find(FormatSpec, name)]  # the latter for its error
+    known = [entry for entry in entries if getattr(entry.spec, part) is not None]
     if not known:
         raise UserError(f"format {name!r} can't be {verb}")
     if len(known) == 1:

@@ -4,7 +4,6 @@ import json
 import sys
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from pealm_core.cli.components import ComponentCommand
 from pealm_core.cli.sample import BASE, need_weights
 from pealm_core.config.job import Job
 from pealm_core.config.settings import DEVICES
+from pealm_core.config.toml_layers import read_regular
 from pealm_core.contract.errors import PluginError, UserError
 from pealm_core.contract.fields import dump, settings_of
 
@@ -82,21 +82,13 @@ def evaluate(
 def _check_output(path: Path) -> None:
     """Raise UserError if the results can't be written there, or would replace a file with anything else in it."""
     try:
-        if path.parent.is_dir() and (not path.exists() or (path.is_file() and "evaluation" in _read_results(path))):
-            return
-        reason = f"there is no folder {path.parent}"
-        if path.exists():
-            reason = "exists and is not a file of results; choose another name"
+        if not path.parent.is_dir():
+            raise UserError(f"--output {path}: there is no folder {path.parent}")
+        text = read_regular(path).strip() if path.exists() else b""
     except OSError as error:
-        reason = str(error.strerror)
-    raise UserError(f"--output {path}: {reason}")
-
-
-def _read_results(path: Path) -> Any:
-    text = path.read_text(encoding="utf-8", errors="replace")
-    with suppress(ValueError, RecursionError):
-        return json.loads(text) if text.strip() else ("evaluation",)
-    return ()
+        raise UserError(f"--output {path}: {error.strerror or error}") from None
+    if text and not (text.startswith(b"{") and b'\n  "evaluation": ' in text):
+        raise UserError(f"--output {path}: exists and is not a file of results; choose another name")
 
 
 def _evaluate(job: Job, ckpt: str | None, base: Path | None, device: Any, dtype: str, world: Any) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import json
 import sys
 import traceback
+from importlib import import_module
 from typing import Any
 
 import click
@@ -63,10 +64,8 @@ def show(name: str) -> None:
 @click.option("--slow", is_flag=True, help="Also run slow checks (ten seconds each): torch.compile, two processes.")
 def check(name: str, slow: bool) -> None:
     """Run the conformance kit on an installed plugin; exit code 3 if a check fails."""
-    from pealm_core.cli.new_plugin import testing
-
     host = PluginHost.installed()
-    testing("check").check(name, host, _named(host, name), slow=slow)
+    import_module("pealm_testing.check").check(name, host, _named(host, name), slow=slow)
 
 
 def _named(host: PluginHost, name: str) -> list[Plugin]:

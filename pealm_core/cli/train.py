@@ -21,6 +21,7 @@ from pealm_core.hardware.launch import launched
 @click.option("--config", metavar="FILE", help="TOML file with settings, for instance RUN/config.toml.")
 @click.option("--preset", metavar="NAME", help="Named settings of the model: sizes and tuned hyperparameters.")
 @click.option("--tokenizer", metavar="NAME", help="Tokenizer (default: the model's).")
+@click.option("--tokenizer-dir", metavar="DIR", help="Use the tokenizer of this run, checkpoint or folder of shards.")
 @click.option("--optimizer", metavar="NAME", help="Optimizer (default: the model's, else adamw).")
 @click.option("--schedule", metavar="NAME", help="Learning-rate schedule (default: the model's, else cosine).")
 @click.option("--objective", metavar="NAME", help="What training minimizes (default: next-token).")
@@ -50,21 +51,17 @@ def train(job: Job, out: Path | None, base: Path | None, print_config: bool, **s
 
 def explain(job: Job) -> str:
     """Return the config and where each value comes from, as TOML with comments."""
-    lines, tables = [], job.tables()
-    del tables["versions"]
-    tables.get("model", {}).pop("vocab-size", None)  # the tokenizer's, which is not known yet
-    parts = [(table, table) for table in tables if table != "input" or not job.weights]
-    parts += [("input", table) for table in job.weights]
-    for table, name in parts:
-        values = tables["input"][job.inputs.index(name)] if name in job.weights else tables[table]
-        entry, origins, rows = job.entries.get(name), dict(job.origins.get(name, {})), []
-        if entry is not None:
-            origins["name"] = f"{entry.plugin.dist} {entry.plugin.version}"
-        for key, value in values.items():
-            field = entry.spec.value if entry and table == "input" and key == entry.name else key.replace("-", "_")
+    lines, tables = list[str](), [(table, job.rows(table)) for table in job.configs]
+    if job.files:
+        tables.append(("plugins", {"files": (job.files, "")}))
+    for table, rows in tables:
+        if table == "model":
+            rows.pop("vocab-size", None)  # the tokenizer's, which is not known yet
+        texts = []
+        for key, (value, origin) in rows.items():
             quoted = key if re.fullmatch(r"[\w-]+", key) else json.dumps(key)
-            rows.append((f"{quoted} = {json.dumps(value, ensure_ascii=False)}", origins.get(field or "", "")))
-        width = max((len(text) for text, _ in rows), default=0)
-        head = f"[{table}]" if table == name else f"[[{table}]]"
-        lines += [head, *(f"{text:<{width}}  # {origin}".rstrip(" #") for text, origin in rows), ""]
+            texts.append((f"{quoted} = {json.dumps(value, ensure_ascii=False)}", origin))
+        width = max((len(text) for text, _ in texts), default=0)
+        head = "[[input]]" if table in job.weights else f"[{table}]"
+        lines += [head, *(f"{text:<{width}}  # {origin}".rstrip(" #") for text, origin in texts), ""]
     return "\n".join(lines).rstrip()

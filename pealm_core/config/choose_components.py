@@ -3,18 +3,18 @@
 The last layer that names a component wins; values that a layer sets for another one are ignored.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from pealm_core.config.local_plugins import missing
 from pealm_core.config.toml_layers import Layer, Tables
 from pealm_core.contract import specs
 from pealm_core.contract.errors import UserError
-from pealm_core.contract.fields import did_you_mean, settings_of
+from pealm_core.contract.fields import settings_of
 from pealm_core.contract.specs import DatasetSpec, EvaluatorSpec, Spec
+from pealm_core.contract.suggestions import did_you_mean
 from pealm_core.plugins.host import Entry, PluginHost
-from pealm_core.plugins.local_files import missing_files, plugin_options
 
 COMPONENTS: Mapping[str, type[Spec]] = {  # table → the kind of component that it configures
     "model": specs.ModelSpec,
@@ -28,8 +28,6 @@ COMPONENTS: Mapping[str, type[Spec]] = {  # table → the kind of component that
     "eval": EvaluatorSpec,
 }
 DEFAULTS = {"optimizer": "adamw", "schedule": "cosine", "objective": "next-token", "strategy": "ddp"}
-BASE = ("base", "base-hash")  # in [adapter] of a run's config: not settings, but the weights below the adapter
-WEIGHT = "weight"  # of an input in a mixture, relative to the others
 FILE_TABLES = ("train", "sample", *COMPONENTS, "plugins", "versions")
 
 
@@ -39,31 +37,39 @@ def choose(
     file: Layer | None = None,
     preset: str | None = None,
     words: Tables | None = None,
+    carried: Layer | None = None,
 ) -> tuple[dict[str, Entry[Any]], list[Layer]]:
-    """Return the entry of each component, and the layers with only the values that are meant for these."""
-    file = file or Layer("no file", {})
-    for table, values in file.tables.items():
-        if table not in FILE_TABLES:
-            raise UserError(f"{file.place(table, '').rstrip()}: unknown table{did_you_mean(table, FILE_TABLES)}")
-        if not isinstance(values, Mapping) and (table != "input" or not isinstance(values, list)):
-            raise UserError(f"{file.place('', table)} must be a table, not {values!r:.80}")
+    """Return the entry of each component, and the layers with only the values that are meant for these.
+
+    The inputs of a mixture are components of their own: `input.1`, `input.2`, ... carried: a layer between the file
+    and the command line.
+    """
     line = Layer("command line", words or {}, text=True)
-    file, components = _without_mixture(host, file, line, components)
-    layers = [file, line]
+    file = _numbered(host, file or Layer("no file", {}), line)
+    for table, values in file.tables.items():
+        if kind_of(table) not in FILE_TABLES:
+            raise UserError(f"{file.place(table, '').rstrip()}: unknown table{did_you_mean(table, FILE_TABLES)}")
+        if not isinstance(values, Mapping):
+            raise UserError(f"{file.place('', table)} must be a table, not {values!r:.80}")
+    inputs = [table for table in file.tables if kind_of(table) == "input"] or ["input"]
+    above = [line] if carried is None else [carried, line]
+    layers = [file, *above]
     entries: dict[str, Entry[Any]] = {}
     evaluators = (name for name, (entry, *_) in host.entries(EvaluatorSpec).items() if entry.spec.default)
     defaults = {**DEFAULTS, "eval": next(evaluators, None)}
-    for table in components:
+    for table in (table for name in components for table in (inputs if name == "input" else [name])):
         if kind_of(table) == "input" and not takes_input(entries):
             continue
         name = next(filter(None, (_named(host, layer, table) for layer in reversed(layers))), defaults.get(table))
         if name is None and kind_of(table) == "input":  # neither a dataset nor, without one, a dataset's field
             name = next((key for layer in reversed(layers) for key in layer.tables.get(table, {})), None)
+        if name is None and table != kind_of(table):
+            raise UserError(f"{file.place(table, '').rstrip()} names no dataset")
         if name is None:
             continue
         entry = entries[table] = _find(host, file, table, name)
         if table == "model":
-            layers = _model_layers(entry, file, preset, line)
+            layers = [*_model_layers(entry, file, preset), *above]
             defaults |= {"model": name, "tokenizer": entry.spec.tokenizer}
         layers = _meant(host, layers, table, entry, defaults.get(table))
     return entries, layers
@@ -74,44 +80,17 @@ def kind_of(table: str) -> str:
     return table.partition(".")[0]
 
 
-def _without_mixture(
-    host: PluginHost, file: Layer, line: Layer, components: Sequence[str]
-) -> tuple[Layer, Sequence[str]]:
-    """Return a file's list of inputs as the tables `input.1`, `input.2`, ..., and the components with these.
-
-    The list is left out if the line names a dataset. Raises UserError for a wrong weight, or a setting in the line.
-    """
+def _numbered(host: PluginHost, file: Layer, line: Layer) -> Layer:
+    """Return a file's layer with its list of inputs as tables, or without them if the line names a dataset."""
     inputs = file.tables.get("input")
     if not isinstance(inputs, list):
-        return file, components
+        return file
     tables = {table: values for table, values in file.tables.items() if table != "input"}
-    if "input" not in components or _named(host, line, "input") is not None:
-        return replace(file, tables=tables), components
-    if setting := next(iter(line.tables.get("input", {})), None):
-        raise UserError(f"{line.place('input', setting)}: {file.origin} has several inputs; change it there")
-    several = {}
-    for table, values in _numbered(inputs).items():
-        if not isinstance(values, Mapping):
-            raise UserError(f"{file.place('', table)} must be a table, not {values!r:.80}")
-        weight = values.get(WEIGHT, 1)
-        if type(weight) not in (int, float) or not 0 < weight < math.inf:
-            raise UserError(f"{file.place(table, WEIGHT)} must be a positive number, not {weight!r:.80}")
-        several[table] = {key: value for key, value in values.items() if key != WEIGHT}
-        if not several[table]:
-            raise UserError(f"{file.place(table, '').rstrip()} names no dataset")
-    place = components.index("input")
-    return replace(file, tables={**tables, **several}), [*components[:place], *several, *components[place + 1 :]]
-
-
-def _numbered(inputs: Sequence[Any]) -> dict[str, Any]:
-    return {f"input.{number}": values for number, values in enumerate(inputs, 1)}
-
-
-def weights_of(file: Layer | None, entries: Mapping[str, Entry[Any]]) -> dict[str, float]:
-    """Return the weight of each input of a mixture, by table."""
-    inputs = file.tables.get("input") if file else None
-    several = _numbered(inputs if isinstance(inputs, list) else [])
-    return {table: float(values.get(WEIGHT, 1)) for table, values in several.items() if table in entries}
+    if _named(host, line, "input") is None:
+        if setting := next(iter(line.tables.get("input", {})), None):
+            raise UserError(f"{line.place('input', setting)}: {file.origin} has several inputs; change it there")
+        tables |= {f"input.{number}": values for number, values in enumerate(inputs, 1)}
+    return replace(file, tables=tables)
 
 
 def takes_input(entries: Mapping[str, Entry[Any]]) -> bool:
@@ -143,24 +122,24 @@ def _find(host: PluginHost, file: Layer, table: str, name: str) -> Entry[Any]:
         return host.find(COMPONENTS[kind_of(table)], name, prefer=made_with)
     except UserError as error:
         installed = {plugin.dist for plugin in host.plugins}
-        values, files = file.tables.get(table, {}), missing_files(file.tables.get("plugins"), host.plugins)
-        if files and name in (*values, *map(str, values.values())):  # not of the command line
+        values = file.tables.get(table, {})
+        if (options := missing(file, host)) and name in (*values, *map(str, values.values())):  # not of the line
             reason = f"{str(error).partition(';')[0]}; {file.origin} was made with a local plugin"
-            raise UserError(f"{reason}, whose code runs only if you name it: {plugin_options(files)}") from None
-        missing = [f"{dist} {version}" for dist, version in made_with.items() if dist not in installed]
-        if not missing:
+            raise UserError(f"{reason}, whose code runs only if you name it: {options}") from None
+        lost = [f"{dist} {version}" for dist, version in made_with.items() if dist not in installed]
+        if not lost:
             raise
-        raise UserError(f"{error}; {file.origin} was made with {', '.join(missing)}, not installed here") from None
+        raise UserError(f"{error}; {file.origin} was made with {', '.join(lost)}, not installed here") from None
 
 
-def _model_layers(model: Entry[Any], file: Layer, preset: str | None, line: Layer) -> list[Layer]:
-    """Return all layers, the lowest first. A run's own config sets everything, so it replaces the recipe."""
+def _model_layers(model: Entry[Any], file: Layer, preset: str | None) -> list[Layer]:
+    """Return the layers below the command line, the lowest first. A run's own config replaces the recipe."""
     presets, dist = model.spec.presets, model.plugin.dist
     if preset is not None and preset not in presets:
         raise UserError(f"model {model.name!r} has no preset {preset!r}{did_you_mean(preset, presets)}")
     recipe = Layer("recipe", model.spec.recipe, dist=dist)
     chosen = Layer(f"preset {preset}", preset_tables(presets.get(preset, {})), dist=dist)
-    return [file, chosen, line] if "versions" in file.tables else [recipe, chosen, file, line]
+    return [file, chosen] if "versions" in file.tables else [recipe, chosen, file]
 
 
 def preset_tables(values: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
@@ -187,7 +166,5 @@ def _meant(host: PluginHost, layers: list[Layer], table: str, entry: Entry[Any],
                 if entry.spec.value is None:
                     raise UserError(f"{layer.place(table, name)} takes no value")
                 values[entry.name] = value
-        if table == "adapter":
-            values = {key: value for key, value in values.items() if key not in BASE}
         kept.append(replace(layer, tables={**layer.tables, table: values}))
     return kept

@@ -6,14 +6,18 @@ each with a `weight`; its inputs are the tables `input.1`, `input.2`, ... of a j
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
-from pealm_core.config.choose_components import BASE, WEIGHT, choose, kind_of, weights_of
+from pealm_core.config.choose_components import choose, kind_of
 from pealm_core.config.toml_layers import Layer, Resolved, Tables, resolve
 from pealm_core.contract.errors import UserError
-from pealm_core.contract.fields import dump
+from pealm_core.contract.fields import Setting, dump, settings_of
 from pealm_core.plugins.host import Entry, PluginHost
-from pealm_core.plugins.local_files import saved_files
+
+# Keys of a component's table that are the core's own: of the weights below an adapter, of an input in a mixture.
+BASE = {key: Setting(key.replace("-", "_"), str, True, None, hidden=True) for key in ("base", "base-hash")}
+WEIGHT = {"weight": Setting("weight", float, False, 1.0, "relative to the others", {"above": 0}, hidden=True)}
 
 
 @dataclass(frozen=True)
@@ -21,7 +25,7 @@ class Job:
     """The entry and the config of each table, and where each setting comes from.
 
     base: of an adapter, where its base is (`base`) and the SHA-256 of the base's weights (`base-hash`). weights: of
-    the inputs of a mixture, by table.
+    the inputs of a mixture, by table. vocabulary: the folder of the tokenizer's saved files, None: there is none yet.
     """
 
     host: PluginHost
@@ -30,6 +34,7 @@ class Job:
     origins: Mapping[str, Mapping[str, str]]
     base: Mapping[str, str] = field(default_factory=dict)
     weights: Mapping[str, float] = field(default_factory=dict)
+    vocabulary: Path | None = None
 
     @property
     def inputs(self) -> list[str]:
@@ -46,23 +51,36 @@ class Job:
             raise UserError(f"--base {place}: only a checkpoint with an adapter has a base; leave it out")
         return replace(self, base={**self.base, "base": str(place)})
 
+    @property
+    def files(self) -> list[str]:
+        """The loaded local plugins."""
+        return [str(plugin.file) for plugin in self.host.plugins if plugin.file and plugin.status == "ok"]
+
+    def rows(self, table: str) -> dict[str, tuple[Any, str]]:
+        """Return the keys of a table as `--config` reads them, each with its value and where that comes from."""
+        entry, origins = self.entries.get(table), self.origins.get(table, {})
+        rows = {key: (value, origins[key.replace("-", "_")]) for key, value in dump(self.configs[table]).items()}
+        if entry is None:
+            return rows
+        provider = f"{entry.plugin.dist} {entry.plugin.version}"
+        if kind_of(table) != "input":
+            base = self.base if table == "adapter" else {}
+            return {"name": (entry.name, provider), **rows, **{key: (value, "") for key, value in base.items()}}
+        value = rows.pop((entry.spec.value or "").replace("_", "-"), (True, provider))
+        weight = {"weight": (self.weights[table], origins["weight"])} if table in self.weights else {}
+        return {entry.name: value, **rows, **weight}
+
     def tables(self) -> dict[str, Any]:
         """Return the resolved settings as TOML tables, which `--config` reads back; a mixture as a list of tables."""
         tables: dict[str, Any] = {}
-        for table, config in self.configs.items():
-            values, entry = dump(config), self.entries.get(table)
-            if kind_of(table) == "input" and entry is not None:
-                values = {entry.name: values.pop((entry.spec.value or "").replace("_", "-"), True), **values}
-                if table in self.weights:
-                    tables.setdefault("input", []).append({**values, WEIGHT: self.weights[table]})
-                    continue
-            elif entry is not None:
-                values = {"name": entry.name, **values, **(self.base if table == "adapter" else {})}
-            tables[table] = values
-        if files := saved_files(self.host.plugins):
-            tables["plugins"] = files
-        tables["versions"] = dict(self.host.versions(self.entries.values()))
-        return tables
+        for table in self.configs:
+            values = {key: value for key, (value, _) in self.rows(table).items()}
+            if table in self.weights:
+                tables.setdefault("input", []).append(values)
+            else:
+                tables[table] = values
+        plugins = {"plugins": {"files": self.files}} if self.files else {}
+        return {**tables, **plugins, "versions": dict(self.host.versions(self.entries.values()))}
 
 
 def plan(
@@ -73,22 +91,32 @@ def plan(
     file: Layer | None = None,
     preset: str | None = None,
     words: Tables | None = None,
+    carried: Layer | None = None,
 ) -> Job:
     """Resolve components and settings into a job. Raises UserError or PluginError.
 
     components: their tables, "model" first. flat: the tables without a component. words: as a config file's tables,
-    from the command line.
+    from the command line. carried: a layer between file and words.
     """
     host = host or PluginHost.installed()
-    entries, layers = choose(host, components, file, preset, words)
+    entries, layers = choose(host, components, file, preset, words, carried)
     resolved = settle(flat or {}, entries, layers)
-    saved = file.tables.get("adapter", {}) if file and "adapter" in entries else {}
-    base = {key: str(saved[key]) for key in BASE if key in saved}
     configs = {table: resolved.build(table) for table in resolved.schema}
-    return Job(host, entries, configs, resolved.origins, base, weights_of(file, entries))
+    adapter = resolved.values.get("adapter", {})
+    base = {key: adapter[item.name] for key, item in BASE.items() if adapter.get(item.name) is not None}
+    weights = {table: resolved.values[table]["weight"] for table in entries if table != kind_of(table)}
+    return Job(host, entries, configs, resolved.origins, base, weights)
 
 
 def settle(flat: Mapping[str, type], entries: Mapping[str, Entry[Any]], layers: Sequence[Layer]) -> Resolved:
     """Lay the chosen layers over the defaults of the tables."""
-    keys = {(table, entry.spec.value): entry.name for table, entry in entries.items() if kind_of(table) == "input"}
-    return resolve({**flat, **{table: entry.config for table, entry in entries.items()}}, layers, keys)
+    schema = {**flat, **{table: entry.config for table, entry in entries.items()}}
+    return resolve(schema, layers, {table: _settings(table, entry) for table, entry in entries.items()})
+
+
+def _settings(table: str, entry: Entry[Any]) -> dict[str, Setting]:
+    """Return the settings of a component's table by key: a dataset's value is under its name."""
+    value = getattr(entry.spec, "value", None)
+    settings = {entry.name if item.name == value else key: item for key, item in settings_of(entry.config).items()}
+    own = BASE if table == "adapter" else WEIGHT if table != kind_of(table) else {}
+    return settings | own

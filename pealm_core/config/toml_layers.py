@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from pealm_core.contract.errors import PluginError, UserError
-from pealm_core.contract.fields import Setting, did_you_mean, settings_of
+from pealm_core.contract.fields import Setting, settings_of
+from pealm_core.contract.suggestions import did_you_mean
 
 LARGEST = 2**26  # bytes of a file that is read at once
 Tables = Mapping[str, Any]  # name → table, or for [[input]] a list of tables
@@ -62,7 +63,9 @@ class Resolved:
         if missing:
             raise UserError("\n".join(f"{option_name(table, key)} needs a value" for key in missing))
         try:
-            return None if config is None else config(**values)
+            return (
+                None if config is None else config(**{i.name: values[i.name] for i in settings_of(config).values()})
+            )
         except ValueError as error:
             raise UserError(f"[{table}] {error}") from error
 
@@ -97,16 +100,15 @@ class Resolved:
 
 
 def resolve(
-    schema: Mapping[str, type | None], layers: Iterable[Layer], keys: Mapping[tuple[str, str], str] | None = None
+    schema: Mapping[str, type | None],
+    layers: Iterable[Layer],
+    settings: Mapping[str, Mapping[str, Setting]] | None = None,
 ) -> Resolved:
     """Lay the layers over the defaults. Raises one error with all mistakes of a layer.
 
-    Tables outside the schema are ignored in files. keys: (table, field) → its key, if that is not the field's name.
+    Tables outside the schema are ignored in files. settings: of tables whose keys aren't just those of the dataclass.
     """
-    settings = {
-        table: {(keys or {}).get((table, item.name), key): item for key, item in settings_of(config).items()}
-        for table, config in schema.items()
-    }
+    settings = {table: settings_of(config) for table, config in schema.items()} | dict(settings or {})
     values = {table: {item.name: item.default for item in items.values()} for table, items in settings.items()}
     origins = {table: dict.fromkeys(names, "default") for table, names in values.items()}
     resolved = Resolved(schema, settings, values, origins)

@@ -7,7 +7,7 @@ import dataclasses
 import math
 import operator
 import types
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -108,6 +108,13 @@ def _convert(type_: Any, raw: Any, text: bool) -> Any:
     raise ValueError(f"must be {noun}, not {raw!r:.80}")
 
 
+def word(value: Any) -> str:
+    """Return a value as a word of the command line, which `Setting.parse` reads."""
+    if isinstance(value, tuple | list):
+        return ",".join(map(word, value))
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
+
+
 @cache
 def settings_of(config: type | None) -> dict[str, Setting]:
     """Return the settings of a dataclass by key (`n-layer`), in its order; none for None. Raises TypeError."""
@@ -129,21 +136,6 @@ def settings_of(config: type | None) -> dict[str, Setting]:
         new = Setting(field.name, type_, optional, default, **field.metadata.get("pealm", {}))
         settings[new.key] = new
     return settings
-
-
-def nearest(word: str, known: Iterable[str]) -> str | None:
-    """Return the known word that a misspelt one most likely means."""
-    import difflib  # slow to import, and needed for errors only
-
-    return next(iter(difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)), None)
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return `; did you mean 'x'?`, or a list of the known words if none is close and they are few."""
-    known = sorted(known)
-    if close := nearest(word, known):
-        return f"; did you mean {close!r}?"
-    return f"; known: {', '.join(known)}" if 0 < len(known) <= 20 else ""
 
 
 def dump(config: Any) -> dict[str, Any]:

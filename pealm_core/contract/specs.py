@@ -25,125 +25,112 @@ class Spec:
 
     kind: ClassVar[str]  # "model" for ModelSpec
     hook: ClassVar[str]  # "pealm_models"
-    parts: ClassVar[tuple[str, ...]] = ("config", "factory")
+    parts: ClassVar[tuple[str, ...]]  # its fields that name code
     name: str
     summary: str
 
-    def __init_subclass__(cls) -> None:
-        if Spec in cls.__bases__:
-            cls.kind = cls.__name__.removesuffix("Spec").lower()
-            cls.hook = f"pealm_{cls.kind}s".replace("gys", "gies")
-            KINDS[cls.kind] = cls
+    def __init_subclass__(cls, kind: str = "") -> None:
+        if kind:
+            cls.kind, cls.hook = kind, f"pealm_{kind}s".replace("gys", "gies")
+            KINDS[kind] = cls
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class ModelSpec(Spec):
+class Component(Spec):
+    """Fields of a record with settings: `factory` makes the component from them."""
+
+    parts: ClassVar[tuple[str, ...]] = ("config", "factory")
+
+    config: Part | None = None
+    factory: Part
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ModelSpec(Component, kind="model"):
     """A model family.
 
     config:      dataclass of its settings, with `block_size` and `vocab_size`, which the core sets.
     factory:     called with the config, returns the `nn.Module` (see `protocols.Model`); never downloads.
     pretrained:  called with the config, returns `(config of the family, state dict)` with published weights.
+    vocabulary:  called with the config, returns the folder with the vocabulary of these weights for `tokenizer`, as
+        its `save` writes it; used unless the user chooses another tokenizer or sets its options.
     family:      the model that reads these checkpoints, if it is another one (`gpt2-pretrained` → `gpt2`).
     tokenizer:   the default tokenizer.
     presets:     name → config values, chosen with `--preset`; tables in it are defaults, as in a recipe.
     recipe:      defaults of the other tables (`train`, `optimizer`, `schedule`, `input`, ...) for this model.
     """
 
-    parts = ("config", "factory", "pretrained")
+    parts: ClassVar[tuple[str, ...]] = ("config", "factory", "pretrained", "vocabulary")
 
-    config: Part
-    factory: Part
+    config: Part = field()  # required
     pretrained: Part | None = None
+    vocabulary: Part | None = None
     family: str | None = None
     tokenizer: str = "char"
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     recipe: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class TokenizerSpec(Spec):
+class TokenizerSpec(Component, kind="tokenizer"):
     """A tokenizer: `factory` is called with an instance of `config` and returns a `protocols.Tokenizer`."""
 
-    config: Part | None = None
-    factory: Part
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class DatasetSpec(Spec):
+class DatasetSpec(Component, kind="dataset"):
     """A dataset: `factory` is called with an instance of `config` and returns a `protocols.Dataset`.
 
     value: the config's field that VALUE of `--input.NAME VALUE` sets; if it is None, the option takes no value. If
         the field has a default, the value is optional.
+    shards: VALUE is a folder of token shards, whose `meta.json` and `tokenizer/`, if it has them, name the tokenizer.
     """
 
-    config: Part | None = None
-    factory: Part
     value: str | None = None
+    shards: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class EvaluatorSpec(Spec):
+class EvaluatorSpec(Component, kind="evaluator"):
     """An evaluation: `factory` is called with an instance of `config` and returns a `protocols.Evaluator`.
 
     default: `pealm eval` runs it if the user names none; of several defaults, the first by name.
     input: it evaluates on a dataset, `--input.NAME`, which `evaluate` gets.
     """
 
-    config: Part | None = None
-    factory: Part
     default: bool = False
     input: bool = False
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class OptimizerSpec(Spec):
+class OptimizerSpec(Component, kind="optimizer"):
     """An optimizer: `factory(config, model, lr=...)` returns a `torch.optim.Optimizer` over the model's parameters.
 
     `lr` is the peak learning rate, `--lr`. The trainer multiplies every group's initial `lr` by the schedule.
     """
 
-    config: Part | None = None
-    factory: Part
 
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class ScheduleSpec(Spec):
+class ScheduleSpec(Component, kind="schedule"):
     """A learning-rate schedule: `factory(config)` returns a `protocols.Schedule`."""
 
-    config: Part | None = None
-    factory: Part
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class ObjectiveSpec(Spec):
+class ObjectiveSpec(Component, kind="objective"):
     """What training minimizes: `factory(config, model, tokenizer)` returns a `protocols.Objective`.
 
     specials: names of special tokens that it needs, such as "<|mask|>"; the core adds missing ones to the tokenizer.
     """
 
-    config: Part | None = None
-    factory: Part
     specials: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class StrategySpec(Spec):
+class StrategySpec(Component, kind="strategy"):
     """How a model is spread over processes: `factory(config)` returns a `protocols.Strategy`."""
 
-    config: Part | None = None
-    factory: Part
 
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class AdapterSpec(Spec):
+class AdapterSpec(Component, kind="adapter"):
     """A change of a model after it was built, such as LoRA: `factory(config)` returns a `protocols.Adapter`."""
 
-    config: Part | None = None
-    factory: Part
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class FormatSpec(Spec):
+class FormatSpec(Spec, kind="format"):
     """A foreign checkpoint format.
 
     exporter: `exporter(source, target)` converts a folder of pealm weights to the foreign format.
@@ -162,7 +149,7 @@ class FormatSpec(Spec):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class CommandSpec(Spec):
+class CommandSpec(Spec, kind="command"):
     """A command: `command` is a `click.Command`, imported when it is called or its help is shown."""
 
     parts = ("command",)

@@ -1,1 +1,1 @@
-"""Training data: token files, the token cache, and the order in which windows are drawn."""
+"""Training data: documents to tokens, the token cache, and the samples that training draws from it."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from pealm_core.contract.errors import UserError
 from pealm_core.contract.protocols import Segment, Tokenizer
-from pealm_core.data.documents import encode
+from pealm_core.data.documents import encode_document
 from pealm_core.data.specials import specials_in
 
 Layout = Mapping[str, Any]
@@ -95,5 +95,5 @@ def chat_prompt(tokenizer: Tokenizer, messages: Sequence[Message], room: int | N
 
 def _ids(parts: Sequence[Segment], tokenizer: Tokenizer) -> list[int]:
     """Return the ids of a turn, without an end-of-text token before it."""
-    pieces = [ids.tolist() for ids, _ in encode(parts, tokenizer)]
+    pieces = [ids.tolist() for ids, _ in encode_document(parts, tokenizer)]
     return [token for piece in pieces[getattr(tokenizer, "eot_id", None) is not None :] for token in piece]

@@ -18,7 +18,7 @@ def segments(document: Document) -> Sequence[Segment]:
     if isinstance(document, str):
         return [Segment(document)]
     parts: Sequence[Any] = document if isinstance(document, Sequence) else [document]
-    if not all(isinstance(part, Segment) for part in parts):
+    if not all(isinstance(part, Segment) for part in parts[:1]):  # all of them may be too many to read
         raise PluginError(f"a document must be a text or a sequence of Segments, not {document!r:.80}")
     return parts
 
@@ -33,7 +33,7 @@ def texts(documents: Iterable[Document]) -> Iterator[str]:
         del document  # before the next one is read
 
 
-def encode(document: Document, tokenizer: Tokenizer) -> Iterator[tuple[NDArray[Any], bool]]:
+def encode_document(document: Document, tokenizer: Tokenizer) -> Iterator[tuple[NDArray[Any], bool]]:
     """Yield the ids of a document, in pieces, each with whether it is learned; first the end-of-text token, if any.
 
     Raises UserError for text that the tokenizer can't express, PluginError for wrong ids or special tokens.

@@ -14,7 +14,7 @@ import numpy as np
 from pealm_core.config.paths import cache_root, mark, written_aside
 from pealm_core.contract.errors import PluginError, UserError
 from pealm_core.contract.protocols import Dataset, Tokenizer, has
-from pealm_core.data.documents import encode, segments
+from pealm_core.data.documents import encode_document, segments
 from pealm_core.data.specials import WithSpecials
 from pealm_core.data.stream import Shard, Split
 from pealm_core.data.tokens import TokenFile
@@ -128,7 +128,9 @@ def _key(dataset: Dataset, tokenizer: Tokenizer, tokenizer_hash: str) -> tuple[s
         digest.update(split.encode())
     start = segments(next(iter(dataset.documents("train")), ""))[:LISTED]
     start = [replace(part, text=part.text[:1000]) for part in start]
-    ids = [ids.astype(np.int64) for ids, _ in encode(start, tokenizer)]  # they change with the tokenizer's code
+    ids = [
+        ids.astype(np.int64) for ids, _ in encode_document(start, tokenizer)
+    ]  # they change with the tokenizer's code
     digest.update(repr(ids).encode())
     return digest.hexdigest(), characters
 
@@ -190,7 +192,7 @@ def _write(folder: Path, dtype: str, dataset: Dataset, tokenizer: Tokenizer) -> 
             count, masked = 0, False
             for document in dataset.documents(split):
                 np.array([count], "<u8").tofile(offsets)
-                for ids, learn in encode(document, tokenizer):
+                for ids, learn in encode_document(document, tokenizer):
                     ids.astype(dtype).tofile(tokens)
                     np.full(len(ids), learn, "u1").tofile(mask)
                     count, masked = count + len(ids), masked or not learn

@@ -1,5 +1,7 @@
 """Key-value cache, and causal attention with or without it."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -67,10 +69,16 @@ class KVCache:
 def causal_attention(q: Tensor, k: Tensor, v: Tensor, *, dropout: float = 0.0) -> Tensor:
     """Scaled dot-product attention of the last T of S tokens, each over itself and the tokens before it.
 
-    q: (B, n_head, T, head_dim); k, v: (B, n_head, S, head_dim) with S >= T. Returns the shape of q.
+    q: (B, n_head, T, head_dim); k, v: (B, n_kv_head, S, head_dim) with S >= T. Returns the shape of q. n_kv_head may
+    be a divisor of n_head (grouped-query attention, Ainslie et al. 2023): each key and value then serves as many
+    adjacent queries, and isn't repeated in memory.
     """
     t, s = q.shape[2], k.shape[2]
+    grouped: dict[str, Any] = {} if q.shape[1] == k.shape[1] else {"enable_gqa": True}
+    if grouped and t == 1:  # a group's queries of one token are a sequence to attention, which needs no mask
+        queries = q.reshape(len(q), k.shape[1], -1, q.shape[-1])
+        return F.scaled_dot_product_attention(queries, k, v, dropout_p=dropout).reshape(q.shape)
     if t == s or t == 1:
-        return F.scaled_dot_product_attention(q, k, v, is_causal=t == s, dropout_p=dropout)
+        return F.scaled_dot_product_attention(q, k, v, is_causal=t == s, dropout_p=dropout, **grouped)
     mask = torch.ones(t, s, dtype=torch.bool, device=q.device).tril(s - t)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, **grouped)

@@ -9,7 +9,13 @@ from typing import Any
 import torch
 
 from pealm_core.checkpoints import folder as checkpoint
-from pealm_core.checkpoints.build import make_model, make_tokenizer, plan_of, with_adapter
+from pealm_core.checkpoints.build import (
+    make_model,
+    make_tokenizer,
+    plan_of,
+    pretrained_vocabulary,
+    with_adapter,
+)
 from pealm_core.config.job import Job
 from pealm_core.config.settings import Sampling
 from pealm_core.config.toml_layers import file_layer
@@ -52,7 +58,7 @@ class LM:
         try:
             return [int(i) for i in self.tokenizer.encode(prompt)] or [start_token(self.tokenizer)]
         except ValueError as error:
-            raise UserError(f"--prompt: {error}") from error
+            raise UserError(f"the prompt can't be encoded: {error}") from error
 
     def stream(self, prompt: str = "", sampling: Sampling | None = None, **changes: Any) -> Iterator[str]:
         """Yield the continuation of a prompt in pieces of complete characters, without stop strings."""
@@ -206,7 +212,7 @@ def open_job(
     config: Mapping[str, Any] = {}
     if ckpt is None:
         job = job if base is None else job.with_base(base)
-        tokenizer = make_tokenizer(job, tokenizer_dir)
+        tokenizer = make_tokenizer(job, tokenizer_dir or pretrained_vocabulary(job))
         model, _ = make_model(job, tokenizer.vocab_size)
     else:
         folder = checkpoint.find(Path(ckpt))

@@ -23,11 +23,10 @@ class Plugin:
     name: str  # of the entry point, or the file's stem
     module: str
     dist: str  # of a file: `file:NAME.py`
-    version: str
+    version: str  # of a file: the start of its hash
     requires: str = ""  # the versions of pealm-core that it works with: ">=0.1,<0.2"
     location: str = ""
     file: Path | None = None  # of a local plugin: asked for by name, so that a failure to load is an error at once
-    sha256: str = ""  # of its content
     status: str = "ok"
     reason: str = ""
     error: BaseException | None = None

@@ -1,6 +1,5 @@
 """An entry: a record that a name means, with the plugin that it comes from; its parts are imported on use."""
 
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pkgutil import resolve_name
@@ -10,8 +9,7 @@ from pealm_core.contract.errors import PluginError, describe
 from pealm_core.contract.fields import settings_of
 from pealm_core.contract.specs import Spec
 from pealm_core.plugins.discovery import Plugin
-from pealm_core.plugins.heavy_imports import DefectError, light_imports
-from pealm_core.plugins.no_exit import no_exit, prints_to_stderr
+from pealm_core.plugins.guard import DefectError, guarded
 
 S = TypeVar("S", bound=Spec)
 
@@ -29,28 +27,28 @@ class Entry(Generic[S]):
         ref = getattr(self.spec, part)
         if not isinstance(ref, str):  # of a local plugin: the object itself
             return ref
+        light = part == "config" and not self.plugin.file
         try:
-            with prints_to_stderr(), no_exit():
+            with guarded(ref.partition(":")[0] if light else ""):
                 return resolve_name(ref)
         except KeyboardInterrupt:
             raise
+        except DefectError as error:
+            raise self._defect(part, str(error)) from error
         except BaseException as error:
             raise self._defect(f"{part} {ref!r}", f"can't be loaded: {describe(error)}") from error
 
     @cached_property
     def config(self) -> type | None:
         """The dataclass of its settings, or None. Raises PluginError, also if importing it loads a heavy package."""
-        ref = getattr(self.spec, "config", None)
-        if not ref:
+        if not getattr(self.spec, "config", None):
             return None
         try:
-            with nullcontext() if self.plugin.file else light_imports(str(ref).partition(":")[0]):
-                config: type = self.load("config")
+            config: type = self.load("config")
             names = {setting.name for setting in settings_of(config).values()}
-            if "name" in names:
-                raise DefectError("has a field 'name', which is reserved for the component's own name")
-            if self.spec.kind == "adapter" and names & {"base", "base_hash"}:
-                raise DefectError("has a field 'base' or 'base_hash', which are reserved for the adapted weights")
+            own = {"name", *(("base", "base_hash") if self.spec.kind == "adapter" else ())}
+            if taken := names & own:
+                raise DefectError(f"has a field {min(taken)!r}, which is reserved for the core")
             value = getattr(self.spec, "value", None)  # a dataset's field that `--input.NAME VALUE` sets
             needed: set[Any] = {"vocab_size", "block_size"} if self.spec.kind == "model" else {value} - {None}
             if missing := needed - names:

@@ -9,7 +9,6 @@ import re
 import sys
 import time
 from collections.abc import Callable, Collection, Iterable
-from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
@@ -23,15 +22,14 @@ from packaging.specifiers import SpecifierSet
 
 from pealm_core.contract import hookspecs
 from pealm_core.contract.errors import PluginError, UserError, describe
-from pealm_core.contract.fields import did_you_mean
 from pealm_core.contract.specs import Spec
+from pealm_core.contract.suggestions import did_you_mean
 from pealm_core.plugins.discovery import Plugin as Plugin
 from pealm_core.plugins.discovery import discover
 from pealm_core.plugins.entry import Entry as Entry
 from pealm_core.plugins.entry import S
-from pealm_core.plugins.heavy_imports import DefectError, light_imports
+from pealm_core.plugins.guard import DefectError, guarded
 from pealm_core.plugins.local_files import import_file, line_of, local_plugins
-from pealm_core.plugins.no_exit import no_exit, prints_to_stderr
 from pealm_core.plugins.records import CORE_COMMANDS as CORE_COMMANDS
 from pealm_core.plugins.records import REGISTRATION, hooks_of, records_of
 from pealm_core.plugins.run_hooks import attempting
@@ -93,11 +91,9 @@ class PluginHost:
         try:
             if not SpecifierSet(plugin.requires).contains(self._core_version, prereleases=True):
                 raise DefectError(f"needs pealm-core {plugin.requires}, and {self._core_version} is installed")
-            local = plugin.file is not None
-            guard = nullcontext() if local else light_imports(plugin.module)
-            with prints_to_stderr(), no_exit(), guard:
-                hooks = hooks_of(import_file(plugin) if local else import_module(plugin.module))
-                records = list(records_of(hooks, objects=local))
+            with guarded("" if plugin.file else plugin.module):
+                hooks = hooks_of(import_file(plugin) if plugin.file else import_module(plugin.module))
+                records = list(records_of(hooks, objects=bool(plugin.file)))
             for hook in hooks.keys() - REGISTRATION.keys():
                 setattr(observer, hook, attempting(hooks[hook], partial(self._attempt, name)))
             self._manager.register(observer, name)  # checks the arguments of its hooks
@@ -120,6 +116,11 @@ class PluginHost:
                     table.setdefault(record.name, []).append(Entry(record, plugin, record.name))
         return dict(sorted(table.items()))
 
+    def matches(self, kind: type[S], name: str) -> list[Entry[S]]:
+        """Return who provides `name` or `dist/name`."""
+        dist, _, bare = name.rpartition("/")
+        return [replace(e, name=name) for e in self.entries(kind).get(bare, []) if dist in ("", e.plugin.dist)]
+
     def conflicts(self, plugin: Plugin) -> list[str]:
         """Return this plugin's names that others provide as well: `model 'gpt2' is also in pealm-other`."""
         return [
@@ -134,17 +135,15 @@ class PluginHost:
 
         prefer: distributions that win where several provide the name, for instance those that wrote a checkpoint.
         """
-        dist, _, bare = name.rpartition("/")
-        entries = self.entries(kind)
-        matches = [entry for entry in entries.get(bare, []) if dist in ("", entry.plugin.dist)]
+        bare, matches = name.rpartition("/")[2], self.matches(kind, name)
         matches = [entry for entry in matches if entry.plugin.dist in prefer] or matches
         if len(matches) > 1:
             ways = " or ".join(f"{entry.plugin.dist}/{bare}" for entry in matches)
             raise UserError(f"{kind.kind} {name!r} is provided by {len(matches)} plugins; say which: {ways}")
         if matches:
-            return replace(matches[0], name=name)
+            return matches[0]
         own = [plugin for plugin in self.plugins if plugin.status != "ok" and plugin.name == bare]
-        hint = "" if own else did_you_mean(bare, entries)
+        hint = "" if own else did_you_mean(bare, self.entries(kind))
         if not own and "did you mean" not in hint:
             hint += "; is its plugin installed? (pip install pealm installs every first-party plugin)"
         for plugin in own or [plugin for plugin in self.plugins if plugin.status == "failed"]:
@@ -209,8 +208,9 @@ class PluginHost:
         return blamed
 
     def versions(self, entries: Iterable[Entry[Any]] = ()) -> dict[str, str]:
-        """Return distribution → version of the core and of the plugins behind these entries."""
-        used = {entry.plugin.dist: entry.plugin.version for entry in entries}
+        """Return distribution → version of the core, of the plugins behind these entries, and of local plugins."""
+        plugins = [*(entry.plugin for entry in entries), *(p for p in self.plugins if p.file and p.status == "ok")]
+        used = {plugin.dist: plugin.version for plugin in plugins}
         return dict(sorted({"pealm-core": self._core_version, **used}.items()))
 
 

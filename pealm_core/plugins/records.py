@@ -6,9 +6,9 @@ from types import FunctionType, ModuleType
 from typing import Any
 
 from pealm_core.contract import hookspecs
-from pealm_core.contract.fields import did_you_mean
 from pealm_core.contract.specs import KINDS, Spec
-from pealm_core.plugins.heavy_imports import DefectError
+from pealm_core.contract.suggestions import did_you_mean
+from pealm_core.plugins.guard import DefectError
 
 REGISTRATION = {spec.hook: spec for spec in KINDS.values()}
 TABLES = {"train", "optimizer", "schedule", "objective", "strategy", "adapter", "input"}  # of a recipe or preset
@@ -69,7 +69,7 @@ def _checks(record: Spec, objects: bool) -> Iterator[tuple[Any, str]]:
         "pealm has a command of that name, which a plugin can't replace",
     )
     for part in record.parts:
-        ref, default = getattr(record, part), getattr(type(record), part, ...)
+        ref, default = getattr(record, part), record.__dataclass_fields__[part].default
         named = isinstance(ref, str) and re.fullmatch(r"[\w.]+:[\w.]+", ref)
         correct = ref is default or named or (objects and callable(ref))
         yield correct, f"{part} must be a string 'module:attribute', not {ref!r}"

@@ -6,14 +6,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from pealm_core.checkpoints.saved_tokenizer import plan_with_tokenizer
 from pealm_core.config.choose_components import COMPONENTS as TABLES
-from pealm_core.config.job import plan
+from pealm_core.config.local_plugins import differences
 from pealm_core.config.settings import TrainSettings
 from pealm_core.config.toml_layers import Layer, file_layer
 from pealm_core.config.training_job import COMPONENTS, check
 from pealm_core.contract.errors import UserError
+from pealm_core.contract.fields import word
 from pealm_core.hardware.launch import launched
-from pealm_core.plugins.local_files import differences
 from pealm_core.training.run_folder import CONFIG, new_folder
 from pealm_core.training.train import train as run_training
 
@@ -26,6 +27,7 @@ def train(
     *,
     out: str | Path | None = None,
     preset: str | None = None,
+    tokenizer_dir: str | Path | None = None,
     **settings: Any,
 ) -> Path:
     """Train a model, or resume the run in `out`, and return the run's folder. Raises PealmError.
@@ -33,7 +35,8 @@ def train(
     model, and in settings tokenizer, optimizer, schedule, objective, strategy, adapter: a component's name, or a
     table of its settings: `{"name": "muon", "momentum": 0.9}`. input: a dataset's name, a table such as
     `{"text": "book.txt"}`, or a list of these, each with a `weight`. out: the folder, by default a new one below
-    `runs`. preset: the model's. Other settings are those of `pealm train`: `steps=100, lr=1e-3`.
+    `runs`. preset: the model's. tokenizer_dir: a run, checkpoint or folder of shards whose tokenizer is used. Other
+    settings are those of `pealm train`: `steps=100, lr=1e-3`.
 
     A first Ctrl-C ends the run after the current step, with a checkpoint, and raises KeyboardInterrupt.
     """
@@ -53,9 +56,10 @@ def train(
     file = Layer("train()", {} if mixture is None else {"input": mixture})
     if out is not None and (Path(out) / CONFIG).exists():
         file = file_layer(Path(out) / CONFIG)
-    job = plan(COMPONENTS, flat={"train": TrainSettings}, file=file, preset=preset, words=words)
+    sources: dict[str, Any] = {"file": file, "preset": preset, "words": words, "tokenizer_dir": tokenizer_dir}
+    job = plan_with_tokenizer(COMPONENTS, flat={"train": TrainSettings}, **sources)
     rank, processes, _ = launched()
-    for line in differences(file.tables.get("plugins"), job.host.plugins, file.origin) if rank == 0 else ():
+    for line in differences(file, job.host) if rank == 0 else ():
         print(line, file=sys.stderr)
     check(job, processes)
     if out is None and processes > 1:
@@ -74,8 +78,4 @@ def train(
 
 def _word(value: Any) -> Any:
     """Return a value as a word of the command line; numbers stay as they are."""
-    if isinstance(value, bool) or value is None:
-        return str(value).lower()
-    if isinstance(value, list | tuple):
-        return ",".join(map(str, value))
-    return value if isinstance(value, int | float) else str(value)
+    return value if type(value) in (int, float) else word(value)

@@ -12,6 +12,8 @@ from pealm_core.contract.protocols import has
 from pealm_core.contract.training_parts import IGNORE, Batch, Source, Strategy
 from pealm_core.hardware.device import autocast
 
+RESERVED = {"step", "tokens", "loss", "val_loss", "lr", "grad_norm", "tokens_per_second", "seconds"}
+
 
 class NextToken:
     """The default objective: the cross-entropy of the next token, as the model computes it."""
@@ -67,6 +69,8 @@ def accumulate(
             loss = loss * weight
             loss.backward()
         sums["loss"] += loss.detach()
+        if taken := metrics.keys() & RESERVED:
+            raise PluginError(f"a metric can't be called {min(taken)}, which each step has already")
         for name, value in metrics.items():
             value = torch.as_tensor(value, dtype=torch.float32, device=device).detach() * weight
             sums[name] = sums[name] + value if name in sums else value

@@ -12,9 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pealm_core.config.paths import printable
-
-# The metrics of a step that are shown in a way of their own, or not at all.
-KNOWN = {"step", "tokens", "loss", "val_loss", "lr", "grad_norm", "tokens_per_second", "seconds"}
+from pealm_core.training.objective import RESERVED
 
 
 class Display:
@@ -60,7 +58,7 @@ class Display:
     def step(self, metrics: Mapping[str, Any], progress: float) -> None:
         """Show a step: its metrics and the fraction of the run that is done (0 to 1)."""
         loss = "none" if metrics["loss"] is None else f"{metrics['loss']:.4f}"  # none: no token was scored
-        step, others = metrics["step"], [item for item in metrics.items() if item[0] not in KNOWN]
+        step, others = metrics["step"], [item for item in metrics.items() if item[0] not in RESERVED]
         more = "".join(f"  {name} {value:.4g}" for name, value in others if isinstance(value, int | float))
         text = f"step {step:,}  loss {loss}{more}  {metrics['tokens_per_second']:,.0f} tokens/s"
         if self._live is not None:

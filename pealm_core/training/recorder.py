@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pealm_core.inference.lm import LM
+from pealm_core.training.learning_rate import due
 from pealm_core.training.run_folder import SAMPLES
-from pealm_core.training.schedule import due
 
 if TYPE_CHECKING:
     from pealm_core.training.trainer import Trainer

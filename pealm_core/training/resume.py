@@ -17,8 +17,8 @@ from pealm_core.config.settings import RESUMABLE, TrainSettings
 from pealm_core.config.toml_layers import file_layer, option_name, read_regular
 from pealm_core.contract.errors import InvalidCheckpointError, PealmError, UserError
 from pealm_core.hardware.distributed import World
+from pealm_core.training.learning_rate import Budget, lr_factor
 from pealm_core.training.run_folder import FACTS
-from pealm_core.training.schedule import Budget, lr_factor
 from pealm_core.training.trainer import Trainer
 
 FREE = (("model", "vocab-size"), ("adapter", "base"))  # the tokenizer's; where the base with the same hash is

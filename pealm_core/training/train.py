@@ -93,6 +93,7 @@ def _build(
         weights, saved = None, newest and newest / checkpoint.TOKENIZER
         if s.init and newest is None:
             job, weights, saved = read_initial_weights(job, s.init, say=display.say)
+        saved = saved if newest else job.vocabulary or saved
         tokenizer = make_tokenizer(job, saved, *datasets.values())
         largest = job.configs["model"].block_size
         if s.block_size is not None and s.block_size > largest:

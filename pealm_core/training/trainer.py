@@ -20,19 +20,18 @@ from pealm_core.data.sources import Data
 from pealm_core.hardware.distributed import World
 from pealm_core.hardware.speed import faster
 from pealm_core.training.batches import Batches
+from pealm_core.training.learning_rate import Budget, due, lr_factor
 from pealm_core.training.objective import accumulate, out_of_memory
 from pealm_core.training.observers import Observers
 from pealm_core.training.progress import Display
 from pealm_core.training.recorder import Recorder
 from pealm_core.training.run_folder import Run
 from pealm_core.training.saving import Saver
-from pealm_core.training.schedule import Budget, due, lr_factor
 from pealm_core.training.signals import Signals
 from pealm_core.training.strategy import gradient_problem
 from pealm_core.training.validation import validate
 
-# Steps between two reads of losses, by device: a GPU would have to be waited for in each step.
-READ_EVERY = {"cpu": 1, "cuda": 10, "mps": 10}
+READ_EVERY = {"cpu": 1, "cuda": 10, "mps": 10}  # steps: a read waits for a GPU
 
 
 @dataclass(eq=False)  # hooks may use it as a key
@@ -170,8 +169,9 @@ class Trainer:
         parameters, clip = list(self.model.parameters()), self.settings.grad_clip
         sums["grad_norm"] = norm = self.strategy.grad_norm(parameters)
         first, self._names = not self._names, self._names or list(sums)
-        if self._names != list(sums) or {*line} & ({*sums} - {"loss"}):
-            raise PluginError(f"the metrics of a step must have the same new names each time, not {', '.join(sums)}")
+        if self._names != list(sums):
+            names = (", ".join(names) for names in (self._names, sums))
+            raise PluginError(f"each step must have the same metrics: first {next(names)}, now {next(names)}")
         self._unread.append((line, torch.stack([value.to(sums["loss"]) for value in sums.values()])))
         if self.read_every == 1:
             self.read()  # before the update, so that a loss that is not finite changes nothing

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -78,15 +79,19 @@ def pealm(spec: Mapping[str, Any], device: torch.device, answer: Callable[[Any],
     """pealm's trainer: data, loop, metrics.jsonl, all but validations and saves."""
     from pealm_core.config.job import plan
     from pealm_core.config.settings import TrainSettings
+    from pealm_core.data.sources import Data
     from pealm_core.data.stream import Split
-    from pealm_core.data.windows import Windows
+    from pealm_core.data.windows import FixedWindows, Windows
     from pealm_core.hardware.distributed import World
     from pealm_core.hardware.speed import describe
     from pealm_core.training.adamw import build
     from pealm_core.training.adamw_config import AdamWConfig
+    from pealm_core.training.objective import NextToken
     from pealm_core.training.progress import Display
     from pealm_core.training.recorder import Recorder
     from pealm_core.training.run_folder import Run
+    from pealm_core.training.schedules import constant
+    from pealm_core.training.strategy import DataParallel
     from pealm_core.training.trainer import Trainer
     from pealm_gpt2 import model as gpt2
     from pealm_gpt2.config import GPT2Config
@@ -110,24 +115,25 @@ def pealm(spec: Mapping[str, Any], device: torch.device, answer: Callable[[Any],
     torch.manual_seed(settings.seed)
     model = gpt2.GPT2(GPT2Config(**shape)).to(device)
     optimizer = build(AdamWConfig(fused=spec["fused"]), model, lr=LR)
-    windows = Windows(Split([random_tokens(shape["vocab_size"])]), shape["block_size"])
+    split, block = Split([random_tokens(shape["vocab_size"])]), shape["block_size"]
+    val = [("", 1.0, FixedWindows(split, block))]
+    data = Data(Windows(split, block), val, "", None, False, block, "random", None)
     dtype = pick_dtype(spec["dtype"], device)
 
     class Timed(Recorder):
-        """Counts the steps and saves nothing."""
+        """Count the steps."""
 
-        def step(self, trainer: Trainer, metrics: Mapping[str, Any]) -> None:
-            super().step(trainer, metrics)
-            turns.step_done(metrics["loss"])
-
-        def save(self, trainer: Trainer, *, full: bool, best: bool) -> None:
-            pass
+        def step(self, line: dict[str, Any]) -> None:
+            super().step(line)
+            turns.step_done(line["loss"])
 
     with tempfile.TemporaryDirectory() as folder:
-        job = plan((), flat={"train": TrainSettings})
-        run, nothing = Run(Path(folder), {"train": {}}), cast(Any, None)  # a tokenizer and a corpus are for saving
-        reporter = Timed(run, job, nothing, nothing, Display(quiet=True))
-        trainer = Trainer(model, optimizer, windows, windows, settings, World(), device, dtype, reporter)
+        job = replace(plan((), flat={"train": TrainSettings}), configs={"train": settings})
+        run, nothing = Run(Path(folder), {"train": {}}), cast(Any, None)  # a tokenizer is for saving
+        parts = (NextToken(model, nothing), constant(), DataParallel(), World(), device, dtype, Display(quiet=True))
+        trainer = Trainer(job, run, model, model, optimizer, nothing, data, *parts)
+        trainer.recorder = Timed(trainer)
+        trainer.saver.save = cast(Any, lambda **_: None)  # type: ignore[method-assign]
         answer({"speed": describe(device, dtype, settings.without)})
         trainer.fit()
         run.close()

@@ -13,6 +13,7 @@ import statistics
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,15 @@ import torch
 from pealm_core.checkpoints import folder as checkpoint
 from pealm_core.config.job import plan
 from pealm_core.config.settings import TrainSettings
+from pealm_core.data.sources import Data
 from pealm_core.data.stream import Split
-from pealm_core.data.windows import Windows
+from pealm_core.data.windows import FixedWindows, Windows
 from pealm_core.hardware.distributed import World
+from pealm_core.training.objective import NextToken
 from pealm_core.training.progress import Display
-from pealm_core.training.recorder import Recorder
 from pealm_core.training.run_folder import Run
+from pealm_core.training.schedules import constant
+from pealm_core.training.strategy import DataParallel
 from pealm_core.training.trainer import Trainer
 
 
@@ -42,14 +46,15 @@ def trainer(folder: Path, model: torch.nn.Module, block: int, batch: int) -> Tra
     config: Any = model.config
     tokens = np.random.default_rng(0).integers(config.vocab_size, size=1_000_000).astype(np.uint16)
     settings = TrainSettings(steps=10_000, batch_size=batch, block_size=block, warmup_steps=0, grad_clip=0.0)
-    job: Any = plan((), flat={"train": TrainSettings})
+    job = replace(plan((), flat={"train": TrainSettings}), configs={"train": settings})
     tokenizer: Any = NoTokenizer()
     run = Run(folder, {"train": {}})
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
-    windows = Windows(Split([tokens]), block)
-    recorder = Recorder(run, job, tokenizer, "random", Display(quiet=True))
-    cpu = torch.device("cpu")
-    return Trainer(model, optimizer, windows, windows, settings, World(), cpu, torch.float32, recorder)
+    split = Split([tokens])
+    val = [("", 1.0, FixedWindows(split, block))]
+    data = Data(Windows(split, block), val, "", None, False, block, "random", None)
+    parts = (NextToken(model, tokenizer), constant(), DataParallel(), World(), torch.device("cpu"), torch.float32)
+    return Trainer(job, run, model, model, optimizer, tokenizer, data, *parts, Display(quiet=True))
 
 
 def overhead(block: int, batch: int, steps: int) -> None:
@@ -76,7 +81,7 @@ def overhead(block: int, batch: int, steps: int) -> None:
         ours.model.train()
 
         def step() -> None:
-            ours.recorder.step(ours, ours.update(model))
+            ours.recorder.step(ours.update())
 
         times: dict[str, list[float]] = {"bare": [], "pealm": []}
         for number in range(steps + 2):
@@ -107,18 +112,17 @@ def saving() -> None:
         alone = []
         for _ in range(4):
             began = time.perf_counter()
-            ours.update(model)
+            ours.update()
             alone.append(time.perf_counter() - began)
-        recorder: Any = ours.recorder
         for number in range(3):
             began = time.perf_counter()
-            recorder.save(ours, full=True, best=False)
+            ours.saver.save(full=True, best=False)
             stall, beside = time.perf_counter() - began, []
-            while recorder.saver.writer.busy:
+            while ours.saver.writer.busy:
                 start = time.perf_counter()
-                ours.update(model)
+                ours.update()
                 beside.append(time.perf_counter() - start)
-            recorder.finish(ours, failed=False)
+            ours.saver.finish(failed=False)
             total = time.perf_counter() - began
             size = sum(p.stat().st_size for p in checkpoint.steps(Path(folder))[-1].rglob("*") if p.is_file())
             print(

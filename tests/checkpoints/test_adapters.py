@@ -201,7 +201,7 @@ def test_a_missing_or_changed_base_is_one_line(pealm: Pealm, adapted: Path, base
 def test_base_is_not_a_setting_of_an_adapter(low: None, pealm: Pealm, tmp_path: Path) -> None:
     (tmp_path / "site-pealm-low" / "low_config.py").write_text(CONFIG.replace("rank:", "base:"))
     done = pealm("train", "char-bigram", "--adapter", "low", "--print-config")
-    assert done.code == 3 and "reserved for the adapted weights" in done.err
+    assert done.code == 3 and "has a field 'base', which is reserved" in done.err
 
 
 def test_an_adapter_needs_weights(low: None, pealm: Pealm, book: Path, tmp_path: Path) -> None:

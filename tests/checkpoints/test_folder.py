@@ -1,7 +1,6 @@
 """Checkpoints are whole or do not count."""
 
 import errno
-import json
 import os
 import stat
 import subprocess
@@ -138,12 +137,7 @@ def test_state_that_can_not_be_saved_is_refused_by_place(tmp_path: Path, leaf: A
         check_tree(around, "x")
 
 
-def test_an_optimizer_file_of_an_earlier_version_is_read(tmp_path: Path) -> None:
-    groups = [{"params": [0], "lr": 0.1, "betas": [0.9, 0.95]}]
-    notes = {"values": {"0.kind": "x"}, "param_groups": groups}
-    write_tensors(tmp_path / "o", {"0.exp_avg": torch.ones(2), "1.step": torch.tensor(3)}, notes)
-    back = read_tree(tmp_path / "o")
-    assert back["param_groups"] == groups and back["state"].keys() == {0, 1} and back["state"][0]["kind"] == "x"
+def test_a_tree_that_was_not_written_here_is_refused(tmp_path: Path) -> None:
     for tree in (["set", []], ["tensor", "none"], ["dict", 3]):
         write_tensors(tmp_path / "o", {}, {"tree": tree})
         with pytest.raises(InvalidCheckpointError, match="o can't be read"):
@@ -164,7 +158,21 @@ def test_any_flipped_bit_and_any_missing_end_is_found(tmp_path: Path, name: str)
         checkpoint.verify(folder)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"step": 1}', '{"files": 3}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{",
+        "[]",
+        '{"step": 1}',
+        '{"files": 3}',
+        '{"files": {"x": [1e400, ""]}}',
+        '{"files": {"../x": [1, ""]}}',
+        '{"files": {"/etc/passwd": [1, ""]}}',
+        r'{"files": {"\u0000": [1, ""]}}',
+        r'{"files": {"\ud800": [1, ""]}}',
+    ],
+)
 def test_a_damaged_state_is_found(tmp_path: Path, content: str) -> None:
     folder = save(tmp_path / "c")
     (folder / "state.json").write_text(content)
@@ -250,13 +258,6 @@ def test_only_the_named_files_are_read(tmp_path: Path) -> None:
         checkpoint.verify(folder, *names)
     with pytest.raises(InvalidCheckpointError, match=r"extra\.safetensors can't be read"):
         checkpoint.verify(folder, "extra.safetensors")
-
-
-def test_a_state_with_a_hash_of_itself_is_still_read(tmp_path: Path) -> None:
-    folder = save(tmp_path / "c")
-    facts = json.loads((folder / "state.json").read_text())
-    (folder / "state.json").write_text(json.dumps({**facts, "sha256": "0" * 64}))
-    assert checkpoint.verify(folder) == {"step": 3}
 
 
 def test_the_same_content_gives_the_same_bytes(tmp_path: Path) -> None:
@@ -384,3 +385,9 @@ def test_no_safetensors_is_an_error_not_a_crash(tmp_path: Path) -> None:
     write_tensors(tmp_path / "y", {"a": torch.ones(2)}, {"note": [1]})
     tensors, extra = read_tensors(tmp_path / "y")
     assert tensors["a"].tolist() == [1, 1] and extra == {"note": [1]}
+
+
+def test_numbers_in_8_bits_are_refused_by_name(tmp_path: Path) -> None:
+    write_tensors(tmp_path / "y", {"a": torch.ones(2).to(torch.float8_e4m3fn)})
+    with pytest.raises(InvalidCheckpointError, match=r"a is torch\.float8_e4m3fn"):
+        read_tensors(tmp_path / "y")

@@ -269,8 +269,10 @@ def test_a_format_that_writes_nothing_is_no_success(
     pealm: Run, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pealm_gpt2.convert.export_folder", lambda source, target: None)
-    done = pealm("convert", run, tmp_path / "w", "--to", "hf")
-    assert done.code == 3 and "pealm-gpt2: exporter of format 'hf' wrote nothing" in done.err and not done.out
+    done = pealm("convert", run, tmp_path / "w", "--to", "pealm-gpt2/hf")
+    assert (
+        done.code == 3 and "pealm-gpt2: exporter of format 'pealm-gpt2/hf' wrote nothing" in done.err and not done.out
+    )
 
 
 def test_a_model_too_large_for_memory_is_the_users_choice(pealm: Run, book: Path, tmp_path: Path) -> None:

@@ -1,11 +1,14 @@
 """Weights for another number of tokens: rows are copied by id, new ones are as the model initialises them."""
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from pealm_core.checkpoints.api import read_checkpoint
 from pealm_core.checkpoints.build import make_model
 from pealm_core.config.job import Job, plan
 from pealm_core.config.settings import TrainSettings
@@ -82,3 +85,53 @@ def test_other_differences_are_still_errors() -> None:
     before = {key: torch.zeros(*tensor.shape[:-1], 2 * tensor.shape[-1]) for key, tensor in before.items()}
     with pytest.raises(UserError, match="--init there does not fit the model"):
         build("char-transformer", 68, 65, before)
+
+
+PRETRAINED = """
+from dataclasses import dataclass
+from pealm_core import ModelSpec, hookimpl, setting
+
+@dataclass(frozen=True)
+class Config:
+    vocab_size: int = setting(0, hidden=True)
+    block_size: int = 32
+
+def pretrained(config):
+    from pealm_char_bigram.config import BigramConfig
+    from pealm_core import read_checkpoint
+
+    state = read_checkpoint({run!r}).model
+    return BigramConfig(vocab_size=len(next(iter(state.values())))), state
+
+def vocabulary(config):
+    from pealm_core import read_checkpoint
+
+    return read_checkpoint({run!r}).tokenizer
+
+@hookimpl
+def pealm_models():
+    module = __name__ + ":"
+    return ModelSpec(
+        name="published", summary="x", config=module + "Config", factory="pealm_char_bigram.model:Bigram",
+        pretrained=module + "pretrained", vocabulary=module + "vocabulary", family="char-bigram", tokenizer="char",
+    )
+"""
+
+
+def test_a_pretrained_model_brings_its_vocabulary(
+    pealm: Callable[..., Any], stranger: Callable[..., None], book: Path, tmp_path: Path
+) -> None:
+    first = ("train", "char-bigram", "--input.text", book, "--steps", 1, "--out", tmp_path / "first")
+    assert pealm(*first).code == 0
+    stranger("pealm-published", PRETRAINED.format(run=str(tmp_path / "first")))
+    done = pealm("sample", "published", "--prompt", "the", "-n", 3)
+    assert done.code == 0 and done.out.startswith("the"), done.err
+    other = tmp_path / "other.txt"
+    other.write_text("xyz " * 500)
+    line = ("--init", "published", "--input.text", other, "--steps", 1, "--out")
+    done = pealm("train", "char-bigram", *line, tmp_path / "run")
+    assert done.code == 0, done.err
+    files = [read_checkpoint(tmp_path / name).tokenizer / "chars.json" for name in ("first", "run")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    done = pealm("train", "char-bigram", "--tokenizer", "bpe", *line, tmp_path / "bpe")
+    assert "tokenizer char → bpe: the weights were trained with other tokens" in done.out + done.err

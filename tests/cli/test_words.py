@@ -21,7 +21,7 @@ PARAMS = [
 @pytest.fixture(autouse=True)
 def _unresolved(monkeypatch: pytest.MonkeyPatch) -> None:
     """The job is the words of the line."""
-    monkeypatch.setattr(components, "plan", lambda *args, words, **more: words)
+    monkeypatch.setattr(components, "plan_with_tokenizer", lambda *args, words, **more: words)
 
 
 def line(*args: str) -> dict[str, Any]:

@@ -173,9 +173,9 @@ def test_a_list_of_inputs_is_a_mixture(duck: None, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("weight = 2", "weight = 0", r"mixed.toml, line 7: \[input.1\] weight must be a positive number, not 0"),
-        ("weight = 2", "weight = true", "must be a positive number, not True"),
-        ("weight = 2", "weight = nan", "must be a positive number, not nan"),
+        ("weight = 2", "weight = 0", r"mixed.toml, line 7: \[input.1\] weight must be above 0, not 0"),
+        ("weight = 2", "weight = true", "must be a number, not True"),
+        ("weight = 2", "weight = nan", "must be finite, not nan"),
         ("deep = true", "deeep = true", r"mixed.toml, line 11: \[input.2\] deeep: unknown key; did you mean 'deep'"),
         ("pond = 5\ndeep = true", "", r"mixed.toml, line 9: \[input.2\] names no dataset"),
         ("pond = 5", "pool = 5", "unknown dataset 'pool'"),

@@ -9,7 +9,8 @@ import tomli_w
 
 from pealm_core.config.toml_layers import Layer, file_layer, resolve
 from pealm_core.contract.errors import UserError
-from pealm_core.contract.fields import dump, nearest, setting, settings_of
+from pealm_core.contract.fields import dump, setting, settings_of
+from pealm_core.contract.suggestions import nearest
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import pytest
 
 from pealm_core.contract.errors import PluginError, UserError
 from pealm_core.contract.protocols import Document, Segment
-from pealm_core.data.documents import encode, texts
+from pealm_core.data.documents import encode_document, texts
 from pealm_core.data.sources import of_corpus
 from pealm_core.data.specials import FILE, WithSpecials, with_specials
 from pealm_core.data.token_cache import open_shards, tokenize
@@ -76,11 +76,11 @@ def test_special_tokens_are_saved_beside_the_vocabulary(tmp_path: Path) -> None:
 
 def test_a_document_of_segments_says_what_is_learned() -> None:
     tokenizer = with_specials(Letters(eot=0), ["<|user|>", "<|bot|>", "<|end|>"])
-    pieces = [(ids.tolist(), learn) for ids, learn in encode(CHAT, tokenizer)]
+    pieces = [(ids.tolist(), learn) for ids, learn in encode_document(CHAT, tokenizer)]
     user, bot = ([104, 105], False), ([121, 111], True)
     assert pieces == [([0], False), ([256], False), user, ([257], False), bot, ([258], True)]
-    assert [learn for _, learn in encode([Segment("a"), USER], tokenizer)] == [True, True, False]
-    assert [ids.tolist() for ids, _ in encode("ab", tokenizer)] == [[0], [97, 98]]
+    assert [learn for _, learn in encode_document([Segment("a"), USER], tokenizer)] == [True, True, False]
+    assert [ids.tolist() for ids, _ in encode_document("ab", tokenizer)] == [[0], [97, 98]]
     assert list(texts(["a", CHAT])) == ["a", "hi", "yo"]
 
 
@@ -88,10 +88,10 @@ def test_wrong_documents_are_the_datasets_mistake() -> None:
     with pytest.raises(
         PluginError, match=r"special token '<\|user\|>' of a document is not in its dataset's `specials`"
     ):
-        list(encode(CHAT, Letters()))
+        list(encode_document(CHAT, Letters()))
     for document in (3, ["hi"], [("hi", True)]):
         with pytest.raises(PluginError, match="must be a text or a sequence of Segments, not"):
-            list(encode(document, Letters()))  # type: ignore[arg-type]
+            list(encode_document(document, Letters()))  # type: ignore[arg-type]
 
 
 def test_the_token_cache_keeps_masks_and_where_documents_start(

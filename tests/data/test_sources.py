@@ -151,8 +151,8 @@ def test_a_mixture_is_written_to_the_runs_config(pealm: Callable[..., Any], fold
     train(pealm, "run", *INPUTS["a mixture"], "--steps", 2)
     inputs = tomllib.loads(Path("run/config.toml").read_text())["input"]
     assert inputs == [
-        {"text": "book.txt", "val-fraction": 0.1, "weight": 3.0},
-        {"text": "other.txt", "val-fraction": 0.2, "weight": 1.0},
+        {"text": "book.txt", "val-fraction": 0.1, "skip-bad": False, "weight": 3.0},
+        {"text": "other.txt", "val-fraction": 0.2, "skip-bad": False, "weight": 1.0},
     ]
     job = plan(("model", "input"), file=file_layer(Path("run/config.toml")))
     assert job.tables()["input"] == inputs and job.weights == {"input.1": 3.0, "input.2": 1.0}
@@ -160,7 +160,7 @@ def test_a_mixture_is_written_to_the_runs_config(pealm: Callable[..., Any], fold
     assert tomllib.loads(printed.out)["input"] == inputs and "# mixed.toml" not in printed.out
     assert pealm("train", "--config", "mixed.toml", "--help").code == 0
     only = pealm("train", "char-bigram", "--config", "mixed.toml", "--input.text", "other.txt", "--print-config")
-    assert tomllib.loads(only.out)["input"] == {"text": "other.txt", "val-fraction": 0.1}
+    assert tomllib.loads(only.out)["input"] == {"text": "other.txt", "val-fraction": 0.1, "skip-bad": False}
 
 
 def test_a_changed_mixture_does_not_resume(pealm: Callable[..., Any], folder: Path) -> None:
@@ -190,8 +190,11 @@ def test_an_evaluation_gets_the_list_of_inputs(
     train(pealm, "run", *INPUTS["a mixture"], "--steps", 1)
     train(pealm, "plain", *INPUTS["windows"], "--steps", 1)
     mixed, plain = (pealm("eval", "--ckpt", run, "--on", "looks").out for run in ("run", "plain"))
-    assert "None [{'text': 'book.txt', 'val-fraction': 0.1, 'weight': 3.0}, {" in mixed
-    assert "{'text': 'book.txt', 'val-fraction': 0.1} [{'text': 'book.txt', 'val-fraction': 0.1}]" in plain
+    assert "None [{'text': 'book.txt', 'val-fraction': 0.1, 'skip-bad': False, 'weight': 3.0}, {" in mixed
+    assert (
+        "{'text': 'book.txt', 'val-fraction': 0.1, 'skip-bad': False} [{'text': 'book.txt', 'val-fraction': 0.1, 'skip-bad': False}]"
+        in plain
+    )
 
 
 def test_a_model_of_a_mixture_is_evaluated_on_an_input_that_is_named(pealm: Callable[..., Any], folder: Path) -> None:

@@ -51,7 +51,7 @@ RUNS = {
         "masked_diffusion",
         f"bidirectional {SIZES} --input.text book.txt --objective masked-diffusion",
     ),
-    "lora": ("lora", "char-transformer --input.text book.txt --init teacher --adapter lora"),
+    "lora": ("lora", "char-transformer --input.text book.txt --init teacher --adapter low-rank"),
     "fsdp": ("fsdp", f"char-transformer {SIZES} --input.text book.txt --strategy fsdp --schedule constant"),
 }
 COMMANDS = ["look_inside"]  # files that train nothing
@@ -288,7 +288,9 @@ def test_the_rate_falls_as_its_formula_says(run_of: Callable[[str], Path]) -> No
     assert rates == pytest.approx([*warm, *expected])
 
 
-def test_best_has_the_mean_weights_and_is_what_is_validated(run_of: Callable[[str], Path], folder: Path) -> None:
+def test_best_has_the_mean_weights_and_is_what_is_validated(
+    run_of: Callable[[str], Path], pealm: Callable[..., Any]
+) -> None:
     run, plain = run_of("ema"), rows(run_of("csv"))
     assert [row["loss"] for row in rows(run)[1:]] == [row["loss"] for row in plain[1:]]  # training is not changed
     assert rows(run)[-1]["val_loss"] != plain[-1]["val_loss"]
@@ -298,6 +300,7 @@ def test_best_has_the_mean_weights_and_is_what_is_validated(run_of: Callable[[st
     for name, tensor in best.items():
         assert torch.equal(tensor, extra[prefix + name])
         assert not torch.equal(tensor, own[name])
+    assert pealm("sample", "--ckpt", run, "-n", 5).code == 0  # without the plugin
 
 
 def test_a_plugin_with_the_averaged_weights_is_needed(

@@ -44,7 +44,7 @@ def same_logits(lm: Any, folder: Path) -> Any:
 
 
 def test_the_format_is_registered() -> None:
-    entry = PluginHost.installed().find(FormatSpec, "hf")
+    entry = PluginHost.installed().find(FormatSpec, "pealm-gpt2/hf")
     assert entry.load("exporter") is export_folder and entry.load("importer") is import_folder
 
 

@@ -2,8 +2,10 @@
 
 import json
 import os
+import struct
 import subprocess
 import sys
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -115,10 +117,10 @@ def test_a_truncated_or_foreign_file_is_named(folder: Path) -> None:
 def test_a_wrong_llm_c_file_is_named(folder: Path) -> None:
     path = folder / "x_train_0.bin"
     write_bin(path, [1, 2], magic=20240801)
-    with pytest.raises(UserError, match=r"x_train_0.bin is not an llm.c data file .* magic 20240801"):
+    with pytest.raises(UserError, match=r"x_train_0.bin is not an llm.c data file: magic 20240801 has version 7"):
         dataset(folder).shards("train")
     write_bin(path, [1, 2], version=7)
-    with pytest.raises(UserError, match="version 7"):
+    with pytest.raises(UserError, match="version 1, not 7"):
         dataset(folder).shards("train")
     write_bin(path, [1, 2], count=3)
     with pytest.raises(UserError, match=r"x_train_0.bin is truncated: it has 1,028 bytes"):
@@ -126,7 +128,7 @@ def test_a_wrong_llm_c_file_is_named(folder: Path) -> None:
     write_bin(path, [], count=0)
     with pytest.raises(UserError, match="is empty"):
         dataset(folder).shards("train")
-    path.write_bytes(b"\0" * 100)
+    path.write_bytes(np.array(20240520, "<i4").tobytes() + b"\0" * 96)
     with pytest.raises(UserError, match=r"x_train_0.bin is truncated: it has 100 bytes"):
         dataset(folder).shards("train")
 
@@ -220,3 +222,87 @@ def test_masks_and_offsets_lie_beside_the_shards(folder: Path) -> None:
     (folder / "edufineweb_train_000002.mask").unlink()
     with pytest.raises(UserError, match=r"000002.mask can't be read: No such file"):
         data.masks("train")
+
+
+def test_both_of_llm_cs_formats(tmp_path: Path) -> None:
+    write_bin(tmp_path / "fineweb_val_000000.bin", [7, 65535])
+    header = np.zeros(256, "<i4")
+    header[:3] = 20240801, 7, 3
+    (tmp_path / "fineweb_train_000001.bin").write_bytes(header.tobytes() + np.array([1, 2, 128255], "<u4").tobytes())
+    assert [shard[:].tolist() for shard in dataset(tmp_path).shards("train")] == [[1, 2, 128255]]
+    assert dataset(tmp_path).shards("val")[0][:].tolist() == [7, 65535]
+
+
+def test_nanogpts_files_have_ids_alone(tmp_path: Path) -> None:
+    for name, ids in (("train", [*range(600)]), ("val", [5, 6])):
+        np.array(ids, np.uint16).tofile(tmp_path / f"{name}.bin")
+    data = dataset(tmp_path)
+    assert data.shards("train")[0][:].tolist() == [*range(600)] and data.offsets("train") is None
+    assert data.shards("val")[0][:].tolist() == [5, 6]
+    np.array([70000, 1], np.uint32).tofile(tmp_path / "val.bin")
+    assert NpyShards(NpyShardsConfig(tmp_path, "uint32")).shards("val")[0][:].tolist() == [70000, 1]
+    (tmp_path / "val.bin").write_bytes(b"123")
+    with pytest.raises(UserError, match=r"val.bin is truncated: 3 bytes are not a number of uint16 ids"):
+        dataset(tmp_path).shards("val")
+
+
+def write_megatron(prefix: Path, documents: list[list[list[int]]], dtype: str) -> None:
+    """Write documents of sequences as Megatron-LM's IndexedDatasetBuilder does."""
+    sequences = [sequence for document in documents for sequence in document]
+    ids, lengths = np.array([*chain(*sequences)], dtype), np.array([len(s) for s in sequences], np.int32)
+    pointers = (np.cumsum(lengths, dtype=np.int64) - lengths) * ids.itemsize
+    ends = np.cumsum([0, *(len(document) for document in documents)], dtype=np.int64)
+    code = {"int32": 4, "int64": 5, "uint16": 8}[dtype]
+    head = b"MMIDIDX\x00\x00" + struct.pack("<QBQQ", 1, code, len(sequences), len(ends))
+    prefix.with_suffix(".bin").write_bytes(ids.tobytes())
+    prefix.with_suffix(".idx").write_bytes(head + lengths.tobytes() + pointers.tobytes() + ends.tobytes())
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "int32", "int64"])
+def test_megatrons_files(tmp_path: Path, dtype: str) -> None:
+    documents = [[[1, 2, 3], [4]], [[5, 6]], [[7], [8], [9, 10]]]
+    write_megatron(tmp_path / "my_text_document", documents, dtype)
+    data = NpyShards(NpyShardsConfig(tmp_path, val_fraction=0.3))  # without a word of the split in their names
+    assert [shard[:].tolist() for shard in data.shards("train")] == [[1, 2, 3, 4, 5, 6, 7]]
+    assert [shard[:].tolist() for shard in data.shards("val")] == [[8, 9, 10]]
+    assert [places.tolist() for places in data.offsets("train") or ()] == [[0, 4, 6]]
+    data.check(11)
+    with pytest.raises(UserError, match="has token 10"):
+        data.check(10)
+    for name, cut, message in (("bin", -1, "is truncated"), ("idx", -1, "truncated my_text_document.idx")):
+        path = tmp_path / f"my_text_document.{name}"
+        whole = path.read_bytes()
+        path.write_bytes(whole[:cut])
+        with pytest.raises(UserError, match=message):
+            dataset(tmp_path).shards("train")
+        path.write_bytes(whole)
+    (tmp_path / "my_text_document.idx").write_bytes(b"x" * 99)
+    with pytest.raises(UserError, match="an index that is not Megatron's"):
+        dataset(tmp_path).shards("train")
+
+
+def test_negative_ids_are_named(tmp_path: Path) -> None:
+    write_megatron(tmp_path / "train", [[[1, -2]]], "int32")
+    write_megatron(tmp_path / "val", [[[1, 2]]], "int32")
+    with pytest.raises(UserError, match=r"has token -2 \(position 1\)"):
+        dataset(tmp_path).check(10)
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_datatroves_files(tmp_path: Path, size: int) -> None:
+    documents = [[1, 2, 3, 0], [4, 0], [5, 6, 7, 8, 0]]
+    for number in range(2):
+        path = tmp_path / f"{number:05d}_00000_shuffled.ds"
+        ids = [*chain(*documents)]
+        path.write_bytes(struct.pack(f"<{len(ids)}{'H' if size == 2 else 'I'}", *ids))
+        Path(f"{path}.index").write_bytes(struct.pack("<3Q", *np.cumsum([len(document) for document in documents])))
+        Path(f"{path}.metadata").write_text(f"gpt2|{size}\n11\n11 T")
+        Path(f"{path}.loss").write_bytes(struct.pack("<11?", *([True] * 9 + [False] * 2)))
+    data = NpyShards(NpyShardsConfig(tmp_path, val_fraction=0.2))
+    assert [shard[:].tolist() for shard in data.shards("train")] == [ids, [1, 2, 3, 0, 4, 0]]
+    assert [shard[:].tolist() for shard in data.shards("val")] == [[5, 6, 7, 8, 0]]
+    assert [places.tolist() for places in data.offsets("train") or ()] == [[0, 4, 6], [0, 4]]
+    assert [mask[:].tolist() for mask in data.masks("val") or ()] == [[1, 1, 1, 0, 0]]
+    Path(f"{path}.metadata").write_text("gpt2|8\n")
+    with pytest.raises(UserError, match="first line doesn't end in"):
+        dataset(tmp_path).shards("train")

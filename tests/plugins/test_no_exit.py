@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pealm_core.plugins.no_exit import no_exit
+from pealm_core.plugins.guard import no_exit
 
 SOURCE = """
 import os

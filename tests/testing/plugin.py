@@ -18,6 +18,7 @@ def pealm_datasets():
     yield DatasetSpec(name="d", summary="A dataset", config="pealm_it_config:Data", factory="pealm_it_parts:Dataset",
                       value="lines")
     yield DatasetSpec(name="s", summary="Shards", factory="pealm_it_parts:Shards")
+    yield DatasetSpec(name="n", summary="Numbers", factory="pealm_it_parts:Numbers")
 
 @hookimpl
 def pealm_evaluators():
@@ -30,7 +31,8 @@ def pealm_optimizers():
 
 @hookimpl
 def pealm_formats():
-    yield FormatSpec(name="f", summary="A format", exporter="pealm_it_parts:export", importer="pealm_it_parts:bring")
+    yield FormatSpec(name="f", summary="A format", exporter="pealm_it_parts:export", importer="pealm_it_parts:bring",
+                     detect="pealm_it_parts:detect")
 
 @hookimpl
 def pealm_commands():
@@ -136,6 +138,20 @@ class Shards:
     def shards(self, split):
         return [np.arange(50) + (split == "val")]
 
+class Numbers:
+    def source(self, split, *, tokenizer, block_size, seed):
+        return Rows(block_size)
+
+class Rows:
+    tokens = 100
+    def __init__(self, block_size):
+        self.block_size = block_size
+    def __len__(self):
+        return 10
+    def rows(self, samples):
+        rows = torch.tensor([[(n + i) % 50 for i in range(self.block_size + 1)] for n in samples])
+        return {"idx": rows[:, :-1], "targets": rows[:, 1:]}
+
 class Evaluator:
     def __init__(self, config):
         self.config = config
@@ -170,6 +186,12 @@ def export(source, target):
     target.mkdir()
     np.savez(target / "w.npz", **{k: v.numpy() for k, v in lm.model.state_dict().items()})
     (target / "config.json").write_text(json.dumps(lm.config))
+
+def detect(folder):
+    try:
+        return "model" in json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError, RecursionError):
+        return False
 
 def bring(source, target):
     if not (source / "w.npz").exists():

@@ -4,6 +4,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,6 +41,16 @@ class TestGPT2(ModelConformance):
     config = {"block_size": 16, "n_layer": 2, "n_head": 2, "n_embd": 16}
 
 
+class TestLlama(ModelConformance):
+    spec = "llama"
+    config = {"block_size": 16, "n_layer": 2, "n_head": 4, "n_kv_head": 2, "n_embd": 16}
+
+
+class TestLlamaWithAllOptions(ModelConformance):
+    spec = "llama"
+    config = {**TestLlama.config, "qkv_bias": True, "qk_norm": True, "tied": False, "rope_factor": 8.0}
+
+
 class TestSprout(ModelConformance):
     spec = "sprout"
     config = {"block_size": 16, "n_layer": 2, "n_head": 2, "n_embd": 16}
@@ -70,6 +81,26 @@ def encodings(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("encodings")
 class TestTiktoken(TokenizerConformance):
     spec = "tiktoken"
+
+
+class TestHFTokenizer(TokenizerConformance):
+    spec = "hf"
+
+    @pytest.fixture
+    def config(self, tmp_path: Path) -> dict[str, Path]:
+        from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+        tokenizer: Any = Tokenizer(models.BPE())
+        tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(False), decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=300,
+            special_tokens=["<|endoftext|>"],
+            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+            show_progress=False,
+        )
+        tokenizer.train_from_iterator(self.texts, trainer)
+        tokenizer.save(str(tmp_path / "tokenizer.json"))
+        return {"path": tmp_path}
 
 
 class TestText(DatasetConformance):
@@ -179,6 +210,12 @@ class TestMuon(OptimizerConformance):
 
 @pytest.mark.usefixtures("encodings")
 class TestHF(FormatConformance):
-    spec = "hf"
+    spec = "pealm-gpt2/hf"
     model = "gpt2"
     sizes = {"block_size": 16, "n_layer": 2, "n_head": 2, "n_embd": 8}
+
+
+class TestLlamaHF(FormatConformance):
+    spec = "pealm-llama/hf"
+    model = "llama"
+    sizes = {"block_size": 16, "n_layer": 2, "n_head": 4, "n_kv_head": 2, "n_embd": 16}

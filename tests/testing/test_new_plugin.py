@@ -14,10 +14,9 @@ import click
 import pytest
 
 from pealm_core import UserError
-from pealm_core.cli.new_plugin import new_plugin
 from pealm_core.contract.specs import KINDS
 from pealm_core.plugins.host import PluginHost
-from pealm_testing.new_plugin import fill
+from pealm_testing.new_plugin import fill, new_plugin
 
 ALL = [*KINDS, "observer"]
 ROOT = Path(__file__).resolve().parents[2]

@@ -22,8 +22,8 @@ from pealm_core.checkpoints import folder as checkpoint
 from pealm_core.config.settings import TrainSettings
 from pealm_core.data.windows import FixedWindows
 from pealm_core.plugins.host import PluginHost
-from pealm_core.training import objective
-from pealm_core.training.schedule import Budget
+from pealm_core.training import validation
+from pealm_core.training.learning_rate import Budget
 from pealm_core.training.trainer import READ_EVERY, Trainer
 
 SMALL = ("--model.block-size", 16, "--model.n-layer", 1, "--model.n-embd", 16, "--model.n-head", 2, "--batch-size", 8)
@@ -138,7 +138,7 @@ def test_the_validation_before_the_first_step_can_be_interrupted(
             os.kill(os.getpid(), signal.SIGTERM)
         return rows(self, samples)
 
-    monkeypatch.setattr(objective, "EVAL_TOKENS", 32)  # many passes
+    monkeypatch.setattr(validation, "EVAL_TOKENS", 32)  # many passes
     with monkeypatch.context() as patch:
         patch.setattr(FixedWindows, "rows", interrupt)
         assert train(tmp_path / "r", "--steps", 3).code == 143
@@ -249,7 +249,7 @@ def test_a_slow_first_pass_does_not_count_as_what_validations_take(
         clock[0] += 0.0001
         return clock[0]
 
-    monkeypatch.setattr(objective, "EVAL_TOKENS", 32)
+    monkeypatch.setattr(validation, "EVAL_TOKENS", 32)
     monkeypatch.setattr(FixedWindows, "rows", advance)
     monkeypatch.setattr("pealm_core.training.trainer.time.perf_counter", look)
     in_step(monkeypatch, 5, lambda: clock.__setitem__(0, clock[0] + 15))

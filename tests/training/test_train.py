@@ -164,7 +164,7 @@ def test_a_run_resumes_with_another_rate_and_says_so(
     other = pealm("train", "--out", tmp_path / "r", "--steps", 30, "--lr", 0.1, "--schedule", "wsd")
     assert other.code == 0 and lines(tmp_path / "r")[20]["lr"] == pytest.approx(0.1 * (0.1 + 0.9 * (1 / 3) / 0.6))
     same = pealm("train", "--out", tmp_path / "r", "--keep", 2)
-    assert same.code == 0 and "→" not in same.out
+    assert same.code == 0 and "learning rate" not in same.out and "--keep 3 → 2" in same.out
 
 
 def test_a_setting_that_is_newer_than_the_run_keeps_nothing_from_going_on(

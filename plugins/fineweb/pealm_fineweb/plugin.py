@@ -14,4 +14,5 @@ def pealm_datasets() -> Iterator[DatasetSpec]:
         config="pealm_fineweb.config:FinewebConfig",
         factory="pealm_fineweb.dataset:Fineweb",
         value="path",
+        shards=True,
     )

@@ -55,5 +55,5 @@ def import_folder(source: Path, target: Path) -> None:
 
 
 def _check_free(target: Path) -> None:
-    if os.path.lexists(target) and (target.is_symlink() or not target.is_dir() or any(target.iterdir())):
+    if target.is_symlink() or (target.exists() and (not target.is_dir() or any(target.iterdir()))):
         raise UserError(f"{target} exists already; remove it or choose another place")

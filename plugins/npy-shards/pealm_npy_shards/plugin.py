@@ -10,8 +10,9 @@ def pealm_datasets() -> Iterator[DatasetSpec]:
     """The dataset `npy-shards`."""
     yield DatasetSpec(
         name="npy-shards",
-        summary="A folder of token shards: .npy as build-nanogpt writes them, .bin as llm.c does",
+        summary="A folder of token shards: .npy, or .bin and .ds of llm.c, nanoGPT, Megatron and datatrove",
         config="pealm_npy_shards.config:NpyShardsConfig",
         factory="pealm_npy_shards.dataset:NpyShards",
         value="path",
+        shards=True,
     )

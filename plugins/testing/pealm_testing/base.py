@@ -16,7 +16,7 @@ import pytest
 import tomli_w
 
 from pealm_core import PealmError, UserError
-from pealm_testing.core import HEAVY, Entry, Layer, Plugin, PluginHost, Spec, dump, make, resolve, settings_of
+from pealm_testing.core import HEAVY, Entry, Layer, Plugin, PluginHost, Spec, dump, make, resolve, settings_of, word
 from pealm_testing.errors import ConformanceError
 from pealm_testing.watch import offline, watched
 
@@ -25,7 +25,7 @@ _LIGHT = """
 import json, sys, time
 sys.path[:], modules = json.loads(sys.argv[1])
 import importlib
-from pealm_core.plugins.heavy_imports import HEAVY
+from pealm_core.plugins.guard import HEAVY
 from pealm_testing.watch import watched
 start = time.perf_counter()
 with watched() as effects:
@@ -151,11 +151,7 @@ class Conformance:
         items = settings_of(type_).values()
         fill = {s.name: getattr(config, s.name) for s in items if s.hidden or s.name == "vocab_size"}
         table = tomllib.loads(tomli_w.dumps({"it": dump(config)}))["it"]
-        words = {
-            s.key: ",".join(map(str, v)) if isinstance(v, tuple) else str(v).lower() if s.type is bool else str(v)
-            for s in items
-            if (v := getattr(config, s.name)) is not None and s.name not in fill
-        }
+        words = {s.key: word(v) for s in items if (v := getattr(config, s.name)) is not None and s.name not in fill}
         for text, values in ((False, table), (True, words)):
             source = "a command line" if text else "a TOML table"
             try:

@@ -15,12 +15,13 @@ from pealm_core.config.toml_layers import Layer as Layer
 from pealm_core.config.toml_layers import resolve as resolve
 from pealm_core.contract.fields import dump as dump
 from pealm_core.contract.fields import settings_of as settings_of
+from pealm_core.contract.fields import word as word
 from pealm_core.contract.protocols import has as has
 from pealm_core.contract.specs import Spec as Spec
 from pealm_core.data.token_cache import fingerprint as fingerprint
 from pealm_core.hardware.device import autocast as autocast
 from pealm_core.inference.generate import stream_decoder as stream_decoder
-from pealm_core.plugins.heavy_imports import HEAVY as HEAVY
+from pealm_core.plugins.guard import HEAVY as HEAVY
 from pealm_core.plugins.host import Entry as Entry
 from pealm_core.plugins.host import Plugin as Plugin
 from pealm_core.plugins.host import PluginHost as PluginHost

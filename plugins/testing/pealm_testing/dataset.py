@@ -10,19 +10,22 @@ from typing import Any, ClassVar
 from unittest import SkipTest, mock
 
 import numpy as np
+import torch
 
 from pealm_core import DatasetSpec, PealmError, Segment
 from pealm_testing.base import ComponentConformance
 from pealm_testing.core import has
+from pealm_testing.dummies import Bytes
 from pealm_testing.errors import ConformanceError
 from pealm_testing.watch import offline
 
 SPLITS = ("train", "val")
 HEAD = 2**16  # tokens of a shard that are read
+BLOCK = 16  # tokens in a row of a dataset's own source
 
 
 class DatasetConformance(ComponentConformance):
-    """A dataset of texts or of tokens.
+    """A dataset of texts, of tokens, or with a source of its own.
 
     config: where its data is; small sizes. documents: how many of each split are read.
     """
@@ -82,6 +85,26 @@ class DatasetConformance(ComponentConformance):
                 f"repeating, and remove duplicates"
             )
 
+    def test_samples_depend_on_their_numbers_alone(self) -> None:
+        """Catches an own source that counts or draws: a resumed run, or two processes, would see other samples."""
+        data = self.make()
+        if not has(data, "source"):
+            raise SkipTest("it has no source of its own")
+        for split in SPLITS:
+            source, other = _source(data, split), _source(self.make(), split)
+            together, alone = source.rows(range(4)), [other.rows([number]) for number in (3, 2, 1, 0)][::-1]
+            shapes = {name: tuple(together[name].shape) for name in ("idx", "targets") if name in together}
+            if shapes != {"idx": (4, BLOCK), "targets": (4, BLOCK)}:
+                raise ConformanceError(f"rows(range(4)) of {split!r} has the shapes {shapes}, not (4, block_size)")
+            for name, values in together.items():
+                if not torch.equal(values, torch.cat([rows[name] for rows in alone])):
+                    raise ConformanceError(
+                        f"{name} of {split!r} differs between samples drawn at once and one by one: "
+                        f"seed a generator of its own for each sample's number"
+                    )
+            if len(source) < 1 or source.block_size != BLOCK or source.tokens < 1:
+                raise ConformanceError(f"the source of {split!r} needs len(), block_size as asked for, and tokens")
+
     def test_clear_error_without_network(self) -> None:
         """Catches a traceback, a long wait or a partial file if the default data can't be downloaded."""
         try:
@@ -92,7 +115,10 @@ class DatasetConformance(ComponentConformance):
             data = self.entry.load("factory")(*([] if config is None else [config]))
             try:
                 for split in SPLITS:
-                    next(iter(data.shards(split) if has(data, "shards") else data.documents(split)), None)
+                    if has(data, "source"):
+                        _source(data, split).rows(range(1))
+                    else:
+                        next(iter(data.shards(split) if has(data, "shards") else data.documents(split)), None)
             except (PealmError, ValueError) as error:
                 if len(str(error).strip().splitlines()) != 1:
                     raise ConformanceError(f"without a network, the error is not one line: {error}") from error
@@ -121,6 +147,11 @@ class DatasetConformance(ComponentConformance):
                 largest = int(np.asarray(shard[:HEAD]).max(initial=0))
                 if largest >= size:
                     raise ConformanceError(f"shard {number} of {split!r} has id {largest}, but vocab_size is {size}")
+
+
+def _source(data: Any, split: str) -> Any:
+    specials = getattr(data, "specials", ())
+    return data.source(split, tokenizer=Bytes(specials), block_size=BLOCK, seed=1)
 
 
 def _hash_shard(shard: Any) -> str:

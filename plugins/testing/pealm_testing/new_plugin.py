@@ -23,10 +23,22 @@ from pealm_core.contract.specs import KINDS
 from pealm_core.plugins.host import CORE_COMMANDS, PluginHost
 
 
-def write(kind: str, name: str, *, single: bool = False) -> None:
-    """Write the folder pealm-NAME and print the next steps. Raises UserError if it can't be written.
+@click.command("new-plugin")
+@click.argument("kind", type=click.Choice([*KINDS, "observer"]))
+@click.argument("name")
+@click.option("--file", "single", is_flag=True, help="Write one file for `pealm --plugin`, not a package.")
+def new_plugin(kind: str, name: str, single: bool) -> None:
+    """Write a small, complete plugin of a KIND to the folder pealm-NAME, with tests.
 
-    single: write one file for `pealm --plugin` instead, NAME.py.
+    \b
+    pealm new-plugin model mine
+    cd pealm-mine
+    pip install -e '.[test]'
+    pytest
+
+    \b
+    pealm new-plugin model mine --file
+    pealm --plugin mine.py train mine --input.text book.txt
     """
     name = name.removeprefix("pealm-")
     if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name):

@@ -1,12 +1,13 @@
-"""The import guard: a plugin's module and config must not import a heavy package at their top.
+"""What a plugin's code must not do while it is imported: write to stdout, end the process, import a heavy package.
 
 Nothing is blocked: what was imported is looked at afterwards, so that an optional import of a dependency
 (`try: import numpy`) works as usual.
 """
 
+import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from types import ModuleType
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -28,7 +29,50 @@ class DefectError(Exception):
 
 
 @contextmanager
-def light_imports(module: str) -> Iterator[None]:
+def guarded(light: str = "") -> Iterator[None]:
+    """Import a plugin's code in the body. light: a module in which a heavy import is a DefectError."""
+    with _prints_to_stderr(), no_exit(), _light_imports(light) if light else nullcontext():
+        yield
+
+
+@contextmanager
+def _prints_to_stderr() -> Iterator[None]:
+    """Send what is printed in the body to stderr, also by native code and processes: stdout is for results."""
+    own = -1
+    with suppress(OSError):  # one of them is closed
+        own = os.dup(1)
+        os.dup2(2, 1)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        if own >= 0:
+            os.dup2(own, 1)
+            os.close(own)
+
+
+@contextmanager
+def no_exit() -> Iterator[None]:
+    """Let `os._exit` raise SystemExit in the body, but not in a process that the body forks.
+
+    `os._exit(0)` would make a command that did nothing look successful. What calls the system itself can't be caught.
+    """
+    exit_now, process = os._exit, os.getpid()
+
+    def refuse(status: int) -> None:
+        if os.getpid() != process:
+            exit_now(status)
+        raise SystemExit(f"os._exit({status}) was called")
+
+    os._exit = refuse  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        os._exit = exit_now
+
+
+@contextmanager
+def _light_imports(module: str) -> Iterator[None]:
     """Raise DefectError if the body, which imports `module`, loads a heavy package or a module that uses one."""
     before = set(sys.modules)
     yield

@@ -1,0 +1,1 @@
+"""Any dataset to token shards, in parallel; and a look at tokens and data."""

@@ -1,0 +1,71 @@
+"""`pealm tokenize`: any input to token shards."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pealm_core import ComponentCommand, Tokenizer, UserError
+
+SHARD_SIZE = 100_000_000  # tokens
+
+
+@click.command(cls=ComponentCommand, flat={}, components=("tokenizer", "input"))
+@click.option(
+    "--out", type=click.Path(path_type=Path), metavar="SHARDS", required=True, help="Folder for the shards."
+)
+@click.option(
+    "--tokenizer", metavar="NAME", help="Tokenizer; one that learns its vocabulary learns it from the input."
+)
+@click.option("--tokenizer-dir", metavar="DIR", help="Use the tokenizer of this run, checkpoint or folder of shards.")
+@click.option("--config", metavar="FILE", help="TOML file with [tokenizer] and [input].")
+@click.option("--workers", type=click.IntRange(min=1), help="Worker processes (default: one for each core).")
+@click.option(
+    "--limit", type=click.IntRange(min=2), metavar="TOKENS", help="Training tokens at most; a tenth for validation."
+)
+@click.option(
+    "--shard-size", type=click.IntRange(min=2), default=SHARD_SIZE, show_default=True, help="Tokens in a shard."
+)
+def tokenize(job: Any, out: Path, workers: int | None, limit: int | None, shard_size: int, **sources: Any) -> None:
+    """Turn an input into token shards, which `pealm train MODEL --input.npy-shards SHARDS` reads.
+
+    \b
+    pealm tokenize --input.records docs.jsonl --tokenizer bpe --tokenizer.vocab-size 8000 --out shards
+    pealm tokenize --input.text books/ --tokenizer-dir shards --out more-shards
+
+    The shards have the tokenizer with them. If killed, the same command resumes. They do not depend on the number of
+    workers.
+    """
+    if "tokenizer" not in job.entries:
+        raise UserError("tokenize needs a tokenizer: --tokenizer NAME or --tokenizer-dir DIR")
+    if not job.inputs:
+        raise UserError("tokenize needs an input: --input.NAME, see --help")
+    from pealm_core import make_datasets, make_tokenizer
+    from pealm_data.engine import WORK, Plan, write_shards
+
+    if job.weights:
+        raise UserError("tokenize takes one input; mix the shards of several in training, with [[input]]")
+    (table,) = job.inputs
+    dataset = make_datasets(job)[table]
+    if not callable(getattr(dataset, "documents", None)):
+        raise UserError(f"--input.{job.entries[table].name} has no documents to tokenize")
+    tables = job.tables()
+
+    def prepared(folder: Path) -> Tokenizer:
+        if folder.exists():  # this command was interrupted
+            return make_tokenizer(job, folder, dataset)
+        made = make_tokenizer(job, None, dataset)
+        aside = folder.parent / WORK / "tokenizer"
+        aside.mkdir(exist_ok=True)
+        if callable(save := getattr(made, "save", None)):
+            save(aside)
+        aside.rename(folder)
+        return made
+
+    facts = {"tokenizer": tables["tokenizer"], "input": tables["input"]}
+    write_shards(Plan(out, shard_size, limit, workers or _cores(), facts), dataset, prepared)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

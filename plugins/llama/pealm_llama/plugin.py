@@ -1,0 +1,73 @@
+"""What pealm-llama provides."""
+
+from collections.abc import Iterator
+
+from pealm_core import FormatSpec, ModelSpec, hookimpl
+from pealm_llama.config import SIZES
+
+NANO = {
+    "train": {"steps": 3000, "batch_size": 8, "lr": 3e-3, "warmup_steps": 100},
+    "optimizer": {"beta2": 0.99},
+}
+
+
+@hookimpl
+def pealm_models() -> Iterator[ModelSpec]:
+    """The models `llama`, to train, and `llama-pretrained`, to start from published weights."""
+    yield ModelSpec(
+        name="llama",
+        summary="The Llama family: SmolLM2, Llama 3, Qwen2 and Qwen3, Mistral",
+        config="pealm_llama.config:LlamaConfig",
+        factory="pealm_llama.model:Llama",
+        tokenizer="bpe",
+        presets=SIZES | {"nano": {**SIZES["nano"], **NANO}},
+        # 524,288 tokens a step.
+        recipe={
+            "train": {
+                "steps": 20_000,
+                "batch_size": 256,
+                "micro_batch_size": 8,
+                "lr": 1e-3,
+                "warmup_steps": 1000,
+                "grad_clip": 1.0,
+            },
+            "schedule": {"name": "cosine", "min_lr_ratio": 0.1},
+            "optimizer": {"beta1": 0.9, "beta2": 0.95, "weight_decay": 0.1},
+        },
+    )
+    yield ModelSpec(
+        name="llama-pretrained",
+        summary="Published weights of the Llama family",
+        config="pealm_llama.config:PretrainedConfig",
+        factory="pealm_llama.model:Llama",
+        pretrained="pealm_llama.pretrained:pretrained",
+        vocabulary="pealm_llama.pretrained:vocabulary",
+        family="llama",
+        tokenizer="hf",
+        presets={
+            "135m": {"repo": "HuggingFaceTB/SmolLM2-135M-Instruct"},
+            "360m": {"repo": "HuggingFaceTB/SmolLM2-360M-Instruct"},
+            "0.5b": {"repo": "Qwen/Qwen2.5-0.5B-Instruct"},
+            "1b": {"repo": "meta-llama/Llama-3.2-1B-Instruct"},
+        },
+    )
+
+
+@hookimpl
+def pealm_formats() -> Iterator[FormatSpec]:
+    """The formats `hf`, the folders that transformers loads and saves, and `gguf`, the files of llama.cpp."""
+    yield FormatSpec(
+        name="hf",
+        summary="The Llama family as transformers loads and saves it",
+        exporter="pealm_llama.convert:export_folder",
+        importer="pealm_llama.convert:import_folder",
+        detect="pealm_llama.layout:is_llama",
+        families=("llama",),
+    )
+    yield FormatSpec(
+        name="gguf",
+        summary="A file of llama.cpp, to read; any precision becomes fp32",
+        importer="pealm_llama.convert:import_gguf",
+        detect="pealm_llama.gguf_file:is_gguf",
+        families=("llama",),
+    )

@@ -1,0 +1,1 @@
+"""Records with a column of text as a dataset: .jsonl, .csv, .parquet."""

@@ -1,0 +1,69 @@
+"""Documents in records: a path, a folder or a glob, cut into parts that are read independently."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pealm_core import UserError, data_files, data_suffix, is_validation
+from pealm_records.config import RecordsConfig
+from pealm_records.readers import READERS, SUFFIXES, Rows
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some rows of a file, and of these the documents of one split. version: when the file was changed."""
+
+    rows: Rows
+    split: str
+    val_fraction: float
+    version: int
+
+    @property
+    def name(self) -> str:
+        """The file, and which rows of it."""
+        return str(self.rows.path) if self.rows.stop is None else f"{self.rows.path} from {self.rows.start:,}"
+
+    @property
+    def size(self) -> int:
+        """The number of bytes."""
+        return self.rows.size
+
+    def documents(self) -> Iterator[str]:
+        """Yield the documents. Raises UserError with file and row for one that can't be read."""
+        for text in READERS[data_suffix(self.rows.path)].read(self.rows):
+            if text and is_validation(text, self.val_fraction) == (self.split == "val"):
+                yield text
+
+
+class Records:
+    """The documents of a path's records; rows without a text are left out."""
+
+    def __init__(self, config: RecordsConfig) -> None:
+        self.config = config
+
+    def documents(self, split: str) -> Iterator[str]:
+        """Yield the documents of a split in the order of the files and rows."""
+        for part in self.parts(split):
+            yield from part.documents()
+
+    def whole(self) -> Iterator[str]:
+        """Yield all documents."""
+        for rows, _ in self._rows():
+            yield from filter(None, READERS[data_suffix(rows.path)].read(rows))
+
+    def parts(self, split: str) -> list[Part]:
+        """Return the parts of a split: some megabytes of rows each, but whole files of .csv and compressed ones."""
+        return [Part(rows, split, self.config.val_fraction, version) for rows, version in self._rows()]
+
+    def _rows(self) -> Iterator[tuple[Rows, int]]:
+        option = f"--input.records {self.config.path}"
+        for path in data_files(option, self.config.path, SUFFIXES):
+            if data_suffix(path) not in READERS:
+                raise UserError(f"{option}: {Path(path).name} is not one of {', '.join(SUFFIXES)}{_advice(path)}")
+            version = path.stat().st_mtime_ns
+            for rows in READERS[data_suffix(path)].split(path, self.config.column):
+                yield rows, version
+
+
+def _advice(path: Path) -> str:
+    return f"; for text, --input.text {path}" if data_suffix(path) in (".txt", ".md") else ""

@@ -1,0 +1,246 @@
+"""GGUF files, written here by llama.cpp's own Python package, with the values that transformers' model has."""
+
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from gguf import GGMLQuantizationType as Kind
+from gguf.quants import dequantize, quantize
+
+import pealm_core
+from pealm_core import UserError
+from pealm_llama.config import PretrainedConfig
+from pealm_llama.gguf_file import is_gguf, read_gguf
+from pealm_llama.model import Llama
+from pealm_llama.pretrained import pretrained, vocabulary
+
+NAMES = {
+    "model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output",
+    "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output", "self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm",
+    "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
+    "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm",
+}  # fmt: skip
+WIDE = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "vocab_size": 280}
+
+
+def write(path: Path, model: Any, tokenizer: Path, kind: Kind = Kind.F32, more: dict[str, Any] | None = None) -> None:
+    """Write a model of transformers, whose matrices get the values of a precision, as llama.cpp's converter does."""
+    import json
+
+    config, family = model.config, model.config.model_type
+    writer: Any = gguf.GGUFWriter(path, family)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    if getattr(config, "head_dim", None):
+        writer.add_key_length(config.head_dim)
+    whole = json.loads((tokenizer / "tokenizer.json").read_text())
+    vocab, special = whole["model"]["vocab"], {token["id"] for token in whole["added_tokens"]}
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list(sorted(vocab, key=vocab.get))
+    writer.add_token_types([3 if i in special else 1 for i in range(len(vocab))])
+    writer.add_token_merges([" ".join(pair) for pair in whole["model"]["merges"]])
+    writer.add_eos_token_id(2)
+    writer.add_chat_template((tokenizer / "chat_template.jinja").read_text())
+    for key, value in (more or {}).items():
+        {int: writer.add_uint32, str: writer.add_string}[type(value)](f"{family}.{key}", value)
+    if config.rope_parameters["rope_type"] == "llama3":
+        scaled = model.model.rotary_emb.inv_freq
+        plain = config.rope_parameters["rope_theta"] ** (-torch.arange(0, len(scaled)) / len(scaled))
+        writer.add_tensor("rope_freqs.weight", (plain / scaled).numpy().astype(np.float32))
+    state = model.state_dict()
+    if config.tie_word_embeddings:
+        del state["lm_head.weight"]
+    for name, tensor in state.items():
+        module, _, what = name.rpartition(".")
+        place = f"blk.{module.split('.')[2]}." if "layers" in module else ""
+        theirs = f"{place}{next(new for old, new in NAMES.items() if module.endswith(old))}.{what}"
+        values: Any = tensor.numpy()
+        if values.ndim == 2 and kind != Kind.F32:
+            packed = quantize(values, kind)
+            tensor.copy_(torch.from_numpy(dequantize(packed, kind)))
+            values = tensor.numpy()
+        if family == "llama" and module.endswith(("q_proj", "k_proj")):
+            heads = config.num_attention_heads if module.endswith("q_proj") else config.num_key_value_heads
+            rows = values.reshape(heads, 2, len(values) // heads // 2, *values.shape[1:])
+            values = rows.swapaxes(1, 2).reshape(values.shape)
+        if values.ndim == 2 and kind != Kind.F32:
+            writer.add_tensor(theirs, quantize(values, kind), raw_dtype=kind)
+        else:
+            writer.add_tensor(theirs, values)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def same_logits(ours: Any, theirs: Any) -> None:
+    idx = torch.randint(280, (2, 20))
+    with torch.no_grad():
+        torch.testing.assert_close(ours(idx)[0], theirs(idx).logits, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", [Kind.F32, Kind.F16, Kind.BF16, Kind.Q8_0, Kind.Q4_0, Kind.Q4_1])
+def test_each_precision(kind: Kind, peer: Callable[..., Any], tokenizer: Path, tmp_path: Path) -> None:
+    model = peer("llama", **WIDE)
+    write(tmp_path / "x.gguf", model, tokenizer, kind)
+    config, state = read_gguf(tmp_path / "x.gguf")
+    assert {tensor.dtype for tensor in state.values()} == {torch.float32}
+    ours = Llama(config)
+    ours.load_state_dict(state)
+    same_logits(ours, model)
+
+
+@pytest.mark.parametrize("kind", ["smollm2", "llama 3", "one head has keys", "qwen2", "qwen3"])
+def test_each_family(
+    kind: str, peer: Callable[..., Any], tokenizer: Path, tmp_path: Path, pealm: Callable[..., Any]
+) -> None:
+    changes: dict[str, Any] = {"vocab_size": 280}
+    if kind == "llama 3":
+        rope = {"rope_type": "llama3", "rope_theta": 500_000.0, "factor": 32.0}
+        rope |= {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+        changes |= {"rope_parameters": rope, "hidden_size": 192}
+    model = peer(kind, **changes)
+    write(tmp_path / "x.gguf", model, tokenizer)
+    assert is_gguf(tmp_path / "x.gguf")
+    done = pealm("convert", tmp_path / "x.gguf", tmp_path / "ours", "--from", "gguf")
+    assert done.code == 0, done.err
+    lm: Any = pealm_core.load(tmp_path / "ours", device="cpu")
+    same_logits(lm.model, model)
+    assert lm.model.config.rope_factor == (32 if kind == "llama 3" else 1) and lm.model.config.norm_eps in (
+        1e-5,
+        1e-6,
+    )
+    first = pealm_core.load_tokenizer({"model": {"name": "llama"}, "tokenizer": {"name": "hf"}}, tokenizer)
+    text = "the quick naïve 日本語 🦊 fox<|im_end|>\n\t  don't 123"
+    assert lm.tokenizer.encode(text) == first.encode(text) and lm.eot_id == 2
+    assert lm.tokenizer.specials == first.specials and lm.tokenizer.chat_template == first.chat_template  # type: ignore[attr-defined]
+
+
+def test_a_file_is_published_weights(
+    peer: Callable[..., Any], tokenizer: Path, tmp_path: Path, pealm: Callable[..., Any]
+) -> None:
+    model = peer("smollm2", vocab_size=280)
+    path = tmp_path / "x.gguf"
+    write(path, model, tokenizer)
+    config = PretrainedConfig(path=path)
+    first, second = vocabulary(config), vocabulary(config)
+    assert first is not None and first == second
+    ours = Llama(pretrained(config)[0])
+    ours.load_state_dict(pretrained(config)[1])
+    same_logits(ours, model)
+    done = pealm("sample", "llama-pretrained", "--model.path", path, "--prompt", "the quick", "-n", 5)
+    assert done.code == 0 and done.out.startswith("the quick"), done.err
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"attention.sliding_window": 4096}, "attention.sliding_window is 4096"),
+        ({"expert_count": 8}, "expert_count is 8"),
+        ({"rope.scaling.type": "yarn"}, "rope.scaling.type is 'yarn'"),
+        ({"rope.dimension_count": 2}, "it turns only a part of each head"),
+    ],
+)
+def test_what_pealm_lacks_is_named(
+    more: dict[str, Any], message: str, peer: Callable[..., Any], tokenizer: Path, tmp_path: Path
+) -> None:
+    write(tmp_path / "x.gguf", peer("llama", vocab_size=280), tokenizer, more=more)
+    with pytest.raises(UserError, match=message):
+        read_gguf(tmp_path / "x.gguf")
+
+
+@pytest.fixture
+def whole(peer: Callable[..., Any], tokenizer: Path, tmp_path: Path) -> bytes:
+    write(tmp_path / "x.gguf", peer("llama", vocab_size=280, num_hidden_layers=1), tokenizer)
+    return (tmp_path / "x.gguf").read_bytes()
+
+
+def test_another_architecture_is_refused(whole: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "y.gguf"
+    path.write_bytes(whole.replace(b"llama", b"gemma"))
+    with pytest.raises(UserError, match=r"y.gguf: its architecture is 'gemma', not one of llama, qwen2, qwen3"):
+        read_gguf(path)
+    assert not is_gguf(path) and not is_gguf(tmp_path) and not is_gguf(tmp_path / "nowhere")
+
+
+def number(key: bytes, value: int) -> Callable[[bytes], bytes]:
+    """Replace the 4 bytes after a key and its type."""
+
+    def change(data: bytes) -> bytes:
+        at = data.index(key) + len(key) + 4
+        return data[:at] + struct.pack("<I", value) + data[at + 4 :]
+
+    return change
+
+
+def tensor(name: bytes, skip: int, form: str, value: int) -> Callable[[bytes], bytes]:
+    """Replace a number in the description of a matrix: dims (2 of 8 bytes) after 4, type after 20, offset after 24."""
+
+    def change(data: bytes) -> bytes:
+        at = data.index(name) + len(name) + skip
+        new = struct.pack(form, value)
+        return data[:at] + new + data[at + len(new) :]
+
+    return change
+
+
+MATRIX = b"blk.0.attn_v.weight"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda data: b"",
+        lambda data: b"GGUF",
+        lambda data: data[:1000],
+        lambda data: data[:-1000],
+        lambda data: data[:4] + struct.pack("<I", 99) + data[8:],
+        lambda data: data[:8] + struct.pack("<Q", 2**60) + data[16:],
+        lambda data: data[:16] + struct.pack("<Q", 2**60) + data[24:],
+        lambda data: data.replace(struct.pack("<IIQ", 9, 8, 280), struct.pack("<IIQ", 9, 0, 2**62), 1),
+        number(b"llama.block_count", 2**31),
+        number(b"llama.block_count", 0),
+        number(b"llama.embedding_length", 2**31),
+        number(b"llama.attention.head_count", 0),
+        number(b"llama.attention.head_count_kv", 5),
+        tensor(MATRIX, 4, "<Q", 2**50),
+        tensor(MATRIX, 4, "<Q", 7),
+        tensor(MATRIX, 20, "<I", 999),
+        tensor(MATRIX, 20, "<I", int(Kind.IQ1_S)),
+        tensor(MATRIX, 24, "<Q", 2**50),
+        tensor(MATRIX, 24, "<Q", 2**63),
+    ],
+)
+def test_a_damaged_file_is_one_line(
+    change: Callable[[bytes], bytes], whole: bytes, tmp_path: Path, pealm: Callable[..., Any]
+) -> None:
+    damaged = change(whole)
+    assert damaged != whole
+    (tmp_path / "y.gguf").write_bytes(damaged)
+    with pytest.raises(UserError, match=r"y\.gguf") as error:
+        read_gguf(tmp_path / "y.gguf")
+    assert "\n" not in str(error.value)
+    done = pealm("convert", tmp_path / "y.gguf", tmp_path / "out", "--from", "gguf")
+    assert done.code == 2 and done.err.count("\n") == 1 and not (tmp_path / "out").exists(), done.err
+
+
+def test_an_unknown_tokenizer_is_named(whole: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "y.gguf"
+    path.write_bytes(whole.replace(b"gpt-2", b"cl100"))
+    with pytest.raises(
+        UserError, match=r"can't read its tokenizer, 'gpt2' with 'cl100'; give .* --tokenizer.path FILE"
+    ):
+        vocabulary(PretrainedConfig(path=path))
