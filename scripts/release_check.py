@@ -32,6 +32,7 @@ THIRD_PARTY = {
     "numpy": "token arrays",
     "packaging": "version numbers and their bounds",
     "pluggy": "hooks",
+    "prompt-toolkit": "edits lines in the terminal",
     "pyarrow": "reads parquet files",
     "zstandard": "reads .zst files, if installed",
     "pytest": "runs the tests of plugins",

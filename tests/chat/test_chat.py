@@ -173,6 +173,7 @@ def test_in_a_terminal(term: str, terminal: Callable[[str], Terminal], tmp_path:
     shell.read("[the conversation starts again]")
     shell.type(f"/undo{end}")
     shell.read("[there is nothing to undo]")
+    shell.read(">")  # typed earlier, it would be lost
     shell.type("\x04")
     assert shell.process.wait(PATIENCE) == 0, shell.text
     contents = [message["content"] for message in json.loads((tmp_path / "saved.jsonl").read_text())["messages"]]
