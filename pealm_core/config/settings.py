@@ -13,9 +13,15 @@ Optimization = Literal["tf32", "compile", "flash", "prefetch", "onednn", "heap",
 class TrainSettings:
     """How to train. Batches and lengths are counted across all processes, unless their help says otherwise."""
 
-    steps: int | None = setting(1000, "optimizer steps", at_least=1, excludes="max_seconds")
+    steps: int | None = setting(1000, "optimizer steps", at_least=1, excludes=("max_seconds", "epochs"))
     max_seconds: float | None = setting(
-        None, "seconds to train, instead of steps; includes evaluation and saving", above=0, excludes="steps"
+        None,
+        "seconds to train, instead of steps; includes evaluation and saving",
+        above=0,
+        excludes=("steps", "epochs"),
+    )
+    epochs: float | None = setting(
+        None, "passes over the training data, instead of steps", above=0, excludes=("steps", "max_seconds")
     )
     batch_size: int = setting(32, "sequences per optimizer step, across all processes", at_least=1)
     micro_batch_size: int | None = setting(
@@ -38,8 +44,10 @@ class TrainSettings:
     without: tuple[Optimization, ...] = setting((), f"optimizations to disable: {', '.join(get_args(Optimization))}")
 
     def __post_init__(self) -> None:
-        if self.steps is None and self.max_seconds is None:
-            raise ValueError("steps: none, and max_seconds is not set, so that training would never end; set one")
+        if self.steps is None and self.max_seconds is None and self.epochs is None:
+            raise ValueError(
+                "steps: none, and neither max_seconds nor epochs is set, so that training would never end; set one"
+            )
 
 
 @dataclass(frozen=True)
@@ -69,7 +77,7 @@ class Sampling:
 
 # The settings that may differ when a run resumes, as its schedule may: not sizes, data and seed.
 RESUMABLE = frozenset(
-    {"steps", "max_seconds", "lr", "warmup_steps", "grad_clip"}
+    {"steps", "max_seconds", "epochs", "lr", "warmup_steps", "grad_clip"}
     | {"eval_every", "eval_tokens", "save_every", "keep", "sample_every", "sample_prompt"}
     | {"micro_batch_size", "device", "dtype", "without"}
 )

@@ -82,14 +82,14 @@ class Resolved:
             elif other := places.get((table, item.name)):
                 yield f"{place} and {other} exclude each other: give one of them"
             else:
-                places |= {(table, item.name): place, (table, item.excludes): place}
+                places |= {(table, name): place for name in (item.name, *item.excludes)}
                 try:
                     self.values[table][item.name] = item.parse(raw, text=layer.text)
                 except ValueError as error:
                     yield f"{place} {error}"
                 self.origins[table][item.name] = layer.origin
-                if item.excludes:
-                    self.values[table][item.excludes], self.origins[table][item.excludes] = None, layer.origin
+                for name in item.excludes:
+                    self.values[table][name], self.origins[table][name] = None, layer.origin
 
     def _unknown(self, layer: Layer, table: str, key: str) -> str:
         place = layer.place(table, key)

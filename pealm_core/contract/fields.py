@@ -25,17 +25,18 @@ def setting(
     at_most: float | None = None,
     above: float | None = None,
     below: float | None = None,
-    excludes: str | None = None,
+    excludes: str | tuple[str, ...] = (),
     hidden: bool = False,
     short: str = "",
 ) -> Any:
     """Declare a dataclass field with a help line and bounds; numbers must be finite in any case.
 
-    excludes: the field that this one replaces: setting one unsets the other if a lower layer set it.
+    excludes: the fields that this one replaces: setting one unsets the others if a lower layer set them.
     hidden: not an option; the core fills it (`vocab_size`). short: a one-letter option, for flat tables.
     """
     bounds = {"at least": at_least, "at most": at_most, "above": above, "below": below}
     bounds = {words: bound for words, bound in bounds.items() if bound is not None}
+    excludes = (excludes,) if isinstance(excludes, str) else excludes
     meta = {"help": help, "bounds": bounds, "excludes": excludes, "hidden": hidden, "short": short}
     return dataclasses.field(default=default, metadata={"pealm": meta})
 
@@ -61,7 +62,7 @@ class Setting:
     default: Any
     help: str = ""
     bounds: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    excludes: str | None = None
+    excludes: tuple[str, ...] = ()
     hidden: bool = False
     short: str = ""
 

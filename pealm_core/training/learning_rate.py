@@ -1,10 +1,16 @@
 """How much of a run is done, and the learning rate at that point."""
 
-from math import isfinite
+from dataclasses import replace
+from math import ceil, isfinite
 
 from pealm_core.config.settings import TrainSettings
 from pealm_core.contract.errors import PluginError
 from pealm_core.contract.training_parts import Schedule
+
+
+def in_steps(s: TrainSettings, samples: int) -> TrainSettings:
+    """Return the settings with `epochs` as steps. samples: the number in one pass over the training data."""
+    return replace(s, steps=ceil(s.epochs * samples / s.batch_size), epochs=None) if s.epochs else s
 
 
 class Budget:

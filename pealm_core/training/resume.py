@@ -17,7 +17,7 @@ from pealm_core.config.settings import RESUMABLE, TrainSettings
 from pealm_core.config.toml_layers import file_layer, option_name, read_regular
 from pealm_core.contract.errors import InvalidCheckpointError, PealmError, UserError
 from pealm_core.hardware.distributed import World
-from pealm_core.training.learning_rate import Budget, lr_factor
+from pealm_core.training.learning_rate import Budget, in_steps, lr_factor
 from pealm_core.training.run_folder import FACTS
 from pealm_core.training.trainer import Trainer
 
@@ -144,7 +144,7 @@ def _new_rate(config: Path, trainer: Trainer) -> str:
     with suppress(PealmError):  # settings of another version
         saved = plan(("model", "schedule"), flat={"train": TrainSettings}, file=file_layer(config))
         for job, schedule in ((saved, make_component(saved, "schedule")), (trainer.job, trainer.schedule)):
-            s = job.configs["train"]
+            s = in_steps(job.configs["train"], len(trainer.data.train))
             progress = Budget(s).progress(trainer.step, trainer.seconds, trainer.eval_seconds)
             rates.append(s.lr * lr_factor(schedule, progress, trainer.step, s))
     if len(set(rates)) < 2:

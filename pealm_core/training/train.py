@@ -70,7 +70,8 @@ def _train(job: Job, out: Path | None, world: World, device: torch.device, displ
             if resuming:
                 restore(trainer, newest, wrong, changes)
         if trainer.progress() >= 1.0:
-            option = "--max-seconds" if trainer.settings.max_seconds else "--steps"
+            s: TrainSettings = trainer.job.configs["train"]
+            option = "--max-seconds" if s.max_seconds else "--epochs" if s.epochs else "--steps"
             display.say(f"{run.dir} is finished: {trainer.step:,} steps. A larger {option} resumes it.")
             return 0
         with world.together():

@@ -20,7 +20,7 @@ from pealm_core.data.sources import Data
 from pealm_core.hardware.distributed import World
 from pealm_core.hardware.speed import faster
 from pealm_core.training.batches import Batches
-from pealm_core.training.learning_rate import Budget, due, lr_factor
+from pealm_core.training.learning_rate import Budget, due, in_steps, lr_factor
 from pealm_core.training.objective import accumulate, out_of_memory
 from pealm_core.training.observers import Observers
 from pealm_core.training.progress import Display
@@ -66,7 +66,7 @@ class Trainer:
     _names: list[str] = field(default_factory=list, init=False)  # of what a step measures
 
     def __post_init__(self) -> None:
-        self.settings: TrainSettings = self.job.configs["train"]
+        self.settings: TrainSettings = in_steps(self.job.configs["train"], len(self.data.train))
         self.budget, self.signals = Budget(self.settings), Signals(launched=self.world.size > 1)
         self.observers, self.recorder, self.saver = Observers(self), Recorder(self), Saver(self)
         self.val_losses: dict[str, float] = {}  # of the last validation by input, if there are several

@@ -5,6 +5,12 @@ from collections.abc import Iterator
 from pealm_core import FormatSpec, ModelSpec, hookimpl
 from pealm_gpt2.config import SIZES
 
+# To fine-tune on conversations: three passes, at a rate that keeps what was learned before.
+CHAT = {
+    "train": {"epochs": 3, "batch_size": 32, "micro_batch_size": 4, "lr": 5e-5, "warmup_steps": 30},
+    "optimizer": {"name": "adamw", "weight_decay": 0.01},
+}
+
 
 @hookimpl
 def pealm_models() -> Iterator[ModelSpec]:
@@ -15,7 +21,7 @@ def pealm_models() -> Iterator[ModelSpec]:
         config="pealm_gpt2.config:GPT2Config",
         factory="pealm_gpt2.model:GPT2",
         tokenizer="tiktoken",
-        presets=SIZES,
+        presets={**SIZES, "chat": CHAT},
         # 524,288 tokens a step; 19,073 steps are one epoch of 10 billion tokens.
         recipe={
             "train": {

@@ -14,6 +14,22 @@ class StoriesConfig:
 
 
 @dataclass(frozen=True)
+class QuestionsConfig:
+    """Which stories are asked about, and how many."""
+
+    seed: int = setting(1, "which stories", at_least=0)
+    stories: int = setting(20_000, "stories to train on; a tenth as many are for validation", at_least=10)
+    questions: int = setting(3, "most questions about a story", at_least=1, at_most=5)
+
+
+@dataclass(frozen=True)
+class AnsweringConfig:
+    """How much to evaluate."""
+
+    questions: int = setting(400, "answerable questions; a tenth more are not", at_least=2)
+
+
+@dataclass(frozen=True)
 class TellingConfig:
     """How much to evaluate."""
 

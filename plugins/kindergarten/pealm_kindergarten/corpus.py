@@ -48,15 +48,20 @@ def split(story: str) -> Split:
 
 def stories(split_name: Split, seed: int, n: int) -> Iterator[str]:
     """The first n of the seed's stories that belong to the split."""
+    return (told.text for _, told in tellings(split_name, seed, n))
+
+
+def tellings(split_name: Split, seed: int, n: int) -> Iterator[tuple[int, Derivation]]:
+    """Yield the numbers and derivations of these stories."""
     if split_name not in ("train", "val"):
         raise ValueError(f"split is {split_name!r}; it must be 'train' or 'val'")
     index = told = 0
     while told < n:
-        text = story(seed, index)
-        index += 1
-        if split(text) == split_name:
+        derivation = kindergarten().tell(random.Random(f"kindergarten {seed} {index}"))
+        if split(derivation.text) == split_name:
             told += 1
-            yield text
+            yield index, derivation
+        index += 1
 
 
 def parse(story: str) -> Derivation | None:

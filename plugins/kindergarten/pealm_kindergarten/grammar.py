@@ -150,6 +150,10 @@ class Grammar:
         """The first column of a row: the word by which a derivation names it."""
         return next(iter(self._tables[self.variables[variable]][row].values()))
 
+    def parts(self, source: str) -> tuple[Part, ...]:
+        """Take a text apart that is written as the alternatives of rules are."""
+        return self._parts("text", source)
+
     # Telling.
 
     def tell(self, rng: random.Random) -> Derivation:

@@ -7,7 +7,7 @@ from pealm_core import DatasetSpec, EvaluatorSpec, hookimpl
 
 @hookimpl
 def pealm_datasets() -> Iterator[DatasetSpec]:
-    """The dataset `kindergarten`."""
+    """The datasets `kindergarten` and `kindergarten-questions`."""
     yield DatasetSpec(
         name="kindergarten",
         summary="Little stories from a grammar that knows their entropy (SEED: which ones)",
@@ -15,14 +15,27 @@ def pealm_datasets() -> Iterator[DatasetSpec]:
         factory="pealm_kindergarten.dataset:Kindergarten",
         value="seed",
     )
+    yield DatasetSpec(
+        name="kindergarten-questions",
+        summary="Conversations: a story, then questions about it and their answers (SEED: which stories)",
+        config="pealm_kindergarten.config:QuestionsConfig",
+        factory="pealm_kindergarten.dataset:Questions",
+        value="seed",
+    )
 
 
 @hookimpl
 def pealm_evaluators() -> Iterator[EvaluatorSpec]:
-    """The evaluation `kindergarten`."""
+    """The evaluations `kindergarten` and `kindergarten-questions`."""
     yield EvaluatorSpec(
         name="kindergarten",
         summary="Stories that a model tells: are they whole, new, varied, and how near is its loss to the floor?",
         config="pealm_kindergarten.config:TellingConfig",
         factory="pealm_kindergarten.evaluator:Telling",
+    )
+    yield EvaluatorSpec(
+        name="kindergarten-questions",
+        summary="Questions about stories that no model was trained on: how many answers are exactly right, by kind?",
+        config="pealm_kindergarten.config:AnsweringConfig",
+        factory="pealm_kindergarten.answering:Answering",
     )

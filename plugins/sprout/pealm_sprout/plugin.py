@@ -31,6 +31,10 @@ def pealm_models() -> Iterator[ModelSpec]:
                 "dropout": 0.1,
                 "train": {"batch_size": 16},
             },
+            "chat": {
+                "train": {"epochs": 2, "lr": 0.01},
+                "optimizer": {"name": "muon", "weight_decay": 0.0, "adam_lr": 0.01},
+            },
             "124m": {"block_size": 1024, "n_layer": 12, "n_head": 6, "n_embd": 768},
         },
         recipe={

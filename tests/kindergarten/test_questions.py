@@ -1,0 +1,122 @@
+"""Questions about stories: known answers, kinds, how many can't be answered, and the evaluation of a model."""
+
+import random
+from typing import Any
+
+import pytest
+import torch
+
+from pealm_core import CHAT_LAYOUT, UserError
+from pealm_core.data.specials import with_specials
+from pealm_kindergarten import kindergarten, parse
+from pealm_kindergarten.answering import Answering
+from pealm_kindergarten.config import AnsweringConfig, QuestionsConfig
+from pealm_kindergarten.dataset import Questions, conversations
+from pealm_kindergarten.plots import RULES
+from pealm_kindergarten.questions import UNKNOWN, ask, questions
+from pealm_testing import DatasetConformance
+
+
+class TestQuestions(DatasetConformance):
+    spec = "kindergarten-questions"
+    config = {"stories": 100}  # noqa: RUF012 (never modified)
+
+
+def test_answers_are_what_the_story_says() -> None:
+    story = parse(
+        "After lunch Ella planted eight melon seeds. She sang to them every evening. Up came eight lovely melons. "
+        "Ella was proud of the eight melons."
+    )
+    assert story is not None
+    answers = {question.text: question.answer for question in questions(story, random.Random(0))}
+    assert answers["How many seeds did Ella plant?"] == "There were eight."
+    assert answers["How often did Ella sing?"] == "It was every evening."
+    for text in ("Where did Ella plant the seeds?", "How often did Ella water the seeds?", "How old was Ella?"):
+        assert answers[text] == UNKNOWN
+
+
+def test_every_story_has_four_kinds_and_something_unknown() -> None:
+    plots = set()
+    for seed in range(1500):
+        story = kindergarten().tell(random.Random(seed))
+        asked = questions(story, random.Random(seed))
+        plots.add(story.plot)
+        assert len({question.kind for question in asked if question.known}) >= 4 and not all(q.known for q in asked)
+        for question in asked:
+            assert not {*"{}<>="} & {*question.text + question.answer} and question.text[-1] == "?"
+            if question.known:  # its words are the story's, but for the frame of the answer
+                words = question.answer.rstrip(".").split(" ", 2)[-1]
+                frame = ("a ", "the ", "and ", "on the ", "in a ", "at night", "every ")
+                assert (
+                    words in story.text
+                    or words.startswith((*frame, story.text[:3].lower()))
+                    or " was " in question.answer
+                    or " were " in question.answer
+                )
+    assert plots == set(RULES["story"])
+
+
+def test_a_tenth_can_not_be_answered() -> None:
+    known = [
+        question.known
+        for seed in range(1000)
+        for question in ask(kindergarten().tell(random.Random(seed)), random.Random(seed), 3)
+    ]
+    assert 0.08 < 1 - sum(known) / len(known) < 0.12
+
+
+def test_conversations_are_deterministic_and_by_split() -> None:
+    train, again = (list(conversations("train", 1, 50, 3)) for _ in range(2))
+    val = list(conversations("val", 1, 50, 3))
+    assert train == again
+    stories = [{messages[0]["content"].partition("\n")[0] for messages, _ in part} for part in (train, val)]
+    assert not stories[0] & stories[1]
+    assert {len(messages) for messages, _ in train} == {2, 4, 6}
+    first = next(iter(Questions(QuestionsConfig(stories=10)).documents("train")))
+    assert [part.special for part in first[:3]] == ["<|user|>", None, "<|end|>"]
+
+
+class Letters:
+    """A tokenizer of bytes."""
+
+    vocab_size = 256
+
+    def encode(self, text: str) -> list[int]:
+        return [ord(c) for c in text]
+
+    def decode(self, ids: Any) -> str:
+        return "".join(map(chr, ids))
+
+
+class Parrot(torch.nn.Module):
+    """A model that answers everything with the same text."""
+
+    def __init__(self, tokenizer: Any, text: str) -> None:
+        super().__init__()
+        self.config = type("Config", (), {"block_size": 1024, "vocab_size": tokenizer.vocab_size})
+        self.bot = tokenizer.specials["<|assistant|>"]
+        self.ids = [*tokenizer.encode(text), tokenizer.specials["<|end|>"]]
+        self.zero = torch.nn.Parameter(torch.zeros(()))
+
+    def forward(self, idx: torch.Tensor, targets: Any = None, *, cache: Any = None, at: Any = None) -> Any:
+        row = idx[0].tolist()
+        said = row[::-1].index(self.bot)
+        logits = torch.zeros(1, 1, self.config.vocab_size)
+        logits[..., self.ids[said]] = 1
+        return logits + self.zero, None
+
+
+def test_the_evaluation() -> None:
+    tokenizer = with_specials(Letters(), [], chat=CHAT_LAYOUT)
+    evaluation = Answering(AnsweringConfig(questions=60))
+    result = evaluation.evaluate(Parrot(tokenizer, UNKNOWN), tokenizer, config={}, progress=lambda *numbers: None)
+    assert result.metrics["exactly right"] == (0.0, 0.0)
+    assert result.metrics["unanswerable, declined"] == result.metrics["answerable, wrongly declined"] == (1.0, 0.0)
+    result = evaluation.evaluate(
+        Parrot(tokenizer, "It was red."), tokenizer, config={}, progress=lambda *numbers: None
+    )
+    right = [row["right answer"] == "It was red." for row in result.details if row["answerable"]]
+    assert result.metrics["exactly right"][0] == sum(right) / len(right)
+    assert result.metrics["unanswerable, declined"][0] == 0.0
+    with pytest.raises(UserError, match="no chat layout"):
+        evaluation.evaluate(Parrot(tokenizer, ""), Letters(), config={}, progress=lambda *numbers: None)
