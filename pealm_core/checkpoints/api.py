@@ -14,6 +14,7 @@ from torch import Tensor
 from pealm_core.checkpoints import folder as checkpoint
 from pealm_core.checkpoints.adapters import merged_state
 from pealm_core.checkpoints.build import make_model, make_tokenizer, plan_of, with_adapter
+from pealm_core.checkpoints.saved_tokenizer import read_saved_tokenizer
 from pealm_core.checkpoints.tensors import identity, load_tensors, read_tensors
 from pealm_core.config.job import Job, plan
 from pealm_core.config.paths import shown
@@ -74,6 +75,14 @@ def load_tokenizer(config: Config, saved: Path | None = None) -> Tokenizer:
     Only `[model] name` is needed. Raises PealmError.
     """
     return make_tokenizer(_plan(config), saved)
+
+
+def load_saved_tokenizer(path: Path | str) -> Tokenizer:
+    """Return the tokenizer of a run, a checkpoint or a folder of token shards. Raises PealmError."""
+    saved = read_saved_tokenizer(Path(path))
+    if saved is None:
+        raise UserError(f"{path} does not say which tokenizer it was made with")
+    return load_tokenizer(saved[0].tables, saved[1])
 
 
 def write_checkpoint(

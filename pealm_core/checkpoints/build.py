@@ -1,6 +1,8 @@
 """Make the components of a job: tokenizer, dataset, model. The only module that calls factories."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+import hashlib
+import json
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -10,14 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from pealm_core.checkpoints.adapters import apply
-from pealm_core.checkpoints.folder import CONFIG, find
+from pealm_core.checkpoints.folder import CONFIG, TOKENIZER, find
 from pealm_core.checkpoints.tensors import load_tensors, without_wrappers
 from pealm_core.config.job import Job, plan
+from pealm_core.config.paths import cache_root
 from pealm_core.config.toml_layers import Layer, file_layer
 from pealm_core.contract.errors import PealmError, PluginError, UserError, describe
+from pealm_core.contract.fields import dump
 from pealm_core.contract.protocols import Dataset, Tokenizer, has
 from pealm_core.data.documents import texts
 from pealm_core.data.specials import with_specials
+from pealm_core.data.token_cache import SPLITS, cached_folder
 from pealm_core.plugins.host import Entry
 
 
@@ -73,8 +78,7 @@ def make_tokenizer(job: Job, saved: Path | None = None, *datasets: Dataset) -> T
                 if not has(dataset, "documents"):
                     given = f"--input.{job.entries[table].name}"
                     raise UserError(f"{given} has no text for {name!r} to learn from; give its own --tokenizer")
-            documents = (dataset.documents("train") for dataset in datasets)
-            tokenizer.fit(texts(chain.from_iterable(documents)))
+            _learn(job, tokenizer, datasets)
         objective = job.entries.get("objective")
         wanted = [getattr(dataset, "specials", ()) for dataset in datasets]
         wanted += [objective.spec.specials] if objective else []
@@ -105,6 +109,30 @@ def _layout(job: Job, datasets: Iterable[Dataset]) -> Mapping[str, Any] | None:
     if any(chat != next(iter(layouts.values())) for chat in layouts.values()):
         raise UserError(f"[[input]] {' and '.join(layouts)} have different chat layouts; train on one of them")
     return next(iter(layouts.values()), None)
+
+
+def _learn(job: Job, tokenizer: Any, datasets: Sequence[Dataset]) -> None:
+    """Fit a tokenizer, or load what it learned from the same texts with the same settings. Raises UserError."""
+    entry, config = job.entries["tokenizer"], job.configs["tokenizer"]
+    splits = SPLITS if getattr(tokenizer, "fits_whole", False) else SPLITS[:1]
+
+    def learned_from() -> Iterator[str]:
+        return texts(chain.from_iterable(dataset.documents(split) for split in splits for dataset in datasets))
+
+    digest = hashlib.sha256(json.dumps([entry.spec.name, entry.plugin.version, dump(config)]).encode())
+    for text in learned_from():
+        data = text.encode("utf-8", "surrogatepass")
+        digest.update(len(data).to_bytes(8, "little") + data)
+        del text, data  # before the next one is read
+
+    def write(aside: Path) -> None:
+        tokenizer.fit(learned_from())
+        (aside / TOKENIZER).mkdir()
+        tokenizer.save(aside / TOKENIZER)
+
+    folder = cache_root() / "tokens" / digest.hexdigest()[:32]
+    if cached_folder(folder, {"tokenizer": entry.spec.name}, write):
+        tokenizer.load(folder / TOKENIZER)
 
 
 def make_model(

@@ -178,9 +178,9 @@ def _intact(folder: Path, facts: dict[str, Any]) -> bool:
 def _meta(folder: Path, facts: dict[str, Any]) -> dict[str, Any]:
     """Return what meta.json must say: the facts, and the hash of each file."""
     digests = {}
-    for path in sorted(path for path in folder.iterdir() if path.name != META):
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / META):
         with path.open("rb") as file:
-            digests[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+            digests[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
     return {**facts, "files": digests}
 
 

@@ -1,12 +1,20 @@
 """The byte-pair encoding that is learned from the training text."""
 
+import copy
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+import regex
 from hypothesis import given
 from hypothesis import strategies as st
+from tiktoken_ext import openai_public
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
 
 from pealm_bpe.config import BPEConfig
+from pealm_bpe.patterns import pre_tokenizer
 from pealm_bpe.tokenizer import BPETokenizer
 from pealm_core.inference.generate import stream_decoder
 
@@ -47,6 +55,7 @@ def test_fitting_twice_gives_the_same_file(shakespeare: Path, tmp_path: Path) ->
 
 def test_end_of_text_is_a_token_that_text_never_becomes() -> None:
     written = FITTED.encode("a<|endoftext|>b")
+    assert copy.deepcopy(FITTED).encode("a<|endoftext|>b") == written  # as worker processes get it
     assert FITTED.eot_id not in written and FITTED.specials == {"<|endoftext|>": FITTED.eot_id}
     assert FITTED.decode([*FITTED.encode("a"), FITTED.eot_id, *FITTED.encode("b")]) == "a<|endoftext|>b"
 
@@ -65,6 +74,84 @@ def test_save_and_load(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(ValueError, match="is no tokenizer"):
         other.load(tmp_path)
+
+
+def test_hugging_face_decodes_what_is_saved(tmp_path: Path) -> None:
+    FITTED.save(tmp_path)
+    theirs = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    assert theirs.get_vocab_size() == FITTED.vocab_size and theirs.token_to_id("<|endoftext|>") == FITTED.eot_id
+    assert theirs.encode(TEXT).ids == FITTED.encode(TEXT) and theirs.decode(FITTED.encode(TEXT)) == TEXT
+
+
+@pytest.mark.parametrize("pattern", ["gpt2", "cl100k", "o200k", "digits"])
+def test_patterns_cut_as_the_encodings_of_that_name(pattern: str, tmp_path: Path) -> None:
+    regexes = {
+        "gpt2": openai_public.r50k_pat_str,
+        "cl100k": r"""'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$|\s*[\r\n]|\s+(?!\S)|\s""",
+        "o200k": None,
+        "digits": openai_public.r50k_pat_str.replace(r" ?\p{N}++", r"\p{N}"),
+    }
+    text = "I'VE 12345 caf\u00e9s, HTTPServer's \n\n  x/y!!\n/ \u4f60\u597d\u4e16\u754c 3.14\r\n\ttab  end's "
+    tokenizer = BPETokenizer(BPEConfig(vocab_size=300, pattern=pattern))  # type: ignore[arg-type]
+    tokenizer.fit([TEXT])
+    tokenizer.save(tmp_path)
+    (again := BPETokenizer(BPEConfig(vocab_size=300, pattern=pattern))).load(tmp_path)  # type: ignore[arg-type]
+    assert again.encode(text) == tokenizer.encode(text) and again.decode(again.encode(text)) == text
+    pieces = [text[a:b] for _, (a, b) in pre_tokenizer(pattern).pre_tokenize_str(text)]
+    assert "".join(dict.fromkeys(pieces)) and all(piece in text for piece in pieces)
+    if expected := regexes[pattern]:
+        assert pieces == regex.findall(expected, text)
+    assert ("123" in [piece.strip() for piece in pieces]) == (pattern in ("cl100k", "o200k"))
+    assert ("1" in [piece.strip() for piece in pieces]) == (pattern == "digits")
+
+
+def test_an_existing_file_is_used_instead_of_learning(tmp_path: Path) -> None:
+    FITTED.save(tmp_path)
+    theirs = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    theirs.add_special_tokens(["<|im_start|>"])
+    theirs.save(str(path := tmp_path / "theirs.json"))
+    tokenizer = BPETokenizer(BPEConfig(file=path))
+    tokenizer.fit(["not used"])
+    assert tokenizer.encode(TEXT) == FITTED.encode(TEXT) and tokenizer.vocab_size == FITTED.vocab_size + 1
+    assert tokenizer.specials == {"<|endoftext|>": FITTED.eot_id, "<|im_start|>": FITTED.vocab_size}
+    assert tokenizer.decode([FITTED.vocab_size]) == "<|im_start|>"
+    assert FITTED.vocab_size not in tokenizer.encode("<|im_start|>")
+    path.write_text(Tokenizer(BPE({"a": 0}, [])).to_str())
+    with pytest.raises(ValueError, match="is not a byte-level BPE"):
+        tokenizer.fit([])
+    with pytest.raises(ValueError, match="can't be read: No such file"):
+        BPETokenizer(BPEConfig(file=tmp_path / "x.json")).fit([])
+
+
+def test_files_of_an_older_version_without_end_of_text_and_decoder(tmp_path: Path) -> None:
+    FITTED.save(tmp_path)
+    old = json.loads((tmp_path / "tokenizer.json").read_text())
+    old["added_tokens"], old["decoder"] = [], None
+    (tmp_path / "tokenizer.json").write_text(json.dumps(old))
+    (tokenizer := BPETokenizer()).load(tmp_path)
+    assert (tokenizer.vocab_size, tokenizer.eot_id) == (FITTED.vocab_size, FITTED.eot_id)
+    assert tokenizer.encode(TEXT) == FITTED.encode(TEXT)
+
+
+def test_a_learned_vocabulary_is_cached_by_text_and_settings(
+    pealm: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learned: list[int] = []
+    fit = BPETokenizer.fit
+    monkeypatch.setenv("PEALM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(
+        BPETokenizer, "fit", lambda self, texts: (learned.append(self.config.vocab_size), fit(self, texts))[1]
+    )
+    (book := tmp_path / "book.txt").write_text(TEXT * 20)
+    saved = []
+    for number, size in enumerate((290, 290, 280, 290)):
+        if number == 3:
+            book.write_text(TEXT * 21)
+        words = ["--input.text", book, "--tokenizer", "bpe", "--tokenizer.vocab-size", size, "--steps", 1]
+        run = tmp_path / f"run{number}"
+        assert pealm("train", "char-bigram", *words, "--out", run).code == 0
+        saved.append((run / "best" / "tokenizer" / "tokenizer.json").read_bytes())
+    assert learned == [290, 280, 290] and saved[0] == saved[1]
 
 
 def test_a_model_trains_on_it_and_samples(pealm, tmp_path: Path) -> None:

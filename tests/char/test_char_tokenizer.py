@@ -1,6 +1,7 @@
 """The character tokenizer."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -76,3 +77,10 @@ def test_replacing_is_advised_only_where_it_helps(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="is not among") as error:
             saved.encode("!")
         assert ("--tokenizer.unknown replace" in str(error.value)) == advised
+
+
+def test_the_vocabulary_is_that_of_the_whole_text(pealm: Any, tmp_path: Path) -> None:
+    (tmp_path / "book.txt").write_text("abc " * 500 + "\u00df")  # a character of the last tenth alone
+    words = ["train", "char-bigram", "--input.text", tmp_path / "book.txt", "--steps", 1, "--out", tmp_path / "run"]
+    done = pealm(*words)
+    assert done.code == 0 and "vocabulary of 5" in done.out + done.err

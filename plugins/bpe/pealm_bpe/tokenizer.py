@@ -9,13 +9,16 @@
 import codecs
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
+from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
 
 from pealm_bpe.config import BPEConfig
+from pealm_bpe.patterns import pre_tokenizer
 
 FILE = "tokenizer.json"
 END_OF_TEXT = "<|endoftext|>"
@@ -25,6 +28,7 @@ PRINTABLE = [*range(ord("!"), ord("~") + 1), *range(ord("\u00a1"), ord("\u00ac")
 BYTE_OF = {chr(byte): byte for byte in PRINTABLE} | {
     chr(256 + n): byte for n, byte in enumerate(sorted(set(range(256)) - set(PRINTABLE)))
 }
+CHAR_OF = {byte: char for char, byte in BYTE_OF.items()}
 
 
 class BPETokenizer:
@@ -35,25 +39,39 @@ class BPETokenizer:
         self._set(Tokenizer(BPE()))
 
     def _set(self, bpe: Tokenizer) -> None:
-        self._bpe, self.eot_id = bpe, bpe.get_vocab_size()
-        written = sorted(bpe.get_vocab().items(), key=lambda item: item[1])
-        self._bytes = [bytes(BYTE_OF[char] for char in token) for token, _ in written] + [END_OF_TEXT.encode()]
+        """Take a vocabulary; an end-of-text token is added if it has none."""
+        if bpe.get_vocab_size() and END_OF_TEXT not in bpe.get_vocab():
+            bpe.add_special_tokens([AddedToken(END_OF_TEXT, special=True, normalized=False)])
+        bpe.encode_special_tokens = True  # text that spells a special token is text
+        self._bpe, added = bpe, bpe.get_added_tokens_decoder()
+        self._specials = {token.content: i for i, token in added.items() if token.special}
+        self.eot_id = self._specials.get(END_OF_TEXT, 0)
+        contents = {i: token.content.encode() for i, token in added.items()}
+        written = {i: token for token, i in bpe.get_vocab().items() if i not in contents}
+        size = max([*written, *contents], default=-1) + 1
+        self._bytes = [contents[i] if i in contents else _bytes_of(written.get(i, "")) for i in range(size)]
 
     @property
     def vocab_size(self) -> int:
-        """Learned tokens, the 256 bytes among them, and end-of-text."""
-        return self.eot_id + 1
+        """Learned tokens, the 256 bytes among them, and special tokens."""
+        return len(self._bytes)
 
     @property
     def specials(self) -> dict[str, int]:
-        """End-of-text by its name."""
-        return {END_OF_TEXT: self.eot_id}
+        """Special tokens by name: end-of-text, and those of a file."""
+        return self._specials
 
     def fit(self, texts: Iterable[str]) -> None:
-        """Learn the merges: again and again the most frequent pair of neighbouring tokens within a word."""
+        """Learn the merges: again and again the most frequent pair of neighbouring tokens within a word.
+
+        With a file, its merges are used. Raises ValueError if it can't be.
+        """
+        if self.config.file is not None:
+            self._read(self.config.file)
+            return
         bpe = Tokenizer(BPE())
-        # Words with the space before them, numbers and punctuation, cut as GPT-2 cuts: no token spans two.
-        bpe.pre_tokenizer = ByteLevel(add_prefix_space=False)
+        bpe.pre_tokenizer = pre_tokenizer(self.config.pattern)
+        bpe.decoder = ByteLevelDecoder()
         trainer = BpeTrainer(
             vocab_size=self.config.vocab_size - 1,
             min_frequency=2,
@@ -65,7 +83,7 @@ class BPETokenizer:
 
     def encode(self, text: str) -> Sequence[int]:
         """Ids. Raises ValueError for half a surrogate pair, which no bytes can express."""
-        ids: list[int] = self._bpe.encode(_checked(text)).ids
+        ids: list[int] = self._bpe.encode(_checked(text), add_special_tokens=False).ids
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -78,16 +96,42 @@ class BPETokenizer:
         return lambda token: decoder.decode(self._bytes[token])
 
     def save(self, folder: Path) -> None:
-        """Write `tokenizer.json`, which Hugging Face's `tokenizers` reads, too (without end-of-text)."""
+        """Write `tokenizer.json`, which Hugging Face's `tokenizers` reads as well."""
         self._bpe.save(str(folder / FILE))
 
     def load(self, folder: Path) -> None:
-        """Read what `save` wrote. Raises ValueError where it is no vocabulary."""
-        text = (folder / FILE).read_text(encoding="utf-8")
+        """Read what `save` wrote. Raises ValueError if it is not a vocabulary."""
+        self._read(folder / FILE)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the vocabulary as text: a pickled `Tokenizer` would forget to read special tokens as text."""
+        return {"config": self.config, "bpe": self._bpe.to_str()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.config = state["config"]
+        self._set(Tokenizer.from_str(state["bpe"]))
+
+    def _read(self, path: Path) -> None:
         try:
-            self._set(Tokenizer.from_str(text))
+            text = path.read_text(encoding="utf-8")
+        except OSError as error:
+            raise ValueError(f"{path} can't be read: {error.strerror}") from error
+        try:
+            bpe = Tokenizer.from_str(text)
         except Exception as error:  # tokenizers raises no other
-            raise ValueError(f"{folder / FILE} is no tokenizer: {error}") from None
+            raise ValueError(f"{path} is no tokenizer: {error}") from None
+        if bpe.decoder is None:  # written by an older version
+            bpe.decoder = ByteLevelDecoder()
+        self._set(bpe)
+        if missing := [byte for byte in range(256) if CHAR_OF[byte] not in bpe.get_vocab()]:
+            raise ValueError(f"{path} is not a byte-level BPE: it has no token for byte {missing[0]:#04x}")
+
+
+def _bytes_of(token: str) -> bytes:
+    """Return what a written token stands for; an id without a token is shown as U+FFFD."""
+    if not token or not all(char in BYTE_OF for char in token):
+        return "\ufffd".encode()
+    return bytes(BYTE_OF[char] for char in token)
 
 
 def _checked(text: str) -> str:

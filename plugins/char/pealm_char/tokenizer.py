@@ -24,7 +24,7 @@ FILE = "chars.json"
 class CharTokenizer:
     """Characters to ids in code point order; `unknown="replace"` adds U+FFFD for all unseen ones."""
 
-    by_character = True
+    by_character = fits_whole = True
 
     def __init__(self, config: CharConfig | None = None) -> None:
         self.config = config or CharConfig()

@@ -42,7 +42,8 @@ def tokenize(job: Any, out: Path, workers: int | None, limit: int | None, shard_
     if not job.inputs:
         raise UserError("tokenize needs an input: --input.NAME, see --help")
     from pealm_core import make_datasets, make_tokenizer
-    from pealm_data.engine import WORK, Plan, write_shards
+    from pealm_data.engine import Plan, write_shards
+    from pealm_data.folder import WORK
 
     if job.weights:
         raise UserError("tokenize takes one input; mix the shards of several in training, with [[input]]")

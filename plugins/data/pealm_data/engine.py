@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,13 @@ from typing import Any
 import numpy as np
 
 from pealm_core import Dataset, PealmError, Tokenizer, UserError
+from pealm_data.folder import META, TOKENIZER, WORK, check_same, locked
 from pealm_data.progress import Meter
-from pealm_data.shards import STATE, ShardWriter, State, read_states
+from pealm_data.shards import ShardWriter, State, read_states
 from pealm_data.worker import MASK, OFFSETS, TOKENS, Counts, Part, Task, in_worker, start, tokenize_part, write_file
 
 SPLITS = ("val", "train")  # a missing validation split is noticed before the long one
-FORMAT, META, TOKENIZER, WORK, LOCK = 1, "meta.json", "tokenizer", ".tokenize", "lock"
+FORMAT = 1  # of meta.json
 COUNTS = ("shards", "tokens", "documents")  # of a split, in meta.json
 BYTES_PER_SOURCE_BYTE = 0.6  # of tokens of two bytes; measured once the first parts are done
 
@@ -69,10 +70,10 @@ def write_shards(plan: Plan, dataset: Any, tokenizer: Callable[[Path], Tokenizer
     if _is_done(plan):
         print(f"{plan.out} is complete already")
         return
-    with _locked(plan.out, work):
+    with locked(plan.out, work):
         parts = {split: parts_of(dataset, split) for split in SPLITS}
         settings = _settings(plan, parts)
-        _check_same(work / "plan.json", settings)
+        check_same(work / "plan.json", settings)
         made = tokenizer(plan.out / TOKENIZER)
         _write_meta(plan, made, {})  # so that whoever opens these shards too early has their tokenizer
         states = read_states(work)
@@ -203,29 +204,6 @@ def _settings(plan: Plan, parts: Mapping[str, Sequence[Part]]) -> dict[str, Any]
     return same
 
 
-def _check_same(path: Path, settings: Mapping[str, Any]) -> None:
-    """Write the settings, or compare them with those of the run to resume. Raises UserError."""
-    try:
-        old = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        with write_file(path) as file:
-            file.write(json.dumps(settings, ensure_ascii=False).encode())
-        return
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} can't be read: {error}; remove {path.parents[1]} and start again") from error
-    work = path.parent
-    if old != settings and not (work / STATE).exists():  # nothing but the tokenizer and parts is lost
-        for other in [path for path in work.iterdir() if path.is_file() and path.name != LOCK]:
-            other.unlink()
-        shutil.rmtree(work.parent / TOKENIZER, ignore_errors=True)
-        _check_same(path, settings)
-        return
-    for key in settings:
-        if old.get(key) != settings[key]:
-            what = "" if key == "files" else f": {old.get(key)!r}, not {settings[key]!r}"
-            raise UserError(f"{path.parents[1]} was started with another {key}{what:.300}; give another --out")
-
-
 def _check_disk(plan: Plan, source_bytes: int, ratio: float) -> None:
     """Raise UserError if the tokens of what is left won't fit on the disk."""
     need = source_bytes * ratio
@@ -242,25 +220,3 @@ def _check_disk(plan: Plan, source_bytes: int, ratio: float) -> None:
 def _remove(path: Path) -> None:
     for suffix in (".json", TOKENS, OFFSETS, MASK):
         path.with_suffix(suffix).unlink(missing_ok=True)
-
-
-@contextmanager
-def _locked(out: Path, work: Path) -> Iterator[None]:
-    """Make the folder for this process alone. Raises UserError if it is in use, or has something else."""
-    try:
-        if out.exists() and not work.exists() and any(out.iterdir()):
-            done = (out / META).exists()
-            raise UserError(f"{out} {'has token shards already' if done else 'is not empty'}; give another --out")
-        work.mkdir(parents=True, exist_ok=True)
-        lock = (work / LOCK).open("w")
-    except OSError as error:
-        raise UserError(f"{out} can't be made: {error.strerror}; give another --out") from error
-    with lock:
-        with suppress(ImportError):  # Windows
-            import fcntl
-
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError(f"{out}: another process is writing these shards") from None
-        yield

@@ -7,9 +7,19 @@ from pealm_core import CommandSpec, hookimpl
 
 @hookimpl
 def pealm_commands() -> Iterator[CommandSpec]:
-    """Register the command `tokenize`."""
+    """Register the commands `tokenize`, `tokens` and `data`."""
     yield CommandSpec(
         name="tokenize",
         summary="Turn any input into token shards, in parallel.",
         command="pealm_data.command:tokenize",
+    )
+    yield CommandSpec(
+        name="tokens",
+        summary="Show how a tokenizer cuts a text.",
+        command="pealm_data.tokens:tokens",
+    )
+    yield CommandSpec(
+        name="data",
+        summary="Show documents, lengths and duplicates of an input.",
+        command="pealm_data.look:data",
     )

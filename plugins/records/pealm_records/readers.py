@@ -9,7 +9,7 @@ from typing import Any
 
 from pealm_core import UserError, read_blocks, read_lines
 
-RANGE = 2**24  # bytes of a part, at least; row groups of a parquet file are not cut
+RANGE = 2**23  # bytes of a part, at least; row groups of a parquet file are not cut
 BATCH = 256  # rows of a parquet file that are read at a time
 SPLITTABLE = (".jsonl", ".ndjson")
 

@@ -15,7 +15,7 @@ from pealm_text.reading import cut, documents_of, length, read_text
 SUFFIXES = (".txt", ".md")
 RECORDS = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")  # that users take for text
 MANY = 10  # documents in the smaller split, on average, from which a hash decides
-RANGE = 2**24  # bytes of a part
+RANGE = 2**23  # bytes of a part
 
 
 @dataclass(frozen=True)
