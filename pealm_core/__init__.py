@@ -4,7 +4,7 @@
     lm = pealm_core.load(run)
     print(lm.generate("ROMEO:"))
 
-Its public names: the light ones below, and those of `pealm_core.public_light` and `pealm_core.public`, which need
+Its public names: the light ones below, and those of `public_command`, `public_light` and `public`, which need click,
 numpy or torch and are imported on first use.
 """
 
@@ -51,21 +51,25 @@ from pealm_core.plugins.local_files import use_plugin as use_plugin
 
 if TYPE_CHECKING:
     from pealm_core.public import *  # noqa: F403
+    from pealm_core.public_command import *  # noqa: F403
     from pealm_core.public_light import *  # noqa: F403
+
+
+_ON_USE = ("public_command", "public_light", "public")  # from light to heavy
 
 
 def __getattr__(name: str) -> Any:
     if name == "__all__":  # what `from pealm_core import *` and help() ask for
         return __dir__()
-    for module in () if name.startswith("_") else ("pealm_core.public_light", "pealm_core.public"):
-        if name in (names := vars(import_module(module))):
+    for module in () if name.startswith("_") else _ON_USE:
+        if name in (names := vars(import_module(f"pealm_core.{module}"))):
             return names[name]
     raise AttributeError(f"module 'pealm_core' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
     """Return the public names. Those imported on first use are read from the source, so that Tab loads no torch."""
-    texts = [_Path(__file__).with_name(name).read_text() for name in ("public.py", "public_light.py")]
+    texts = [_Path(__file__).with_name(name).read_text() for name in (f"{m}.py" for m in _ON_USE)]
     heavy = [line.split()[-1] for text in texts for line in text.splitlines()[2:]]
     light = [name for name, value in globals().items() if not isinstance(value, type(_sys)) and name[0] != "_"]
     return sorted({*heavy, *light} - {"Any", "TYPE_CHECKING", "import_module"})

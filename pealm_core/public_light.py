@@ -1,6 +1,5 @@
-"""The public names that need numpy or click but not torch: for commands and their worker processes."""
+"""The public names that need numpy but not torch: for datasets and their worker processes."""
 
-from pealm_core.cli.components import ComponentCommand as ComponentCommand
 from pealm_core.data.documents import encode_document as encode_document
 from pealm_core.data.files import data_files as data_files
 from pealm_core.data.files import data_suffix as data_suffix

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from pealm_core.checkpoints import folder as checkpoint
 from pealm_core.checkpoints.adapters import merged_state
-from pealm_core.checkpoints.build import make_model, make_tokenizer, plan_of, with_adapter
+from pealm_core.checkpoints.build import make_model, plan_of, with_adapter
+from pealm_core.checkpoints.build_tokenizer import make_tokenizer
 from pealm_core.checkpoints.saved_tokenizer import read_saved_tokenizer
 from pealm_core.checkpoints.tensors import identity, load_tensors, read_tensors
 from pealm_core.config.job import Job, plan

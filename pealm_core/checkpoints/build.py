@@ -1,10 +1,7 @@
 """Make the components of a job: tokenizer, dataset, model. The only module that calls factories."""
 
-import hashlib
-import json
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from pealm_core.checkpoints.adapters import apply
-from pealm_core.checkpoints.folder import CONFIG, TOKENIZER, find
+from pealm_core.checkpoints.folder import CONFIG, find
 from pealm_core.checkpoints.tensors import load_tensors, without_wrappers
 from pealm_core.config.job import Job, plan
-from pealm_core.config.paths import cache_root
 from pealm_core.config.toml_layers import Layer, file_layer
 from pealm_core.contract.errors import PealmError, PluginError, UserError, describe
-from pealm_core.contract.fields import dump
-from pealm_core.contract.protocols import Dataset, Tokenizer, has
-from pealm_core.data.documents import texts
-from pealm_core.data.specials import with_specials
-from pealm_core.data.token_cache import SPLITS, cached_folder
+from pealm_core.contract.protocols import Dataset, has
 from pealm_core.plugins.host import Entry
 
 
@@ -59,80 +51,6 @@ def make_component(job: Job, table: str) -> Any:
 def make_datasets(job: Job) -> dict[str, Dataset]:
     """Make the datasets of a job, by table: one, or those of a mixture."""
     return {table: make_component(job, table) for table in job.inputs}
-
-
-def make_tokenizer(job: Job, saved: Path | None = None, *datasets: Dataset) -> Tokenizer:
-    """Make the job's tokenizer, with a saved vocabulary (else the job's) or fitted on the datasets' training text.
-
-    The special tokens that datasets and objective name are added if it lacks them, and the datasets' chat layout.
-    """
-    saved, tokenizer = saved or job.vocabulary, make_component(job, "tokenizer")
-    name, dist = job.entries["tokenizer"].name, job.entries["tokenizer"].plugin.dist
-    if has(tokenizer, "fit") and not (has(tokenizer, "save") and has(tokenizer, "load")):
-        raise PluginError(f"{dist}: tokenizer {name!r} can fit but not save and load: its checkpoints would be lost")
-    try:
-        if saved is not None and has(tokenizer, "load"):
-            tokenizer.load(saved)
-        elif saved is None and datasets and has(tokenizer, "fit"):
-            for table, dataset in zip(job.inputs, datasets, strict=False):
-                if not has(dataset, "documents"):
-                    given = f"--input.{job.entries[table].name}"
-                    raise UserError(f"{given} has no text for {name!r} to learn from; give its own --tokenizer")
-            _learn(job, tokenizer, datasets)
-        objective = job.entries.get("objective")
-        wanted = [getattr(dataset, "specials", ()) for dataset in datasets]
-        wanted += [objective.spec.specials] if objective else []
-        tokenizer = with_specials(tokenizer, chain.from_iterable(wanted), saved, _layout(job, datasets))
-    except (FileNotFoundError, ValueError) as error:
-        raise UserError(f"tokenizer {name}: {saved or 'training text'}: {error}") from error
-    if not isinstance(size := tokenizer.vocab_size, int) or size < 0:  # 0: fitted on no text
-        raise PluginError(f"{dist}: vocab_size of tokenizer {name!r} is {size!r:.60}, not a number of tokens")
-    if (eot := getattr(tokenizer, "eot_id", None)) is not None and not (isinstance(eot, int) and 0 <= eot < size):
-        raise PluginError(f"{dist}: eot_id of tokenizer {name!r} is {eot!r:.60}, not one of its {size:,} tokens")
-    return tokenizer
-
-
-def pretrained_vocabulary(job: Job) -> Path | None:
-    """Return the folder with the vocabulary of the job's pretrained model, unless the user chose a tokenizer."""
-    model, tokenizer, config = job.entries["model"], job.entries["tokenizer"], job.configs["tokenizer"]
-    own = tokenizer.spec.name == model.spec.tokenizer and (config is None or config == type(config)())
-    if model.spec.vocabulary is None or not own:
-        return None
-    folder: Path = model.load("vocabulary")(job.configs["model"])
-    return folder
-
-
-def _layout(job: Job, datasets: Iterable[Dataset]) -> Mapping[str, Any] | None:
-    """Return the chat layout of the datasets. Raises UserError if they have several."""
-    named = zip(job.inputs, datasets, strict=False)
-    layouts = {job.entries[table].name: chat for table, dataset in named if (chat := getattr(dataset, "chat", None))}
-    if any(chat != next(iter(layouts.values())) for chat in layouts.values()):
-        raise UserError(f"[[input]] {' and '.join(layouts)} have different chat layouts; train on one of them")
-    return next(iter(layouts.values()), None)
-
-
-def _learn(job: Job, tokenizer: Any, datasets: Sequence[Dataset]) -> None:
-    """Fit a tokenizer, or load what it learned from the same texts with the same settings. Raises UserError."""
-    entry, config = job.entries["tokenizer"], job.configs["tokenizer"]
-    splits = SPLITS if getattr(tokenizer, "fits_whole", False) else SPLITS[:1]
-
-    def learned_from() -> Iterator[str]:
-        return texts(chain.from_iterable(dataset.documents(split) for split in splits for dataset in datasets))
-
-    digest = hashlib.sha256(json.dumps([entry.spec.name, entry.plugin.version, dump(config)]).encode())
-    for text in learned_from():
-        data = text.encode("utf-8", "surrogatepass")
-        digest.update(len(data).to_bytes(8, "little") + data)
-        del text, data  # before the next one is read
-
-    def write(aside: Path) -> None:
-        tokenizer.fit(learned_from())
-        (aside / TOKENIZER).mkdir()
-        tokenizer.save(aside / TOKENIZER)
-
-    folder = cache_root() / "tokens" / digest.hexdigest()[:32]
-    if cached_folder(folder, {"tokenizer": entry.spec.name}, write):
-        tokenizer.load(folder / TOKENIZER)
 
 
 def make_model(

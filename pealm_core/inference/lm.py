@@ -9,13 +9,8 @@ from typing import Any
 import torch
 
 from pealm_core.checkpoints import folder as checkpoint
-from pealm_core.checkpoints.build import (
-    make_model,
-    make_tokenizer,
-    plan_of,
-    pretrained_vocabulary,
-    with_adapter,
-)
+from pealm_core.checkpoints.build import make_model, plan_of, with_adapter
+from pealm_core.checkpoints.build_tokenizer import make_tokenizer, pretrained_vocabulary
 from pealm_core.config.job import Job
 from pealm_core.config.settings import Sampling
 from pealm_core.config.toml_layers import file_layer

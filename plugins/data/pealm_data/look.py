@@ -3,13 +3,14 @@
 import hashlib
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-import numpy as np
-from numpy.typing import NDArray
 
-from pealm_core import ComponentCommand, UserError, encode_document
+from pealm_core import ComponentCommand, UserError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 SPLITS, SAMPLES, SHOWN, CHUNK = ("train", "val"), 10, 80, 2**22
 
@@ -50,6 +51,8 @@ Counted = tuple[int, bytes, str]  # the length of a document, its hash and its s
 
 
 def _of_text(dataset: Any, split: str, tokenizer: Any) -> Iterator[Counted]:
+    from pealm_core import encode_document  # needs numpy, which the help page does without
+
     for document in dataset.documents(split):
         parts = [document] if isinstance(document, str) else [part.text for part in document]
         length = sum(map(len, parts))
@@ -60,6 +63,8 @@ def _of_text(dataset: Any, split: str, tokenizer: Any) -> Iterator[Counted]:
 
 
 def _of_shards(dataset: Any, split: str, tokenizer: Any) -> Iterator[Counted]:
+    import numpy as np
+
     offsets = dataset.offsets(split) if hasattr(dataset, "offsets") else None
     for shard, places in zip(dataset.shards(split), offsets or (), strict=bool(offsets)):
         starts = [*np.asarray(places[:]).tolist(), len(shard)]
@@ -71,6 +76,8 @@ def _of_shards(dataset: Any, split: str, tokenizer: Any) -> Iterator[Counted]:
 
 def _check(shards: list[Any], size: int) -> None:
     """Print the number of ids outside the vocabulary, if there are any."""
+    import numpy as np
+
     wrong = 0
     for shard in shards:
         for start in range(0, len(shard), CHUNK):
@@ -81,6 +88,8 @@ def _check(shards: list[Any], size: int) -> None:
 
 
 def _describe(split: str, documents: Iterator[Counted]) -> None:
+    import numpy as np
+
     lengths, seen, twice, samples = [], set[bytes](), 0, []
     for number, (length, digest, text) in enumerate(documents):
         lengths.append(length)
