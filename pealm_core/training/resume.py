@@ -149,4 +149,5 @@ def _new_rate(config: Path, trainer: Trainer) -> str:
             rates.append(s.lr * lr_factor(schedule, progress, trainer.step, s))
     if len(set(rates)) < 2:
         return ""
-    return f"; learning rate {rates[0]:.2g} → {rates[1]:.2g} from step {trainer.step + 1:,}"
+    stay = f" (to stay there: --schedule constant --lr {rates[0]:.2g})" if 0 < rates[0] < rates[1] else ""
+    return f"; learning rate {rates[0]:.2g} → {rates[1]:.2g} from step {trainer.step + 1:,}{stay}"

@@ -160,6 +160,7 @@ def test_a_run_resumes_with_another_rate_and_says_so(
     train(tmp_path / "r", "--steps", 10, "--warmup-steps", 0, "--lr", 0.01)
     more = pealm("train", "--out", tmp_path / "r", "--steps", 20)
     assert more.code == 0 and "learning rate 0.001 → 0.0055 from step 11" in more.out
+    assert "(to stay there: --schedule constant --lr 0.001)" in more.out
     assert lines(tmp_path / "r")[10]["lr"] == pytest.approx(0.0055)
     other = pealm("train", "--out", tmp_path / "r", "--steps", 30, "--lr", 0.1, "--schedule", "wsd")
     assert other.code == 0 and lines(tmp_path / "r")[20]["lr"] == pytest.approx(0.1 * (0.1 + 0.9 * (1 / 3) / 0.6))
