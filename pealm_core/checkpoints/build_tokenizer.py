@@ -45,7 +45,8 @@ def make_tokenizer(job: Job, saved: Path | None = None, *datasets: Dataset) -> T
         raise UserError(f"tokenizer {name}: {saved or 'training text'}: {error}") from error
     if not isinstance(size := tokenizer.vocab_size, int) or size < 0:  # 0: fitted on no text
         raise PluginError(f"{dist}: vocab_size of tokenizer {name!r} is {size!r:.60}, not a number of tokens")
-    if (eot := getattr(tokenizer, "eot_id", None)) is not None and not (isinstance(eot, int) and 0 <= eot < size):
+    eot = getattr(tokenizer, "eot_id", None)
+    if size and eot is not None and not (isinstance(eot, int) and 0 <= eot < size):  # 0: not fitted
         raise PluginError(f"{dist}: eot_id of tokenizer {name!r} is {eot!r:.60}, not one of its {size:,} tokens")
     return tokenizer
 

@@ -47,7 +47,9 @@ def test_json_has_every_column(pealm: Pealm, monkeypatch: pytest.MonkeyPatch) ->
     assert set(rows["char"]) == {"plugin", "dist", "version", "status", "reason", "load_ms", "provides"}
     assert rows["muon"]["status"] == "disabled" and rows["kindergarten"]["provides"] == [
         "dataset kindergarten",
+        "dataset kindergarten-questions",
         "evaluator kindergarten",
+        "evaluator kindergarten-questions",
     ]
 
 

@@ -24,15 +24,16 @@ def converse(conversation: Conversation) -> None:
     read = _reader()
     while True:
         try:
-            if not _turn(conversation, read()):
-                return
+            try:
+                if not _turn(conversation, read()):
+                    return
+            except UserError as error:
+                _say(str(error))
         except KeyboardInterrupt:
             click.echo()
         except EOFError:
             click.echo()
             return
-        except UserError as error:
-            _say(str(error))
 
 
 def _turn(conversation: Conversation, line: str) -> bool:
