@@ -70,6 +70,14 @@ def read_checkpoint(path: Path | str, *, base: Path | str | None = None) -> Chec
     return Checkpoint(folder, config, folder / checkpoint.TOKENIZER, state, adapter, Path(base) if base else None)
 
 
+def check_weights(path: Path) -> None:
+    """Raise UserError unless the weights of a checkpoint fit its model and are finite."""
+    job = plan_of(path)
+    if "adapter" not in file_layer(checkpoint.find(path) / checkpoint.CONFIG).tables:  # else reading them checks
+        model, _ = make_model(job, job.configs["model"].vocab_size)
+        checkpoint.load_model(model, checkpoint.find(path))
+
+
 def load_tokenizer(config: Config, saved: Path | None = None) -> Tokenizer:
     """Return the tokenizer of a config's tables, by default the model's own one, with a saved vocabulary.
 

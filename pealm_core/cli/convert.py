@@ -38,10 +38,12 @@ def convert(
         raise UserError("--dtype, --to and --from exclude each other: give one of them")
     if base is not None and from_:
         raise UserError("--base: a folder in a foreign format has no adapter of ours; leave it out")
-    from pealm_core.checkpoints.api import merged, to_weights
+    from pealm_core.checkpoints.api import check_weights, merged, to_weights
 
     if to_:
         with merged(source, base) as plain:
+            if plain.exists():
+                check_weights(plain)
             _foreign(plain, target, to_, "exporter", "written")
     elif from_:
         _foreign(source, target, from_, "importer", "read")

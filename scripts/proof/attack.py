@@ -874,7 +874,7 @@ def blame() -> Iterator[Trial]:
         parts = both(plugin(MODEL), partial(write, "site/odd_model.py", NETWORK % (init, forward)))
         line = "train odd --input.text T --steps 2 --batch-size 2 --eval-tokens 64 -> 0 1 2 3"
         yield from cross(line, {f"a model: {name}": parts})
-    for signature in ("pealm_run_start(run)", "pealm_step_end(run, step, metrics)", "pealm_run_end(run, status)"):
+    for signature in ("pealm_run_start(trainer)", "pealm_step_end(trainer)", "pealm_run_end(trainer, status)"):
         for code in ("import os; os._exit(0)", "raise ValueError('\\x1b[2J\\nFORGED')", "raise SystemExit(0)"):
             observer = f"from pealm_core import hookimpl\n@hookimpl\ndef {signature}: {code}\n"
             observing: dict[str, Any] = {
