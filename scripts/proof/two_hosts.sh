@@ -174,7 +174,7 @@ home, steps = Path(sys.argv[1]), int(sys.argv[2])
 
 def metrics(run):
     rows = [json.loads(line) for line in (home / run / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if k not in ("seconds", "tokens_per_second")} for row in rows]
+    return [{k: v for k, v in row.items() if k not in ("seconds", "tokens_per_second")} for row in rows if row["step"]]
 
 straight = metrics("straight")
 assert [row["step"] for row in straight] == list(range(1, steps + 1))
