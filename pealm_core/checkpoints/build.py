@@ -130,7 +130,10 @@ def _resize(
         saved = weights.get(name)
         dims = [dim for dim, size in enumerate(larger[name].shape) if size != tensor.shape[dim]]
         if dims and saved is not None and saved.dim() == tensor.dim():
-            old = min(old or saved.shape[dims[0]], *(saved.shape[dim] for dim in dims))
+            sizes_there, sizes_here = ({t.shape[dim] for dim in dims} for t in (saved, tensor))
+            if len(sizes_there) != len(sizes_here):
+                continue  # cut along one dimension: no vocabulary has such a shape
+            old = min(old or saved.shape[dims[0]], *sizes_there)
             copied = tuple(slice(min(old, new) if dim in dims else None) for dim in range(tensor.dim()))
             if saved[copied].shape == tensor[copied].shape:
                 weights[name] = tensor.clone()
@@ -147,8 +150,7 @@ def _check(entry: Entry[Any], model: nn.Module, vocab_size: int) -> None:
     try:
         check_model(model, vocab_size)
     except Exception as error:
-        reason = f"{entry.spec.kind} {entry.name!r}: {type(error).__name__}: {error}"
-        raise PluginError(f"{entry.plugin.dist}: {reason}") from error
+        raise PluginError(f"{entry.plugin.dist}: {entry.spec.kind} {entry.name!r}: {describe(error)}") from error
 
 
 def with_adapter(job: Job, file: Layer, base: Path | None = None) -> Job:

@@ -42,8 +42,7 @@ def convert(
 
     if to_:
         with merged(source, base) as plain:
-            if plain.exists():
-                check_weights(plain)
+            check_weights(plain)
             _foreign(plain, target, to_, "exporter", "written")
     elif from_:
         _foreign(source, target, from_, "importer", "read")

@@ -13,7 +13,7 @@ from torch import Tensor
 from pealm_core.checkpoints import folder as checkpoint
 from pealm_core.checkpoints.adapters import trainable_state
 from pealm_core.checkpoints.tensors import identity
-from pealm_core.contract.errors import PealmError
+from pealm_core.contract.errors import PealmError, describe
 from pealm_core.contract.protocols import has
 from pealm_core.hardware.device import synchronize
 
@@ -73,7 +73,7 @@ class Writer:
             except (
                 BaseException
             ) as error:  # a plugin's tokenizer (also SystemExit), a checkpoint that can't be removed
-                self._error = PealmError(f"the checkpoint could not be written: {type(error).__name__}: {error}")
+                self._error = PealmError(f"the checkpoint could not be written: {describe(error)}")
 
         self._error = None
         self._thread = threading.Thread(target=work, name="pealm-checkpoint", daemon=True)

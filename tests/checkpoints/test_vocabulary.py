@@ -80,6 +80,14 @@ def test_weights_of_an_unknown_vocabulary_are_resized_by_their_shapes() -> None:
     assert build("char-transformer", 65, 0, before, said).keys() == before.keys() and len(said) == 1
 
 
+def test_a_tensor_that_is_cut_along_one_dimension_is_an_error() -> None:
+    """Both dimensions of a bigram's table are the vocabulary's: one alone can't differ."""
+    weights = build("char-bigram", 9)
+    for cut in (lambda table: table[:, :-1], lambda table: table[:-1]):
+        with pytest.raises(UserError, match="does not fit the model"):
+            build("char-bigram", 9, 0, {name: cut(table) for name, table in weights.items()})
+
+
 def test_other_differences_are_still_errors() -> None:
     before = build("char-transformer", 65)
     before = {key: torch.zeros(*tensor.shape[:-1], 2 * tensor.shape[-1]) for key, tensor in before.items()}

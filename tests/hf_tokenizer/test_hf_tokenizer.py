@@ -70,7 +70,7 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     from transformers import PreTrainedTokenizerFast
 
     ours, eos = (byte_level(), "<|im_end|>") if request.param == "byte-level" else (sentencepiece(), "</s>")
-    ours.enable_truncation(5)  # left over from a training
+    ours.enable_truncation(5)  # as a file may have it, from its training
     theirs: Any = PreTrainedTokenizerFast(tokenizer_object=ours, eos_token=eos)
     theirs.chat_template = TEMPLATE
     theirs.save_pretrained(tmp_path / "theirs")

@@ -262,7 +262,7 @@ def write_megatron(prefix: Path, documents: list[list[list[int]]], dtype: str) -
 def test_megatrons_files(tmp_path: Path, dtype: str) -> None:
     documents = [[[1, 2, 3], [4]], [[5, 6]], [[7], [8], [9, 10]]]
     write_megatron(tmp_path / "my_text_document", documents, dtype)
-    data = NpyShards(NpyShardsConfig(tmp_path, val_fraction=0.3))  # without a word of the split in their names
+    data = NpyShards(NpyShardsConfig(tmp_path, val_fraction=0.3))  # no name has "train" or "val" in it
     assert [shard[:].tolist() for shard in data.shards("train")] == [[1, 2, 3, 4, 5, 6, 7]]
     assert [shard[:].tolist() for shard in data.shards("val")] == [[8, 9, 10]]
     assert [places.tolist() for places in data.offsets("train") or ()] == [[0, 4, 6]]

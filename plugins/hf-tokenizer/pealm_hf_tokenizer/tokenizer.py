@@ -49,7 +49,7 @@ class HFTokenizer:
             tokenizer = Tokenizer.from_buffer(files[VOCABULARY])
         except Exception as error:  # the library's, which has no class of its own
             raise ValueError(f"its {VOCABULARY} can't be read: {str(error).splitlines()[0]}") from None
-        tokenizer.no_truncation()  # settings of a training that the file may contain
+        tokenizer.no_truncation()  # the file may have them on, from its training
         tokenizer.no_padding()
         tokenizer.encode_special_tokens = True  # as text
         return tokenizer
