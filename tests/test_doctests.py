@@ -13,6 +13,7 @@ PACKAGES = (
     "pealm_char_bigram",
     "pealm_char_transformer",
     "pealm_chat",
+    "pealm_clean",
     "pealm_conversations",
     "pealm_core",
     "pealm_data",

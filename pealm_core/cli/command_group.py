@@ -21,6 +21,7 @@ from pealm_core.plugins.local_files import use_plugin
 
 # What the system says of a name or place that the user chose.
 MISPLACED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP}
+OF_COMMANDS = {module.partition(".")[0] for module, _ in COMMANDS.values()} - {"pealm_core"}  # may be missing
 NO_MEMORY = ("MemoryError", "allocate memory")  # also torch's OutOfMemoryError
 
 
@@ -130,8 +131,9 @@ def _report(error: BaseException) -> int:
             return 2
         case click.ClickException():
             return fail(_message(error), error.exit_code)
-        case ModuleNotFoundError(name="pealm_testing"):
-            return fail("this command needs pealm-testing; try: pip install pealm-testing", 2)
+        case ModuleNotFoundError(name=str() as module) if module in OF_COMMANDS:
+            name = module.replace("_", "-")
+            return fail(f"this command needs {name}; try: pip install {name}", 2)
         case PealmError():
             message, code = str(error), error.exit_code
         case OSError() if _is_of_stdout(error):  # a closed pipe, as in `pealm sample ... | head`, is no failure

@@ -3,7 +3,6 @@
 import errno
 import os
 import shutil
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -83,7 +82,7 @@ def temporary(path: Path, ending: str) -> Path:
     return path.with_name(f".{path.name}.{os.urandom(6).hex()}.{ending}")
 
 
-def try_lock(handle: Any, *, exclusive: bool = True) -> Literal["locked", "busy", "unsupported"]:
+def try_lock(handle: Any) -> Literal["locked", "busy", "unsupported"]:
     """Lock an open file against other processes, until it is closed. Raises OSError.
 
     "unsupported": the platform or the file system (some network file systems) has no such locks and syncing.
@@ -93,7 +92,7 @@ def try_lock(handle: Any, *, exclusive: bool = True) -> Literal["locked", "busy"
     except ImportError:
         return "unsupported"
     try:
-        fcntl.flock(handle, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return "busy"
     except OSError as error:
@@ -101,16 +100,3 @@ def try_lock(handle: Any, *, exclusive: bool = True) -> Literal["locked", "busy"
             raise
         return "unsupported"
     return "locked"
-
-
-def has_ended(pid: object, host: object) -> bool:
-    """Whether a process is known to have ended: it ran on this host, where nothing has its number now."""
-    if host != socket.gethostname() or not isinstance(pid, int) or pid <= 0:
-        return False
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return True
-    except OSError:  # another user's
-        return False
-    return False

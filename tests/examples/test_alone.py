@@ -117,10 +117,11 @@ def test_its_plugins_load_alone(name: str, alone) -> None:  # type: ignore[no-un
     assert [row for row in rows if row["status"] != "ok"] == []
 
 
-@pytest.mark.parametrize("words", [("new-plugin", "model", "mine"), ("plugins", "check", "core")])
-def test_without_pealm_testing_the_core_says_what_to_install(words: tuple[str, ...], alone) -> None:  # type: ignore[no-untyped-def]
+@pytest.mark.parametrize("words", [("new-plugin", "model", "mine"), ("plugins", "check", "core"), ("clean",)])
+def test_the_core_says_what_to_install_for_a_command(words: tuple[str, ...], alone) -> None:  # type: ignore[no-untyped-def]
     error = alone("pealm-core", "-m", "pealm", *words, code=2)
-    assert error == "pealm: this command needs pealm-testing; try: pip install pealm-testing\n"
+    dist = f"pealm-{words[0]}" if words[0] == "clean" else "pealm-testing"
+    assert error == f"pealm: this command needs {dist}; try: pip install {dist}\n"
 
 
 def test_the_kit_alone_checks_and_writes_plugins(alone, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
