@@ -14,6 +14,7 @@ PACKAGES = (
     "pealm_char_transformer",
     "pealm_chat",
     "pealm_clean",
+    "pealm_convert",
     "pealm_conversations",
     "pealm_core",
     "pealm_data",

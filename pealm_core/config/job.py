@@ -41,6 +41,12 @@ class Job:
         """The tables of the datasets: `input`, or those of a mixture."""
         return [table for table in self.entries if kind_of(table) == "input"]
 
+    def make(self, table: str, *args: Any, **kwargs: Any) -> Any:
+        """Make a component; its factory gets the config, if it has one, and the arguments. Raises PealmError."""
+        if table not in self.entries:
+            raise UserError(f"the config does not name a {table}: [{table}] name is missing")
+        return self.entries[table].make(self.configs[table], *args, **kwargs)
+
     def with_model_config(self, config: Any) -> "Job":
         """Return the job with the model's config as it was built, with its vocab_size."""
         return replace(self, configs={**self.configs, "model": config})

@@ -23,12 +23,6 @@ def mark(folder: Path) -> None:
         file.write("pealm made this folder; `pealm clean` may remove what pealm wrote in it\n")
 
 
-def shown(path: Path) -> str:
-    """Return a path as the user would write it, safe to print."""
-    here = Path.cwd()
-    return printable(str(path.relative_to(here)) if here in path.parents else str(path))
-
-
 def reason(error: OSError) -> str:
     """Return what the system says of a failure, with the file that it names, without its number."""
     if error.strerror is None:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from pealm_core.checkpoints import folder as checkpoint
-from pealm_core.checkpoints.build import make_component
 from pealm_core.checkpoints.tensors import check_tensors, read_tensors, read_tree
 from pealm_core.config.choose_components import COMPONENTS
 from pealm_core.config.job import Job, plan
@@ -143,7 +142,7 @@ def _new_rate(config: Path, trainer: Trainer) -> str:
     rates = []
     with suppress(PealmError):  # settings of another version
         saved = plan(("model", "schedule"), flat={"train": TrainSettings}, file=file_layer(config))
-        for job, schedule in ((saved, make_component(saved, "schedule")), (trainer.job, trainer.schedule)):
+        for job, schedule in ((saved, saved.make("schedule")), (trainer.job, trainer.schedule)):
             s = in_steps(job.configs["train"], len(trainer.data.train))
             progress = Budget(s).progress(trainer.step, trainer.seconds, trainer.eval_seconds)
             rates.append(s.lr * lr_factor(schedule, progress, trainer.step, s))

@@ -3,7 +3,6 @@
 from pealm_core.checkpoints.adapters import apply as apply_adapter
 from pealm_core.checkpoints.adapters import merged_state as merged_state
 from pealm_core.checkpoints.adapters import trainable_state as trainable_state
-from pealm_core.checkpoints.build import make as make
 from pealm_core.checkpoints.build import make_model as make_model
 from pealm_core.checkpoints.build_tokenizer import make_tokenizer as make_tokenizer
 from pealm_core.checkpoints.folder import load_model as load_model
