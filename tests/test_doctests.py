@@ -30,6 +30,7 @@ PACKAGES = (
     "pealm_perplexity",
     "pealm_records",
     "pealm_report",
+    "pealm_schedules",
     "pealm_sprout",
     "pealm_testing",
     "pealm_text",

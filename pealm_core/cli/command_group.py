@@ -12,9 +12,16 @@ import click
 
 from pealm_core.cli import COMMANDS
 from pealm_core.config.paths import printable
-from pealm_core.contract.errors import ElsewhereError, PealmError, PluginError, UserError, describe
+from pealm_core.contract.errors import (
+    ElsewhereError,
+    PealmError,
+    PluginError,
+    UserError,
+    describe,
+    did_you_mean,
+    nearest,
+)
 from pealm_core.contract.specs import CommandSpec
-from pealm_core.contract.suggestions import did_you_mean, nearest
 from pealm_core.plugins.guard import no_exit
 from pealm_core.plugins.host import PluginHost
 from pealm_core.plugins.local_files import use_plugin

@@ -1,14 +1,11 @@
 """The help page of a command over components: their options, and what else can be named."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING
 from pathlib import Path
 from typing import Any
 
-import click
-
 from pealm_core.config.choose_components import COMPONENTS, kind_of, takes_input
-from pealm_core.config.paths import printable
 from pealm_core.config.toml_layers import Resolved, is_option, option_name
 from pealm_core.contract.fields import word
 from pealm_core.plugins.host import Entry, PluginHost
@@ -68,11 +65,3 @@ def _preset(values: Mapping[str, Any], table: str = "") -> str:
         _preset(value, f"{key}.") if isinstance(value, Mapping) else f"{table}{key} {value}"
         for key, value in values.items()
     )
-
-
-def print_table(rows: Sequence[Sequence[str]]) -> None:
-    """Print rows of cells in aligned columns."""
-    rows = [[printable(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -10,10 +10,9 @@ from typing import Any
 from pealm_core.config.local_plugins import missing
 from pealm_core.config.toml_layers import Layer, Tables
 from pealm_core.contract import specs
-from pealm_core.contract.errors import UserError
+from pealm_core.contract.errors import UserError, did_you_mean
 from pealm_core.contract.fields import settings_of
 from pealm_core.contract.specs import DatasetSpec, EvaluatorSpec, Spec
-from pealm_core.contract.suggestions import did_you_mean
 from pealm_core.plugins.host import Entry, PluginHost
 
 COMPONENTS: Mapping[str, type[Spec]] = {  # table → the kind of component that it configures

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from pealm_core.config.choose_components import choose, kind_of
+from pealm_core.config.settings import TrainSettings
 from pealm_core.config.toml_layers import Layer, Resolved, Tables, resolve
 from pealm_core.contract.errors import UserError
 from pealm_core.contract.fields import Setting, dump, settings_of
 from pealm_core.plugins.host import Entry, PluginHost
 
+TRAINING = ("model", "input", "tokenizer", "optimizer", "schedule", "objective", "strategy", "adapter")
 # Keys of a component's table that are the core's own: of the weights below an adapter, of an input in a mixture.
 BASE = {key: Setting(key.replace("-", "_"), str, True, None, hidden=True) for key in ("base", "base-hash")}
 WEIGHT = {"weight": Setting("weight", float, False, 1.0, "relative to the others", {"above": 0}, hidden=True)}
@@ -126,3 +128,27 @@ def _settings(table: str, entry: Entry[Any]) -> dict[str, Setting]:
     settings = {entry.name if item.name == value else key: item for key, item in settings_of(entry.config).items()}
     own = BASE if table == "adapter" else WEIGHT if table != kind_of(table) else {}
     return settings | own
+
+
+def check_training(job: Job, world_size: int) -> None:
+    """Raise UserError if a component is missing, can't be trained, or the batch is not divisible."""
+    if "model" not in job.entries:
+        raise UserError("train needs a model: pealm train MODEL")
+    if not job.inputs:
+        raise UserError("train needs an input: --input.NAME, see --help")
+    entry, s = job.entries["model"], job.configs["train"]
+    if entry.spec.pretrained is not None:
+        family = entry.spec.family or "its family"
+        raise UserError(f"{entry.name} is trained as {family}: pealm train {family} --init {entry.name}")
+    _check_sizes(s, world_size)
+
+
+def _check_sizes(s: TrainSettings, world_size: int) -> None:
+    if s.batch_size % world_size:
+        below = max(s.batch_size // world_size, 1) * world_size
+        raise UserError(f"--batch-size {s.batch_size} is not divisible by {world_size} processes; try {below}")
+    local, micro = s.batch_size // world_size, s.micro_batch_size
+    if micro is not None and micro < local and local % micro:
+        below = next(n for n in range(min(micro, 1_000_000), 0, -1) if local % n == 0)
+        each = f" ({local} for each of {world_size} processes)" if world_size > 1 else ""
+        raise UserError(f"--micro-batch-size {micro} does not divide --batch-size {s.batch_size}{each}; try {below}")

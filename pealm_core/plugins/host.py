@@ -21,9 +21,8 @@ import pluggy
 from packaging.specifiers import SpecifierSet
 
 from pealm_core.contract import hookspecs
-from pealm_core.contract.errors import PluginError, UserError, describe
+from pealm_core.contract.errors import PluginError, UserError, describe, did_you_mean
 from pealm_core.contract.specs import Spec
-from pealm_core.contract.suggestions import did_you_mean
 from pealm_core.plugins.discovery import Plugin as Plugin
 from pealm_core.plugins.discovery import discover
 from pealm_core.plugins.entry import Entry as Entry

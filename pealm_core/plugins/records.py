@@ -6,8 +6,8 @@ from types import FunctionType, ModuleType
 from typing import Any
 
 from pealm_core.contract import hookspecs
+from pealm_core.contract.errors import did_you_mean
 from pealm_core.contract.specs import KINDS, Spec
-from pealm_core.contract.suggestions import did_you_mean
 from pealm_core.plugins.guard import DefectError
 
 REGISTRATION = {spec.hook: spec for spec in KINDS.values()}
