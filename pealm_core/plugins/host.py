@@ -30,8 +30,7 @@ from pealm_core.plugins.entry import S
 from pealm_core.plugins.guard import DefectError, guarded
 from pealm_core.plugins.local_files import import_file, line_of, local_plugins
 from pealm_core.plugins.records import CORE_COMMANDS as CORE_COMMANDS
-from pealm_core.plugins.records import REGISTRATION, hooks_of, records_of
-from pealm_core.plugins.run_hooks import attempting
+from pealm_core.plugins.records import REGISTRATION, attempting, hooks_of, records_of
 
 PATIENCE = 5.0  # seconds until a plugin that still loads is named
 

@@ -9,7 +9,7 @@ from pealm_core.checkpoints.folder import load_model as load_model
 from pealm_core.checkpoints.folder import save as save_checkpoint
 from pealm_core.checkpoints.tensors import read_tree as read_tree
 from pealm_core.checkpoints.tensors import write_tree as write_tree
-from pealm_core.cli.help import option_rows as option_rows
+from pealm_core.cli.components import option_rows as option_rows
 from pealm_core.config.choose_components import COMPONENTS as COMPONENTS
 from pealm_core.config.job import plan as plan
 from pealm_core.config.job import settle as settle
