@@ -148,11 +148,6 @@ def _storable(dtype: torch.dtype) -> bool:
         return False
 
 
-def check_tree(tree: Any, place: str) -> None:
-    """Raise PealmError that names what `write_tree` can't save, if there is anything."""
-    flatten(tree, place)
-
-
 def write_tree(path: Path, tree: Any) -> None:
     """Write what `flatten` accepts: state dicts of optimizers and other objects. Raises OSError and PealmError."""
     structure, tensors = flatten(tree, path.stem)

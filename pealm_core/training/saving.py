@@ -130,7 +130,7 @@ class Saver:
         weights = {name: tensor for name, tensor in weights.items() if name in kept}
         averaged = None  # the weights to keep in best/, if they are not the model's own
         if best:
-            with t.evaluating() as model:
+            with t.observers.evaluating() as model:
                 if model is not t.model or has(t.optimizer, "eval"):
                     averaged = self._snapshot.take(trainable_state(model), "best")
         if not t.world.main:

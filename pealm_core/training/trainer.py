@@ -2,17 +2,16 @@
 
 import math
 import time
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pealm_core.checkpoints.tensors import check_tree
+from pealm_core.checkpoints.tensors import flatten
 from pealm_core.config.job import Job
 from pealm_core.config.settings import TrainSettings
-from pealm_core.contract.errors import PealmError, PluginError
+from pealm_core.contract.errors import PealmError, PluginError, describe
 from pealm_core.contract.protocols import Tokenizer
 from pealm_core.contract.training_parts import Objective, Schedule, Strategy
 from pealm_core.data.order import combine
@@ -21,7 +20,7 @@ from pealm_core.hardware.distributed import World
 from pealm_core.hardware.speed import faster
 from pealm_core.training.batches import Batches
 from pealm_core.training.learning_rate import Budget, due, in_steps, lr_factor
-from pealm_core.training.objective import accumulate, out_of_memory
+from pealm_core.training.objective import accumulate
 from pealm_core.training.observers import Observers
 from pealm_core.training.progress import Display
 from pealm_core.training.recorder import Recorder
@@ -31,6 +30,7 @@ from pealm_core.training.signals import Signals
 from pealm_core.training.strategy import gradient_problem
 from pealm_core.training.validation import validate
 
+NO_MEMORY = "can't allocate memory"  # as torch says it on a CPU
 READ_EVERY = {"cpu": 1, "cuda": 10, "mps": 10}  # steps: a read waits for a GPU
 
 
@@ -89,12 +89,13 @@ class Trainer:
         self._start = time.perf_counter() - self.seconds
         with faster(self.model, self.device, self.settings.without):
             try:
-                with out_of_memory(self._memory_advice):
-                    self._loop()
+                self._loop()
             except KeyboardInterrupt:
                 raise
-            except BaseException:  # also SystemExit: the save that is being written is completed
+            except BaseException as error:  # also SystemExit: the save that is being written is completed
                 self.saver.finish(failed=True)
+                if isinstance(error, MemoryError | torch.OutOfMemoryError) or NO_MEMORY in describe(error):
+                    raise PealmError(self._memory_advice()) from error
                 raise
             finally:
                 self.batches.close()
@@ -181,7 +182,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         if first:  # in this process
             _, state = self.strategy.full_state(self.model, self.optimizer)  # as it is saved
-            check_tree(state, "the optimizer's state")
+            flatten(state, "the optimizer's state")
 
     def read(self) -> None:
         """Read the numbers of the steps since the last call; exchange signals and failures of plugins.
@@ -192,7 +193,7 @@ class Trainer:
         if not unread:
             return
         values = torch.stack([numbers for _, numbers in unread]).flatten().tolist()  # waits for the device
-        everyone = self.world.gather(*values, self.observers.failures, self.signals.number)
+        everyone = self.world.gather(*values, len(self.observers.failed), self.signals.number)
         self.interrupted = int(max(row[-1] for row in everyone))
         for place, (line, _) in enumerate(unread):
             for offset, name in enumerate(self._names, place * len(self._names)):
@@ -210,10 +211,6 @@ class Trainer:
     def validate(self) -> float | None:
         """Return the mean loss in nats per token over the validation data; None if a signal cut it short."""
         return validate(self)
-
-    def evaluating(self) -> AbstractContextManager[nn.Module]:
-        """Return a context that gives the module to validate, to sample from and to keep in best/."""
-        return self.observers.evaluating()
 
     def register_state(self, name: str, obj: Any) -> None:
         """Save an object's `state_dict()` with each checkpoint; see `contract.training_parts.Trainer`."""

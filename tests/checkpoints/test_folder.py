@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from pealm_core.checkpoints import folder as checkpoint
-from pealm_core.checkpoints.tensors import check_tree, load_tensors, read_tensors, read_tree, write_tensors
+from pealm_core.checkpoints.tensors import flatten, load_tensors, read_tensors, read_tree, write_tensors
 from pealm_core.contract.errors import InvalidCheckpointError, PealmError, UserError
 
 
@@ -127,14 +127,14 @@ def test_state_that_can_not_be_saved_is_refused_by_place(tmp_path: Path, leaf: A
     tree = {"state": {0: {"factors": [torch.eye(2), leaf]}}}
     message = rf"optimizer\.state\.0\.factors\.1 can't be saved: it is a {kind}"
     with pytest.raises(PealmError, match=message):
-        check_tree(tree, "optimizer")
+        flatten(tree, "optimizer")
     with pytest.raises(PealmError, match=message):
         save(tmp_path / "c", optimizer=tree)
     assert [*tmp_path.iterdir()] == []
     around: list[Any] = []
     around.append(around)
     with pytest.raises(PealmError, match="contains itself"):
-        check_tree(around, "x")
+        flatten(around, "x")
 
 
 def test_a_tree_that_was_not_written_here_is_refused(tmp_path: Path) -> None:
