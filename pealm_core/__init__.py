@@ -47,7 +47,7 @@ from pealm_core.contract.training_parts import Schedule as Schedule
 from pealm_core.contract.training_parts import Source as Source
 from pealm_core.contract.training_parts import Strategy as Strategy
 from pealm_core.contract.training_parts import Trainer as Trainer
-from pealm_core.plugins.local_files import use_plugin as use_plugin
+from pealm_core.plugins.discovery import use_plugin as use_plugin
 
 if TYPE_CHECKING:
     from pealm_core.public import *  # noqa: F403

@@ -5,6 +5,7 @@ are made for each line from its own words. What they mean is decided once the co
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import MISSING
 from pathlib import Path
 from typing import Any
@@ -96,14 +97,12 @@ class ComponentCommand(click.Command):
     def _sections(self, given: Mapping[str, str], words: Mapping[str, Any]) -> list[Section]:
         """Return the help page's sections for the line, or for an empty one if something in the line is wrong."""
         names = {table: {"name": given[table]} for table in self.components if table in given}
-        try:
-            sources = _sources(given, {**names, "input": words.get("input", {})})
-            entries, layers = choose(components=self.components, **sources)
-            resolved = settle(self.flat, entries, layers[:-1])  # without the line's own values
-        except Exception:
-            sources = _sources({}, {})
-            entries, layers = choose(components=self.components, **sources)
-            resolved = settle(self.flat, entries, layers)
+        for line in ((given, {**names, "input": words.get("input", {})}), ({}, {})):
+            with suppress(Exception):
+                sources = _sources(*line)
+                entries, layers = choose(components=self.components, **sources)
+                resolved = settle(self.flat, entries, layers[:-1])  # without the line's own values
+                break
         known = {"input", *(param.name for param in self.params)} - names.keys()
         return sections(sources["host"], entries, resolved, [table for table in self.components if table in known])
 

@@ -24,11 +24,10 @@ from pealm_core.contract import hookspecs
 from pealm_core.contract.errors import PluginError, UserError, describe, did_you_mean
 from pealm_core.contract.specs import Spec
 from pealm_core.plugins.discovery import Plugin as Plugin
-from pealm_core.plugins.discovery import discover
+from pealm_core.plugins.discovery import discover, import_file, line_of, local_plugins
 from pealm_core.plugins.entry import Entry as Entry
 from pealm_core.plugins.entry import S
 from pealm_core.plugins.guard import DefectError, guarded
-from pealm_core.plugins.local_files import import_file, line_of, local_plugins
 from pealm_core.plugins.records import CORE_COMMANDS as CORE_COMMANDS
 from pealm_core.plugins.records import REGISTRATION, attempting, hooks_of, records_of
 

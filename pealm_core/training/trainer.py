@@ -22,8 +22,7 @@ from pealm_core.training.batches import Batches
 from pealm_core.training.learning_rate import Budget, due, in_steps, lr_factor
 from pealm_core.training.objective import accumulate
 from pealm_core.training.observers import Observers
-from pealm_core.training.progress import Display
-from pealm_core.training.recorder import Recorder
+from pealm_core.training.progress import Display, Recorder
 from pealm_core.training.run_folder import Run
 from pealm_core.training.saving import Saver
 from pealm_core.training.signals import Signals

@@ -87,8 +87,7 @@ def pealm(spec: Mapping[str, Any], device: torch.device, answer: Callable[[Any],
     from pealm_core.training.adamw import AdamWConfig, build
     from pealm_core.training.learning_rate import constant
     from pealm_core.training.objective import NextToken
-    from pealm_core.training.progress import Display
-    from pealm_core.training.recorder import Recorder
+    from pealm_core.training.progress import Display, Recorder
     from pealm_core.training.run_folder import Run
     from pealm_core.training.strategy import DataParallel
     from pealm_core.training.trainer import Trainer
