@@ -58,6 +58,11 @@ def make_model(
     model = entry.make(sizes)
     if not isinstance(model, nn.Module):
         raise PluginError(f"{entry.plugin.dist}: model {entry.name!r} is {model!r:.80}, which is not an nn.Module")
+    for method in ("state_dict", "load_state_dict", "named_parameters", "named_buffers", "train", "eval"):
+        if not has(model, method):
+            raise PluginError(f"{entry.plugin.dist}: model {entry.name!r} has a {method} that is not a method")
+    if not isinstance(model.state_dict(), Mapping):
+        raise PluginError(f"{entry.plugin.dist}: model {entry.name!r}: state_dict() must give a mapping")
     resized: Collection[str] = ()
     if weights is not None:
         weights = without_wrappers(weights, model.state_dict())

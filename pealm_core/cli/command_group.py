@@ -98,6 +98,7 @@ def run(args: Sequence[str]) -> int:
             stream.reconfigure(errors="backslashreplace")  # never fail for an encoding that lacks a character
     if sys.stdout is None:
         return fail("standard output is closed; redirect it, for instance to /dev/null", 1)
+    threading.excepthook = _thread_failed
     command: str | None = None
     try:
         for word in args:
@@ -126,6 +127,14 @@ def run(args: Sequence[str]) -> int:
     return code
 
 
+def _thread_failed(failure: threading.ExceptHookArgs) -> None:
+    """Print the line of an exception that ended a thread, for instance one that a plugin started."""
+    if failure.exc_value is not None and not isinstance(failure.exc_value, SystemExit):
+        if os.environ.get("PEALM_DEBUG"):
+            traceback.print_exception(failure.exc_value)
+        fail(f"a thread failed: {describe(failure.exc_value)} (PEALM_DEBUG=1 shows the traceback)", 1)
+
+
 def _report(error: BaseException) -> int:
     """Print the line of an exception and return its exit code. PEALM_DEBUG=1 shows the traceback."""
     match error:
@@ -151,6 +160,8 @@ def _report(error: BaseException) -> int:
         case OSError(filename=str() as place, errno=number) if number in MISPLACED:
             hint = "; choose another path or change its permissions" if isinstance(error, PermissionError) else ""
             message, code = f"{place}: {error.strerror}{hint}", 2
+        case OSError(errno=errno.EBADF):
+            message, code = "an open file was closed by other code in this process, for instance a plugin's", 1
         case OSError(errno=errno.ENOSPC | errno.EDQUOT, filename=place):
             message, code = f"{place}: {error.strerror}" if place else str(error.strerror), 1
         case MemoryError() | RuntimeError() if any(words in f"{error!r}" for words in NO_MEMORY):

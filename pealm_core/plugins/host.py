@@ -27,7 +27,7 @@ from pealm_core.plugins.discovery import Plugin as Plugin
 from pealm_core.plugins.discovery import discover, import_file, line_of, local_plugins
 from pealm_core.plugins.entry import Entry as Entry
 from pealm_core.plugins.entry import S
-from pealm_core.plugins.guard import DefectError, guarded
+from pealm_core.plugins.guard import ClosedFilesError, DefectError, guarded
 from pealm_core.plugins.records import CORE_COMMANDS as CORE_COMMANDS
 from pealm_core.plugins.records import REGISTRATION, attempting, hooks_of, records_of
 
@@ -97,6 +97,10 @@ class PluginHost:
             plugin.records = records
         except KeyboardInterrupt:
             raise
+        except ClosedFilesError as error:
+            raise PluginError(
+                f"{plugin.dist}: importing {plugin.module} {error}; PEALM_DISABLE_PLUGINS={plugin.name} skips it"
+            ) from error
         except BaseException as error:  # also SystemExit, and a panic in Rust
             self._manager.unregister(name=name)  # before version 1.7, pluggy keeps the hooks before the wrong one
             text = str(error) if isinstance(error, (DefectError, UserError)) else describe(error)

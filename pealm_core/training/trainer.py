@@ -159,7 +159,7 @@ class Trainer:
         self.model.train()
         weights = [count * self.world.size / scored for count in counts]
         sums = accumulate(self.objective, self.module, batch, weights, self.dtype, self.strategy)
-        if problem := gradient_problem(self.model, several=self.world.size > 1):
+        if problem := gradient_problem(self.model, self.strategy, several=self.world.size > 1):
             plugin = self.job.entries["model"].plugin.dist
             raise self.world.once(PluginError(f"{plugin}: step {self.step + 1}: {problem}"))
         return sums
