@@ -13,7 +13,7 @@ from pealm_core.checkpoints.adapters import merged_state
 from pealm_core.checkpoints.build import make_model, plan_of, with_adapter
 from pealm_core.checkpoints.build_tokenizer import make_tokenizer
 from pealm_core.checkpoints.saved_tokenizer import read_saved_tokenizer
-from pealm_core.checkpoints.tensors import load_tensors, read_tensors
+from pealm_core.checkpoints.tensors import load_model, load_tensors, read_tensors
 from pealm_core.config.job import Job, plan
 from pealm_core.config.toml_layers import Layer, file_layer
 from pealm_core.contract.errors import UserError
@@ -46,7 +46,7 @@ class Checkpoint:
             return read_tensors(self.path / checkpoint.MODEL)[0]
         job = with_adapter(plan_of(self.path), file_layer(self.path / checkpoint.CONFIG), self.base)
         model, _ = make_model(job, job.configs["model"].vocab_size)
-        checkpoint.load_model(model, self.path)
+        load_model(model, self.path / checkpoint.MODEL)
         return merged_state(model)
 
 
@@ -70,7 +70,7 @@ def check_weights(path: Path | str) -> None:
     folder = checkpoint.find(Path(path))
     job = plan_of(folder)
     model, _ = make_model(job, job.configs["model"].vocab_size)
-    checkpoint.load_model(model, folder)
+    load_model(model, folder / checkpoint.MODEL)
 
 
 def load_tokenizer(config: Config, saved: Path | None = None) -> Tokenizer:

@@ -68,6 +68,11 @@ def without_wrappers(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -
     return {re.sub(f"^({'|'.join(foreign)})+", "", name): tensor for name, tensor in tensors.items()}
 
 
+def load_model(model: torch.nn.Module, path: Path) -> None:
+    """Load a checkpoint's weights into a model. Raises UserError that names each mismatch."""
+    load_tensors(model, read_tensors(path)[0], str(path))
+
+
 def load_tensors(model: torch.nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
     """Load a state dict, of an adapted model `trainable_state`. Raises UserError as `check_tensors` does."""
     check_tensors(model, tensors, where)

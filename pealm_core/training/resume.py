@@ -127,7 +127,8 @@ def restore(trainer: Trainer, newest: Path | None, wrong: Sequence[str], changes
         ) from None
     trainer.step, trainer.seconds = state["step"], state["seconds"]
     trainer.sample = state["sample"]
-    trainer.observers.saved = checkpoint.read_extra(newest)
+    extra = newest / checkpoint.EXTRA
+    trainer.observers.saved = read_tree(extra) if extra.exists() else {}
     if state["best_loss"] is not None and math.isfinite(on_disk):
         trainer.best_loss = state["best_loss"]
     trainer.val_loss, trainer.first_val_loss = state["val_loss"], state["first_val_loss"]

@@ -5,8 +5,8 @@ from pealm_core.checkpoints.adapters import merged_state as merged_state
 from pealm_core.checkpoints.adapters import trainable_state as trainable_state
 from pealm_core.checkpoints.build import make_model as make_model
 from pealm_core.checkpoints.build_tokenizer import make_tokenizer as make_tokenizer
-from pealm_core.checkpoints.folder import load_model as load_model
 from pealm_core.checkpoints.folder import save as save_checkpoint
+from pealm_core.checkpoints.tensors import load_model as load_model
 from pealm_core.checkpoints.tensors import read_tree as read_tree
 from pealm_core.checkpoints.tensors import write_tree as write_tree
 from pealm_core.cli.components import option_rows as option_rows
