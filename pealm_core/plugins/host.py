@@ -44,8 +44,7 @@ class PluginHost:
         self._manager.add_hookspecs(hookspecs)
         self.current: str | None = None  # the plugin whose hook of a run is being called
         self.failed: dict[str, str] = {}  # plugins that failed in a hook of a run → what happened
-        self._results: list[tuple[str, Any]] = []  # of the current call of a hook
-        self._errors: dict[str, BaseException] = {}
+        self._errors: dict[str, BaseException] = {}  # in the current call of a hook
         self._core_version = next((p.version for p in self.plugins if p.dist == "pealm-core"), "0")
         disabled = set(disabled)
         self._loading, slow = "", Timer(PATIENCE, self._say_slow)
@@ -158,8 +157,8 @@ class PluginHost:
         Returns (plugin, result) of those that returned something. A plugin is named by `dist/entry point`. One that
         fails is switched off and added to `failed`. Raises PluginError for those that failed, after all were called.
         """
-        self._results, self._errors = [], {}
-        getattr(self._manager.hook, hook)(**values)
+        self._errors = {}
+        results: list[tuple[str, Any]] = getattr(self._manager.hook, hook)(**values) or []
         step = values.get("step", getattr(values.get("trainer"), "step", None))
         when = "" if step is None else f" at step {step}"
         reasons = {name: f"{name}: {hook} failed{when}: {describe(e)}" for name, e in self._errors.items()}
@@ -168,7 +167,7 @@ class PluginHost:
         self.failed |= reasons
         if reasons:
             raise PluginError("; ".join(reasons.values())) from next(iter(self._errors.values()))
-        return self._results
+        return results
 
     def with_hook(self, hook: str) -> set[str]:
         """Return the plugins that have a hook of a run."""
@@ -178,14 +177,12 @@ class PluginHost:
         """Don't call the hooks of a plugin (`dist/entry point`) again, for instance as it failed on another rank."""
         self._manager.unregister(name=name)
 
-    def _attempt(self, name: str, function: Callable[..., Any], *args: Any) -> Any:
-        """Call a part of a plugin's hook and collect its result or its error."""
+    def _attempt(self, name: str, function: Callable[..., Any], *args: Any) -> tuple[str, Any] | None:
+        """Call a part of a plugin's hook; return the plugin and the result, if there is one, or note the error."""
         before, self.current = self.current, name
         try:
             result = function(*args)
-            if result is not None:
-                self._results.append((name, result))
-            return result
+            return None if result is None else (name, result)
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # also SystemExit, and a panic in Rust

@@ -5,7 +5,7 @@ pluggy calls the hooks of a run; `attempting` keeps an error in one plugin from 
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from functools import wraps
 from inspect import isgeneratorfunction
 from types import FunctionType, ModuleType
@@ -99,16 +99,8 @@ def attempting(function: Callable[..., Any], attempt: Attempt) -> Callable[..., 
     @wraps(function)
     def wrapper(*args: Any) -> Iterator[None]:
         context = contextmanager(function)(*args)
-        attempt(_enter, context)
+        attempt(context.__enter__)
         yield
-        attempt(_leave, context)
+        attempt(context.__exit__, None, None, None)
 
     return wrapper if isgeneratorfunction(function) else call
-
-
-def _enter(context: AbstractContextManager[Any]) -> None:
-    context.__enter__()
-
-
-def _leave(context: AbstractContextManager[Any]) -> None:
-    context.__exit__(None, None, None)
