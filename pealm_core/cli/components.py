@@ -93,14 +93,14 @@ class ComponentCommand(click.Command):
         """Return the help page's sections for the line, or for an empty one if something in the line is wrong."""
         names = {table: {"name": given[table]} for table in self.components if table in given}
         try:
-            sources = _sources(given, {**names, "input": words.get("input", {})})
+            sources = _sources(given, {**names, **{table: words.get(table, {}) for table in ("input", "observer")}})
             entries, layers = choose(components=self.components, **sources)
             resolved = settle(self.flat, entries, layers[:-1])  # without the line's own values
         except Exception:
             sources = _sources({}, {})
             entries, layers = choose(components=self.components, **sources)
             resolved = settle(self.flat, entries, layers)
-        known = {"input", *(param.name for param in self.params)} - names.keys()
+        known = {"input", "observer", *(param.name for param in self.params)} - names.keys()
         return sections(sources["host"], entries, resolved, [table for table in self.components if table in known])
 
 

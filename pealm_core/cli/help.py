@@ -15,7 +15,7 @@ from pealm_core.plugins.host import Entry, PluginHost
 
 Section = tuple[str, list[tuple[str, str]]]
 HEADINGS = {"train": "Training", "sample": "Sampling", "eval": "Evaluation"}  # the others: their name
-NAMED_BY = {"eval": "--on", "input": "--input.NAME"}  # the others: as their table
+NAMED_BY = {"eval": "--on", "input": "--input.NAME", "observer": "--observer.NAME.KEY"}  # the others: as their table
 METAVARS = {int: "INT", float: "NUMBER", str: "TEXT", Path: "PATH", bool: "true|false"}
 
 
@@ -24,8 +24,8 @@ def sections(
 ) -> list[Section]:
     """Return the settings of each table, then the model's presets and the components that can be named instead."""
     pages: list[Section] = []
-    for table in (table for table in resolved.schema if table == kind_of(table)):  # a mixture has no options
-        name = f" ({entries[table].name})" if table in entries else ""
+    for table in (table for table in resolved.schema if kind_of(table) != "input" or table == "input"):  # no mixture
+        name = f" ({entries[table].name})" if table in entries and table == kind_of(table) else ""
         pages.append(
             (HEADINGS.get(table, table.capitalize()) + name, option_rows(table, entries.get(table), resolved))
         )

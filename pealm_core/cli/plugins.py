@@ -50,6 +50,7 @@ def show(name: str) -> None:
             click.echo(f"  {record.kind:<9} {record.name}: {record.summary}")
             for table in (table for table, kind in COMPONENTS.items() if isinstance(record, kind)):
                 entry = Entry(record, plugin, record.name)
+                table = f"observer.{record.name}" if table == "observer" else table
                 try:
                     options = option_rows(table, entry, settle({}, {table: entry}, []))
                 except PealmError as error:

@@ -4,7 +4,7 @@ from pealm_core.config.job import Job
 from pealm_core.config.settings import TrainSettings
 from pealm_core.contract.errors import UserError
 
-COMPONENTS = ("model", "input", "tokenizer", "optimizer", "schedule", "objective", "strategy", "adapter")
+COMPONENTS = ("model", "input", "tokenizer", "optimizer", "schedule", "objective", "strategy", "adapter", "observer")
 
 
 def check(job: Job, world_size: int) -> None:

@@ -11,6 +11,7 @@ pealm_schedules():   ScheduleSpec, a learning-rate schedule: `--schedule NAME`
 pealm_objectives():  ObjectiveSpec, what training minimizes: `--objective NAME`
 pealm_strategies():  StrategySpec, how a model is spread over processes: `--strategy NAME`
 pealm_adapters():    AdapterSpec, a change of a built model: `--adapter NAME`
+pealm_observers():   ObserverSpec, settings of the hooks below: `--observer.NAME.KEY VALUE`
 pealm_formats():     FormatSpec, a foreign checkpoint format: `pealm convert`
 pealm_commands():    CommandSpec, a command: `pealm NAME`
 
