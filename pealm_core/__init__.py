@@ -34,6 +34,7 @@ from pealm_core.contract.specs import EvaluatorSpec as EvaluatorSpec
 from pealm_core.contract.specs import FormatSpec as FormatSpec
 from pealm_core.contract.specs import ModelSpec as ModelSpec
 from pealm_core.contract.specs import ObjectiveSpec as ObjectiveSpec
+from pealm_core.contract.specs import ObserverSpec as ObserverSpec
 from pealm_core.contract.specs import OptimizerSpec as OptimizerSpec
 from pealm_core.contract.specs import ScheduleSpec as ScheduleSpec
 from pealm_core.contract.specs import StrategySpec as StrategySpec

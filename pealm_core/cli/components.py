@@ -28,7 +28,7 @@ from pealm_core.plugins.host import Entry, PluginHost
 SETTINGS, GIVEN = "pealm.settings", "pealm.given"  # in a context's `meta`
 Section = tuple[str, list[tuple[str, str]]]
 HEADINGS = {"train": "Training", "sample": "Sampling", "eval": "Evaluation"}  # the others: their name
-NAMED_BY = {"eval": "--on", "input": "--input.NAME"}  # the others: as their table
+NAMED_BY = {"eval": "--on", "input": "--input.NAME", "observer": "--observer.NAME.KEY"}  # the others: as their table
 METAVARS = {int: "INT", float: "NUMBER", str: "TEXT", Path: "PATH", bool: "true|false"}
 
 
@@ -97,13 +97,14 @@ class ComponentCommand(click.Command):
     def _sections(self, given: Mapping[str, str], words: Mapping[str, Any]) -> list[Section]:
         """Return the help page's sections for the line, or for an empty one if something in the line is wrong."""
         names = {table: {"name": given[table]} for table in self.components if table in given}
-        for line in ((given, {**names, "input": words.get("input", {})}), ({}, {})):
+        own = {table: words.get(table, {}) for table in ("input", "observer")}
+        for line in ((given, names | own), ({}, {})):
             with suppress(Exception):
                 sources = _sources(*line)
                 entries, layers = choose(components=self.components, **sources)
                 resolved = settle(self.flat, entries, layers[:-1])  # without the line's own values
                 break
-        known = {"input", *(param.name for param in self.params)} - names.keys()
+        known = {"input", "observer", *(param.name for param in self.params)} - names.keys()
         return sections(sources["host"], entries, resolved, [table for table in self.components if table in known])
 
 
@@ -160,8 +161,8 @@ def sections(
 ) -> list[Section]:
     """Return the settings of each table, then the model's presets and the components that can be named instead."""
     pages: list[Section] = []
-    for table in (table for table in resolved.schema if table == kind_of(table)):  # a mixture has no options
-        name = f" ({entries[table].name})" if table in entries else ""
+    for table in (table for table in resolved.schema if kind_of(table) != "input" or table == "input"):  # no mixture
+        name = f" ({entries[table].name})" if table in entries and table == kind_of(table) else ""
         pages.append(
             (HEADINGS.get(table, table.capitalize()) + name, option_rows(table, entries.get(table), resolved))
         )

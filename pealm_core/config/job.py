@@ -14,9 +14,10 @@ from pealm_core.config.settings import TrainSettings
 from pealm_core.config.toml_layers import Layer, Resolved, Tables, resolve
 from pealm_core.contract.errors import UserError
 from pealm_core.contract.fields import Setting, dump, settings_of
+from pealm_core.contract.specs import ObserverSpec
 from pealm_core.plugins.host import Entry, PluginHost
 
-TRAINING = ("model", "input", "tokenizer", "optimizer", "schedule", "objective", "strategy", "adapter")
+TRAINING = ("model", "input", "tokenizer", "optimizer", "schedule", "objective", "strategy", "adapter", "observer")
 # Keys of a component's table that are the core's own: of the weights below an adapter, of an input in a mixture.
 BASE = {key: Setting(key.replace("-", "_"), str, True, None, hidden=True) for key in ("base", "base-hash")}
 WEIGHT = {"weight": Setting("weight", float, False, 1.0, "relative to the others", {"above": 0}, hidden=True)}
@@ -59,6 +60,13 @@ class Job:
             raise UserError(f"--base {place}: only a checkpoint with an adapter has a base; leave it out")
         return replace(self, base={**self.base, "base": str(place)})
 
+    def observer(self, name: str) -> Any:
+        """Return the settings of an observer, the defaults if the job has none. Raises PealmError."""
+        table = f"observer.{name}"
+        if table in self.configs:
+            return self.configs[table]
+        return settle({}, {table: self.host.find(ObserverSpec, name)}, []).build(table)
+
     @property
     def files(self) -> list[str]:
         """The loaded local plugins."""
@@ -68,7 +76,7 @@ class Job:
         """Return the keys of a table as `--config` reads them, each with its value and where that comes from."""
         entry, origins = self.entries.get(table), self.origins.get(table, {})
         rows = {key: (value, origins[key.replace("-", "_")]) for key, value in dump(self.configs[table]).items()}
-        if entry is None:
+        if entry is None or kind_of(table) == "observer":
             return rows
         provider = f"{entry.plugin.dist} {entry.plugin.version}"
         if kind_of(table) != "input":
@@ -85,6 +93,8 @@ class Job:
             values = {key: value for key, (value, _) in self.rows(table).items()}
             if table in self.weights:
                 tables.setdefault("input", []).append(values)
+            elif kind_of(table) == "observer":
+                tables.setdefault("observer", {})[table.partition(".")[2]] = values
             else:
                 tables[table] = values
         plugins = {"plugins": {"files": self.files}} if self.files else {}
@@ -112,7 +122,7 @@ def plan(
     configs = {table: resolved.build(table) for table in resolved.schema}
     adapter = resolved.values.get("adapter", {})
     base = {key: adapter[item.name] for key, item in BASE.items() if adapter.get(item.name) is not None}
-    weights = {table: resolved.values[table]["weight"] for table in entries if table != kind_of(table)}
+    weights = {table: resolved.values[table]["weight"] for table in entries if table.startswith("input.")}
     return Job(host, entries, configs, resolved.origins, base, weights)
 
 
@@ -126,7 +136,7 @@ def _settings(table: str, entry: Entry[Any]) -> dict[str, Setting]:
     """Return the settings of a component's table by key: a dataset's value is under its name."""
     value = getattr(entry.spec, "value", None)
     settings = {entry.name if item.name == value else key: item for key, item in settings_of(entry.config).items()}
-    own = BASE if table == "adapter" else WEIGHT if table != kind_of(table) else {}
+    own = BASE if table == "adapter" else WEIGHT if table.startswith("input.") else {}
     return settings | own
 
 

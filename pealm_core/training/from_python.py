@@ -34,9 +34,10 @@ def train(
 
     model, and in settings tokenizer, optimizer, schedule, objective, strategy, adapter: a component's name, or a
     table of its settings: `{"name": "muon", "momentum": 0.9}`. input: a dataset's name, a table such as
-    `{"text": "book.txt"}`, or a list of these, each with a `weight`. out: the folder, by default a new one below
-    `runs`. preset: the model's. tokenizer_dir: a run, checkpoint or folder of shards whose tokenizer is used. Other
-    settings are those of `pealm train`: `steps=100, lr=1e-3`.
+    `{"text": "book.txt"}`, or a list of these, each with a `weight`. observer: a table for each observer with
+    settings, `{"csv": {"every": 10}}`. out: the folder, by default a new one below `runs`. preset: the model's.
+    tokenizer_dir: a run, checkpoint or folder of shards whose tokenizer is used. Other settings are those of `pealm
+    train`: `steps=100, lr=1e-3`.
 
     A first Ctrl-C ends the run after the current step, with a checkpoint, and raises KeyboardInterrupt.
     """
@@ -77,5 +78,7 @@ def train(
 
 
 def _word(value: Any) -> Any:
-    """Return a value as a word of the command line; numbers stay as they are."""
+    """Return a value as a word of the command line; numbers stay as they are, also those of an observer's table."""
+    if isinstance(value, Mapping):
+        return {key.replace("_", "-"): _word(item) for key, item in value.items()}
     return value if type(value) in (int, float) else word(value)

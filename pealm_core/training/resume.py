@@ -27,7 +27,7 @@ def changed_settings(config: Path, job: Job) -> list[str]:
     """Return how the job's settings differ from a run's config.toml. Raises UserError if others than these may."""
     saved, changes = file_layer(config).tables, []
     tables = job.tables()
-    for table in (table for table in tables if table in COMPONENTS or table == "train"):
+    for table in (table for table in tables if table in {*COMPONENTS, "train"} - {"observer"}):
         pair: list[Any] = [saved.get(table, {}), tables.get(table, {})]
         if any(isinstance(values, list) for values in pair):  # a mixture
             pair = [{"input": values} for values in pair]

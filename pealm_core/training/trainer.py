@@ -69,6 +69,7 @@ class Trainer:
         self.budget, self.signals = Budget(self.settings), Signals(launched=self.world.size > 1)
         self.observers, self.recorder, self.saver = Observers(self), Recorder(self), Saver(self)
         self.val_losses: dict[str, float] = {}  # of the last validation by input, if there are several
+        self.options, self.register_state = self.job.observer, self.observers.register_state  # for hooks
         self.read_every = READ_EVERY[self.device.type]
         s, local = self.settings, self.settings.batch_size // self.world.size
         self.micro_batch_size = min(s.micro_batch_size or local, local)  # sequences in a pass
@@ -210,10 +211,6 @@ class Trainer:
     def validate(self) -> float | None:
         """Return the mean loss in nats per token over the validation data; None if a signal cut it short."""
         return validate(self)
-
-    def register_state(self, name: str, obj: Any) -> None:
-        """Save an object's `state_dict()` with each checkpoint; see `contract.training_parts.Trainer`."""
-        self.observers.register_state(name, obj)
 
     def clock(self) -> float:
         """Return the seconds of training so far, earlier parts of the run included; a time limit counts rank 0's."""

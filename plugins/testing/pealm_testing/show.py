@@ -34,6 +34,7 @@ def _options(record: Spec, plugin: Plugin) -> Iterator[tuple[str, str]]:
     """Yield the options of a record's settings, as on a help page."""
     for table in (table for table, kind in COMPONENTS.items() if isinstance(record, kind)):
         entry = Entry(record, plugin, record.name)
+        table = f"observer.{record.name}" if table == "observer" else table
         try:
             yield from option_rows(table, entry, settle({}, {table: entry}, []))
         except PealmError as error:
