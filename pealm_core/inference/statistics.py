@@ -53,4 +53,4 @@ def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> float:
     """
     pairs = [(a, b) for a, b in zip(first, second, strict=True) if a != b]
     n, fewer = len(pairs), min(sum(a for a, _ in pairs), sum(b for _, b in pairs))
-    return min(1.0, 2 * sum(math.comb(n, k) for k in range(fewer + 1)) * 0.5**n)
+    return min(1.0, 2 * sum(math.comb(n, k) for k in range(fewer + 1)) / (1 << n))
