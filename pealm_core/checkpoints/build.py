@@ -1,6 +1,6 @@
 """Make the components of a job: tokenizer, dataset, model. The only module that calls factories."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -83,7 +83,7 @@ def make_model(
     model = make(entry, sizes)
     if not isinstance(model, nn.Module):
         raise PluginError(f"{entry.plugin.dist}: model {entry.name!r} is {model!r:.80}, which is not an nn.Module")
-    resized: Collection[str] = ()
+    resized: Mapping[str, int | None] = {}
     if weights is not None:
         weights = without_wrappers(weights, model.state_dict())
         try:
@@ -97,7 +97,7 @@ def make_model(
     _check(entry, model, sizes.vocab_size)
     if adapter is not None:
         try:
-            apply(make_component(job, "adapter"), model, resized)
+            apply(make_component(job, "adapter"), model, dict.fromkeys(resized) if job.other_tokens else resized)
         except PealmError:
             raise
         except Exception as error:
@@ -114,18 +114,20 @@ def _resize(
     old: int,
     sizes: Any,
     say: Callable[[str], None],
-) -> tuple[dict[str, Tensor], set[str]]:
-    """Return weights for `old` tokens (0: unknown) as weights for the model's, and the names of what was resized.
+) -> tuple[dict[str, Tensor], dict[str, int | None]]:
+    """Return weights for `old` tokens (0: unknown) as weights for the model's, and what was resized.
+
+    The latter by name, with the row from which on it is new, or None where more than rows is.
 
     Rows are copied by id; new ones are as the model initialises them, as are those beyond its vocabulary. Another
     model, with a larger vocabulary, shows which dimensions depend on it.
     """
     own, weights, new = model.state_dict(), dict(weights), sizes.vocab_size
     if not old and all(weights[name].shape == tensor.shape for name, tensor in own.items() if name in weights):
-        return weights, set()
+        return weights, {}
     with torch.random.fork_rng(devices=()):
         larger = make(entry, replace(sizes, vocab_size=2 * new + 1000)).state_dict()
-    resized = set()
+    resized: dict[str, int | None] = {}
     for name, tensor in own.items():
         saved = weights.get(name)
         dims = [dim for dim, size in enumerate(larger[name].shape) if size != tensor.shape[dim]]
@@ -138,7 +140,7 @@ def _resize(
             if saved[copied].shape == tensor[copied].shape:
                 weights[name] = tensor.clone()
                 weights[name][copied] = saved[copied]
-                resized.add(name)
+                resized[name] = old if dims == [0] and old < new else None
     if resized:
         count = f"{abs(new - old):,} row{'s are' if abs(new - old) > 1 else ' is'}"
         say(f"vocabulary {old:,} → {new:,}: {count} {'new' if new > old else 'left out'}")
