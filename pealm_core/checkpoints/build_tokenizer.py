@@ -7,7 +7,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from pealm_core.checkpoints.build import make_component
 from pealm_core.checkpoints.folder import TOKENIZER
 from pealm_core.config.job import Job
 from pealm_core.config.paths import cache_root
@@ -24,7 +23,7 @@ def make_tokenizer(job: Job, saved: Path | None = None, *datasets: Dataset) -> T
 
     The special tokens that datasets and objective name are added if it lacks them, and the datasets' chat layout.
     """
-    saved, tokenizer = saved or job.vocabulary, make_component(job, "tokenizer")
+    saved, tokenizer = saved or job.vocabulary, job.make("tokenizer")
     name, dist = job.entries["tokenizer"].name, job.entries["tokenizer"].plugin.dist
     if has(tokenizer, "fit") and not (has(tokenizer, "save") and has(tokenizer, "load")):
         raise PluginError(f"{dist}: tokenizer {name!r} can fit but not save and load: its checkpoints would be lost")

@@ -4,15 +4,15 @@ import math
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
 import click
 
-from pealm_core.checkpoints.cleaning import Item, is_own, list_runs, list_texts, remove
-from pealm_core.cli.help import print_table
-from pealm_core.config.paths import MARK, shown
-from pealm_core.contract.errors import PealmError, UserError
+from pealm_clean.cleaning import Item, list_runs, list_texts, remove
+from pealm_clean.disk import MARK, is_own, shown
+from pealm_core import PealmError, UserError
 
 
 @click.command()
@@ -41,7 +41,7 @@ def clean(folder: Path, older_than: float | None, keep_best: bool, dry_run: bool
     for item in items:
         date = time.strftime("%Y-%m-%d %H:%M", time.localtime(item.changed))
         rows.append((shown(item.place), date, f"{item.size / 1e6:,.1f} MB", item.state))
-    print_table(rows if items else [])
+    _print_table(rows if items else [])
     items = [item for item in items if item.paths]
     if not items:
         click.echo("nothing to remove")
@@ -77,3 +77,9 @@ def _amount(items: list[Item]) -> str:
     counts = Counter(item.kind for item in items)
     words = [f"{count:,} {kind}{'s' * (count > 1)}" for kind, count in counts.items()]
     return f"{', '.join(words)} ({sum(item.size for item in items) / 1e6:,.1f} MB)"
+
+
+def _print_table(rows: Sequence[Sequence[str]]) -> None:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

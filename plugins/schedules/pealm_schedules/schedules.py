@@ -1,22 +1,22 @@
-"""The core's learning-rate schedules: fractions of the peak learning rate. No torch."""
+"""Learning-rate schedules: fractions of the peak learning rate."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import cos, pi
 
-from pealm_core.contract.fields import setting
-from pealm_core.contract.training_parts import Schedule
+from pealm_core import setting
+
+Schedule = Callable[[float, int], float]
 
 
 @dataclass(frozen=True)
-class DecayConfig:
+class LinearConfig:
     """Where a schedule ends."""
 
     min_lr_ratio: float = setting(0.1, "final learning rate as a fraction of the peak", at_least=0, at_most=1)
 
 
 @dataclass(frozen=True)
-class WSDConfig(DecayConfig):
+class WSDConfig(LinearConfig):
     """Warm-up, stable, decay (Hu et al., 2024)."""
 
     decay_fraction: float = setting(0.6, "fraction of the run in which the rate decays", above=0, at_most=1)
@@ -33,16 +33,7 @@ def _decay(shape: Callable[[float], float], min_lr_ratio: float) -> Schedule:
     return lambda progress, step: min_lr_ratio + (1 - min_lr_ratio) * shape(progress)
 
 
-def cosine(config: DecayConfig) -> Schedule:
-    """Half a period of a cosine, from the peak to its end.
-
-    >>> [round(cosine(DecayConfig())(p, 0), 3) for p in (0.0, 0.5, 1.0)]
-    [1.0, 0.55, 0.1]
-    """
-    return _decay(lambda progress: 0.5 * (1 + cos(pi * progress)), config.min_lr_ratio)
-
-
-def linear(config: DecayConfig) -> Schedule:
+def linear(config: LinearConfig) -> Schedule:
     """A straight line from the peak to its end."""
     return _decay(lambda progress: 1 - progress, config.min_lr_ratio)
 
@@ -54,11 +45,6 @@ def wsd(config: WSDConfig) -> Schedule:
     [1.0, 1.0, 0.55, 0.1]
     """
     return _decay(lambda progress: min(1.0, (1 - progress) / config.decay_fraction), config.min_lr_ratio)
-
-
-def constant() -> Schedule:
-    """The peak."""
-    return lambda progress, step: 1.0
 
 
 def inverse_sqrt(config: InverseSqrtConfig) -> Schedule:

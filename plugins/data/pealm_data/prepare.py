@@ -4,9 +4,7 @@ from typing import Any
 
 import click
 
-from pealm_core.contract.errors import UserError
-from pealm_core.contract.specs import DatasetSpec, EvaluatorSpec
-from pealm_core.plugins.host import Entry, PluginHost
+from pealm_core import DatasetSpec, Entry, EvaluatorSpec, PluginHost, UserError
 
 
 @click.command(context_settings={"allow_interspersed_args": False, "ignore_unknown_options": True})
@@ -24,9 +22,7 @@ def prepare(name: str, options: tuple[str, ...]) -> None:
         config = entry.config and entry.config()
     except TypeError:
         raise UserError(f"{entry.spec.kind} {name!r} has nothing to prepare: it needs settings") from None
-    from pealm_core.checkpoints.build import make
-
-    component = make(entry) if config is None else make(entry, config)
+    component = entry.make(config)
     command = getattr(component, "prepare_command", None)
     if isinstance(command, click.Command):
         with command.make_context(f"pealm prepare {name}", list(options)) as context:

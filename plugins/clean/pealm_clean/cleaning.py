@@ -10,21 +10,17 @@ import re
 import shutil
 import stat
 import time
+import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from pealm_core.checkpoints import folder as checkpoint
-from pealm_core.config.paths import MARK, cache_root, has_ended, shown, try_lock
-from pealm_core.config.toml_layers import file_layer, read_regular
-from pealm_core.contract.errors import InvalidCheckpointError, PealmError, UserError
+from pealm_clean import disk
+from pealm_clean.disk import BEST, CONFIG, LOCK, MARK, STATUS, TOKENIZER, is_own, shown
+from pealm_core import PealmError, cache_root
 
-RUN, STEPS, TEXT = "run", "checkpoints folder", "tokenized text"
-LOCK, STATUS = ".lock", "run.json"
-RUN_FILES = (STATUS, "metrics.jsonl", "samples.jsonl", "loss.png", checkpoint.CONFIG)
-CHECKPOINT_FILES = (checkpoint.STATE, checkpoint.MODEL, checkpoint.OPTIMIZER, checkpoint.EXTRA, checkpoint.CONFIG)
-TEMPORARY_FILE = re.compile(rf"\.({'|'.join(map(re.escape, RUN_FILES))})(\.[0-9a-f]+)?\.tmp")
+RUN, STEPS, TEXT = "run", "checkpoints folder", "tokenized text"  # kinds of what is listed
 TEXT_FOLDER = re.compile(r"[0-9a-f]{32}")
 TEXT_LEFTOVER = re.compile(r"tokenizing-.*|\.[0-9a-f]{32}\..*\.tmp")
 CHANGED = "has changed since it was listed; it stays"
@@ -49,14 +45,6 @@ class Item:
         return max((written for _, _, written in self.files), default=0) / 1e9
 
 
-def is_own(path: Path) -> bool:
-    """Whether a file or folder is where its name says, with no link on the way."""
-    try:
-        return os.path.realpath(path) == str(path) and (path.is_file() or path.is_dir())
-    except (OSError, ValueError):  # a name that can't be one
-        return False
-
-
 def list_runs(root: Path, keep_best: bool) -> Iterator[Item]:
     """Yield the marked runs below a folder without links in its path. keep_best: only their step checkpoints."""
     bases = _bases(root)
@@ -64,10 +52,10 @@ def list_runs(root: Path, keep_best: bool) -> Iterator[Item]:
         run = Path(name)
         if MARK not in names or not is_own(run / MARK) or (LOCK not in names and (folders or names != [MARK])):
             continue
-        steps = [path for step in checkpoint.steps(run) for path in _contents(step)]
-        best = _contents(run / "best")
-        rest = [] if keep_best else [*best, *(run / name for name in (*RUN_FILES, LOCK, MARK)), run]
-        paths = (*_leftovers(run), *steps, run / checkpoint.STEPS, *rest)
+        steps = [path for step in disk.steps(run) for path in _contents(step)]
+        best = _contents(run / BEST)
+        rest = [] if keep_best else [*best, *(run / name for name in (*disk.RUN_FILES, LOCK, MARK)), run]
+        paths = (*_leftovers(run), *steps, run / disk.STEPS, *rest)
         paths = tuple(path for path in paths if is_own(path) or path == run / LOCK)  # which removing makes
         stays, state = _state(run, keep_best)
         if users := [bases[path] for path in paths if path in bases]:
@@ -82,9 +70,9 @@ def _bases(root: Path) -> dict[Path, Path]:
     """Return the checkpoints that adapters' checkpoints below a folder need, each with one that needs it."""
     bases = {}
     for name, _, names in os.walk(root):
-        if checkpoint.CONFIG in names:
-            with suppress(UserError, KeyError, TypeError):  # not a config of ours
-                base = file_layer(Path(name, checkpoint.CONFIG)).tables["adapter"]["base"]
+        if CONFIG in names:
+            with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):  # not a config of ours
+                base = tomllib.loads(disk.read(Path(name, CONFIG)).decode())["adapter"]["base"]
                 bases[Path(base)] = Path(name)
     return bases
 
@@ -93,24 +81,21 @@ def _state(run: Path, keep_best: bool) -> tuple[bool, str]:
     """Return whether a run must stay, and why or how it ended. Without locks, run.json says whether it is in use."""
     status, ended = "unknown state", False
     with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
-        facts = json.loads(read_regular(run / STATUS))
-        status, ended = str(facts["status"]), has_ended(facts.get("pid"), facts.get("host"))
+        facts = json.loads(disk.read(run / STATUS))
+        status, ended = str(facts["status"]), disk.has_ended(facts.get("pid"), facts.get("host"))
     with suppress(OSError, PealmError), _lock(run, create=False) as answer:
         if answer == "busy" or (answer == "unsupported" and status == "running" and not ended):
             return True, "in use"
-    with suppress(InvalidCheckpointError):
-        if keep_best:
-            checkpoint.verify(run / "best")
-        if not keep_best or is_own(run / "best"):
-            return False, "interrupted" if status == "running" else status
-    return True, "no complete best/"
+    if keep_best and not (is_own(run / BEST) and disk.is_complete(run / BEST)):
+        return True, "no complete best/"
+    return False, "interrupted" if status == "running" else status
 
 
 def _leftovers(run: Path) -> Iterator[Path]:
     """Yield what interrupted saves left in a run, files before their folders."""
-    for folder in checkpoint.temporary_folders(run):
+    for folder in disk.temporary_folders(run):
         yield from (*sorted(folder.rglob("*"), reverse=True), folder)
-    yield from (path for path in run.glob(".*.tmp") if TEMPORARY_FILE.fullmatch(path.name))
+    yield from (path for path in run.glob(".*.tmp") if disk.TEMPORARY_FILE.fullmatch(path.name))
 
 
 def _contents(folder: Path) -> list[Path]:
@@ -119,12 +104,10 @@ def _contents(folder: Path) -> list[Path]:
     The vocabulary comes first and state.json, which lists it, next: what remains after a kill is not a checkpoint,
     and pealm can still name all of it.
     """
-    listed: list[str] = []
-    with suppress(InvalidCheckpointError):
-        listed = [name for name in checkpoint.state_of(folder)["files"] if name.startswith("tokenizer/")]
-    files = [folder / name for name in (*listed, *CHECKPOINT_FILES)]
+    listed = [name for name in disk.files_of(folder) if name.startswith(f"{TOKENIZER}/")]
+    files = [folder / name for name in (*listed, *disk.CHECKPOINT_FILES)]
     places = {place for file in files for place in file.parents if place.is_relative_to(folder)}
-    return [*files, *sorted({*places, folder / checkpoint.TOKENIZER}, reverse=True)]
+    return [*files, *sorted({*places, folder / TOKENIZER}, reverse=True)]
 
 
 def list_texts() -> Iterator[Item]:
@@ -157,7 +140,7 @@ def _lock(run: Path, *, create: bool) -> Iterator[str]:
     flags = os.O_RDWR | (os.O_CREAT if create else 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
     handle = os.open(run / LOCK, flags, 0o666)
     try:
-        answer = try_lock(handle, exclusive=create)
+        answer = disk.try_lock(handle, exclusive=create)
         if not os.path.samestat(os.fstat(handle), (run / LOCK).lstat()):
             raise PealmError(CHANGED)
         yield answer

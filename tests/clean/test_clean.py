@@ -18,9 +18,9 @@ from typing import Any
 import click
 import pytest
 
+from pealm_clean import command
+from pealm_core import PealmError
 from pealm_core.checkpoints import folder as checkpoint
-from pealm_core.cli import clean as room
-from pealm_core.contract.errors import PealmError
 
 DAY = 86400
 
@@ -42,7 +42,7 @@ def clean(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, s
         capsys.readouterr()
         code, wrong = 0, ""
         try:
-            room.clean.main([str(arg) for arg in args], prog_name="clean", standalone_mode=False)
+            command.clean.main([str(arg) for arg in args], prog_name="clean", standalone_mode=False)
         except PealmError as error:
             code, wrong = error.exit_code, str(error)
         return code, capsys.readouterr().out, wrong
@@ -517,7 +517,7 @@ def test_what_can_not_be_removed_is_one_line_and_the_rest_goes(
 
 KILLED = """
 import os, signal, sys
-from pealm_core.cli.clean import clean
+from pealm_clean.command import clean
 left = int(sys.argv[1])
 def kill(event, args):
     global left
@@ -633,7 +633,7 @@ def test_without_a_terminal_it_asks_for_yes(clean: Clean, here: Path, monkeypatc
 def test_a_terminal_is_asked(here: Path, keys: bytes, code: int, gone: bool) -> None:
     run = make_run(here / "runs" / "r")
     program = (
-        "from pealm_core import cli\ncli.COMMANDS['clean'] = ('pealm_core.cli.clean:clean', '')\ncli.main(['clean'])"
+        "from pealm_core import cli\ncli.COMMANDS['clean'] = ('pealm_clean.command:clean', '')\ncli.main(['clean'])"
     )
     ours, theirs = pty.openpty()
     try:
@@ -662,7 +662,7 @@ def test_a_folder_that_is_none_is_the_users_mistake(clean: Clean, here: Path) ->
 
 
 def test_it_loads_nothing_heavy(here: Path) -> None:
-    code = "import sys\nimport pealm_core.cli.clean\nassert not {'torch', 'numpy', 'rich'} & set(sys.modules)"
+    code = "import sys\nimport pealm_clean.command\nassert not {'torch', 'numpy', 'rich'} & set(sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
