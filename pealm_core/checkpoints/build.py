@@ -1,6 +1,6 @@
 """Make the model and the datasets of a job."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,7 @@ def make_model(
             raise PluginError(f"{entry.plugin.dist}: model {entry.name!r} has a {method} that is not a method")
     if not isinstance(model.state_dict(), Mapping):
         raise PluginError(f"{entry.plugin.dist}: model {entry.name!r}: state_dict() must give a mapping")
-    resized: Collection[str] = ()
+    resized: Mapping[str, int | None] = {}
     if weights is not None:
         weights = without_wrappers(weights, model.state_dict())
         try:
@@ -77,7 +77,7 @@ def make_model(
     _check(entry, model, sizes.vocab_size)
     if adapter is not None:
         try:
-            apply(job.make("adapter"), model, resized)
+            apply(job.make("adapter"), model, dict.fromkeys(resized) if job.other_tokens else resized)
         except PealmError:
             raise
         except Exception as error:
@@ -94,18 +94,20 @@ def _resize(
     old: int,
     sizes: Any,
     say: Callable[[str], None],
-) -> tuple[dict[str, Tensor], set[str]]:
-    """Return weights for `old` tokens (0: unknown) as weights for the model's, and the names of what was resized.
+) -> tuple[dict[str, Tensor], dict[str, int | None]]:
+    """Return weights for `old` tokens (0: unknown) as weights for the model's, and what was resized.
+
+    The latter by name, with the row from which on it is new, or None where more than rows is.
 
     Rows are copied by id; new ones are as the model initialises them, as are those beyond its vocabulary. Another
     model, with a larger vocabulary, shows which dimensions depend on it.
     """
     own, weights, new = model.state_dict(), dict(weights), sizes.vocab_size
     if not old and all(weights[name].shape == tensor.shape for name, tensor in own.items() if name in weights):
-        return weights, set()
+        return weights, {}
     with torch.random.fork_rng(devices=()):
         larger = entry.make(replace(sizes, vocab_size=2 * new + 1000)).state_dict()
-    resized = set()
+    resized: dict[str, int | None] = {}
     for name, tensor in own.items():
         saved = weights.get(name)
         dims = [dim for dim, size in enumerate(larger[name].shape) if size != tensor.shape[dim]]
@@ -118,7 +120,7 @@ def _resize(
             if saved[copied].shape == tensor[copied].shape:
                 weights[name] = tensor.clone()
                 weights[name][copied] = saved[copied]
-                resized.add(name)
+                resized[name] = old if dims == [0] and old < new else None
     if resized:
         count = f"{abs(new - old):,} row{'s are' if abs(new - old) > 1 else ' is'}"
         say(f"vocabulary {old:,} → {new:,}: {count} {'new' if new > old else 'left out'}")

@@ -13,7 +13,7 @@ from pealm_core.config.paths import cache_root
 from pealm_core.contract.errors import PluginError, UserError
 from pealm_core.contract.fields import dump
 from pealm_core.contract.protocols import Dataset, Tokenizer, has
-from pealm_core.data.documents import texts
+from pealm_core.data.documents import has_template, texts
 from pealm_core.data.specials import with_specials
 from pealm_core.data.token_cache import SPLITS, cached_folder
 
@@ -39,7 +39,8 @@ def make_tokenizer(job: Job, saved: Path | None = None, *datasets: Dataset) -> T
         objective = job.entries.get("objective")
         wanted = [getattr(dataset, "specials", ()) for dataset in datasets]
         wanted += [objective.spec.specials] if objective else []
-        tokenizer = with_specials(tokenizer, chain.from_iterable(wanted), saved, _layout(job, datasets))
+        layout = None if has_template(tokenizer) else _layout(job, datasets)
+        tokenizer = with_specials(tokenizer, chain.from_iterable(wanted), saved, layout)
     except (FileNotFoundError, ValueError) as error:
         raise UserError(f"tokenizer {name}: {saved or 'training text'}: {error}") from error
     if not isinstance(size := tokenizer.vocab_size, int) or size < 0:  # 0: fitted on no text

@@ -29,6 +29,7 @@ class Job:
 
     base: of an adapter, where its base is (`base`) and the SHA-256 of the base's weights (`base-hash`). weights: of
     the inputs of a mixture, by table. vocabulary: the folder of the tokenizer's saved files, None: there is none yet.
+    other_tokens: whether the base was trained with another tokenizer.
     """
 
     host: PluginHost
@@ -38,6 +39,7 @@ class Job:
     base: Mapping[str, str] = field(default_factory=dict)
     weights: Mapping[str, float] = field(default_factory=dict)
     vocabulary: Path | None = None
+    other_tokens: bool = False
 
     @property
     def inputs(self) -> list[str]:

@@ -1,6 +1,6 @@
 """The methods that the core calls on each component. No base class is needed; optional methods may be missing."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -50,6 +50,14 @@ class Segment:
     special: str | None = None
 
 
+class Conversation(list[Segment]):
+    """A document of messages, as segments in a chat layout; a tokenizer with a chat template renders the messages."""
+
+    def __init__(self, messages: Iterable[Mapping[str, str]]) -> None:
+        super().__init__()
+        self.messages = list(messages)
+
+
 Document = str | Sequence[Segment]
 
 
@@ -64,6 +72,9 @@ class Tokenizer(Protocol):
     `by_character = True`: a text cut anywhere encodes to the same ids, so that long documents are encoded in pieces.
     `specials`: its special tokens, name → id. The core adds those that a dataset or objective names and that are
     missing, with ids from `vocab_size` on, and saves them beside it (`specials.json`). `encode` returns none of them.
+    `chat_template`: None, or how its conversations are laid out, which replaces the dataset's layout; then
+    `render_chat(messages, *, answer)` returns the ids in pieces, each with whether it is learned. With `answer`, the
+    start of the assistant's answer follows. Raises ValueError for messages that it can't lay out.
 
     If there is an `eot_id`, the core puts it before every document of the training text, starts an empty prompt with
     it, and stops generating at it.
