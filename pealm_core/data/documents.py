@@ -59,9 +59,9 @@ def _encode(text: str, tokenizer: Tokenizer) -> Iterator[NDArray[Any]]:
         except ValueError as error:
             place = f" after character {start:,}" if start else ""
             raise UserError(f"the text can't be tokenized{place}: {error}") from error
-        if ids.ndim != 1 or (ids.size and not np.issubdtype(ids.dtype, np.integer)):
+        if ids.ndim != 1 or (ids.size and ids.dtype.kind not in "iu"):
             raise PluginError(f"{name}.encode must give a list of token ids, not {ids!r:.60}")
-        if ids.size and not 0 <= ids.min() <= ids.max() < tokenizer.vocab_size:
+        if ids.size and ids.view(f"u{ids.itemsize}").max() >= tokenizer.vocab_size:  # negative ids are large there
             raise PluginError(
                 f"{name}.encode gave ids from {ids.min()} to {ids.max()}, and vocab_size is {tokenizer.vocab_size}"
             )

@@ -35,7 +35,6 @@ import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import tiktoken
 
 from pealm_core.cli.command_group import pealm
-from pealm_core.data.windows import Windows
 
 TEXT = Path(__file__).resolve().parents[3] / "shared" / "data" / "tinyshakespeare.txt"
 DOCUMENT, GROUP, FILES = 4500, 1000, 2  # characters, rows, files

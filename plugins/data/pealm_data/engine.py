@@ -52,6 +52,7 @@ def write_shards(plan: Plan, dataset: Any, tokenizer: Callable[[Path], Tokenizer
     """
     folder = Folder(plan.out, *plan.part, {**plan.facts, "shard_size": plan.shard_size, "limit": plan.limit})
     if folder.is_done():
+        folder.count_all()  # of machines whose files were copied into the folder
         print(f"{plan.out} is complete already")
         return
     with folder.locked():
@@ -66,7 +67,7 @@ def write_shards(plan: Plan, dataset: Any, tokenizer: Callable[[Path], Tokenizer
         with Meter(sum(part.size for part in parts) if plan.limit is None else plan.limit) as meter:
             count = plan.workers if parallel else 1
             Writing(plan, dataset, parts, folder.work, dtype, meter, states).run(made, count)
-            folder.finish(more)
+            folder.finish()
             tokens, shards = (sum(getattr(state, key) for state in states.values()) for key in ("tokens", "shards"))
             meter.say(f"{plan.out}: {tokens:,} tokens in {shards:,} shards")
 

@@ -118,16 +118,21 @@ class Folder:
         with write_file(self.out / META) as file:
             file.write(json.dumps({**more, **self.facts}, indent=1, ensure_ascii=False).encode())
 
-    def finish(self, more: Mapping[str, Any]) -> None:
-        """Record in `meta.json` what is in the shards, once all machines are done, and remove the work folder."""
+    def finish(self) -> None:
+        """Record that this machine is done, and remove the work folder."""
         if self.machines > 1:
             with write_file(self.mark) as file:
                 file.write(b"{}")
-        if self.machines == 1 or len([*self.out.glob(f"part-*-of-{self.machines}.json")]) == self.machines:
-            self.write_meta({**more, "splits": self._count(more["dtype"])})
+        self.count_all()
         shutil.rmtree(self.work, ignore_errors=True)
         with suppress(OSError):  # other machines are not done
             (self.out / WORK).rmdir()
+
+    def count_all(self) -> None:
+        """Record in `meta.json` what is in the shards of each split, once all machines are done."""
+        meta, marks = self._meta(), [*self.out.glob(f"part-*-of-{self.machines}.json")]
+        if "dtype" in meta and "splits" not in meta and (self.machines == 1 or len(marks) == self.machines):
+            self.write_meta({**meta, "splits": self._count(meta["dtype"])})
 
     def _count(self, dtype: str) -> dict[str, dict[str, int]]:
         counts = {}

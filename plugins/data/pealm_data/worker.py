@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import zlib
+from array import array
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -14,11 +15,13 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pealm_core import Document, Tokenizer, UserError, encode_document
 
 TOKENS, OFFSETS, MASK = ".tokens", ".offsets", ".mask"  # beside each other; `.json` is written last
 BUFFER = 2**20  # bytes
+WAITING = 2**16  # tokens that are written at a time, at least
 SAMPLE = 64  # characters of a document that its checksum is made of, besides its length
 
 
@@ -75,7 +78,7 @@ def is_done(path: Path) -> bool:
 
 
 def tokenize_piece(
-    task: Task, tokenizer: Tokenizer, report: Callable[[int], None] = lambda tokens: None
+    task: Task, tokenizer: Tokenizer, report: Callable[[int], None] | None = None
 ) -> dict[str, Counts]:
     """Return what each split has of a piece, which is tokenized unless it was before. Raises UserError.
 
@@ -83,7 +86,7 @@ def tokenize_piece(
     """
     if (known := _read(task.path)) and (task.piece is None or same_as_before(task)):
         return {split: Counts(**counts) for split, counts in known["splits"].items()}
-    value = 0
+    value, limited = 0, any(limit is not None for limit in task.limits.values())
     with ExitStack() as stack:
         outputs = {split: _Output(stack, task, split) for split in task.limits}
         continued = set(getattr(task.piece, "continues", ()))
@@ -92,9 +95,12 @@ def tokenize_piece(
             outputs[split].add(document, tokenizer, continues=split in continued)
             continued.discard(split)
             del document  # before the next one is read
-            report(sum(output.tokens for output in outputs.values()))
-            if all(output.full for output in outputs.values()):
+            if report is not None:
+                report(sum(output.tokens for output in outputs.values()))
+            if limited and all(output.full for output in outputs.values()):
                 break
+        for output in outputs.values():
+            output.flush()
     counts = {split: Counts(output.tokens, output.documents, output.masked) for split, output in outputs.items()}
     facts = {"piece": identity(task.piece), "checksum": value, "splits": {s: asdict(c) for s, c in counts.items()}}
     with write_file(task.path.with_suffix(".json")) as file:
@@ -124,7 +130,7 @@ class _Output:
     def __init__(self, stack: ExitStack, task: Task, split: str) -> None:
         self._stack, self._task, self._split = stack, task, split
         self._files: dict[str, IO[bytes]] = {}
-        self._dtype = np.dtype(task.dtype)
+        self._ids, self._starts, self._written = list[NDArray[Any]](), array("Q"), 0
         self.tokens, self.documents, self.masked = 0, 0, False
 
     @property
@@ -141,17 +147,26 @@ class _Output:
         if continues:
             pieces = islice(pieces, int(getattr(tokenizer, "eot_id", None) is not None), None)
         else:
-            self._open(OFFSETS).write(self.tokens.to_bytes(8, "little"))
+            self._starts.append(self.tokens)
             self.documents += 1
-        tokens = self._open(TOKENS)
         for ids, learn in pieces:
             if not learn and not self.masked:
                 self._open(MASK).write(b"\1" * self.tokens)
                 self.masked = True
             if self.masked:
                 self._open(MASK).write((b"\1" if learn else b"\0") * len(ids))
-            tokens.write(ids.astype(self._dtype).tobytes())
+            self._ids.append(ids)
             self.tokens += len(ids)
+            if self.tokens - self._written >= WAITING:
+                self.flush()
+
+    def flush(self) -> None:
+        """Write what waits to be written."""
+        if self._ids:
+            self._open(TOKENS).write(np.concatenate(self._ids).astype(self._task.dtype).data)
+        if self._starts:
+            self._open(OFFSETS).write(np.array(self._starts, "<u8").data)
+        self._ids, self._starts, self._written = [], array("Q"), self.tokens
 
     def _open(self, suffix: str) -> IO[bytes]:
         if suffix not in self._files:
