@@ -15,9 +15,9 @@ META = "meta.json"  # beside token shards
 
 
 def plan_with_tokenizer(components: Sequence[str], *, tokenizer_dir: Path | str | None = None, **sources: Any) -> Job:
-    """Return the job of `plan`, with the tokenizer saved in a folder, else that of its token shards.
+    """Return the job of `plan`, with the tokenizer saved in a folder, else that of its token shards or of `--init`.
 
-    The tokenizer of shards is used unless a config file or the command line names one. Raises UserError.
+    Those are used unless a config file or the command line names one. Raises UserError.
     """
     file, words = sources.get("file"), sources.get("words") or {}
     if "tokenizer" not in components:
@@ -29,6 +29,7 @@ def plan_with_tokenizer(components: Sequence[str], *, tokenizer_dir: Path | str 
     else:
         own = {table: values for table, values in words.items() if table in ("model", "input")}
         place, saved = _of_shards(plan(("model", "input"), **{**sources, "words": own}))
+        saved = saved or _of_weights(file.tables if file else {}, words)
     if saved is None:
         return plan(components, **sources)
     layer, folder = saved
@@ -84,6 +85,17 @@ def _of_shards(job: Job) -> tuple[str, tuple[Layer, Path | None] | None]:
         if layer.tables != other.tables or _files(folder) != _files(other_folder):
             raise UserError(f"{place} and {first} were made with different tokenizers")
     return several[0] if several else ("", None)
+
+
+def _of_weights(*layers: Mapping[str, Any]) -> tuple[Layer, Path | None] | None:
+    """Return the tokenizer of the run or checkpoint that `--init` names, unless a layer names a tokenizer."""
+    init = next((layer["train"]["init"] for layer in layers[::-1] if layer.get("train", {}).get("init")), None)
+    if init is None or any("name" in layer.get("tokenizer", {}) for layer in layers):
+        return None
+    try:
+        return read_saved_tokenizer(Path(init))
+    except UserError:  # a pretrained model, a file of weights, or something that reading the weights will report
+        return None
 
 
 def _files(folder: Path | None) -> dict[str, bytes]:

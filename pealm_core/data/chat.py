@@ -27,12 +27,16 @@ def chat_document(messages: Iterable[Message], layout: Layout = CHAT_LAYOUT) -> 
     """Return a conversation as a document: of each turn the role's token, the text, and the end mark.
 
     The assistant's texts and end marks are learned. Messages of one role in a row become one turn, a line each.
-    Raises ValueError for a role that the layout does not have.
+    Raises ValueError for something else than messages, and for a role that the layout does not have.
 
     >>> [part.special or part.text for part in chat_document([{"role": "user", "content": "Hi!"}])]
     ['<|user|>', 'Hi!', '<|end|>']
     """
-    parts = []
+    parts, messages = [], list(messages)
+    for message in messages:
+        texts = [message.get(key) for key in ("role", "content")] if isinstance(message, Mapping) else [None]
+        if not all(isinstance(text, str) for text in texts):
+            raise ValueError(f"a message is {{'role': 'user', 'content': 'Hi!'}}, for instance, not {message!r:.80}")
     for role, several in groupby(messages, key=lambda message: message["role"]):
         if role not in layout["roles"]:
             raise ValueError(f"unknown role {role!r:.80}; known: {', '.join(layout['roles'])}")
