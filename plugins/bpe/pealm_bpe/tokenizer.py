@@ -23,7 +23,7 @@ from pealm_bpe.training_text import bounded
 
 FILE = "tokenizer.json"
 # Characters of scripts without spaces that are learned from, at least, and for each token; twice as many at most.
-SPACELESS, SPACELESS_PER_TOKEN = 2**19, 16
+SPACELESS, SPACELESS_PER_TOKEN = 2**17, 24
 # A vocabulary is written in characters that stand for bytes: a printable one for its own code, in order; the rest
 # of the 256 for the code points from 256 on (GPT-2's table).
 PRINTABLE = [*range(ord("!"), ord("~") + 1), *range(ord("\u00a1"), ord("\u00ac") + 1), *range(ord("\u00ae"), 256)]

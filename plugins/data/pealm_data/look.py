@@ -64,14 +64,13 @@ def data(job: Any, **_: Any) -> None:
             click.echo(f"  {_ids(shards, size)}" if shards else "  no shards")
             documents = _of_shards(dataset, split, tokenizer)
         elif hasattr(dataset, "documents"):
-            click.echo(f"{split}:")
             documents = _of_text(dataset, split, tokenizer)
         else:
             raise UserError(
                 f"--input.{job.entries[table].name} makes its own samples; there are no documents to show"
             )
         unit = "token" if tokenizer is not None or hasattr(dataset, "shards") else "character"
-        seen[split] = _describe(documents, unit)
+        seen[split] = _describe("" if hasattr(dataset, "shards") else f"{split}:\n", documents, unit)
         click.echo()
     _shared(seen)
 
@@ -115,7 +114,8 @@ def _of_shards(dataset: Any, split: str, tokenizer: Any) -> Iterator[Counted]:
 
 def _counted(ids: "NDArray[Any]", tokenizer: Any) -> Counted:
     digest = hashlib.blake2b(ids.astype("<u4").tobytes(), digest_size=8).digest()
-    return len(ids), int.from_bytes(digest, "big"), lambda ids=ids[:SHOWN].tolist(): _decoded(ids, tokenizer)  # type: ignore[misc]
+    start = ids[:SHOWN].tolist()
+    return len(ids), int.from_bytes(digest, "big"), lambda: _decoded(start, tokenizer)
 
 
 def _decoded(ids: list[int], tokenizer: Any) -> str:
@@ -137,7 +137,9 @@ def _ids(shards: Sequence[Any], size: int | None) -> str:
             if size is not None and not 0 <= least <= most < size:
                 places = np.flatnonzero((ids >= size) | (ids < 0))
                 if len(places) and not wrong:
-                    first = f"the first is {int(ids[places[0]]):,}, token {start + int(places[0]):,} of shard {number}"
+                    first = (
+                        f"the first is {int(ids[places[0]]):,}, token {start + int(places[0]):,} of shard {number}"
+                    )
                 wrong += len(places)
     line = f"ids {least:,} to {most:,}"
     if size is None:
@@ -147,8 +149,8 @@ def _ids(shards: Sequence[Any], size: int | None) -> str:
     return f"{line}, all in the vocabulary of {size:,}"
 
 
-def _describe(documents: Iterator[Counted], unit: str) -> "NDArray[Any]":
-    """Print what a split has; returns the hashes of its documents, sorted."""
+def _describe(head: str, documents: Iterator[Counted], unit: str) -> "NDArray[Any]":
+    """Print what a split has, once it is read; returns the hashes of its documents, sorted."""
     import numpy as np
 
     rng, lengths, digests = random.Random(0), array("q"), array("Q")
@@ -161,6 +163,7 @@ def _describe(documents: Iterator[Counted], unit: str) -> "NDArray[Any]":
         elif (place := rng.randrange(number + 1)) < SAMPLES:
             samples[place] = number, text
     hashes = np.sort(np.frombuffer(digests, np.uint64)) if digests else np.zeros(0, np.uint64)
+    click.echo(head, nl=False)
     if not lengths:
         click.echo("  no documents, or it is not known where they start")
         return hashes
@@ -168,10 +171,9 @@ def _describe(documents: Iterator[Counted], unit: str) -> "NDArray[Any]":
     twice = len(hashes) - len(np.unique(hashes))
     click.echo(f"  {_number(len(sizes), 'document')}, {_number(int(sizes.sum()), unit)} in all")
     click.echo(f"  {twice:,} {'is a duplicate' if twice == 1 else 'are duplicates'} of another document")
-    few, middle, many = (int(np.quantile(sizes, part, method="inverted_cdf")) for part in (0.1, 0.5, 0.9))
-    click.echo(
-        f"  lengths in {unit}s: median {middle:,}, 10% up to {few:,}, 90% up to {many:,}, longest {int(sizes.max()):,}"
-    )
+    ranks = (0.1, 0.5, 0.9, 1)
+    few, middle, many, most = (int(np.quantile(sizes, rank, method="inverted_cdf")) for rank in ranks)
+    click.echo(f"  lengths in {unit}s: median {middle:,}, 10% up to {few:,}, 90% up to {many:,}, longest {most:,}")
     _histogram(sizes)
     columns, digits = shutil.get_terminal_size().columns, len(f"{len(sizes):,}")
     click.echo("  samples:")
@@ -201,7 +203,9 @@ def _shared(seen: "dict[str, NDArray[Any]]") -> None:
     train, val = (seen[split] for split in SPLITS)
     if len(train) and len(val):
         shared = int(np.isin(val, train).sum())
-        click.echo(f"{_number(shared, 'validation document')} {'is' if shared == 1 else 'are'} in the training split as well")
+        click.echo(
+            f"{_number(shared, 'validation document')} {'is' if shared == 1 else 'are'} in the training split as well"
+        )
 
 
 def _number(count: int, noun: str) -> str:

@@ -51,7 +51,7 @@ def _input_words(words: Sequence[str]) -> list[str]:
     "--compare",
     metavar="NAME ...",
     multiple=True,
-    help="Bytes per token with these as well: names of tokenizers, with settings as in bpe,vocab-size=2000, or folders.",
+    help="Bytes per token of these: names of tokenizers, with settings as in bpe,vocab-size=2000, or folders.",
 )
 @click.option("--vocab", is_flag=True, help="List the vocabulary.")
 def tokens(job: Any, text: str | None, file: Path | None, compare: tuple[str, ...], vocab: bool, **_: Any) -> None:
