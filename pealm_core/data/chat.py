@@ -12,7 +12,7 @@ from typing import Any
 
 from pealm_core.contract.errors import UserError
 from pealm_core.contract.protocols import Segment, Tokenizer
-from pealm_core.data.documents import encode_document
+from pealm_core.data.documents import encode_document, start_ids
 from pealm_core.data.specials import specials_in
 
 Layout = Mapping[str, Any]
@@ -75,7 +75,7 @@ def chat_prompt(tokenizer: Tokenizer, messages: Sequence[Message], room: int | N
     eot: int | None = getattr(tokenizer, "eot_id", None)
     turns = [_ids(parts[i : i + 3], tokenizer) for i in range(0, len(parts), 3)]
     system = turns.pop(0) if parts[0].special == roles.get("system") and len(turns) > 1 else []
-    fixed = [*([] if eot is None else [eot]), *system]
+    fixed = [*start_ids(tokenizer), *system]
     room, dropped, cut = (room or 10**12) - len(fixed) - 1, 0, 0
     starts = [parts[i].special == roles["user"] for i in range(0, len(parts), 3)][-len(turns) :]
     while sum(map(len, turns)) > room and len(turns) > 1:
@@ -96,4 +96,4 @@ def chat_prompt(tokenizer: Tokenizer, messages: Sequence[Message], room: int | N
 def _ids(parts: Sequence[Segment], tokenizer: Tokenizer) -> list[int]:
     """Return the ids of a turn, without an end-of-text token before it."""
     pieces = [ids.tolist() for ids, _ in encode_document(parts, tokenizer)]
-    return [token for piece in pieces[getattr(tokenizer, "eot_id", None) is not None :] for token in piece]
+    return [token for piece in pieces[bool(start_ids(tokenizer)) :] for token in piece]

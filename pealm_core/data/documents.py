@@ -33,14 +33,22 @@ def texts(documents: Iterable[Document]) -> Iterator[str]:
         del document  # before the next one is read
 
 
+def start_ids(tokenizer: Tokenizer) -> list[int]:
+    """Return what is before each document: the end-of-text token, if any, and the tokenizer's `bos_id`."""
+    eot, bos = (getattr(tokenizer, name, None) for name in ("eot_id", "bos_id"))
+    return [] if eot is None else [eot] if bos in (None, eot) else [eot, bos]
+
+
 def encode_document(document: Document, tokenizer: Tokenizer) -> Iterator[tuple[NDArray[Any], bool]]:
-    """Yield the ids of a document, in pieces, each with whether it is learned; first the end-of-text token, if any.
+    """Yield the ids of a document, in pieces, each with whether it is learned.
+
+    The first piece is `start_ids`, if there are any.
 
     Raises UserError for text that the tokenizer can't express, PluginError for wrong ids or special tokens.
     """
     parts = segments(document)
-    if (eot := getattr(tokenizer, "eot_id", None)) is not None:
-        yield np.array([eot]), parts[0].learn if parts else True
+    if start := start_ids(tokenizer):
+        yield np.array(start), parts[0].learn if parts else True
     for part in parts:
         if part.special is None:
             yield from ((ids, part.learn) for ids in _encode(part.text, tokenizer))

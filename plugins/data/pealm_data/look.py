@@ -121,8 +121,9 @@ def _counted(ids: "NDArray[Any]", tokenizer: Any) -> Counted:
 def _decoded(ids: list[int], tokenizer: Any) -> str:
     if tokenizer is None:
         return " ".join(map(str, ids))
-    start = int(ids[:1] == [getattr(tokenizer, "eot_id", None)])  # which is before each document
-    return str(tokenizer.decode([i for i in ids[start:] if 0 <= i < tokenizer.vocab_size]))
+    first = [getattr(tokenizer, name, None) for name in ("eot_id", "bos_id")]  # before each document
+    own = [i for place, i in enumerate(ids) if 0 <= i < tokenizer.vocab_size and not (place < 2 and i in first)]
+    return str(tokenizer.decode(own))
 
 
 def _ids(shards: Sequence[Any], size: int | None) -> str:

@@ -57,7 +57,7 @@ def read(folder: Path, encoding: str) -> Vocabulary:
     if not isinstance(rest, dict) or not isinstance(rest.get("pat_str"), str):
         raise ValueError(f'{path} has no "pat_str"')
     special = rest.get("special_tokens")
-        raise ValueError(f"{path}: a special token has the id {min(taken)}, that of a token in {RANKS}")
+    if not isinstance(special, dict) or not all(
         type(rank) is int and 0 <= rank < LARGEST for rank in special.values()
     ):
         raise ValueError(f'{path}: "special_tokens" must give every token an id')
@@ -65,7 +65,7 @@ def read(folder: Path, encoding: str) -> Vocabulary:
         raise ValueError(f"{path} is of encoding {rest.get('encoding')!r}, not {encoding!r}")
     ranks = _read_ranks(folder / RANKS)
     if taken := {*ranks.values()} & {*special.values()}:  # two special tokens may have one id: o200k_harmony has some
-        raise ValueError(f"{path}: a special token has the id {min(taken)}, which is that of a token in {RANKS}")
+        raise ValueError(f"{path}: a special token has the id {min(taken)}, that of a token in {RANKS}")
     return Vocabulary(rest["pat_str"], ranks, special)
 
 
