@@ -27,21 +27,27 @@ class HFDataset:
 
     def parts(self, split: str) -> list["Part"]:
         """Return a part for each file of the split. Raises UserError."""
-        own = self.config.val_split if split == "val" else self.config.train_split
-        name = own or self.config.train_split
+        name = self.config.val_split if split == "val" else None
+        return [Part(both, split) for both in self._parts(name or self.config.train_split)]
+
+    def split_parts(self) -> list["SplitPart"]:
+        """Return the parts of both splits, each of which is read once. Raises UserError."""
+        val = [] if self.config.val_split is None else self._parts(self.config.val_split)
+        return [*val, *self._parts(self.config.train_split)]
+
+    def _parts(self, name: str) -> list["SplitPart"]:
         rows = _load(self.config, name)
         count = max(1, int(rows.num_shards)) if self.config.streaming else 1
         known = (rows.info.splits or {}).get(name)
         size = (known.num_bytes or 0) // count if known is not None else 0
-        return [Part(self.config, split, name, index, count, size) for index in range(count)]
+        return [SplitPart(self.config, name, index, count, size) for index in range(count)]
 
 
 @dataclass(frozen=True)
-class Part:
-    """The documents of one split in file `index` of `count`. size: bytes, 0 if the dataset doesn't say."""
+class SplitPart:
+    """The documents in file `index` of `count` of a split. size: bytes, 0 if the dataset doesn't say."""
 
     config: HFDatasetConfig
-    split: str
     own_name: str
     index: int
     count: int
@@ -57,15 +63,44 @@ class Part:
         """What is read of it."""
         return repr(self.config)
 
-    def documents(self) -> Iterator[str]:
-        """Yield the documents. Raises UserError."""
+    def documents(self) -> Iterator[tuple[str, str]]:
+        """Yield each document with its split. Raises UserError."""
         rows = _load(self.config, self.own_name)
         if self.count > 1:
             rows = rows.shard(num_shards=self.count, index=self.index)
         for text in _texts(self.config, rows):
-            hashed = self.config.val_split is None
-            if not hashed or is_validation(text, self.config.val_fraction) == (self.split == "val"):
-                yield text
+            if self.config.val_split is not None:
+                val = self.own_name == self.config.val_split
+            else:
+                val = is_validation(text, self.config.val_fraction)
+            yield "val" if val else "train", text
+
+
+@dataclass(frozen=True)
+class Part:
+    """The documents of one split in a file."""
+
+    both: SplitPart
+    split: str
+
+    @property
+    def name(self) -> str:
+        """The dataset, its split, and which file."""
+        return self.both.name
+
+    @property
+    def size(self) -> int:
+        """The number of bytes, 0 if the dataset doesn't say."""
+        return self.both.size
+
+    @property
+    def version(self) -> str:
+        """What is read of it."""
+        return self.both.version
+
+    def documents(self) -> Iterator[str]:
+        """Yield the documents. Raises UserError."""
+        return (text for split, text in self.both.documents() if split == self.split)
 
 
 def _load(config: HFDatasetConfig, split: str) -> Any:
