@@ -138,3 +138,26 @@ def test_a_document_that_continues_in_the_next_shard_is_one(pealm: Any, docs: Pa
         [line for line in pealm("data", folder).out.splitlines() if "shard" not in line] for folder in (whole, many)
     ]
     assert same[0] == same[1]
+
+
+def test_shards_of_other_programs(pealm: Any, tmp_path: Path) -> None:
+    (folder := tmp_path / "shards").mkdir()
+    ids = np.array([256, *b"one", 256, *b"two", 256, *b"one"], "<u2")
+    for split in ("train", "val"):
+        ids.tofile(folder / f"{split}.bin")
+    done = pealm("data", folder)
+    assert done.code == 0 and "where documents start is not known" in done.out, done.err
+    assert "ids 101 to 256; the vocabulary is not known" in done.out and " 0 | 256 111 110 101 256" in done.out
+    from pealm_bpe.config import BPEConfig
+    from pealm_bpe.tokenizer import BPETokenizer
+
+    (tokenizer := BPETokenizer(BPEConfig(vocab_size=257))).fit(["a"])
+    (folder / "tokenizer").mkdir()
+    tokenizer.save(folder / "tokenizer")
+    meta = {"format": 1, "dtype": "uint16", "vocab_size": 257, "tokenizer": {"name": "bpe", "vocab-size": 257}}
+    (folder / "meta.json").write_text(json.dumps(meta))
+    ids = np.array([tokenizer.eot_id if i == 256 else tokenizer.encode(chr(i))[0] for i in ids.tolist()], "<u2")
+    for split in ("train", "val"):
+        ids.tofile(folder / f"{split}.bin")
+    done = pealm("data", folder)
+    assert "3 documents, 12 tokens in all" in done.out and "1 is a duplicate" in done.out and "2 | two" in done.out

@@ -4,7 +4,8 @@ import hashlib
 import random
 import shutil
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +58,7 @@ def data(job: Any, **_: Any) -> None:
     tokenizer = make_tokenizer(job, None, dataset) if "tokenizer" in job.entries else None
     seen: dict[str, NDArray[Any]] = {}
     for split in SPLITS:
+        shards: list[Any] = []
         if hasattr(dataset, "shards"):
             shards = list(dataset.shards(split))
             size = tokenizer.vocab_size if tokenizer is not None else getattr(dataset, "vocab_size", None)
@@ -71,6 +73,8 @@ def data(job: Any, **_: Any) -> None:
             )
         unit = "token" if tokenizer is not None or hasattr(dataset, "shards") else "character"
         seen[split] = _describe("" if hasattr(dataset, "shards") else f"{split}:\n", documents, unit)
+        if not len(seen[split]) and shards:
+            _samples(_windows(shards, tokenizer))
         click.echo()
     _shared(seen)
 
@@ -96,7 +100,10 @@ def _of_text(dataset: Any, split: str, tokenizer: Any) -> Iterator[Counted]:
 def _of_shards(dataset: Any, split: str, tokenizer: Any) -> Iterator[Counted]:
     import numpy as np
 
-    offsets = dataset.offsets(split) if hasattr(dataset, "offsets") else None
+    offsets, eot = dataset.offsets(split) if hasattr(dataset, "offsets") else None, getattr(tokenizer, "eot_id", None)
+    if offsets is None and eot is not None:  # as other programs write them, also before each document
+        offsets = [np.flatnonzero(np.asarray(shard[:]) == eot) for shard in dataset.shards(split)]
+        offsets = offsets if any(map(len, offsets)) else None
     rest: NDArray[Any] = np.zeros(0, np.int64)  # of a document that the next shard continues
     for shard, places in zip(dataset.shards(split), offsets or (), strict=bool(offsets)):
         starts = np.asarray(places[:]).tolist()
@@ -166,7 +173,7 @@ def _describe(head: str, documents: Iterator[Counted], unit: str) -> "NDArray[An
     hashes = np.sort(np.frombuffer(digests, np.uint64)) if digests else np.zeros(0, np.uint64)
     click.echo(head, nl=False)
     if not lengths:
-        click.echo("  no documents, or it is not known where they start")
+        click.echo("  no documents" if head else "  where documents start is not known")
         return hashes
     sizes = np.frombuffer(lengths, np.int64)
     twice = len(hashes) - len(np.unique(hashes))
@@ -176,11 +183,29 @@ def _describe(head: str, documents: Iterator[Counted], unit: str) -> "NDArray[An
     few, middle, many, most = (int(np.quantile(sizes, rank, method="inverted_cdf")) for rank in ranks)
     click.echo(f"  lengths in {unit}s: median {middle:,}, 10% up to {few:,}, 90% up to {many:,}, longest {most:,}")
     _histogram(sizes)
-    columns, digits = shutil.get_terminal_size().columns, len(f"{len(sizes):,}")
-    click.echo("  samples:")
-    for number, text in sorted(samples, key=lambda sample: sample[0]):
-        click.echo(cut(f"  {number + 1:>{digits},} | {printable(' '.join(text().split()))}", columns))
+    _samples({number + 1: text for number, text in samples})
     return hashes
+
+
+def _samples(texts: Mapping[int, Callable[[], str]]) -> None:
+    """Print a line for each text with its number, in order."""
+    columns, digits = shutil.get_terminal_size().columns, len(f"{max(texts, default=0):,}")
+    click.echo("  samples:")
+    for number, text in sorted(texts.items()):
+        click.echo(cut(f"  {number:>{digits},} | {printable(' '.join(text().split()))}", columns))
+
+
+def _windows(shards: Sequence[Any], tokenizer: Any) -> dict[int, Callable[[], str]]:
+    """Return tokens from evenly spaced places of shards, by the number of the first one."""
+    texts: dict[int, Callable[[], str]] = {}
+    for sample in range(SAMPLES):
+        place = rest = sum(map(len, shards)) * sample // SAMPLES
+        for shard in shards:
+            if rest < len(shard):
+                texts[place] = partial(_decoded, shard[rest : rest + SHOWN].tolist(), tokenizer)
+                break
+            rest -= len(shard)
+    return texts
 
 
 def _histogram(sizes: "NDArray[Any]") -> None:
