@@ -17,6 +17,7 @@ import pytest
 from pealm_core import UserError, is_validation
 from pealm_hf_datasets.config import HFDatasetConfig
 from pealm_hf_datasets.dataset import HFDataset
+from pealm_testing import DatasetConformance
 
 pytest.importorskip("datasets", reason="needs the package datasets: pip install datasets")
 
@@ -99,6 +100,14 @@ def test_tokenized_in_parallel_as_by_one_worker(pealm: Callable[..., Any], folde
         assert done.code == 0, done.err
         shards.append({path.name: path.read_bytes() for path in out.rglob("*.*") if path.is_file()})
     assert shards[0] == shards[1] and "train-00000.npy" in shards[0]
+
+
+class TestConformance(DatasetConformance):
+    spec = "hf-dataset"
+
+    @pytest.fixture
+    def config(self, folder: Path) -> dict[str, Any]:
+        return {"dataset": str(folder), "val_fraction": 0.2}
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
