@@ -21,6 +21,7 @@ PACKAGES = (
     "pealm_fineweb",
     "pealm_gpt2",
     "pealm_hellaswag",
+    "pealm_hf_datasets",
     "pealm_hf_tokenizer",
     "pealm_kindergarten",
     "pealm_llama",

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,11 @@ from pealm_core.config.paths import cache_root
 from pealm_core.contract.errors import PluginError, UserError
 from pealm_core.contract.fields import dump
 from pealm_core.contract.protocols import Dataset, Tokenizer, has
-from pealm_core.data.documents import has_template, texts
+from pealm_core.data.documents import has_template
+from pealm_core.data.fit_sample import FitSample
 from pealm_core.data.specials import with_specials
 from pealm_core.data.token_cache import SPLITS, cached_folder
+from pealm_core.hardware.launch import launched
 
 
 def make_tokenizer(job: Job, saved: Path | None = None, *datasets: Dataset) -> Tokenizer:
@@ -75,17 +78,18 @@ def _learn(job: Job, tokenizer: Any, datasets: Sequence[Dataset]) -> None:
     entry, config = job.entries["tokenizer"], job.configs["tokenizer"]
     splits = SPLITS if getattr(tokenizer, "fits_whole", False) else SPLITS[:1]
 
-    def learned_from() -> Iterator[str]:
-        return texts(chain.from_iterable(dataset.documents(split) for split in splits for dataset in datasets))
-
+    sample, size = FitSample(datasets, splits, getattr(tokenizer, "fit_bytes", None)), 0
     digest = hashlib.sha256(json.dumps([entry.spec.name, entry.plugin.version, dump(config)]).encode())
-    for text in learned_from():
+    for text in sample:
         data = text.encode("utf-8", "surrogatepass")
         digest.update(len(data).to_bytes(8, "little") + data)
+        size += len(data)
         del text, data  # before the next one is read
 
     def write(aside: Path) -> None:
-        tokenizer.fit(learned_from())
+        if sample.cut and launched()[0] == 0:
+            print(f"pealm: tokenizer {entry.name} learns from a sample of {size:,} bytes", file=sys.stderr)
+        tokenizer.fit(iter(sample))
         (aside / TOKENIZER).mkdir()
         tokenizer.save(aside / TOKENIZER)
 
