@@ -146,6 +146,8 @@ def to_weights(source: Path, target: Path, dtype: str | None = None, base: Path 
     dtype: "fp32", "bf16", "fp16"; None: as they are. base: as in `read_checkpoint`. Returns a line
     that says what was done. Raises PealmError.
     """
+    if dtype not in (None, *DTYPES):
+        raise UserError(f"--dtype {dtype}: unknown; use {', '.join(DTYPES)}")
     saved, tensors = read_checkpoint(source, base=base), {}
     cast: dict[Any, torch.Tensor] = {}  # tied tensors stay tied
     for name, tensor in saved.model.items():

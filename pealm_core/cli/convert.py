@@ -17,7 +17,9 @@ from pealm_core.plugins.host import Entry, PluginHost
 @click.argument("source", type=click.Path(path_type=Path))
 @click.argument("target", type=click.Path(path_type=Path))
 @click.option(
-    "--dtype", type=click.Choice(("fp32", "bf16", "fp16")), help="Precision of the weights (default: unchanged)."
+    "--dtype",
+    metavar="TYPE",
+    help="Precision of the weights (default: unchanged): fp32, bf16 or fp16; with --to, of the format: q8_0 of gguf.",
 )
 @click.option("--base", type=click.Path(path_type=Path), metavar="PATH", help=BASE)
 @click.option("--to", "to_", metavar="FORMAT", help="Foreign format to write, for instance hf.")
@@ -32,10 +34,11 @@ def convert(
     \b
     pealm convert runs/gpt2/2026-11-22_10-15-30 weights/mine --dtype bf16
     pealm convert weights/mine folder --to hf
+    pealm convert weights/mine model.gguf --to gguf --dtype q8_0
     pealm convert folder weights/theirs --from hf
     """
-    if bool(dtype) + bool(to_) + bool(from_) > 1:
-        raise UserError("--dtype, --to and --from exclude each other: give one of them")
+    if from_ and (dtype or to_):
+        raise UserError("--from excludes --to and --dtype: give one of them")
     if base is not None and from_:
         raise UserError("--base: a folder in a foreign format has no adapter of ours; leave it out")
     from pealm_core.checkpoints.api import check_weights, merged, to_weights
@@ -43,19 +46,22 @@ def convert(
     if to_:
         with merged(source, base) as plain:
             check_weights(plain)
-            _foreign(plain, target, to_, "exporter", "written")
+            _foreign(plain, target, to_, "exporter", "written", dtype)
     elif from_:
         _foreign(source, target, from_, "importer", "read")
     else:
         click.echo(to_weights(source, target, dtype, base))
 
 
-def _foreign(source: Path, target: Path, name: str, part: str, verb: str) -> None:
+def _foreign(source: Path, target: Path, name: str, part: str, verb: str, dtype: str | None = None) -> None:
     if not source.exists():
         raise UserError(f"{source}: no such file or folder")
     entry = _choose(source, name, part, verb)
+    dtypes = entry.spec.dtypes if part == "exporter" else ()
+    if dtype not in (None, *dtypes):
+        raise UserError(f"--dtype {dtype}: format {name} has {', '.join(dtypes) or 'no such option'}")
     try:
-        entry.load(part)(source, target)
+        entry.load(part)(source, target, **({"dtype": dtype} if dtypes else {}))
     except ValueError as error:
         raise UserError(f"format {name}: {error}") from error
     if not target.exists():

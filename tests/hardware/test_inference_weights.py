@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import pealm_core
 from pealm_core.contract.errors import UserError
 from pealm_core.hardware.inference_weights import _uses, bytes_per_token, prepare, read_bandwidth
-from pealm_core.hardware.int8 import BlockWeight, Int8Weight
+from pealm_core.hardware.int8 import Int8Weight, RowWeight
 from pealm_core.inference.scoring import score
 
 FAMILIES = {
@@ -85,7 +85,7 @@ def test_an_int8_row_is_the_same_in_every_batch() -> None:
 def test_blocks_change_nothing(name: str) -> None:
     model = family(name)
     fast = prepare(copy.deepcopy(model))
-    assert BlockWeight in kinds(fast)
+    assert RowWeight in kinds(fast)
     state = fast.state_dict()
     assert all(
         type(tensor) is Tensor and torch.equal(tensor, state[key]) for key, tensor in model.state_dict().items()
