@@ -70,7 +70,7 @@ def test_a_truncated_pickled_file_is_one_line(tmp_path: Path) -> None:
     whole = (tmp_path / BIN).read_bytes()
     for kept in (whole[:-100], whole[:200]):
         (tmp_path / BIN).write_bytes(kept)
-        with pytest.raises(UserError, match="can't be read|was refused") as error:
+        with pytest.raises(UserError, match=r"can't be read|was refused") as error:
             Weights(tmp_path)
         assert "\n" not in str(error.value)
 

@@ -48,7 +48,7 @@ def read_folder(folder: Path, tokens: int | None = None) -> tuple[GPT2Config, di
 
 
 def read_state(tensors: Iterable[tuple[str, Tensor]], config: GPT2Config, *, where: Path) -> dict[str, Tensor]:
-    """Return their tensors, whose shapes fit, as our state dict, in fp32. Raises UserError if the head is not tied."""
+    """Return their tensors, whose shapes fit, as our fp32 state dict. Raises UserError if the head is not tied."""
     state = {}
     for name, tensor in tensors:
         ours = name.removeprefix(PREFIX)
