@@ -75,7 +75,7 @@ def main() -> None:
     parser.add_argument("--bin", type=Path, help="a folder with llama-completion")
     parser.add_argument("--smollm2", type=Path, help="SmolLM2-135M-Instruct as GGUF (scripts/proof/smollm2.py)")
     parser.add_argument("--text", type=Path, help="a text to train the nano model on [this repository's docs]")
-    parser.add_argument("--steps", type=int, default=60, help="steps of its training [60]")
+    parser.add_argument("--steps", type=int, default=150, help="steps of its training [150]")
     parser.add_argument("--tokens", type=int, default=48, help="tokens after each prompt [48]")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
@@ -90,7 +90,7 @@ def main() -> None:
         text = args.text or folder / "docs.txt"
         if args.text is None:
             text.write_text("\n".join(path.read_text() for path in sorted((ROOT / "docs").glob("*.md"))))
-        small = ("--preset", "nano", "--model.block-size", 128, "--steps", args.steps, "--batch-size", 8)
+        small = ("--preset", "nano", "--model.block-size", 128, "--steps", args.steps, "--warmup-steps", 10)
         quiet = ("--eval-tokens", 2000, "--eval-every", 0, "--out", folder / "nano")
         pealm("train", "llama", "--input.text", text, *small, *quiet)
         models = {
