@@ -19,6 +19,7 @@ PACKAGES = (
     "pealm_core",
     "pealm_data",
     "pealm_fineweb",
+    "pealm_formats",
     "pealm_gpt2",
     "pealm_hellaswag",
     "pealm_hf_datasets",

@@ -78,8 +78,10 @@ def pealm_formats() -> Iterator[FormatSpec]:
     )
     yield FormatSpec(
         name="gguf",
-        summary="A file of llama.cpp, to read; any precision becomes fp32",
+        summary="A file of llama.cpp; any precision is read as fp32",
+        exporter="pealm_llama.convert:export_gguf",
         importer="pealm_llama.convert:import_gguf",
         detect="pealm_llama.gguf_file:is_gguf",
         families=("llama",),
+        dtypes=("fp32", "fp16", "bf16", "q8_0"),
     )
