@@ -16,6 +16,7 @@ from pealm_core.data.order import noise as noise
 from pealm_core.hardware.device import fast_bf16 as fast_bf16
 from pealm_core.inference.generate import generate_ids as generate_ids
 from pealm_core.inference.generate import start_token as start_token
+from pealm_core.inference.head_loss import head_loss as head_loss
 from pealm_core.inference.kv_cache import KVCache as KVCache
 from pealm_core.inference.kv_cache import causal_attention as causal_attention
 from pealm_core.inference.lm import LM as LM

@@ -166,6 +166,7 @@ def main() -> None:
     what = "all weights" if args.full else f"LoRA, rank {args.rank}, {args.targets}"
     shape = f"{args.n_layer} layers, {args.n_embd} wide"
     print(f"GPT-2, {shape}; {what}; {args.batch_size} x {args.block_size} tokens, fp32")
+    cpu = [median(r["cpu"] for r in trainer.rows[1:]) for trainer in trainers]
     tokens, seconds = args.batch_size * args.block_size, [[r["seconds"] for r in t.rows[1:]] for t in trainers]
     for trainer, times in zip(trainers, seconds, strict=True):
         memory = trainer.rows[-1]["memory"] / 2**20
@@ -173,6 +174,7 @@ def main() -> None:
     ratios = sorted(theirs / ours for ours, theirs in zip(*seconds, strict=True))
     goal = "" if args.full else f"; the goal is at least {GOAL}"
     print(f"tokens/s: {median(ratios):.2f} times {other} ({ratios[0]:.2f} to {ratios[-1]:.2f}){goal}")
+    print(f"tokens for a second of processor time: {cpu[1] / cpu[0]:.2f} times {other}")
     ours, theirs = (trainer.losses for trainer in trainers)
     for trainer in trainers:
         print(f"{trainer.name:<13}losses {' '.join(f'{loss:.4f}' for loss in trainer.losses)}")
