@@ -131,7 +131,8 @@ def all_batches() -> list[tuple[torch.Tensor, torch.Tensor]]:
     from pealm_core.data.windows import Windows
 
     tokens, size = np.load(Path(SPEC["folder"]) / "tokens" / "train-00000.npy"), SPEC["batch_size"]
-    windows = Windows(Split([tokens]), SPEC["block_size"], seed=TrainSettings().seed)
+    mask = np.fromfile(Path(SPEC["folder"]) / "tokens" / "train-00000.mask", np.uint8)
+    windows = Windows(Split([tokens], [mask]), SPEC["block_size"], seed=TrainSettings().seed)
     count = SPEC["warmup"] + SPEC["rounds"] * SPEC["steps"] + 1
     rows = [windows.rows(range(step * size, (step + 1) * size)) for step in range(count)]
     return [(row["idx"], row["targets"]) for row in rows]
