@@ -14,6 +14,8 @@ from pealm_core.data.chat import chat_document as chat_document
 from pealm_core.data.chat import chat_prompt as chat_prompt
 from pealm_core.data.order import noise as noise
 from pealm_core.hardware.device import fast_bf16 as fast_bf16
+from pealm_core.inference.choices import credit as credit
+from pealm_core.inference.choices import score_choices as score_choices
 from pealm_core.inference.generate import generate_ids as generate_ids
 from pealm_core.inference.generate import start_token as start_token
 from pealm_core.inference.head_loss import head_loss as head_loss
@@ -24,4 +26,8 @@ from pealm_core.inference.lm import load as load
 from pealm_core.inference.scoring import Score as Score
 from pealm_core.inference.scoring import cover as cover
 from pealm_core.inference.scoring import score as score
+from pealm_core.inference.statistics import mcnemar as mcnemar
+from pealm_core.inference.statistics import mean as mean
+from pealm_core.inference.statistics import paired as paired
+from pealm_core.inference.statistics import ratio as ratio
 from pealm_core.training.from_python import train as train

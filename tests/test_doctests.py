@@ -25,6 +25,7 @@ PACKAGES = (
     "pealm_kindergarten",
     "pealm_llama",
     "pealm_lora",
+    "pealm_multiple_choice",
     "pealm_muon",
     "pealm_npy_shards",
     "pealm_perplexity",

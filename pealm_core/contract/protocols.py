@@ -93,7 +93,8 @@ class Tokenizer(Protocol):
 class Dataset(Protocol):
     """Documents by split. The constructor uses neither disk nor network. Optional:
 
-    `prepare()`: download the data, once; or `prepare_command`, a click command, if that needs options.
+    `prepare()`: download the data, once; or `prepare_command`, a click command, if that needs options (other commands
+    of pealm are those of its context's `find_root().command`).
     `entropy_floor` (a number, not a method): the lowest possible loss in nats per character.
     `whole()`: all documents of both splits, for a text of the user's own.
     `specials` (names, not a method): the special tokens that its segments use. `chat` (a mapping): the layout of its
@@ -110,7 +111,11 @@ class Dataset(Protocol):
     A dataset of documents may have `parts(split)`: independent pieces in order, which worker processes tokenize in
     parallel (`pealm tokenize`), and whose documents together are those of the split. Each can be pickled and has
     `name` (with `version`, if it has one, different where the content is), `size` in bytes, and `documents()`. If it
-    has `continues = True`, its first document is the rest of the previous part's last one.
+    has `continues = True`, its first document is the rest of the previous part's last one. `split_parts()`: parts of
+    both splits, whose documents come in pairs with "train" or "val", so that each is read once. Such a part may have
+    `fetch(work, *, quiet)`, which brings its data to the folder `work` and returns the pieces to tokenize, and
+    `remove(work)`. `shard_name`: a function from a number to a shard's name, if all documents are of one stream, with
+    the split "train", whose first shard is for validation.
 
     A dataset may instead make its own samples: `source(split, *, tokenizer, block_size, seed) -> Source`.
     """

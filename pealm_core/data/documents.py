@@ -89,9 +89,9 @@ def _checked(given: Any, method: str, tokenizer: Tokenizer) -> NDArray[Any]:
     """Return what a method of a tokenizer gave as an array of ids. Raises PluginError for anything else."""
     ids = np.asarray(given)
     name = f"{type(tokenizer).__name__}.{method}"
-    if ids.ndim != 1 or (ids.size and not np.issubdtype(ids.dtype, np.integer)):
+    if ids.ndim != 1 or (ids.size and ids.dtype.kind not in "iu"):
         raise PluginError(f"{name} must give a list of token ids, not {given!r:.60}")
-    if ids.size and not 0 <= ids.min() <= ids.max() < tokenizer.vocab_size:
+    if ids.size and ids.view(f"u{ids.itemsize}").max() >= tokenizer.vocab_size:  # negative ids are large there
         raise PluginError(
             f"{name} gave ids from {ids.min()} to {ids.max()}, and vocab_size is {tokenizer.vocab_size}"
         )

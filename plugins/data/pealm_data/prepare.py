@@ -25,7 +25,7 @@ def prepare(name: str, options: tuple[str, ...]) -> None:
     component = entry.make(config)
     command = getattr(component, "prepare_command", None)
     if isinstance(command, click.Command):
-        with command.make_context(f"pealm prepare {name}", list(options)) as context:
+        with command.make_context(name, list(options), parent=click.get_current_context()) as context:
             command.invoke(context)
         return
     if not callable(getattr(component, "prepare", None)):
