@@ -95,10 +95,7 @@ def _encode(text: str, tokenizer: Tokenizer) -> Iterator[NDArray[Any]]:
 
 def _checked(given: Any, method: str, tokenizer: Tokenizer) -> NDArray[Any]:
     """Return what a method of a tokenizer gave as an array of ids. Raises PluginError for anything else."""
-    try:
-        ids = np.asarray(given)
-    except ValueError:  # lists of several lengths
-        ids = np.empty((0, 0))
+    ids = np.asarray(given)
     name = f"{type(tokenizer).__name__}.{method}"
     if ids.ndim != 1 or (ids.size and ids.dtype.kind not in "iu"):
         raise PluginError(f"{name} must give a list of token ids, not {given!r:.60}")

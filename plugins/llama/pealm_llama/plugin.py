@@ -13,11 +13,11 @@ NANO = {
 CHAT = {
     "train": {
         "epochs": 3,
-        "batch_size": 16,
+        "batch_size": 8,
         "micro_batch_size": 4,
-        "block_size": 512,
+        "block_size": 256,
         "lr": 5e-5,
-        "warmup_steps": 10,
+        "warmup_steps": 3,
     },
     "optimizer": {"name": "adamw", "weight_decay": 0.01},
 }
