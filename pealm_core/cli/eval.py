@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from pealm_core.cli.sample import BASE, need_weights
 from pealm_core.config.job import Job
 from pealm_core.config.settings import DEVICES
 from pealm_core.config.toml_layers import read_regular
-from pealm_core.contract.errors import PluginError, UserError
+from pealm_core.contract.errors import UserError
 from pealm_core.contract.fields import dump, settings_of
+from pealm_core.contract.protocols import EvalResult
 
 
 @click.command("eval", cls=ComponentCommand, flat={}, components=("model", "tokenizer", "eval", "input"))
@@ -61,7 +63,7 @@ def evaluate(
     from pealm_core.hardware.distributed import join, leave, peers, this_process
 
     world = this_process()
-    picked = pick_device(device, world.local_rank)
+    picked = pick_device(device)
     join(world, picked)
     with peers(world):
         record = _evaluate(job, ckpt, base, picked, dtype, world)
@@ -93,9 +95,10 @@ def _check_output(path: Path) -> None:
 
 def _evaluate(job: Job, ckpt: str | None, base: Path | None, device: Any, dtype: str, world: Any) -> dict[str, Any]:
     """Evaluate and return the content of `--output`: the evaluation's own settings first."""
-    from pealm_core.contract.protocols import EvalResult, has
+    from pealm_core.contract.protocols import has
     from pealm_core.hardware.distributed import one_by_one
     from pealm_core.inference.lm import open_job
+    from pealm_core.plugins.calls import call
 
     entry, more = job.entries["eval"], {}
     with world.together():
@@ -113,11 +116,10 @@ def _evaluate(job: Job, ckpt: str | None, base: Path | None, device: Any, dtype:
         try:
             progress = _show_progress if world.main else lambda *_: None
             config = _with_inputs(lm.config)
-            result = evaluator.evaluate(lm.model, lm.tokenizer, config=config, progress=progress, **more)
+            more |= {"config": config, "progress": progress}
+            result = call(evaluator.evaluate, (_correct, RESULT), lm.model, lm.tokenizer, **more)
         except ValueError as error:
             raise UserError(f"--on {entry.name}: {error}") from error
-        if not isinstance(result, EvalResult):
-            raise PluginError(f"{entry.plugin.dist}: evaluate must give an EvalResult, not {result!r:.60}")
     tables = job.tables()
     return {
         **dump(job.configs["eval"]),
@@ -134,6 +136,16 @@ def _evaluate(job: Job, ckpt: str | None, base: Path | None, device: Any, dtype:
         "config": {**tables, **({"adapter": lm.config["adapter"]} if "adapter" in lm.config else {})},
         "details": list(result.details),
     }
+
+
+RESULT = "an EvalResult: metrics, each a pair of numbers by name; n, a number; notes, texts; details, values for JSON"
+
+
+def _correct(r: Any) -> bool:
+    """Whether an evaluator's result is one; exceptions mean that it is not."""
+    good = isinstance(r, EvalResult) and r.n >= 0 and all(isinstance(text, str) for text in r.notes)
+    pairs = all(isinstance(value, Real) and isinstance(error, Real) for value, error in r.metrics.values())
+    return good and pairs and bool(json.dumps([*r.details]))
 
 
 def _with_inputs(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from pealm_core.config.paths import cache_root, mark, written_aside
-from pealm_core.contract.errors import PluginError, UserError
+from pealm_core.contract.errors import UserError
 from pealm_core.contract.protocols import Conversation, Dataset, Tokenizer, has
-from pealm_core.data.documents import encode_document, segments
+from pealm_core.data.documents import documents, encode_document, segments
 from pealm_core.data.specials import WithSpecials
 from pealm_core.data.stream import Shard, Split
 from pealm_core.data.tokens import TokenFile
@@ -111,10 +111,7 @@ def _key(dataset: Dataset, tokenizer: Tokenizer, tokenizer_hash: str) -> tuple[s
     """Return a hash of all documents and of the tokenizer, and the number of characters of each split."""
     digest, characters = hashlib.sha256(tokenizer_hash.encode()), dict.fromkeys(SPLITS, 0)
     for split in SPLITS:
-        documents = dataset.documents(split)
-        if isinstance(documents, str):
-            raise PluginError(f"{type(dataset).__name__}.documents must give documents, not one text: [text]")
-        for document in documents:
+        for document in documents(dataset, split):
             parts = segments(document)
             if not isinstance(document, str):
                 digest.update(SEGMENTS + repr([(part.learn, part.special) for part in parts]).encode())
@@ -126,7 +123,7 @@ def _key(dataset: Dataset, tokenizer: Tokenizer, tokenizer_hash: str) -> tuple[s
                 del part, data
             del document, parts  # before the next one is read
         digest.update(split.encode())
-    start = next(iter(dataset.documents("train")), "")
+    start = next(documents(dataset, "train"), "")
     if not isinstance(start, Conversation):
         start = [replace(part, text=part.text[:1000]) for part in segments(start)[:LISTED]]
     # They change with the tokenizer's code.
@@ -190,7 +187,7 @@ def _write(folder: Path, dtype: str, dataset: Dataset, tokenizer: Tokenizer) -> 
         paths = [folder / f"{split}.{ending}" for ending in ("bin", "offsets", "mask")]
         with paths[0].open("wb") as tokens, paths[1].open("wb") as offsets, paths[2].open("wb") as mask:
             count, masked = 0, False
-            for document in dataset.documents(split):
+            for document in documents(dataset, split):
                 np.array([count], "<u8").tofile(offsets)
                 for ids, learn in encode_document(document, tokenizer):
                     ids.astype(dtype).tofile(tokens)
