@@ -1,7 +1,5 @@
 """Make the tokenizer of a job: a saved one, one that learns from the training text, or one as it is."""
 
-import hashlib
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -16,7 +14,8 @@ from pealm_core.contract.fields import dump
 from pealm_core.contract.protocols import Dataset, Tokenizer, has
 from pealm_core.data.documents import texts
 from pealm_core.data.specials import with_specials
-from pealm_core.data.token_cache import SPLITS, cached_folder
+from pealm_core.data.stream import SPLITS, hash_of
+from pealm_core.data.token_cache import cached_folder, content_of
 
 
 def make_tokenizer(job: Job, saved: Path | None = None, *datasets: Dataset) -> Tokenizer:
@@ -78,17 +77,14 @@ def _learn(job: Job, tokenizer: Any, datasets: Sequence[Dataset]) -> None:
     def learned_from() -> Iterator[str]:
         return texts(chain.from_iterable(dataset.documents(split) for split in splits for dataset in datasets))
 
-    digest = hashlib.sha256(json.dumps([entry.spec.name, entry.plugin.version, dump(config)]).encode())
-    for text in learned_from():
-        data = text.encode("utf-8", "surrogatepass")
-        digest.update(len(data).to_bytes(8, "little") + data)
-        del text, data  # before the next one is read
+    hashes = [content_of(dataset)["hashes"] for dataset in datasets]
+    facts: Any = [entry.spec.name, entry.plugin.version, dump(config), [[one[s] for s in splits] for one in hashes]]
 
     def write(aside: Path) -> None:
         tokenizer.fit(learned_from())
         (aside / TOKENIZER).mkdir()
         tokenizer.save(aside / TOKENIZER)
 
-    folder = cache_root() / "tokens" / digest.hexdigest()[:32]
+    folder = cache_root() / "tokens" / hash_of(facts)[:32]
     if cached_folder(folder, {"tokenizer": entry.spec.name}, write):
         tokenizer.load(folder / TOKENIZER)

@@ -97,9 +97,11 @@ class Dataset(Protocol):
     token is not learned, or None; and `offsets(split)`, for each shard where its documents start, needed by `packed`.
 
     A dataset of documents may have `parts(split)`: independent pieces in order, which worker processes tokenize in
-    parallel (`pealm tokenize`), and whose documents together are those of the split. Each can be pickled and has
-    `name` (with `version`, if it has one, different where the content is), `size` in bytes, and `documents()`. If it
-    has `continues = True`, its first document is the rest of the previous part's last one.
+    parallel (the token cache, `pealm tokenize`), and whose documents together are those of the split. Each can be
+    pickled and has `name` (with `version`, if it has one, different where the content is), `size` in bytes, and
+    `documents()`. If it has `continues = True`, its first document is the rest of the previous part's last one.
+    `version()`: what changes with the documents, as JSON: its settings and `files_version(paths)`; None: unknown.
+    While it and the dataset's code are the same, the token cache does not read the documents again.
 
     A dataset may instead make its own samples: `source(split, *, tokenizer, block_size, seed) -> Source`.
     """
