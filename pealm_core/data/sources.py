@@ -45,6 +45,12 @@ class Data:
         """The number of tokens to train on, of all inputs."""
         return self.train.tokens
 
+    def drawn(self, samples: int) -> dict[str, int] | None:
+        """Return how many of the first samples are of each input of a mixture."""
+        if not isinstance(self.train, Mixture):
+            return None
+        return dict(zip((name for name, _, _ in self.val), self.train.drawn(samples), strict=True))
+
 
 @dataclass(frozen=True)
 class _Input:
@@ -80,7 +86,7 @@ def sources(
             corpus = _corpus(job, option, dataset, tokenizer, say)
             packed = getattr(dataset, "packed", False)
             inputs.append(of_corpus(option, corpus, block_size, seed, packed=packed, say=say))
-    names = [job.entries[table].name for table in datasets]
+    names = labels(job)
     if len(inputs) == 1:
         (only,), (dataset,) = inputs, datasets.values()
         val = [("", 1.0, only.val)]
@@ -92,15 +98,16 @@ def sources(
         train = Mixture([one.train for one in inputs], weights, seed=seed)
     except ValueError as error:
         raise UserError(f"[[input]] {error}") from error
-    labels = [
-        f"{name}-{names[: i + 1].count(name)}" if names.count(name) > 1 else name for i, name in enumerate(names)
-    ]
-    val = [
-        (label, weight / sum(weights), one.val) for label, weight, one in zip(labels, weights, inputs, strict=True)
-    ]
+    val = [(name, weight / sum(weights), one.val) for name, weight, one in zip(names, weights, inputs, strict=True)]
     key = hash_of([[one.key, quota] for one, quota in zip(inputs, train.quotas, strict=True)])
     title = " + ".join(f"{name} {weight:.0%}" for name, weight, _ in val)
     return Data(train, val, key, None, all(one.cached for one in inputs), block_size, title, None)
+
+
+def labels(job: Job) -> list[str]:
+    """Return the names of a job's inputs; several of one name are numbered."""
+    names = [job.entries[table].name for table in job.inputs]
+    return [f"{name}-{names[: i + 1].count(name)}" if names.count(name) > 1 else name for i, name in enumerate(names)]
 
 
 def _corpus(job: Job, option: str, dataset: Dataset, tokenizer: Tokenizer, say: Callable[[str], None]) -> Corpus:
