@@ -76,29 +76,29 @@ def content_of(dataset: Dataset) -> dict[str, Any]:
     """
     if (version := _version(dataset)) is None:
         return _read(dataset, None)
-    folder = cache_root() / "tokens" / hash_of(version)[:32]
+    folder = cache_root() / "tokens" / version[:32]
     cached_folder(folder, {}, lambda aside: _write_json(aside / CONTENT, _read(dataset, version)))
     content: dict[str, Any] = json.loads((folder / CONTENT).read_text())
     return content
 
 
-def _check(dataset: Dataset, version: Any) -> None:
-    """Raise UserError if a dataset had another version, which may be unknown."""
+def _check(dataset: Dataset, version: str | None) -> None:
+    """Raise UserError if a dataset had another version, where it is known."""
     if version is not None and _version(dataset) != version:
         raise UserError("a file of the input was changed while it was read; start again")
 
 
-def _version(dataset: Any) -> Any:
-    """Return JSON that changes with a dataset's documents and the code that reads them; None: unknown."""
+def _version(dataset: Any) -> str | None:
+    """Return a hash that changes with a dataset's documents and the code that reads them; None: unknown."""
     name = type(dataset).__module__
     file = getattr(sys.modules.get(name), "__file__", None)
     version = dataset.version() if file and has(dataset, "version") else None
     folders = [Path(place).parent for place in (__file__, file) if place]
     code = version and files_version(path for folder in folders for path in sorted(folder.glob("*.py")))
-    return code and [name, type(dataset).__qualname__, version, code]
+    return hash_of([name, type(dataset).__qualname__, version, code]) if code else None
 
 
-def _read(dataset: Dataset, version: Any) -> dict[str, Any]:
+def _read(dataset: Dataset, version: str | None) -> dict[str, Any]:
     parts = [(split, part) for split in SPLITS for part in parts_of(dataset, split)]
     hashes, characters = {split: hashlib.sha256() for split in SPLITS}, dict.fromkeys(SPLITS, 0)
     results = map_parts(hash_part, [part for _, part in parts], size=sum(part.size for _, part in parts))
