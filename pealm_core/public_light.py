@@ -7,7 +7,4 @@ from pealm_core.data.files import files_version as files_version
 from pealm_core.data.files import is_validation as is_validation
 from pealm_core.data.files import read_blocks as read_blocks
 from pealm_core.data.files import read_lines as read_lines
-from pealm_core.data.parts import map_parts as map_parts
-from pealm_core.data.parts import parts_of as parts_of
-from pealm_core.data.parts import tokenize_part as tokenize_part
 from pealm_core.data.tokens import TokenFile as TokenFile

@@ -25,7 +25,7 @@ THIRD_PARTY = {
     "click": "the command line",
     "graphviz": "pictures of pea's graphs (the extra viz)",
     "huggingface-hub": "downloads GPT-2's weights and FineWeb-Edu",
-    "jinja2": "HTML of the reports",
+    "jinja2": "chat templates; HTML of the reports",
     "markupsafe": "escaped text in that HTML",
     "gguf": "reads GGUF files",
     "matplotlib": "charts of the reports",

@@ -5,14 +5,13 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from pealm_core.checkpoints.build import make_component
 from pealm_core.checkpoints.folder import TOKENIZER
 from pealm_core.config.job import Job
 from pealm_core.config.paths import cache_root
 from pealm_core.contract.errors import PluginError, UserError
 from pealm_core.contract.fields import dump
 from pealm_core.contract.protocols import Dataset, Tokenizer, has
-from pealm_core.data.documents import texts
+from pealm_core.data.documents import has_template, texts
 from pealm_core.data.specials import with_specials
 from pealm_core.data.stream import SPLITS, hash_of
 from pealm_core.data.token_cache import cached_folder, content_of
@@ -23,7 +22,7 @@ def make_tokenizer(job: Job, saved: Path | None = None, *datasets: Dataset) -> T
 
     The special tokens that datasets and objective name are added if it lacks them, and the datasets' chat layout.
     """
-    saved, tokenizer = saved or job.vocabulary, make_component(job, "tokenizer")
+    saved, tokenizer = saved or job.vocabulary, job.make("tokenizer")
     name, dist = job.entries["tokenizer"].name, job.entries["tokenizer"].plugin.dist
     if has(tokenizer, "fit") and not (has(tokenizer, "save") and has(tokenizer, "load")):
         raise PluginError(f"{dist}: tokenizer {name!r} can fit but not save and load: its checkpoints would be lost")
@@ -39,7 +38,8 @@ def make_tokenizer(job: Job, saved: Path | None = None, *datasets: Dataset) -> T
         objective = job.entries.get("objective")
         wanted = [getattr(dataset, "specials", ()) for dataset in datasets]
         wanted += [objective.spec.specials] if objective else []
-        tokenizer = with_specials(tokenizer, chain.from_iterable(wanted), saved, _layout(job, datasets))
+        layout = None if has_template(tokenizer) else _layout(job, datasets)
+        tokenizer = with_specials(tokenizer, chain.from_iterable(wanted), saved, layout)
     except (FileNotFoundError, ValueError) as error:
         raise UserError(f"tokenizer {name}: {saved or 'training text'}: {error}") from error
     if not isinstance(size := tokenizer.vocab_size, int) or size < 0:  # 0: fitted on no text

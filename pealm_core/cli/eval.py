@@ -94,7 +94,6 @@ def _check_output(path: Path) -> None:
 
 def _evaluate(job: Job, ckpt: str | None, base: Path | None, device: Any, dtype: str, world: Any) -> dict[str, Any]:
     """Evaluate and return the content of `--output`: the evaluation's own settings first."""
-    from pealm_core.checkpoints.build import make_component
     from pealm_core.contract.protocols import has
     from pealm_core.data.sources import labels
     from pealm_core.hardware.distributed import one_by_one
@@ -102,9 +101,9 @@ def _evaluate(job: Job, ckpt: str | None, base: Path | None, device: Any, dtype:
 
     entry, inputs = job.entries["eval"], dict[str, dict[str, Any]]()
     with world.together():
-        evaluator = make_component(job, "eval")
+        evaluator = job.make("eval")
         for label, table in zip(labels(job), job.inputs, strict=True):
-            dataset, value = make_component(job, table), job.entries[table].spec.value
+            dataset, value = job.make(table), job.entries[table].spec.value
             whole = has(dataset, "whole") and job.origins[table].get(value) == "command line"
             inputs[label] = {"dataset": dataset, "split": "whole" if whole else "val"}
     with one_by_one(world):  # a machine's first process downloads the weights for its others

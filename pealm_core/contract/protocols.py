@@ -1,6 +1,6 @@
 """The methods that the core calls on each component. No base class is needed; optional methods may be missing."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -50,6 +50,14 @@ class Segment:
     special: str | None = None
 
 
+class Conversation(list[Segment]):
+    """A document of messages, as segments in a chat layout; a tokenizer with a chat template renders the messages."""
+
+    def __init__(self, messages: Iterable[Mapping[str, str]]) -> None:
+        super().__init__()
+        self.messages = list(messages)
+
+
 Document = str | Sequence[Segment]
 
 
@@ -64,6 +72,9 @@ class Tokenizer(Protocol):
     `by_character = True`: a text cut anywhere encodes to the same ids, so that long documents are encoded in pieces.
     `specials`: its special tokens, name → id. The core adds those that a dataset or objective names and that are
     missing, with ids from `vocab_size` on, and saves them beside it (`specials.json`). `encode` returns none of them.
+    `chat_template`: None, or how its conversations are laid out, which replaces the dataset's layout; then
+    `render_chat(messages, *, answer)` returns the ids in pieces, each with whether it is learned. With `answer`, the
+    start of the assistant's answer follows. Raises ValueError for messages that it can't lay out.
 
     If there is an `eot_id`, the core puts it before every document of the training text, starts an empty prompt with
     it, and stops generating at it.
@@ -82,7 +93,8 @@ class Tokenizer(Protocol):
 class Dataset(Protocol):
     """Documents by split. The constructor uses neither disk nor network. Optional:
 
-    `prepare()`: download the data, once; or `prepare_command`, a click command, if that needs options.
+    `prepare()`: download the data, once; or `prepare_command`, a click command, if that needs options (other commands
+    of pealm are those of its context's `find_root().command`).
     `entropy_floor` (a number, not a method): the lowest possible loss in nats per character.
     `whole()`: all documents of both splits, for a text of the user's own.
     `specials` (names, not a method): the special tokens that its segments use. `chat` (a mapping): the layout of its
@@ -100,6 +112,10 @@ class Dataset(Protocol):
     parallel (the token cache, `pealm tokenize`), and whose documents together are those of the split. Each can be
     pickled and has `name` (with `version`, if it has one, different where the content is), `size` in bytes, and
     `documents()`. If it has `continues = True`, its first document is the rest of the previous part's last one.
+    `split_parts()`: parts of both splits, whose documents come in pairs with "train" or "val", so that each is read
+    once. Such a part may have `fetch(work, *, quiet)`, which brings its data to the folder `work` and returns the
+    pieces to tokenize, and `remove(work)`. `shard_name`: a function from a number to a shard's name, if all documents
+    are of one stream, with the split "train", whose first shard is for validation.
     `version()`: what changes with the documents, as JSON: its settings and `files_version(paths)`; None: unknown.
     While it and the dataset's code are the same, the token cache does not read the documents again.
 

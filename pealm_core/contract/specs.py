@@ -155,3 +155,15 @@ class CommandSpec(Spec, kind="command"):
     parts = ("command",)
 
     command: Part
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ObserverSpec(Spec, kind="observer"):
+    """Settings of a plugin's hooks of a run: the options `--observer.NAME.KEY`, the table `[observer.NAME]`.
+
+    Its hooks get them from `trainer.options(NAME)`, an instance of `config`.
+    """
+
+    parts = ("config",)
+
+    config: Part

@@ -27,6 +27,7 @@ from pealm_core.contract.protocols import Tokenizer, has
 from pealm_core.data.documents import encode_document, segments
 
 FILES = (".bin", ".offsets", ".mask")  # of a tokenized part: ids, where documents start, which ids are learned
+BUFFER = 2**20  # bytes
 WORTH = 2**22  # bytes of source that take a worker longer than its start
 SEGMENTS = b"\xff" * 8  # in a hash, before a document of segments: no text is as long as that
 
@@ -37,32 +38,27 @@ def parts_of(dataset: Any, split: str) -> list[Any]:
     return list(dataset.parts(split) if has(dataset, "parts") else ()) or [whole]
 
 
-def tokenize_part(
-    tokenizer: Tokenizer, dtype: str, task: tuple[Any, Path], *, limit: int | None = None
-) -> tuple[int, int, bool]:
-    """Write PATH.bin, PATH.offsets and PATH.mask of a part and a path.
+def tokenize_part(tokenizer: Tokenizer, dtype: str, task: tuple[Any, Path]) -> tuple[int, bool]:
+    """Write PATH.bin, PATH.offsets and PATH.mask of a part and a path. Raises UserError.
 
-    Returns the number of tokens, of documents that start in it, and whether a token is not learned. limit: tokens
-    that are enough. Raises UserError.
+    Returns the number of tokens, and whether some are not learned.
     """
     part, path = task
-    tokens, documents, masked, eot = 0, 0, False, getattr(tokenizer, "eot_id", None) is not None
+    tokens, masked, eot = 0, False, getattr(tokenizer, "eot_id", None) is not None
     with ExitStack() as stack:
-        ids_file, offsets, mask = (stack.enter_context(path.with_suffix(suffix).open("wb")) for suffix in FILES)
+        paths = [path.with_suffix(suffix) for suffix in FILES]
+        ids_file, offsets, mask = (stack.enter_context(file.open("wb", BUFFER)) for file in paths)
         for number, document in enumerate(part.documents()):
             continues = not number and getattr(part, "continues", False)
             if not continues:
-                np.array([tokens], "<u8").tofile(offsets)
-                documents += 1
+                offsets.write(np.array([tokens], "<u8").data)
             for ids, learn in islice(encode_document(document, tokenizer), eot and continues, None):
-                ids.astype(dtype).tofile(ids_file)
-                np.full(len(ids), learn, "u1").tofile(mask)
+                ids_file.write(ids.astype(dtype).data)
+                mask.write((b"\1" if learn else b"\0") * len(ids))
                 tokens, masked = tokens + len(ids), masked or not learn
                 del ids
             del document  # before the next one is read
-            if limit is not None and tokens >= limit:
-                break
-    return tokens, documents, masked
+    return tokens, masked
 
 
 def hash_part(part: Any) -> tuple[bytes, int]:

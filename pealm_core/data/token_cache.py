@@ -20,7 +20,7 @@ import numpy as np
 
 from pealm_core.config.paths import cache_root, digest, mark, temporary, written_aside
 from pealm_core.contract.errors import UserError
-from pealm_core.contract.protocols import Dataset, Segment, Tokenizer, has
+from pealm_core.contract.protocols import Conversation, Dataset, Segment, Tokenizer, has
 from pealm_core.data.documents import encode_document, segments
 from pealm_core.data.files import files_version, stamp
 from pealm_core.data.parts import FILES, hash_part, map_parts, parts_of, tokenize_part
@@ -52,7 +52,8 @@ def tokenize(
     If the tokenizer has an end-of-text token, it precedes every document. tokenizer_hash: its `fingerprint`.
     """
     content = content_of(dataset)
-    start = [Segment(*fields) for fields in content["start"]]
+    start = [] if content["messages"] is None else Conversation(content["messages"])
+    start += [Segment(*fields) for fields in content["start"]]
     ids = [ids.tolist() for ids, _ in encode_document(start, tokenizer)]  # they change with the tokenizer's code
     key = hash_of([tokenizer_hash, content["hashes"], ids])
     folder = cache_root() / "tokens" / key[:32]
@@ -105,11 +106,13 @@ def _read(dataset: Dataset, version: str | None) -> dict[str, Any]:
     for (split, _), (part_hash, count) in zip(parts, results, strict=True):
         hashes[split].update(part_hash)
         characters[split] += count
-    first = segments(next(iter(parts[0][1].documents()), ""))[:LISTED]
-    start = [(part.text[:1000], part.learn, part.special) for part in first]
+    first = next(iter(parts[0][1].documents()), "")
+    start = [(part.text[:1000], part.learn, part.special) for part in segments(first)[:LISTED]]
+    messages = first.messages if isinstance(first, Conversation) else None
     digests = {split: whole.hexdigest() for split, whole in hashes.items()}
     _check(dataset, version)
-    return {"hashes": digests, "characters": characters, "start": start, "version": version}
+    facts = {"characters": characters, "start": start, "messages": messages, "version": version}
+    return {"hashes": digests, **facts}
 
 
 def _write(folder: Path, dtype: str, dataset: Dataset, tokenizer: Tokenizer, say: Callable[[str], None]) -> None:
@@ -120,7 +123,7 @@ def _write(folder: Path, dtype: str, dataset: Dataset, tokenizer: Tokenizer, say
     counts, masked = dict.fromkeys(SPLITS, 0), set[str]()
     todo = [(part, path) for (_, part), path in zip(tasks, paths, strict=True)]
     results = map_parts(partial(tokenize_part, tokenizer, dtype), todo, size=size)
-    for (split, part), path, (tokens, _, some) in zip(tasks, paths, results, strict=True):
+    for (split, part), path, (tokens, some) in zip(tasks, paths, results, strict=True):
         starts = path.with_suffix(".offsets")
         (np.fromfile(starts, "<u8") + np.uint64(counts[split])).tofile(starts)
         for suffix in FILES:

@@ -9,8 +9,10 @@ from typing import Any
 import torch
 
 from pealm_core.checkpoints import folder as checkpoint
+from pealm_core.checkpoints.adapters import fold_rows
 from pealm_core.checkpoints.build import make_model, plan_of, with_adapter
 from pealm_core.checkpoints.build_tokenizer import make_tokenizer, pretrained_vocabulary
+from pealm_core.checkpoints.tensors import load_model
 from pealm_core.config.job import Job
 from pealm_core.config.settings import Sampling
 from pealm_core.config.toml_layers import file_layer
@@ -216,7 +218,8 @@ def open_job(
         config, job = file.tables, with_adapter(job, file, base)
         tokenizer = make_tokenizer(job, tokenizer_dir or folder / checkpoint.TOKENIZER)
         model, _ = make_model(job, tokenizer.vocab_size)
-        checkpoint.load_model(model, folder)
+        load_model(model, folder / checkpoint.MODEL)
+        fold_rows(model)
     if target.type == "cuda" and dtype in ("fp32", "tf32"):
         torch.set_float32_matmul_precision("high" if dtype == "tf32" else "highest")
     low = dtype == "bf16" or (dtype == "auto" and target.type != "cpu" and fast_bf16(target))

@@ -5,12 +5,11 @@ import platform
 import shlex
 import socket
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from pealm_core.checkpoints import folder as checkpoint
-from pealm_core.checkpoints.build import make, make_datasets, make_model
+from pealm_core.checkpoints.build import make_datasets, make_model
 from pealm_core.checkpoints.build_tokenizer import make_tokenizer
 from pealm_core.checkpoints.initial_weights import read_initial_weights
 from pealm_core.config.job import Job
@@ -53,10 +52,10 @@ def _train(job: Job, out: Path | None, world: World, device: torch.device, displ
     job, tokenizer, data, model = _build(job, newest, world, display)
     with world.together():
         model = model.to(device)
-        objective = _made(job, "objective", model, tokenizer)
-        schedule, strategy = _made(job, "schedule"), _made(job, "strategy")
+        objective = job.make("objective", model, tokenizer)
+        schedule, strategy = job.make("schedule"), job.make("strategy")
         module = strategy.wrap(model)
-        optimizer = _made(job, "optimizer", model, lr=job.configs["train"].lr)
+        optimizer = job.make("optimizer", model, lr=job.configs["train"].lr)
     if folder is None:
         with world.together():
             folder = new_folder(name) if world.main else None
@@ -117,12 +116,6 @@ def _build(
     ratio, floor = data.characters_per_token, data.entropy_floor
     display.floor = floor * ratio if floor and ratio else None
     return job, tokenizer, data, model
-
-
-def _made(job: Job, table: str, *args: Any, **kwargs: Any) -> Any:
-    """Make a component of training, which gets its config first if it has one."""
-    config = job.configs[table]
-    return make(job.entries[table], *([] if config is None else [config]), *args, **kwargs)
 
 
 def _fit(trainer: Trainer) -> int:

@@ -67,7 +67,7 @@ def test_a_script_without_a_main_guard_is_not_run_again(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(
         textwrap.dedent("""
             import os
-            from pealm_core import map_parts
+            from pealm_core.data.parts import map_parts
             print("started")
             class Own:
                 def __call__(self, n): return os.getpid()

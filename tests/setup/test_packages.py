@@ -1,5 +1,6 @@
 """The pyproject.toml files list exactly the packages that exist; an editable install would hide a mistake."""
 
+import re
 import subprocess
 import tomllib
 from pathlib import Path
@@ -95,5 +96,8 @@ def test_the_core_is_nine_rooms_of_short_modules() -> None:
     assert rooms == set(ROOMS)
     for room in ROOMS:
         assert (core / room / "__init__.py").read_text(encoding="utf-8").startswith('"""'), room
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").partition("To follow `pealm train`")[2]
+    files = re.findall(r"`(\w+/\w+)`", text.partition("in this order")[0])
+    assert len(files) == 8 and all((core / f"{file}.py").is_file() for file in files)
     lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in core.rglob("*.py")}
     assert {path.name: length for path, length in lengths.items() if length > 250} == {}

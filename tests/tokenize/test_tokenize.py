@@ -163,7 +163,7 @@ def test_killed_at_any_moment_the_same_command_resumes(pealm: Any, docs: Path, t
 def test_a_limit_and_a_source_that_changes(pealm: Any, docs: Path, tmp_path: Path) -> None:
     files = run_tokenize(pealm, docs, tmp_path / "a", "--limit", 4000)
     counts = json.loads(files["meta.json"])["splits"]
-    assert (counts["train"]["tokens"], counts["val"]["tokens"]) == (4000, 400)
+    assert counts["train"]["tokens"] == 4000 and 0 < counts["val"]["tokens"] <= 400
     done = pealm("tokenize", "--input.records", docs, "--input.val-fraction", "1e-9", *BPE, "--out", tmp_path / "b")
     assert done.code == 2 and "the input has no validation text" in done.err
     run_tokenize(pealm, docs, tmp_path / "b")  # nothing but a tokenizer was there

@@ -1,6 +1,8 @@
 """`pealm tokenize`: any input to token shards."""
 
 import os
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,14 @@ import click
 from pealm_core import ComponentCommand, Tokenizer, UserError
 
 SHARD_SIZE = 100_000_000  # tokens
+
+
+def _read_part(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int, int]:
+    """Return `i/n` with 1 <= i <= n as (i, n)."""
+    match = re.fullmatch(r"(\d+)/(\d+)", value)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise click.BadParameter(f"{value!r} is not a part such as 1/4, 2/4, 3/4, 4/4", ctx, param)
+    return int(match[1]), int(match[2])
 
 
 @click.command(cls=ComponentCommand, flat={}, components=("tokenizer", "input"))
@@ -22,12 +32,32 @@ SHARD_SIZE = 100_000_000  # tokens
 @click.option("--config", metavar="FILE", help="TOML file with [tokenizer] and [input].")
 @click.option("--workers", type=click.IntRange(min=1), help="Worker processes (default: one for each core).")
 @click.option(
-    "--limit", type=click.IntRange(min=2), metavar="TOKENS", help="Training tokens at most; a tenth for validation."
+    "--part",
+    callback=_read_part,
+    metavar="I/N",
+    default="1/1",
+    show_default=True,
+    help="Tokenize every N-th part of the input, from the I-th on, for one of N machines; their files belong in one "
+    "folder.",
 )
 @click.option(
-    "--shard-size", type=click.IntRange(min=2), default=SHARD_SIZE, show_default=True, help="Tokens in a shard."
+    "--limit",
+    type=click.IntRange(min=2),
+    metavar="TOKENS",
+    help="Training tokens at most (of this --part); at most a tenth for validation.",
 )
-def tokenize(job: Any, out: Path, workers: int | None, limit: int | None, shard_size: int, **sources: Any) -> None:
+@click.option(
+    "--shard-size", type=click.IntRange(min=1), default=SHARD_SIZE, show_default=True, help="Tokens in a shard."
+)
+def tokenize(
+    job: Any,
+    out: Path,
+    workers: int | None,
+    part: tuple[int, int],
+    limit: int | None,
+    shard_size: int,
+    **sources: Any,
+) -> None:
     """Turn an input into token shards, which `pealm train MODEL --input.npy-shards SHARDS` reads.
 
     \b
@@ -35,7 +65,7 @@ def tokenize(job: Any, out: Path, workers: int | None, limit: int | None, shard_
     pealm tokenize --input.text books/ --tokenizer-dir shards --out more-shards
 
     The shards have the tokenizer with them. If killed, the same command resumes. They do not depend on the number of
-    workers.
+    workers. Several machines may share the work: give each another --part, and put all files into one folder.
     """
     if "tokenizer" not in job.entries:
         raise UserError("tokenize needs a tokenizer: --tokenizer NAME or --tokenizer-dir DIR")
@@ -43,29 +73,36 @@ def tokenize(job: Any, out: Path, workers: int | None, limit: int | None, shard_
         raise UserError("tokenize needs an input: --input.NAME, see --help")
     from pealm_core import make_datasets, make_tokenizer
     from pealm_data.engine import Plan, write_shards
-    from pealm_data.folder import WORK
+    from pealm_data.folder import Folder
 
     if job.weights:
         raise UserError("tokenize takes one input; mix the shards of several in training, with [[input]]")
     (table,) = job.inputs
     dataset = make_datasets(job)[table]
-    if not callable(getattr(dataset, "documents", None)):
+    if not any(callable(getattr(dataset, name, None)) for name in ("documents", "split_parts")):
         raise UserError(f"--input.{job.entries[table].name} has no documents to tokenize")
     tables = job.tables()
+    facts = {"tokenizer": tables["tokenizer"], "input": tables["input"]}
+    plan = Plan(out, shard_size, limit, workers or _cores(), facts, part)
 
     def prepared(folder: Path) -> Tokenizer:
-        if folder.exists():  # this command was interrupted
+        if folder.exists():  # this command was interrupted, or another machine has made it
             return make_tokenizer(job, folder, dataset)
         made = make_tokenizer(job, None, dataset)
-        aside = folder.parent / WORK / "tokenizer"
-        aside.mkdir(exist_ok=True)
-        if callable(save := getattr(made, "save", None)):
-            save(aside)
-        aside.rename(folder)
+        aside = Folder(out, *part, facts).work / "tokenizer"
+        try:
+            shutil.rmtree(aside, ignore_errors=True)
+            aside.mkdir()
+            if callable(save := getattr(made, "save", None)):
+                save(aside)
+            aside.rename(folder)
+        except OSError as error:
+            if folder.exists():  # another machine has made it meanwhile
+                return make_tokenizer(job, folder, dataset)
+            raise UserError(f"{folder} can't be written: {error.strerror}; make room, and try again") from error
         return made
 
-    facts = {"tokenizer": tables["tokenizer"], "input": tables["input"]}
-    write_shards(Plan(out, shard_size, limit, workers or _cores(), facts), dataset, prepared)
+    write_shards(plan, dataset, prepared)
 
 
 def _cores() -> int:

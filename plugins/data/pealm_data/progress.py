@@ -19,12 +19,11 @@ class Meter:
         self._first: tuple[float, int, float] | None = None  # done, tokens and time of the first update
 
     def __enter__(self) -> "Meter":
-        if self.console.is_terminal:
-            self._live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._live.stop()
+        if self.console.is_terminal:  # elsewhere it would print an empty line
+            self._live.stop()
 
     def say(self, line: str) -> None:
         """Print a line that stays."""
@@ -34,6 +33,8 @@ class Meter:
         """Show how much of the total is done, and the number of tokens so far."""
         if self._first is None:
             self._first = done, tokens, time.monotonic()
+            if self.console.is_terminal:  # not before: a download at the start shows its own bar
+                self._live.start()
         start, tokens_before, then = self._first
         fraction, seconds = min(1.0, done / max(1.0, self._total)), max(1e-9, time.monotonic() - then)
         self._text = f"{100 * fraction:.0f}%  " * bool(self._total) + f"{tokens:,} tokens"

@@ -6,7 +6,7 @@ resumed run writes again, byte for byte, what came after the last complete one.
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import IO
 import numpy as np
 
 from pealm_core import TokenFile, UserError
-from pealm_data.worker import MASK, OFFSETS, TOKENS, Counts, write_file
+from pealm_data.worker import MASK, OFFSETS, TOKENS, Counts, file_of, write_file
 
 HEADER = 128  # bytes; numpy pads the header of a 1-D array to this
 CHUNK = 2**20  # tokens copied at a time
@@ -24,9 +24,10 @@ STATE = "state.json"
 
 @dataclass(frozen=True)
 class State:
-    """How far a split is: the next token is number `offset` of part `part`."""
+    """How far a split is: the next token is number `offset` of piece `piece` of part `part`."""
 
     part: int = 0
+    piece: int = 0
     offset: int = 0
     shards: int = 0
     tokens: int = 0
@@ -47,23 +48,22 @@ def read_states(work: Path) -> dict[str, State]:
 
 
 class ShardWriter:
-    """Cuts the tokens of a split's parts into shards: .npy, .offsets, and .mask where something is not learned."""
+    """Cuts the tokens of a split's pieces into shards: .npy, .offsets, and .mask where something is not learned."""
 
     def __init__(
         self,
-        out: Path,
         work: Path,
         split: str,
         dtype: str,
         shard_size: int,
         limit: int | None,
         states: dict[str, State],
+        path_of: Callable[[int], Path],
     ) -> None:
-        """states: of all splits, kept up to date here and in `work`."""
-        self.out, self.work, self.split, self.dtype, self.shard_size = out, work, split, dtype, shard_size
-        self.limit, self.states = limit, states
-        self.state = states.setdefault(split, State())  # as of the last complete shard
-        self.now = self.state
+        """states: of all splits, kept up to date here and in `work`. path_of: the path of a shard by its number."""
+        self.work, self.split, self.dtype, self.shard_size = work, split, dtype, shard_size
+        self.limit, self.states, self._path_of = limit, states, path_of
+        self.now = states.setdefault(split, State())
         self._open: _Shard | None = None
 
     @property
@@ -71,14 +71,35 @@ class ShardWriter:
         """Whether the limit is reached."""
         return self.limit is not None and self.now.tokens >= self.limit
 
-    def add(self, index: int, path: Path, counts: Counts) -> Iterator[str]:
-        """Take the tokens of part `index` that are not in a shard yet. Yields the name of each complete shard."""
-        start = self.now.offset
-        ids = TokenFile(path.with_suffix(TOKENS), self.dtype, count=counts.tokens)
-        places = np.fromfile(path.with_suffix(OFFSETS), "<u8").astype(np.int64)
-        mask = TokenFile(path.with_suffix(MASK), "u1", count=counts.tokens) if counts.masked else None
+    @property
+    def count(self) -> int:
+        """The number of shards, with the incomplete one."""
+        return self.now.shards + (self._open is not None)
+
+    @property
+    def position(self) -> tuple[int, int]:
+        """The part and the piece that are next."""
+        return self.now.part, self.now.piece
+
+    def add(self, position: tuple[int, int], path: Path, counts: Counts) -> Iterator[str]:
+        """Take the tokens of a piece that are not in a shard yet. Yields the name of each complete shard."""
+        if position < self.position or self.full:
+            return
+        start = self.now.offset if position == self.position else 0
+        self.now = replace(self.now, part=position[0], piece=position[1], offset=start)
+        if start < counts.tokens:
+            yield from self._add(path, counts, start)
+        if not self.full:
+            self.now = replace(self.now, piece=position[1] + 1, offset=0)
+
+    def _add(self, path: Path, counts: Counts, start: int) -> Iterator[str]:
+        ids = TokenFile(file_of(path, self.split, TOKENS), self.dtype, count=counts.tokens)
+        mask = TokenFile(file_of(path, self.split, MASK), "u1", count=counts.tokens) if counts.masked else None
+        places = np.empty(0, np.int64)
+        if counts.documents:
+            places = np.fromfile(file_of(path, self.split, OFFSETS), "<u8").astype(np.int64)
         while start < counts.tokens and not self.full:
-            shard = self._open = self._open or _Shard(self.out / self._name(), self.dtype)
+            shard = self._open = self._open or _Shard(self._path_of(self.now.shards), self.dtype)
             stop = min(counts.tokens, start + self.shard_size - shard.count)
             if self.limit is not None:
                 stop = min(stop, start + self.limit - self.now.tokens)
@@ -93,19 +114,16 @@ class ShardWriter:
             )
             start = stop
             if shard.count == self.shard_size:
-                yield self._flush(part=index, offset=stop)
-        if not self.full:
-            self.now = replace(self.now, part=index + 1, offset=0)
+                yield self._flush()
 
     def finish(self) -> Iterator[str]:
         """Write the last, shorter shard, whose name is yielded, and the masks of shards that have none."""
         if self._open is not None:
             yield self._flush()
-        if self.now.masked:
-            for path in sorted(self.out.glob(f"{self.split}-*.npy")):
-                if not path.with_suffix(MASK).exists():
-                    with write_file(path.with_suffix(MASK)) as file:
-                        file.write(b"\1" * ((path.stat().st_size - HEADER) // np.dtype(self.dtype).itemsize))
+        for path in map(self._path_of, range(self.now.shards) if self.now.masked else ()):
+            if not path.with_suffix(MASK).exists():
+                with write_file(path.with_suffix(MASK)) as file:
+                    file.write(b"\1" * ((path.stat().st_size - HEADER) // np.dtype(self.dtype).itemsize))
         self._save(done=True)
 
     def close(self) -> None:
@@ -113,18 +131,15 @@ class ShardWriter:
         if self._open is not None:
             self._open.drop()
 
-    def _name(self) -> str:
-        return f"{self.split}-{self.now.shards:05d}.npy"
-
-    def _flush(self, **position: int) -> str:
+    def _flush(self) -> str:
         assert self._open is not None
         self._open.finish()
-        name, self._open = self._name(), None
-        self._save(shards=self.now.shards + 1, **position)
+        name, self._open = self._open.path.name, None
+        self._save(shards=self.now.shards + 1)
         return name
 
     def _save(self, **changes: int | bool) -> None:
-        self.now = self.state = self.states[self.split] = replace(self.now, **changes)  # type: ignore[arg-type]
+        self.now = self.states[self.split] = replace(self.now, **changes)  # type: ignore[arg-type]
         with write_file(self.work / STATE) as file:
             file.write(json.dumps({split: asdict(state) for split, state in self.states.items()}).encode())
 

@@ -1,86 +1,178 @@
-"""Tokenize one part of a dataset into files. Runs in worker processes, or in the main process for one worker."""
+"""Tokenize one piece of a dataset into files. Runs in worker processes, or in the main process for one worker."""
 
 import json
 import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator
+import zlib
+from array import array
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pealm_core import Document, Tokenizer, UserError, encode_document
 
 TOKENS, OFFSETS, MASK = ".tokens", ".offsets", ".mask"  # beside each other; `.json` is written last
 BUFFER = 2**20  # bytes
-
-
-class Part(Protocol):
-    """A piece of a split, as `Dataset.parts` describes it."""
-
-    name: str
-    size: int
-
-    def documents(self) -> Iterator[Document]:
-        """Return its documents."""
+WAITING = 2**16  # tokens that are written at a time, at least
+SAMPLE = 64  # characters of a document that its checksum is made of, besides its length
 
 
 @dataclass(frozen=True)
 class Counts:
-    """What is in a part: tokens, documents that start in it, whether some tokens are not learned."""
+    """The content of a piece for one split: tokens, documents that start in it, whether some are not learned."""
 
-    tokens: int
-    documents: int
-    masked: bool
+    tokens: int = 0
+    documents: int = 0
+    masked: bool = False
 
 
 @dataclass(frozen=True)
 class Task:
-    """A part to tokenize, to PATH.tokens, PATH.offsets and PATH.mask. limit: the most tokens that are of use."""
+    """A piece to tokenize into files that start with `path`; None: its files exist.
 
-    part: Part
+    limits: for each split, the most tokens that are of use.
+    """
+
+    piece: Any
     path: Path
     dtype: str
-    limit: int | None
+    limits: Mapping[str, int | None]
 
 
-def tokenize_part(task: Task, tokenizer: Tokenizer) -> Counts:
-    """Return what is in a part, which is tokenized unless its files exist. Raises UserError."""
-    done = task.path.with_suffix(".json")
-    with suppress(OSError, ValueError, TypeError):
-        return Counts(**json.loads(done.read_text()))
-    tokens, documents, masked = 0, 0, False
-    paths = (task.path.with_suffix(suffix) for suffix in (TOKENS, OFFSETS, MASK))
+def file_of(path: Path, split: str, suffix: str) -> Path:
+    """Return the name of a file with tokens, offsets or mask of one split of a piece."""
+    return path.with_name(f"{path.name}.{split}{suffix}")
+
+
+def identity(part: Any) -> Any:
+    """Return what differs if a part's content does, as JSON."""
+    return json.loads(json.dumps([part.name, part.size, getattr(part, "version", "")]))
+
+
+def checksum(part: Any) -> int:
+    """Return a checksum of the lengths and starts of a piece's documents."""
+    value = 0
+    for split, document in part.documents():
+        value = _add_to_checksum(value, split, document)
+    return value
+
+
+def same_as_before(task: Task) -> bool:
+    """Whether a piece was tokenized with the same content, if not the same modification time."""
+    known = _read(task.path)
+    unchanged = known.get("piece") == identity(task.piece)
+    return "checksum" in known and (unchanged or known["checksum"] == checksum(task.piece))
+
+
+def is_done(path: Path) -> bool:
+    """Whether a piece is tokenized."""
+    return "splits" in _read(path)
+
+
+def tokenize_piece(
+    task: Task, tokenizer: Tokenizer, report: Callable[[int], None] | None = None
+) -> dict[str, Counts]:
+    """Return what each split has of a piece, which is tokenized unless it was before. Raises UserError.
+
+    report: called with the number of tokens so far.
+    """
+    if (known := _read(task.path)) and (task.piece is None or same_as_before(task)):
+        return {split: Counts(**counts) for split, counts in known["splits"].items()}
+    value, limited = 0, any(limit is not None for limit in task.limits.values())
     with ExitStack() as stack:
-        ids_file, offsets, mask = (stack.enter_context(write_file(path)) for path in paths)
-        for number, document in enumerate(task.part.documents()):
-            continues = not number and getattr(task.part, "continues", False)
-            pieces = encode_document(document, tokenizer)
-            if continues:  # without the end-of-text token
-                pieces = islice(pieces, int(getattr(tokenizer, "eot_id", None) is not None), None)
-            else:
-                offsets.write(np.array([tokens], "<u8").tobytes())
-                documents += 1
-            for ids, learn in pieces:
-                if not learn and not masked:
-                    mask.write(b"\1" * tokens)
-                    masked = True
-                if masked:
-                    mask.write((b"\1" if learn else b"\0") * len(ids))
-                ids_file.write(ids.astype(task.dtype).tobytes())
-                tokens += len(ids)
-            del document
-            if task.limit is not None and tokens >= task.limit:
+        outputs = {split: _Output(stack, task, split) for split in task.limits}
+        continued = set(getattr(task.piece, "continues", ()))
+        for split, document in task.piece.documents():
+            value = _add_to_checksum(value, split, document)
+            outputs[split].add(document, tokenizer, continues=split in continued)
+            continued.discard(split)
+            del document  # before the next one is read
+            if report is not None:
+                report(sum(output.tokens for output in outputs.values()))
+            if limited and all(output.full for output in outputs.values()):
                 break
-    counts = Counts(tokens, documents, masked)
-    with write_file(done) as file:
-        file.write(json.dumps(asdict(counts)).encode())
+        for output in outputs.values():
+            output.flush()
+    counts = {split: Counts(output.tokens, output.documents, output.masked) for split, output in outputs.items()}
+    facts = {"piece": identity(task.piece), "checksum": value, "splits": {s: asdict(c) for s, c in counts.items()}}
+    with write_file(task.path.with_suffix(".json")) as file:
+        file.write(json.dumps(facts).encode())
     return counts
+
+
+def _read(path: Path) -> dict[str, Any]:
+    with suppress(OSError, ValueError, RecursionError):
+        known: dict[str, Any] = json.loads(path.with_suffix(".json").read_bytes())
+        return known
+    return {}
+
+
+def _add_to_checksum(value: int, split: str, document: Document) -> int:
+    if isinstance(document, str):
+        text, length = document, len(document)
+    else:  # the length of a long text is not known without reading it
+        first = next(iter(document), None)
+        text, length = (f"{first.special}{first.learn}{first.text[:SAMPLE]}" if first else ""), 0
+    return zlib.crc32(f"{split} {length} {text[:SAMPLE]}".encode("utf-8", "surrogatepass"), value)
+
+
+class _Output:
+    """The files with the tokens of one split."""
+
+    def __init__(self, stack: ExitStack, task: Task, split: str) -> None:
+        self._stack, self._task, self._split = stack, task, split
+        self._files: dict[str, IO[bytes]] = {}
+        self._ids, self._starts, self._written = list[NDArray[Any]](), array("Q"), 0
+        self.tokens, self.documents, self.masked = 0, 0, False
+
+    @property
+    def full(self) -> bool:
+        """Whether no more tokens are of use."""
+        limit = self._task.limits[self._split]
+        return limit is not None and self.tokens >= limit
+
+    def add(self, document: Document, tokenizer: Tokenizer, *, continues: bool) -> None:
+        """Tokenize a document. continues: it is the rest of one, without the end-of-text token."""
+        if self.full:
+            return
+        pieces = encode_document(document, tokenizer)
+        if continues:
+            pieces = islice(pieces, int(getattr(tokenizer, "eot_id", None) is not None), None)
+        else:
+            self._starts.append(self.tokens)
+            self.documents += 1
+        for ids, learn in pieces:
+            if not learn and not self.masked:
+                self._open(MASK).write(b"\1" * self.tokens)
+                self.masked = True
+            if self.masked:
+                self._open(MASK).write((b"\1" if learn else b"\0") * len(ids))
+            self._ids.append(ids)
+            self.tokens += len(ids)
+            if self.tokens - self._written >= WAITING:
+                self.flush()
+
+    def flush(self) -> None:
+        """Write what waits to be written."""
+        if self._ids:
+            self._open(TOKENS).write(np.concatenate(self._ids).astype(self._task.dtype).data)
+        if self._starts:
+            self._open(OFFSETS).write(np.array(self._starts, "<u8").data)
+        self._ids, self._starts, self._written = [], array("Q"), self.tokens
+
+    def _open(self, suffix: str) -> IO[bytes]:
+        if suffix not in self._files:
+            path = file_of(self._task.path, self._split, suffix)
+            self._files[suffix] = self._stack.enter_context(write_file(path))
+        return self._files[suffix]
 
 
 @contextmanager
@@ -113,9 +205,9 @@ def start(tokenizer: Tokenizer) -> None:
     _tokenizer = tokenizer
 
 
-def in_worker(task: Task) -> Counts:
-    """Tokenize a part in a worker process."""
-    return tokenize_part(task, _tokenizer)
+def in_worker(task: Task) -> dict[str, Counts]:
+    """Tokenize a piece in a worker process."""
+    return tokenize_piece(task, _tokenizer)
 
 
 def _end_with_parent() -> None:

@@ -1,1 +1,1 @@
-"""FineWeb-Edu, downloaded and tokenized."""
+"""FineWeb-Edu: its documents, and the token shards made of them."""

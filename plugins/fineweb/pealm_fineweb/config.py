@@ -1,13 +1,12 @@
-"""The settings of fineweb."""
+"""The settings of FineWeb-Edu's documents, and of the token shards made of them."""
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from pealm_core import setting
 
-ENCODING, VOCAB_SIZE, END_OF_TEXT = "gpt2", 50257, 50256
-SHARD_SIZE = 100_000_000  # tokens
-DOWNLOAD = "pealm-download"  # a thread; nobody waits for one whose name begins like this when pealm ends
+SAMPLES = ("sample-10BT", "sample-100BT", "sample-350BT")
 
 
 @dataclass(frozen=True)
@@ -15,3 +14,19 @@ class FinewebConfig:
     """Where the prepared shards are."""
 
     path: Path = setting(Path("data/fineweb_edu10B"), "the folder that was prepared")
+
+
+@dataclass(frozen=True)
+class FinewebEduConfig:
+    """Which documents, and how they are divided into training and validation."""
+
+    sample: Literal["sample-10BT", "sample-100BT", "sample-350BT"] = setting(
+        "sample-10BT", "FineWeb-Edu's sample of 10, 100 or 350 billion tokens"
+    )
+    source: Path | None = setting(None, "folder of parquet files with a column `text`, instead of the hub")
+    val_fraction: float = setting(
+        0.01, "fraction of the documents, chosen by a hash of their text, used for validation", above=0, below=1
+    )
+    layout: Literal["splits", "build-nanogpt"] = setting(
+        "splits", "build-nanogpt: shards with its names, of one stream, the first of them for validation"
+    )

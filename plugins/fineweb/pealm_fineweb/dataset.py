@@ -1,14 +1,46 @@
-"""The shards that `pealm prepare fineweb` writes, as a dataset."""
+"""FineWeb-Edu as documents, and the shards that `pealm prepare fineweb` writes."""
+
+from collections.abc import Callable, Iterator, Sequence
 
 import click
 import numpy as np
 
 from pealm_core import TokenFile, UserError
-from pealm_fineweb.config import VOCAB_SIZE, FinewebConfig
+from pealm_fineweb.config import FinewebConfig, FinewebEduConfig
+from pealm_fineweb.files import HubFile, LocalFile, hub_files, local_files
+
+VOCAB_SIZE = 50257  # GPT-2's
+
+
+class FinewebEdu:
+    """The documents of a sample, or of parquet files on this machine."""
+
+    def __init__(self, config: FinewebEduConfig | None = None) -> None:
+        self.config = config or FinewebEduConfig()
+
+    def split_parts(self) -> Sequence[HubFile | LocalFile]:
+        """Return the files, for `pealm tokenize`; in build-nanogpt's layout all documents are of one stream."""
+        return self._files(self.config.val_fraction if self.shard_name is None else None)
+
+    def documents(self, split: str) -> Iterator[str]:
+        """Yield the documents of a split, file by file; a file is downloaded into the hub's cache."""
+        for file in self._files(self.config.val_fraction):
+            for piece in file.fetch(None, quiet=False):
+                yield from (text for name, text in piece.documents() if name == split)
+
+    @property
+    def shard_name(self) -> Callable[[int], str] | None:
+        """The name of a shard of one stream by its number; None: each split has its own shards."""
+        return build_nanogpt_name if self.config.layout == "build-nanogpt" else None
+
+    def _files(self, val_fraction: float | None) -> Sequence[HubFile | LocalFile]:
+        if self.config.source is not None:
+            return local_files(self.config.source, val_fraction)
+        return hub_files(self.config.sample, val_fraction)
 
 
 class Fineweb:
-    """FineWeb-Edu in GPT-2 tokens."""
+    """FineWeb-Edu in GPT-2 tokens: the shards of a folder."""
 
     vocab_size = VOCAB_SIZE
 
@@ -16,28 +48,27 @@ class Fineweb:
         self.path = (config or FinewebConfig()).path
 
     def shards(self, split: str) -> list[TokenFile]:
-        """The shards of "train" or "val" in the order of their names. Raises UserError."""
+        """Return the shards of "train" or "val" in the order of their names. Raises UserError."""
         paths = sorted(self.path.glob(f"edufineweb_{split}_*.npy"))
         if not paths:
             raise UserError(f"{self.path} has no {split} shards; `pealm prepare fineweb` makes them")
-        found = []
+        shards = []
         for path in paths:
             try:
-                ids = np.load(path, mmap_mode="r")  # only for what its header says
-                found.append(TokenFile(path, ids.dtype, offset=ids.offset, count=len(ids)))
+                ids = np.load(path, mmap_mode="r")  # for its header
+                shards.append(TokenFile(path, ids.dtype, offset=ids.offset, count=len(ids)))
             except (OSError, ValueError) as error:
                 raise UserError(f"{path} can't be read: {error}") from error
-        return found
-
-    def prepare(self) -> None:
-        """Download and tokenize all of it into the folder, with a worker on every core."""
-        from pealm_fineweb.prepare import Plan, prepare
-
-        prepare(Plan(out=self.path))
+        return shards
 
     @property
     def prepare_command(self) -> click.Command:
-        """The same with options."""
+        """Download and tokenize the documents."""
         from pealm_fineweb.command import command
 
         return command
+
+
+def build_nanogpt_name(number: int) -> str:
+    """Return build-nanogpt's name of shard `number` of a stream, whose first shard is for validation."""
+    return f"edufineweb_{'train' if number else 'val'}_{number:06d}"

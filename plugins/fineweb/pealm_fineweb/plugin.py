@@ -7,7 +7,7 @@ from pealm_core import DatasetSpec, hookimpl
 
 @hookimpl
 def pealm_datasets() -> Iterator[DatasetSpec]:
-    """The dataset `fineweb`."""
+    """Register the datasets `fineweb` and `fineweb-edu`."""
     yield DatasetSpec(
         name="fineweb",
         summary="FineWeb-Edu's 10 billion GPT-2 tokens, once `pealm prepare fineweb` has fetched them",
@@ -15,4 +15,11 @@ def pealm_datasets() -> Iterator[DatasetSpec]:
         factory="pealm_fineweb.dataset:Fineweb",
         value="path",
         shards=True,
+    )
+    yield DatasetSpec(
+        name="fineweb-edu",
+        summary="FineWeb-Edu's documents: sample-10BT, sample-100BT or sample-350BT, for any tokenizer",
+        config="pealm_fineweb.config:FinewebEduConfig",
+        factory="pealm_fineweb.dataset:FinewebEdu",
+        value="sample",
     )

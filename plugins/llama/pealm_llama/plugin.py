@@ -9,6 +9,18 @@ NANO = {
     "train": {"steps": 3000, "batch_size": 8, "lr": 3e-3, "warmup_steps": 100},
     "optimizer": {"beta2": 0.99},
 }
+# To fine-tune on conversations: three passes, at a rate that keeps what was learned before.
+CHAT = {
+    "train": {
+        "epochs": 3,
+        "batch_size": 16,
+        "micro_batch_size": 4,
+        "block_size": 512,
+        "lr": 5e-5,
+        "warmup_steps": 10,
+    },
+    "optimizer": {"name": "adamw", "weight_decay": 0.01},
+}
 
 
 @hookimpl
@@ -20,7 +32,7 @@ def pealm_models() -> Iterator[ModelSpec]:
         config="pealm_llama.config:LlamaConfig",
         factory="pealm_llama.model:Llama",
         tokenizer="bpe",
-        presets=SIZES | {"nano": {**SIZES["nano"], **NANO}},
+        presets=SIZES | {"nano": {**SIZES["nano"], **NANO}, "chat": CHAT},
         # 524,288 tokens a step.
         recipe={
             "train": {

@@ -11,9 +11,7 @@ from dataclasses import dataclass
 from itertools import groupby, islice
 from typing import Any
 
-import torch
-
-from pealm_core import Dataset, EvalResult, Segment, Tokenizer, UserError, cover, score, start_token
+from pealm_core import Dataset, EvalResult, Segment, Tokenizer, UserError, cover, ratio, score, start_token
 from pealm_perplexity.config import PerplexityConfig
 
 AT_ONCE = 1024  # windows that are scored in one call
@@ -73,7 +71,7 @@ class Perplexity:
             nats += [-result.log_prob for result in score(model, part)]
             done = sum(len(ids) for _, ids in windows[: len(nats)])
             progress(done, tokens, f"loss {sum(nats) / done:.4f}")
-        loss, stderr = sum(nats) / tokens, _stderr(nats, [len(ids) for _, ids in windows])
+        loss, stderr = ratio(nats, [len(ids) for _, ids in windows])
         bits = sum(nats) / math.log(2) / size if size else math.inf  # only special tokens may be learned
         ppl = math.exp(loss) if loss < 700 else math.inf
         return EvalResult(
@@ -144,11 +142,3 @@ def _from_shards(dataset: Any, split: str, tokenizer: Tokenizer) -> Iterator[Doc
 def _decoded(ids: list[int], learned: list[bool], tokenizer: Tokenizer) -> Document:
     scored = [token for token, learn in zip(ids, learned, strict=True) if learn]
     return Document(ids, len(tokenizer.decode(scored).encode("utf-8")), None if all(learned) else learned)
-
-
-def _stderr(parts: Sequence[float], wholes: Sequence[int]) -> float:
-    """Standard error of sum(parts) / sum(wholes) over windows (the ratio estimator's, linearised); 0 for one."""
-    if len(parts) < 2:
-        return 0.0
-    a, b = torch.tensor(parts, dtype=torch.float64), torch.tensor(wholes, dtype=torch.float64)
-    return float((a - a.sum() / b.sum() * b).std() / b.mean() / math.sqrt(len(parts)))

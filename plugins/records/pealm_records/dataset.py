@@ -11,11 +11,10 @@ from pealm_records.readers import READERS, SUFFIXES, Rows
 
 
 @dataclass(frozen=True)
-class Part:
-    """Some rows of a file, and of these the documents of one split. version: when the file was changed."""
+class SplitPart:
+    """Some rows of a file, for both splits. version: when the file was changed."""
 
     rows: Rows
-    split: str
     val_fraction: float
     version: int
 
@@ -29,11 +28,38 @@ class Part:
         """The number of bytes."""
         return self.rows.size
 
-    def documents(self) -> Iterator[str]:
-        """Yield the documents. Raises UserError with file and row for one that can't be read."""
+    def documents(self) -> Iterator[tuple[str, str]]:
+        """Yield each document with its split. Raises UserError with file and row for one that can't be read."""
         for text in READERS[data_suffix(self.rows.path)].read(self.rows):
-            if text and is_validation(text, self.val_fraction) == (self.split == "val"):
-                yield text
+            if text:
+                yield "val" if is_validation(text, self.val_fraction) else "train", text
+
+
+@dataclass(frozen=True)
+class Part:
+    """The documents of one split in some rows of a file."""
+
+    both: SplitPart
+    split: str
+
+    @property
+    def name(self) -> str:
+        """The file, and which rows of it."""
+        return self.both.name
+
+    @property
+    def size(self) -> int:
+        """The number of bytes."""
+        return self.both.size
+
+    @property
+    def version(self) -> int:
+        """When the file was changed."""
+        return self.both.version
+
+    def documents(self) -> Iterator[str]:
+        """Yield the documents."""
+        return (text for split, text in self.both.documents() if split == self.split)
 
 
 class Records:
@@ -54,7 +80,11 @@ class Records:
 
     def parts(self, split: str) -> list[Part]:
         """Return the parts of a split: some megabytes of rows each, but whole files of .csv and compressed ones."""
-        return [Part(rows, split, self.config.val_fraction, version) for rows, version in self._rows()]
+        return [Part(part, split) for part in self.split_parts()]
+
+    def split_parts(self) -> list[SplitPart]:
+        """Return the parts with the documents of both splits, so that each file is read once."""
+        return [SplitPart(rows, self.config.val_fraction, version) for rows, version in self._rows()]
 
     def version(self) -> Any:
         """Return what changes with the documents: the settings, and the files' sizes and times."""
