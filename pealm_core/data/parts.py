@@ -34,7 +34,7 @@ SEGMENTS = b"\xff" * 8  # in a hash, before a document of segments: no text is a
 
 def parts_of(dataset: Any, split: str) -> list[Any]:
     """Return the independent parts of a split; a dataset without parts is one, of unknown size."""
-    whole = SimpleNamespace(name=split, size=0, documents=partial(dataset.documents, split))
+    whole = SimpleNamespace(name=type(dataset).__name__, size=0, documents=partial(dataset.documents, split))
     return list(dataset.parts(split) if has(dataset, "parts") else ()) or [whole]
 
 
@@ -65,7 +65,7 @@ def hash_part(part: Any) -> tuple[bytes, int]:
     """Return a hash of the documents of a part, and their number of characters."""
     digest, characters, documents = sha256(), 0, part.documents()
     if isinstance(documents, str):
-        raise PluginError("documents must give documents, not one text: [text]")
+        raise PluginError(f"{getattr(part, 'name', 'part')}.documents must give documents, not one text: [text]")
     for document in documents:
         pieces = segments(document)
         if not isinstance(document, str):
