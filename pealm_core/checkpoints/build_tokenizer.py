@@ -1,6 +1,7 @@
 """Make the tokenizer of a job: a saved one, one that learns from the training text, or one as it is."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,12 @@ from pealm_core.config.paths import cache_root
 from pealm_core.contract.errors import PluginError, UserError
 from pealm_core.contract.fields import dump
 from pealm_core.contract.protocols import Dataset, Tokenizer, has
-from pealm_core.data.documents import has_template, texts
+from pealm_core.data.documents import has_template
+from pealm_core.data.fit_sample import FitSample
 from pealm_core.data.specials import with_specials
 from pealm_core.data.stream import SPLITS, hash_of
 from pealm_core.data.token_cache import cached_folder, content_of
+from pealm_core.hardware.launch import launched
 
 
 def make_tokenizer(job: Job, saved: Path | None = None, *datasets: Dataset) -> Tokenizer:
@@ -74,14 +77,16 @@ def _learn(job: Job, tokenizer: Any, datasets: Sequence[Dataset]) -> None:
     entry, config = job.entries["tokenizer"], job.configs["tokenizer"]
     splits = SPLITS if getattr(tokenizer, "fits_whole", False) else SPLITS[:1]
 
-    def learned_from() -> Iterator[str]:
-        return texts(chain.from_iterable(dataset.documents(split) for split in splits for dataset in datasets))
-
-    hashes = [content_of(dataset)["hashes"] for dataset in datasets]
-    facts: Any = [entry.spec.name, entry.plugin.version, dump(config), [[one[s] for s in splits] for one in hashes]]
+    sample = FitSample(datasets, splits, getattr(tokenizer, "fit_bytes", None))
+    contents = [content_of(dataset)["hashes"] for dataset in datasets]
+    hashes = [[content[split] for split in splits] for content in contents]
+    facts: Any = [entry.spec.name, entry.plugin.version, dump(config), sample.limit, hashes]
 
     def write(aside: Path) -> None:
-        tokenizer.fit(learned_from())
+        size = 0 if sample.limit is None else sum(len(text.encode("utf-8", "surrogatepass")) for text in sample)
+        if sample.cut and launched()[0] == 0:
+            print(f"pealm: tokenizer {entry.name} learns from a sample of {size:,} bytes", file=sys.stderr)
+        tokenizer.fit(iter(sample))
         (aside / TOKENIZER).mkdir()
         tokenizer.save(aside / TOKENIZER)
 

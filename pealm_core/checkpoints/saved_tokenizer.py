@@ -17,7 +17,7 @@ META = "meta.json"  # beside token shards
 
 
 def plan_with_tokenizer(components: Sequence[str], *, tokenizer_dir: Path | str | None = None, **sources: Any) -> Job:
-    """Return the job of `plan`, with the tokenizer saved in a folder, else that of its token shards.
+    """Return the job of `plan`, with the tokenizer saved in a folder, else that of its token shards or of `--init`.
 
     Else it is that of the weights of `--init`. A config file or the command line may name another. Raises UserError.
     """

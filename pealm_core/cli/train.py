@@ -19,7 +19,7 @@ from pealm_core.hardware.launch import launched
 @click.option("--out", type=click.Path(path_type=Path), metavar="RUN", help="Run folder; resumes if it exists.")
 @click.option("--config", metavar="FILE", help="TOML file with settings, for instance RUN/config.toml.")
 @click.option("--preset", metavar="NAME", help="Named settings of the model: sizes and tuned hyperparameters.")
-@click.option("--tokenizer", metavar="NAME", help="Tokenizer (default: the model's).")
+@click.option("--tokenizer", metavar="NAME", help="Tokenizer (default: that of --init, else the model's).")
 @click.option("--tokenizer-dir", metavar="DIR", help="Use the tokenizer of this run, checkpoint or folder of shards.")
 @click.option("--optimizer", metavar="NAME", help="Optimizer (default: the model's, else adamw).")
 @click.option("--schedule", metavar="NAME", help="Learning-rate schedule (default: the model's, else cosine).")

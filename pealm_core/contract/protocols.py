@@ -69,6 +69,9 @@ class Tokenizer(Protocol):
     id to the text that it completes: whole characters, or "". `save(dir)`: write the vocabulary into an empty folder;
     `load(dir)`: read it into this tokenizer, which was made from the same config. A tokenizer with `fit` needs both.
     `fits_whole = True`: `fit` gets the validation texts as well, for instance to know every character.
+    `fit_bytes`: of more training text, `fit` gets a sample of so many bytes, from all over it.
+    `bos_id`: the token that begins each text, as Llama's `<s>`, or None. The core puts it before documents, after the
+    end-of-text token, which it needs, and before prompts; `encode` does not.
     `by_character = True`: a text cut anywhere encodes to the same ids, so that long documents are encoded in pieces.
     `specials`: its special tokens, name → id. The core adds those that a dataset or objective names and that are
     missing, with ids from `vocab_size` on, and saves them beside it (`specials.json`). `encode` returns none of them.

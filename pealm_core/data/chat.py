@@ -30,7 +30,7 @@ def chat_document(messages: Iterable[Message], layout: Layout = CHAT_LAYOUT) -> 
     """Return a conversation as a document: of each turn the role's token, the text, and the end mark.
 
     The assistant's texts and end marks are learned. Messages of one role in a row become one turn, a line each.
-    Raises ValueError for a role that the layout does not have.
+    Raises ValueError for something else than messages, and for a role that the layout does not have.
 
     >>> [part.special or part.text for part in chat_document([{"role": "user", "content": "Hi!"}])]
     ['<|user|>', 'Hi!', '<|end|>']
@@ -46,7 +46,12 @@ def chat_document(messages: Iterable[Message], layout: Layout = CHAT_LAYOUT) -> 
 
 
 def _turns(messages: Iterable[Message]) -> list[dict[str, str]]:
-    """Return messages of which no two in a row have the same role."""
+    """Return messages of which no two in a row have the same role. Raises ValueError for something else."""
+    messages = list(messages)
+    for message in messages:
+        texts = [message.get(key) for key in ("role", "content")] if isinstance(message, Mapping) else [None]
+        if not all(isinstance(text, str) for text in texts):
+            raise ValueError(f"a message is {{'role': 'user', 'content': 'Hi!'}}, for instance, not {message!r:.80}")
     several = ((role, [m["content"] for m in turn]) for role, turn in groupby(messages, key=lambda m: m["role"]))
     return [{"role": role, "content": "\n".join(contents)} for role, contents in several]
 
@@ -71,7 +76,10 @@ def chat_prompt(tokenizer: Tokenizer, messages: Sequence[Message], room: int | N
     If there are more, the oldest turns are left out, but for a system message at the start; the last turn is cut from
     the left.
     """
-    ends, turns, room = _ends(tokenizer), _turns(messages), room or 10**12
+    try:
+        ends, turns, room = _ends(tokenizer), _turns(messages), room or 10**12
+    except ValueError as error:
+        raise UserError(str(error)) from error
     if not turns or turns[-1]["role"] == "assistant":
         raise UserError("the last message must be one to answer, not the assistant's")
     system = [turns.pop(0)] if turns[0]["role"] == "system" and len(turns) > 1 else []

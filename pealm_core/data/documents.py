@@ -33,6 +33,12 @@ def texts(documents: Iterable[Document]) -> Iterator[str]:
         del document  # before the next one is read
 
 
+def start_ids(tokenizer: Tokenizer) -> list[int]:
+    """Return what is before each document: the end-of-text token, if any, and the tokenizer's `bos_id`."""
+    eot, bos = (getattr(tokenizer, name, None) for name in ("eot_id", "bos_id"))
+    return [] if eot is None else [eot] if bos in (None, eot) else [eot, bos]
+
+
 def has_template(tokenizer: Tokenizer) -> bool:
     """Return whether a tokenizer lays out conversations itself: it has a template, and no chat layout was saved."""
     return not getattr(tokenizer, "chat", None) and getattr(tokenizer, "chat_template", None) is not None
@@ -53,7 +59,9 @@ def render(
 
 
 def encode_document(document: Document, tokenizer: Tokenizer) -> Iterator[tuple[NDArray[Any], bool]]:
-    """Yield the ids of a document, in pieces, each with whether it is learned; first the end-of-text token, if any.
+    """Yield the ids of a document, in pieces, each with whether it is learned.
+
+    The first piece is `start_ids`, if there are any.
 
     A conversation is as the tokenizer's chat template renders it, if it has one: without another end-of-text token.
     Raises UserError for text that the tokenizer can't express, PluginError for wrong ids or special tokens.
@@ -62,8 +70,8 @@ def encode_document(document: Document, tokenizer: Tokenizer) -> Iterator[tuple[
         yield from render(document.messages, tokenizer, answer=False)
         return
     parts = segments(document)
-    if (eot := getattr(tokenizer, "eot_id", None)) is not None:
-        yield np.array([eot]), parts[0].learn if parts else True
+    if start := start_ids(tokenizer):
+        yield np.array(start), parts[0].learn if parts else True
     for part in parts:
         if part.special is None:
             yield from ((ids, part.learn) for ids in _encode(part.text, tokenizer))
@@ -87,10 +95,7 @@ def _encode(text: str, tokenizer: Tokenizer) -> Iterator[NDArray[Any]]:
 
 def _checked(given: Any, method: str, tokenizer: Tokenizer) -> NDArray[Any]:
     """Return what a method of a tokenizer gave as an array of ids. Raises PluginError for anything else."""
-    try:
-        ids = np.asarray(given)
-    except ValueError:  # lists of several lengths
-        ids = np.empty((0, 0))
+    ids = np.asarray(given)
     name = f"{type(tokenizer).__name__}.{method}"
     if ids.ndim != 1 or (ids.size and ids.dtype.kind not in "iu"):
         raise PluginError(f"{name} must give a list of token ids, not {given!r:.60}")

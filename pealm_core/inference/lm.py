@@ -51,9 +51,10 @@ class LM:
         self.eot_id: int | None = getattr(tokenizer, "eot_id", None)  # ends a text; not shown
 
     def encode(self, prompt: str) -> list[int]:
-        """Encode a prompt; an empty one becomes the start token. Raises UserError."""
+        """Encode a prompt, after the tokenizer's `bos_id`; an empty one becomes the start token. Raises UserError."""
+        first = [start_token(self.tokenizer)] if getattr(self.tokenizer, "bos_id", None) is not None else []
         try:
-            return [int(i) for i in self.tokenizer.encode(prompt)] or [start_token(self.tokenizer)]
+            return [*first, *map(int, self.tokenizer.encode(prompt))] or [start_token(self.tokenizer)]
         except ValueError as error:
             raise UserError(f"the prompt can't be encoded: {error}") from error
 
@@ -176,7 +177,9 @@ class LM:
         A text longer than block_size is read in windows half a block apart.
         """
         device = next(self.model.parameters()).device
-        ids = [start_token(self.tokenizer), *(self.encode(text) if text else [])]
+        ids = self.encode(text)
+        if text and getattr(self.tokenizer, "bos_id", None) is None:
+            ids.insert(0, start_token(self.tokenizer))
         logprobs: list[float] = []
         for context, continuation in cover(ids, self.model.config.block_size):  # type: ignore[arg-type, union-attr]
             idx = torch.tensor([[*context, *continuation[:-1]]], device=device)

@@ -145,7 +145,7 @@ class PluginHost:
         own = [plugin for plugin in self.plugins if plugin.status != "ok" and plugin.name == bare]
         hint = "" if own else did_you_mean(bare, self.entries(kind))
         if not own and "did you mean" not in hint:
-            hint += "; is its plugin installed? (pip install pealm installs every first-party plugin)"
+            hint += "; is its plugin installed? (pip install pealm installs all of ours but pealm-hf-datasets)"
         for plugin in own or [plugin for plugin in self.plugins if plugin.status == "failed"]:
             hint += f"; {plugin.dist} {plugin.version} is not loaded: {plugin.reason}"
         error = PluginError if any(plugin.status == "failed" for plugin in own) else UserError

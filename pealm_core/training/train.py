@@ -4,6 +4,7 @@ import os
 import platform
 import shlex
 import socket
+from math import inf
 from pathlib import Path
 
 import torch
@@ -179,8 +180,8 @@ def _introduce(trainer: Trainer) -> None:
 def _summarize(trainer: Trainer) -> None:
     display = trainer.display
     folder = shlex.quote(str(trainer.run.dir))
-    if trainer.val_loss is not None:
-        best = min(trainer.best_loss, trainer.saver.best_on_disk)
+    best = min(trainer.best_loss, trainer.saver.best_on_disk)
+    if trainer.val_loss is not None and best < inf:  # not if only the first validation was reached
         before = "" if trainer.first_val_loss is None else f"{trainer.first_val_loss:.4f} before, "
         display.say(
             f"validation loss {before}{trainer.val_loss:.4f} now, {best:.4f} at best "

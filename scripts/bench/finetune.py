@@ -5,8 +5,9 @@
 
 Both train the same weights on the same batches, with the same targets, rank, initial updates and AdamW, each in a
 process of its own, in turns. pealm runs as users run it (`pealm train`), the other is a loop over GPT2LMHeadModel:
-forward, backward, clipping, fused AdamW. Printed are the ratio of their tokens/s (the median over the turns and its
-spread), the peak memory of each, and both loss curves.
+forward, backward, clipping, fused AdamW. As in conversations, half of the tokens are read and not scored; with
+`--scored 1` all are. Printed are the ratio of their tokens/s (the median over the turns and its spread),
+the peak memory of each, and both loss curves.
 """
 
 import argparse
@@ -26,6 +27,7 @@ import torch
 from safetensors.torch import save_file
 
 WORKER = Path(__file__).with_name("finetune_worker.py")
+TURN = 64  # tokens of a question and its answer
 GOAL = 1.2  # times the tokens/s of peft
 LR = {False: 3e-4, True: 3e-5}  # by whether all weights are trained
 
@@ -88,6 +90,8 @@ def prepare(folder: Path, args: argparse.Namespace) -> None:
     for split, count in (("train", 400_000), ("val", 20_000)):
         tokens = np.minimum(random.zipf(1.3, size=count) - 1, args.vocab_size - 1).astype(np.uint16)
         np.save(folder / "tokens" / f"{split}-00000.npy", tokens)
+        mask = np.arange(count) % TURN >= TURN * (1 - args.scored)
+        mask.astype(np.uint8).tofile(folder / "tokens" / f"{split}-00000.mask")
 
 
 def pealm(folder: Path, args: argparse.Namespace) -> list[str]:
@@ -126,6 +130,7 @@ def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--full", action="store_true", help="train all weights")
     parser.add_argument("--targets", choices=("attention", "all"), default="attention")
+    parser.add_argument("--scored", type=float, default=0.5, help="fraction of the tokens that are answers [0.5]")
     parser.add_argument("--lr", type=float, help="[3e-4; 3e-5 with --full]")
     for name, default, help_ in (
         ("rank", 8, "of the updates"),
@@ -165,7 +170,9 @@ def main() -> None:
             trainer.close()
     what = "all weights" if args.full else f"LoRA, rank {args.rank}, {args.targets}"
     shape = f"{args.n_layer} layers, {args.n_embd} wide"
-    print(f"GPT-2, {shape}; {what}; {args.batch_size} x {args.block_size} tokens, fp32")
+    batch = f"{args.batch_size} x {args.block_size} tokens, {args.scored:.0%} of them scored"
+    print(f"GPT-2, {shape}; {what}; {batch}; fp32")
+    cpu = [median(r["cpu"] for r in trainer.rows[1:]) for trainer in trainers]
     tokens, seconds = args.batch_size * args.block_size, [[r["seconds"] for r in t.rows[1:]] for t in trainers]
     for trainer, times in zip(trainers, seconds, strict=True):
         memory = trainer.rows[-1]["memory"] / 2**20
@@ -173,6 +180,7 @@ def main() -> None:
     ratios = sorted(theirs / ours for ours, theirs in zip(*seconds, strict=True))
     goal = "" if args.full else f"; the goal is at least {GOAL}"
     print(f"tokens/s: {median(ratios):.2f} times {other} ({ratios[0]:.2f} to {ratios[-1]:.2f}){goal}")
+    print(f"tokens for a second of processor time: {cpu[1] / cpu[0]:.2f} times {other}")
     ours, theirs = (trainer.losses for trainer in trainers)
     for trainer in trainers:
         print(f"{trainer.name:<13}losses {' '.join(f'{loss:.4f}' for loss in trainer.losses)}")

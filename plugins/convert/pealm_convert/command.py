@@ -14,7 +14,9 @@ BASE = "Weights below the checkpoint's adapter, if they are not in the place tha
 @click.argument("source", type=click.Path(path_type=Path))
 @click.argument("target", type=click.Path(path_type=Path))
 @click.option(
-    "--dtype", type=click.Choice(("fp32", "bf16", "fp16")), help="Precision of the weights (default: unchanged)."
+    "--dtype",
+    metavar="TYPE",
+    help="Precision of the weights (default: unchanged): fp32, bf16 or fp16; with --to, of the format: q8_0 of gguf.",
 )
 @click.option("--base", type=click.Path(path_type=Path), metavar="PATH", help=BASE)
 @click.option("--to", "to_", metavar="FORMAT", help="Foreign format to write, for instance hf.")
@@ -29,10 +31,11 @@ def convert(
     \b
     pealm convert runs/gpt2/2026-11-22_10-15-30 weights/mine --dtype bf16
     pealm convert weights/mine folder --to hf
+    pealm convert weights/mine model.gguf --to gguf --dtype q8_0
     pealm convert folder weights/theirs --from hf
     """
-    if bool(dtype) + bool(to_) + bool(from_) > 1:
-        raise UserError("--dtype, --to and --from exclude each other: give one of them")
+    if from_ and (dtype or to_):
+        raise UserError("--from excludes --to and --dtype: give one of them")
     if base is not None and from_:
         raise UserError("--base: a folder in a foreign format has no adapter of ours; leave it out")
     if from_:
@@ -43,24 +46,28 @@ def convert(
             return entry.spec.detect is None or bool(entry.load("detect")(source))
 
         return _foreign(source, target, _choose(from_, "importer", detected, str(source)), "importer")
-    from pealm_convert.weights import has_only, merged, to_weights
+    from pealm_convert.weights import DTYPES, has_only, merged, to_weights
     from pealm_core import read_checkpoint
 
     saved = read_checkpoint(source, base=base)
     if to_:
         model = str(saved.config.get("model", {}).get("name")).rpartition("/")[2]
         entry = _choose(to_, "exporter", lambda e: model in (e.spec.families or [model]), f"{source}, a {model}")
+        if dtype not in (None, *entry.spec.dtypes):
+            raise UserError(f"--dtype {dtype}: format {to_} has {', '.join(entry.spec.dtypes) or 'no such option'}")
         with merged(saved) as plain:
-            return _foreign(plain, target, entry, "exporter")
+            return _foreign(plain, target, entry, "exporter", **({"dtype": dtype} if entry.spec.dtypes else {}))
+    if dtype not in (None, *DTYPES):
+        raise UserError(f"--dtype {dtype}: unknown; use {', '.join(DTYPES)}")
     if saved.path == source and has_only(saved, dtype):
         raise UserError(f"{source} has only weights already{f', in {dtype}' if dtype else ''}; nothing was written")
     before, after = to_weights(saved, target, dtype)
     click.echo(f"wrote {_shown(target)}: {after / 1e6:,.1f} MB of weights (of {before / 1e6:,.1f} MB)")
 
 
-def _foreign(source: Path, target: Path, entry: Entry[FormatSpec], part: str) -> None:
+def _foreign(source: Path, target: Path, entry: Entry[FormatSpec], part: str, **options: str | None) -> None:
     try:
-        entry.load(part)(source, target)
+        entry.load(part)(source, target, **options)
     except ValueError as error:
         raise UserError(f"format {entry.name}: {error}") from error
     if not target.exists():

@@ -77,6 +77,12 @@ class HFTokenizer:
         return next((i for i in ids if i is not None), None)
 
     @cached_property
+    def bos_id(self) -> int | None:
+        """The id of the token that the file's post-processor puts before a text, as those of Llama do."""
+        plain, whole = (self._tokenizer.encode("a", add_special_tokens=add).ids for add in (False, True))
+        return int(whole[0]) if plain and whole[1 : 1 + len(plain)] == plain else None
+
+    @cached_property
     def chat_template(self) -> str | None:
         """The Jinja template of conversations, if there is one."""
         return chat_template(self._files)

@@ -13,11 +13,11 @@ NANO = {
 CHAT = {
     "train": {
         "epochs": 3,
-        "batch_size": 16,
+        "batch_size": 8,
         "micro_batch_size": 4,
-        "block_size": 512,
+        "block_size": 256,
         "lr": 5e-5,
-        "warmup_steps": 10,
+        "warmup_steps": 3,
     },
     "optimizer": {"name": "adamw", "weight_decay": 0.01},
 }
@@ -78,8 +78,10 @@ def pealm_formats() -> Iterator[FormatSpec]:
     )
     yield FormatSpec(
         name="gguf",
-        summary="A file of llama.cpp, to read; any precision becomes fp32",
+        summary="A file of llama.cpp; any precision is read as fp32",
+        exporter="pealm_llama.convert:export_gguf",
         importer="pealm_llama.convert:import_gguf",
         detect="pealm_llama.gguf_file:is_gguf",
         families=("llama",),
+        dtypes=("fp32", "fp16", "bf16", "q8_0"),
     )

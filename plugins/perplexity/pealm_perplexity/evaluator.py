@@ -117,10 +117,10 @@ def _of_segments(segments: Sequence[Segment], tokenizer: Any) -> Document:
 
 
 def _from_shards(dataset: Any, split: str, tokenizer: Tokenizer) -> Iterator[Document]:
-    """Yield what stands between the end-of-text tokens of shards; whole shards if the tokenizer has none."""
+    """Yield what is between the end-of-text tokens of shards, without `bos_id`; whole shards if there are none."""
     if hasattr(dataset, "check"):
         dataset.check(tokenizer.vocab_size)
-    eot, shards = getattr(tokenizer, "eot_id", None), dataset.shards(split)
+    ends, shards = {getattr(tokenizer, name, None) for name in ("eot_id", "bos_id")}, dataset.shards(split)
     masks = (dataset.masks(split) if hasattr(dataset, "masks") else None) or [None] * len(shards)
     for shard, mask in zip(shards, masks, strict=True):
         ids: list[int] = []
@@ -129,7 +129,7 @@ def _from_shards(dataset: Any, split: str, tokenizer: Tokenizer) -> Iterator[Doc
             part = shard[begin : begin + 2**20].tolist()
             flags = [True] * len(part) if mask is None else mask[begin : begin + 2**20].tolist()
             for token, learn in zip(part, flags, strict=True):
-                if token != eot:
+                if token not in ends:
                     ids.append(token)
                     learned.append(bool(learn))
                 elif ids:

@@ -5,7 +5,6 @@ BPE joins the pair of lowest rank first. Hugging Face lists those pairs (merges)
 """
 
 import base64
-import json
 import math
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
@@ -13,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from pealm_core import UserError
-from pealm_gpt2.layout import read_json, write_json
+from pealm_formats.folders import read_json, write_json
 
+VOCABULARIES = ("tokenizer.json", "vocab.json", "merges.txt")  # of Hugging Face
 RANKS, ABOUT = "ranks.tiktoken", "tokenizer.json"  # in a checkpoint's tokenizer folder
 EOT = "<|endoftext|>"
 # How text is split before BPE; the `encoder.py` of OpenAI's GPT-2.
@@ -61,34 +61,28 @@ def merges(ranks: Mapping[bytes, int]) -> Iterator[tuple[bytes, bytes]]:
             yield parts[0], parts[1]
 
 
-def export_vocabulary(saved: Path, folder: Path, *, block_size: int) -> bool:
-    """Write vocab.json, merges.txt and tokenizer_config.json from a checkpoint's tokenizer folder.
-
-    Returns False, and writes nothing, if it is not GPT-2's encoding. Raises ValueError, OSError.
-    """
-    if not ((saved / RANKS).is_file() and (saved / ABOUT).is_file()):
-        return False
-    about = json.loads((saved / ABOUT).read_text(encoding="utf-8"))
-    if about["encoding"] != "gpt2":
-        return False
-    lines = (line.split() for line in (saved / RANKS).read_bytes().splitlines())
+def from_ranks(content: bytes) -> dict[str, Any]:
+    """Return a tokenizer.json of GPT-2's encoding from tiktoken's text form. Raises ValueError."""
+    lines = (line.split() for line in content.splitlines())
     ranks = {base64.b64decode(token): int(rank) for token, rank in lines}
-    pairs = [f"{spell(a)} {spell(b)}" for a, b in merges(ranks)]
-    ids = {spell(token): rank for token, rank in ranks.items()} | about["special_tokens"]
-    write_json(folder / "vocab.json", ids)
-    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *pairs, ""]), encoding="utf-8")
-    ends = {key: EOT for key in ("bos_token", "eos_token", "unk_token") if EOT in about["special_tokens"]}
-    settings = {"tokenizer_class": "GPT2Tokenizer", "model_max_length": block_size, "add_prefix_space": False, **ends}
-    write_json(folder / "tokenizer_config.json", settings)
-    return True
+    return {
+        "version": "1.0",
+        "normalizer": None,
+        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
+        "model": {
+            "type": "BPE",
+            "vocab": {spell(token): rank for token, rank in ranks.items()},
+            "merges": [[spell(a), spell(b)] for a, b in merges(ranks)],
+        },
+    }
 
 
-def import_vocabulary(folder: Path, saved: Path) -> bool:
+def write_ranks(folder: Path, saved: Path) -> bool:
     """Write a checkpoint's tokenizer folder from Hugging Face's files.
 
     Returns False, and writes nothing, if there are none. Raises UserError.
     """
-    fast, vocab_json, merges_txt = (folder / name for name in ("tokenizer.json", "vocab.json", "merges.txt"))
+    fast, vocab_json, merges_txt = (folder / name for name in VOCABULARIES)
     if fast.is_file():
         path, (vocab, pairs, special) = fast, _read_fast(fast)
     elif vocab_json.is_file() and merges_txt.is_file():
@@ -116,8 +110,9 @@ def import_vocabulary(folder: Path, saved: Path) -> bool:
 def _read_fast(path: Path) -> tuple[dict[str, int], list[tuple[str, ...]], dict[str, int]]:
     """Ids, merges and special tokens of a tokenizer.json, as the tokenizers library writes it. Raises UserError."""
     whole = read_json(path)
-    model: dict[str, Any] = whole.get("model") or {}
-    split = whole.get("pre_tokenizer") or {}
+    model, split = ((whole.get(key) if isinstance(whole, dict) else None) or {} for key in ("model", "pre_tokenizer"))
+    if split.get("type") == "Sequence" and len(parts := split.get("pretokenizers") or []) == 1:
+        split = parts[0]
     if model.get("type") != "BPE" or split.get("type") != "ByteLevel" or not split.get("use_regex", True):
         raise UserError(f"{path} is not a byte-level BPE like GPT-2's")
     pairs = [tuple(pair.split(" ") if isinstance(pair, str) else pair) for pair in model["merges"]]
