@@ -34,6 +34,7 @@ from pealm_core.contract.specs import EvaluatorSpec as EvaluatorSpec
 from pealm_core.contract.specs import FormatSpec as FormatSpec
 from pealm_core.contract.specs import ModelSpec as ModelSpec
 from pealm_core.contract.specs import ObjectiveSpec as ObjectiveSpec
+from pealm_core.contract.specs import ObserverSpec as ObserverSpec
 from pealm_core.contract.specs import OptimizerSpec as OptimizerSpec
 from pealm_core.contract.specs import ScheduleSpec as ScheduleSpec
 from pealm_core.contract.specs import StrategySpec as StrategySpec
@@ -47,7 +48,7 @@ from pealm_core.contract.training_parts import Schedule as Schedule
 from pealm_core.contract.training_parts import Source as Source
 from pealm_core.contract.training_parts import Strategy as Strategy
 from pealm_core.contract.training_parts import Trainer as Trainer
-from pealm_core.plugins.local_files import use_plugin as use_plugin
+from pealm_core.plugins.discovery import use_plugin as use_plugin
 
 if TYPE_CHECKING:
     from pealm_core.public import *  # noqa: F403

@@ -23,9 +23,10 @@ BUILD = "import setuptools.build_meta as b, sys; b.build_{}(sys.argv[1])"
 # machine, so a new name is added here only after a look at what that project on the index is.
 THIRD_PARTY = {
     "click": "the command line",
+    "datasets": "reads datasets of the Hugging Face Hub",
     "graphviz": "pictures of pea's graphs (the extra viz)",
     "huggingface-hub": "downloads GPT-2's weights and FineWeb-Edu",
-    "jinja2": "HTML of the reports",
+    "jinja2": "chat templates; HTML of the reports",
     "markupsafe": "escaped text in that HTML",
     "gguf": "reads GGUF files",
     "matplotlib": "charts of the reports",

@@ -1,1 +1,1 @@
-"""Checkpoint folders: format, tensors, building components from a config, convert, clean."""
+"""Checkpoint folders: format, tensors, building model and tokenizer from a config, initial weights."""

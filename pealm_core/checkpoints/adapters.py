@@ -1,10 +1,13 @@
 """Adapted models: weights of a base, and what an adapter added to them. Checkpoints have only the latter."""
 
-from collections.abc import Collection
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 KEY = "_pealm_adapted"  # an attribute of adapted models
 
@@ -17,21 +20,48 @@ class Adapted:
     new: frozenset[str]
 
 
-def apply(adapter: Any, model: nn.Module, resized: Collection[str] = ()) -> None:
-    """Apply an adapter to a model with a base's weights. resized: tensors that differ from the base's.
+class NewRows(nn.Module):
+    """The rows of a parameter that are for tokens unknown to the base. They alone are trained."""
 
-    These are trained as well: their new rows, for tokens that the base does not know, are random.
+    def __init__(self, weight: Tensor, start: int) -> None:
+        super().__init__()
+        self.start, self.rows = start, nn.Parameter(weight.detach()[start:].clone())
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Return a parameter with these rows."""
+        return torch.cat((weight[: self.start], self.rows))
+
+
+def apply(adapter: Any, model: nn.Module, resized: Mapping[str, int | None] = MappingProxyType({})) -> None:
+    """Apply an adapter to a model with a base's weights. resized: names of tensors that differ from the base's.
+
+    These are trained as well, each from the given row on, which are for new tokens and random; None: all of it.
     """
-    before = [tensor for name, tensor in model.state_dict(keep_vars=True).items() if name not in resized]
+    state = model.state_dict(keep_vars=True)
+    before = {id(tensor) for name, tensor in state.items() if resized.get(name, 0) is not None}
+    starts = {id(state[name]): start for name, start in resized.items()}
     adapter.apply(model)
-    of_base = set(map(id, before))
-    new = {name for name, tensor in model.state_dict(keep_vars=True).items() if id(tensor) not in of_base}
-    for name, tensor in model.named_parameters(remove_duplicate=False):
-        if name in resized:
-            tensor.requires_grad_(True)
-    model.__dict__[KEY] = Adapted(adapter, frozenset(new))
+    made: dict[int, NewRows] = {}  # one of a tied parameter, which is in several modules
+    for module in list(model.modules()):
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            start = starts.get(id(parameter), -1)
+            if start is None:
+                parameter.requires_grad_(True)
+            elif start >= 0:
+                rows = made.setdefault(id(parameter), NewRows(parameter, start))
+                parametrize.register_parametrization(module, name, rows)
+    state = model.state_dict(keep_vars=True)
+    model.__dict__[KEY] = Adapted(adapter, frozenset(name for name, t in state.items() if id(t) not in before))
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError("apply leaves no parameter with requires_grad, so that nothing could be trained")
+
+
+def fold_rows(model: nn.Module) -> None:
+    """Put the rows for new tokens into their parameters, as inference has them."""
+    for module in list(model.modules()):
+        for name, parts in list(getattr(module, "parametrizations", {}).items()):
+            if any(isinstance(part, NewRows) for part in parts):
+                parametrize.remove_parametrizations(module, name)
 
 
 def trainable_state(model: nn.Module) -> dict[str, Tensor]:
@@ -45,6 +75,7 @@ def trainable_state(model: nn.Module) -> dict[str, Tensor]:
 
 def merged_state(model: nn.Module) -> dict[str, Tensor]:
     """Merge an adapted model's adapter into its weights, in place; return its state dict, as of the base."""
+    fold_rows(model)
     vars(model).pop(KEY).adapter.merge(model)
     state: dict[str, Tensor] = model.state_dict()
     return state

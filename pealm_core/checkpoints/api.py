@@ -1,14 +1,11 @@
-"""Read, write and convert checkpoints; `read_checkpoint`, `write_checkpoint` and `load_tokenizer` are public."""
+"""The public functions that read and write checkpoints."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from pealm_core.checkpoints import folder as checkpoint
@@ -16,14 +13,12 @@ from pealm_core.checkpoints.adapters import merged_state
 from pealm_core.checkpoints.build import make_model, plan_of, with_adapter
 from pealm_core.checkpoints.build_tokenizer import make_tokenizer
 from pealm_core.checkpoints.saved_tokenizer import read_saved_tokenizer
-from pealm_core.checkpoints.tensors import identity, load_tensors, read_tensors
+from pealm_core.checkpoints.tensors import load_model, load_tensors, read_tensors
 from pealm_core.config.job import Job, plan
-from pealm_core.config.paths import shown
 from pealm_core.config.toml_layers import Layer, file_layer
 from pealm_core.contract.errors import UserError
 from pealm_core.contract.protocols import Tokenizer
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 COMPONENTS = ("model", "tokenizer", "adapter")
 Config = Mapping[str, Mapping[str, Any]]  # the tables of a config.toml
 
@@ -51,7 +46,7 @@ class Checkpoint:
             return read_tensors(self.path / checkpoint.MODEL)[0]
         job = with_adapter(plan_of(self.path), file_layer(self.path / checkpoint.CONFIG), self.base)
         model, _ = make_model(job, job.configs["model"].vocab_size)
-        checkpoint.load_model(model, self.path)
+        load_model(model, self.path / checkpoint.MODEL)
         return merged_state(model)
 
 
@@ -70,11 +65,12 @@ def read_checkpoint(path: Path | str, *, base: Path | str | None = None) -> Chec
     return Checkpoint(folder, config, folder / checkpoint.TOKENIZER, state, adapter, Path(base) if base else None)
 
 
-def check_weights(path: Path) -> None:
+def check_weights(path: Path | str) -> None:
     """Raise UserError unless the weights of a checkpoint without an adapter fit its model and are finite."""
-    job = plan_of(path)
+    folder = checkpoint.find(Path(path))
+    job = plan_of(folder)
     model, _ = make_model(job, job.configs["model"].vocab_size)
-    checkpoint.load_model(model, checkpoint.find(path))
+    load_model(model, folder / checkpoint.MODEL)
 
 
 def load_tokenizer(config: Config, saved: Path | None = None) -> Tokenizer:
@@ -124,39 +120,3 @@ def write_checkpoint(
 
 def _plan(config: Config) -> Job:
     return plan(COMPONENTS, file=Layer("config", config))
-
-
-@contextmanager
-def merged(source: Path, base: Path | None = None) -> Iterator[Path]:
-    """Give a place with the weights of a checkpoint: itself, or while this lasts, a copy with its adapter merged.
-
-    base: as in `read_checkpoint`. Raises PealmError.
-    """
-    if base is None and "adapter" not in file_layer(checkpoint.find(source) / checkpoint.CONFIG).tables:
-        yield source
-        return
-    with TemporaryDirectory() as folder:
-        to_weights(source, copy := Path(folder, "merged"), base=base)
-        yield copy
-
-
-def to_weights(source: Path, target: Path, dtype: str | None = None, base: Path | None = None) -> str:
-    """Write a run's best weights or a checkpoint's as a weights-only folder, with an adapter merged into them.
-
-    dtype: "fp32", "bf16", "fp16"; None: as they are. base: as in `read_checkpoint`. Returns a line
-    that says what was done. Raises PealmError.
-    """
-    saved, tensors = read_checkpoint(source, base=base), {}
-    cast: dict[Any, torch.Tensor] = {}  # tied tensors stay tied
-    for name, tensor in saved.model.items():
-        wanted = DTYPES[dtype] if dtype and tensor.is_floating_point() else tensor.dtype
-        tensors[name] = new = cast.setdefault(identity(tensor), tensor.to(wanted))
-        if (tensor.isfinite() & ~new.isfinite()).any():
-            limit = torch.finfo(wanted).max
-            raise UserError(f"{name} has values beyond {limit:,.0f}, the largest in {dtype}; use bf16 or fp32")
-    same = all(tensors[name].dtype == tensor.dtype for name, tensor in saved.model.items())
-    if saved.path == source and same and not saved.adapter and not (source / checkpoint.OPTIMIZER).exists():
-        raise UserError(f"{source} has only weights already{f', in {dtype}' if dtype else ''}; nothing was written")
-    write_checkpoint(target, model=tensors, config=saved.config, tokenizer=saved.tokenizer, state=saved.state)
-    before, after = ((folder / checkpoint.MODEL).stat().st_size for folder in (saved.path, target))
-    return f"wrote {shown(target)}: {after / 1e6:,.1f} MB of weights (of {before / 1e6:,.1f} MB)"

@@ -1,6 +1,6 @@
-"""Make the components of a job: tokenizer, dataset, model. The only module that calls factories."""
+"""Make the model and the datasets of a job."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,34 +23,9 @@ def plan_of(path: Path) -> Job:
     return plan(("model", "tokenizer"), file=file_layer(find(path) / CONFIG))
 
 
-def make(entry: Entry[Any], *args: Any, **kwargs: Any) -> Any:
-    """Call a record's factory. ValueError is the user's mistake; any other exception is a bug in the plugin."""
-    factory = entry.load("factory")
-    try:
-        return factory(*args, **kwargs)
-    except PealmError:
-        raise
-    except ValueError as error:
-        raise UserError(f"{entry.spec.kind} {entry.name}: {error}") from error
-    except (Exception, SystemExit) as error:
-        kind, reason = entry.spec.kind, f"{describe(error)}"
-        if "memory" in reason.lower() or "Storage size" in reason:  # as Python and torch say it
-            reason = f"{kind} {entry.name} does not fit into memory: {reason}".splitlines()[0]
-            raise UserError(f"{reason}; choose smaller sizes") from error
-        raise PluginError(f"{entry.plugin.dist}: making {kind} {entry.name!r} failed: {reason}") from error
-
-
-def make_component(job: Job, table: str) -> Any:
-    """Make the tokenizer, dataset or evaluator of a job. A component without settings gets no arguments."""
-    if table not in job.entries:
-        raise UserError(f"the config does not name a {table}: [{table}] name is missing")
-    entry, config = job.entries[table], job.configs[table]
-    return make(entry) if config is None else make(entry, config)
-
-
 def make_datasets(job: Job) -> dict[str, Dataset]:
     """Make the datasets of a job, by table: one, or those of a mixture."""
-    return {table: make_component(job, table) for table in job.inputs}
+    return {table: job.make(table) for table in job.inputs}
 
 
 def make_model(
@@ -80,10 +55,15 @@ def make_model(
     else:
         sizes = replace(config, vocab_size=vocab_size)
         job = job.with_model_config(sizes)
-    model = make(entry, sizes)
+    model = entry.make(sizes)
     if not isinstance(model, nn.Module):
         raise PluginError(f"{entry.plugin.dist}: model {entry.name!r} is {model!r:.80}, which is not an nn.Module")
-    resized: Collection[str] = ()
+    for method in ("state_dict", "load_state_dict", "named_parameters", "named_buffers", "train", "eval"):
+        if not has(model, method):
+            raise PluginError(f"{entry.plugin.dist}: model {entry.name!r} has a {method} that is not a method")
+    if not isinstance(model.state_dict(), Mapping):
+        raise PluginError(f"{entry.plugin.dist}: model {entry.name!r}: state_dict() must give a mapping")
+    resized: Mapping[str, int | None] = {}
     if weights is not None:
         weights = without_wrappers(weights, model.state_dict())
         try:
@@ -97,7 +77,7 @@ def make_model(
     _check(entry, model, sizes.vocab_size)
     if adapter is not None:
         try:
-            apply(make_component(job, "adapter"), model, resized)
+            apply(job.make("adapter"), model, dict.fromkeys(resized) if job.other_tokens else resized)
         except PealmError:
             raise
         except Exception as error:
@@ -114,18 +94,20 @@ def _resize(
     old: int,
     sizes: Any,
     say: Callable[[str], None],
-) -> tuple[dict[str, Tensor], set[str]]:
-    """Return weights for `old` tokens (0: unknown) as weights for the model's, and the names of what was resized.
+) -> tuple[dict[str, Tensor], dict[str, int | None]]:
+    """Return weights for `old` tokens (0: unknown) as weights for the model's, and what was resized.
+
+    The latter by name, with the row from which on it is new, or None where more than rows is.
 
     Rows are copied by id; new ones are as the model initialises them, as are those beyond its vocabulary. Another
     model, with a larger vocabulary, shows which dimensions depend on it.
     """
     own, weights, new = model.state_dict(), dict(weights), sizes.vocab_size
     if not old and all(weights[name].shape == tensor.shape for name, tensor in own.items() if name in weights):
-        return weights, set()
+        return weights, {}
     with torch.random.fork_rng(devices=()):
-        larger = make(entry, replace(sizes, vocab_size=2 * new + 1000)).state_dict()
-    resized = set()
+        larger = entry.make(replace(sizes, vocab_size=2 * new + 1000)).state_dict()
+    resized: dict[str, int | None] = {}
     for name, tensor in own.items():
         saved = weights.get(name)
         dims = [dim for dim, size in enumerate(larger[name].shape) if size != tensor.shape[dim]]
@@ -138,7 +120,7 @@ def _resize(
             if saved[copied].shape == tensor[copied].shape:
                 weights[name] = tensor.clone()
                 weights[name][copied] = saved[copied]
-                resized.add(name)
+                resized[name] = old if dims == [0] and old < new else None
     if resized:
         count = f"{abs(new - old):,} row{'s are' if abs(new - old) > 1 else ' is'}"
         say(f"vocabulary {old:,} → {new:,}: {count} {'new' if new > old else 'left out'}")

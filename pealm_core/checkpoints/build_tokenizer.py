@@ -2,21 +2,23 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from pealm_core.checkpoints.build import make_component
 from pealm_core.checkpoints.folder import TOKENIZER
 from pealm_core.config.job import Job
 from pealm_core.config.paths import cache_root
 from pealm_core.contract.errors import PluginError, UserError
 from pealm_core.contract.fields import dump
 from pealm_core.contract.protocols import Dataset, Tokenizer, has
-from pealm_core.data.documents import texts
+from pealm_core.data.documents import has_template
+from pealm_core.data.fit_sample import FitSample
 from pealm_core.data.specials import with_specials
 from pealm_core.data.token_cache import SPLITS, cached_folder
+from pealm_core.hardware.launch import launched
 
 
 def make_tokenizer(job: Job, saved: Path | None = None, *datasets: Dataset) -> Tokenizer:
@@ -24,7 +26,7 @@ def make_tokenizer(job: Job, saved: Path | None = None, *datasets: Dataset) -> T
 
     The special tokens that datasets and objective name are added if it lacks them, and the datasets' chat layout.
     """
-    saved, tokenizer = saved or job.vocabulary, make_component(job, "tokenizer")
+    saved, tokenizer = saved or job.vocabulary, job.make("tokenizer")
     name, dist = job.entries["tokenizer"].name, job.entries["tokenizer"].plugin.dist
     if has(tokenizer, "fit") and not (has(tokenizer, "save") and has(tokenizer, "load")):
         raise PluginError(f"{dist}: tokenizer {name!r} can fit but not save and load: its checkpoints would be lost")
@@ -40,7 +42,8 @@ def make_tokenizer(job: Job, saved: Path | None = None, *datasets: Dataset) -> T
         objective = job.entries.get("objective")
         wanted = [getattr(dataset, "specials", ()) for dataset in datasets]
         wanted += [objective.spec.specials] if objective else []
-        tokenizer = with_specials(tokenizer, chain.from_iterable(wanted), saved, _layout(job, datasets))
+        layout = None if has_template(tokenizer) else _layout(job, datasets)
+        tokenizer = with_specials(tokenizer, chain.from_iterable(wanted), saved, layout)
     except (FileNotFoundError, ValueError) as error:
         raise UserError(f"tokenizer {name}: {saved or 'training text'}: {error}") from error
     if not isinstance(size := tokenizer.vocab_size, int) or size < 0:  # 0: fitted on no text
@@ -75,17 +78,18 @@ def _learn(job: Job, tokenizer: Any, datasets: Sequence[Dataset]) -> None:
     entry, config = job.entries["tokenizer"], job.configs["tokenizer"]
     splits = SPLITS if getattr(tokenizer, "fits_whole", False) else SPLITS[:1]
 
-    def learned_from() -> Iterator[str]:
-        return texts(chain.from_iterable(dataset.documents(split) for split in splits for dataset in datasets))
-
+    sample, size = FitSample(datasets, splits, getattr(tokenizer, "fit_bytes", None)), 0
     digest = hashlib.sha256(json.dumps([entry.spec.name, entry.plugin.version, dump(config)]).encode())
-    for text in learned_from():
+    for text in sample:
         data = text.encode("utf-8", "surrogatepass")
         digest.update(len(data).to_bytes(8, "little") + data)
+        size += len(data)
         del text, data  # before the next one is read
 
     def write(aside: Path) -> None:
-        tokenizer.fit(learned_from())
+        if sample.cut and launched()[0] == 0:
+            print(f"pealm: tokenizer {entry.name} learns from a sample of {size:,} bytes", file=sys.stderr)
+        tokenizer.fit(iter(sample))
         (aside / TOKENIZER).mkdir()
         tokenizer.save(aside / TOKENIZER)
 

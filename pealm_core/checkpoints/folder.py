@@ -25,7 +25,6 @@ from pealm_core.contract.errors import InvalidCheckpointError, PealmError, UserE
 from pealm_core.contract.protocols import Tokenizer, has
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
 MODEL, OPTIMIZER, EXTRA = "model.safetensors", "optimizer.safetensors", "extra.safetensors"
@@ -51,9 +50,8 @@ def save(
     """Write a checkpoint folder. Raises PealmError if the disk refuses.
 
     model, optimizer: state dicts. tokenizer: or the folder in which one was saved. state: facts such as the step,
-    which `verify` returns. extra: further state dicts by name, which
-    `read_extra` returns. replace: whether the folder may exist. same_model: a checkpoint that was just written from
-    the same `model`; its file is hard-linked instead of written and hashed again.
+    which `verify` returns. extra: further state dicts by name. replace: whether the folder may exist. same_model: a
+    checkpoint just written from the same `model`; its file is hard-linked instead of written and hashed again.
     """
     from pealm_core.checkpoints.tensors import write_tensors, write_tree
 
@@ -192,20 +190,6 @@ def newest(run: Path) -> tuple[Path | None, list[str]]:
         except InvalidCheckpointError as error:
             wrong.append(str(error))
     return None, wrong
-
-
-def load_model(model: "torch.nn.Module", folder: Path) -> None:
-    """Load the folder's weights into a model. Raises UserError that names each mismatch."""
-    from pealm_core.checkpoints.tensors import load_tensors, read_tensors
-
-    load_tensors(model, read_tensors(folder / MODEL)[0], str(folder / MODEL))
-
-
-def read_extra(folder: Path) -> dict[str, Any]:
-    """Return the folder's further state dicts by name, none if it has none. Raises InvalidCheckpointError."""
-    from pealm_core.checkpoints.tensors import read_tree
-
-    return dict(read_tree(folder / EXTRA)) if (folder / EXTRA).exists() else {}
 
 
 def digest(path: Path) -> str:

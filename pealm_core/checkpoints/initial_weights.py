@@ -38,9 +38,8 @@ def read_initial_weights(
     job, tensors, base, (old, vocabulary) = _read(job, init, f"--init {init}")
     if "adapter" in job.entries:
         job = replace(job, base=base)
-    entry = job.entries.get("tokenizer")
-    if old is not None and entry is not None and old.rpartition("/")[2] != entry.spec.name:
-        say(f"tokenizer {old} → {entry.name}: the weights were trained with other tokens")
+    if job.other_tokens:
+        say(f"tokenizer {old} → {job.entries['tokenizer'].name}: the weights were trained with other tokens")
         return job, tensors, None
     return job, tensors, vocabulary
 
@@ -63,6 +62,14 @@ def read_base(job: Job) -> tuple[Job, Tensors]:
 
 
 def _read(job: Job, place: str, what: str) -> tuple[Job, Tensors, dict[str, str], Vocabulary]:
+    """Return what `_read_place` does; the job knows whether the weights were trained with another tokenizer."""
+    job, tensors, base, vocabulary = _read_place(job, place, what)
+    name, entry = vocabulary[0], job.entries.get("tokenizer")
+    other = name is not None and entry is not None and name.rpartition("/")[2] != entry.spec.name
+    return replace(job, other_tokens=other), tensors, base, vocabulary
+
+
+def _read_place(job: Job, place: str, what: str) -> tuple[Job, Tensors, dict[str, str], Vocabulary]:
     """Return the job with the settings of the weights in a place, the weights, `base` for a config, the vocabulary.
 
     The model's vocab_size is that of the weights, or 0 if that is unknown. what: the place as messages call it.

@@ -1,4 +1,4 @@
-"""The tokenizer that a run, a checkpoint or token shards carry, for a command that names none."""
+"""The tokenizer that a run, a checkpoint, token shards or initial weights carry, for a command that names none."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -10,14 +10,16 @@ from pealm_core.checkpoints import folder as checkpoint
 from pealm_core.config.job import Job, plan
 from pealm_core.config.toml_layers import Layer, file_layer, read_regular
 from pealm_core.contract.errors import UserError
+from pealm_core.contract.specs import ModelSpec
+from pealm_core.plugins.host import PluginHost
 
 META = "meta.json"  # beside token shards
 
 
 def plan_with_tokenizer(components: Sequence[str], *, tokenizer_dir: Path | str | None = None, **sources: Any) -> Job:
-    """Return the job of `plan`, with the tokenizer saved in a folder, else that of its token shards.
+    """Return the job of `plan`, with the tokenizer saved in a folder, else that of its token shards or of `--init`.
 
-    The tokenizer of shards is used unless a config file or the command line names one. Raises UserError.
+    Else it is that of the weights of `--init`. A config file or the command line may name another. Raises UserError.
     """
     file, words = sources.get("file"), sources.get("words") or {}
     if "tokenizer" not in components:
@@ -30,7 +32,7 @@ def plan_with_tokenizer(components: Sequence[str], *, tokenizer_dir: Path | str 
         own = {table: values for table, values in words.items() if table in ("model", "input")}
         place, saved = _of_shards(plan(("model", "input"), **{**sources, "words": own}))
     if saved is None:
-        return plan(components, **sources)
+        return plan(components, **sources, carried=_of_init(sources))
     layer, folder = saved
     job = plan(components, **sources, carried=layer)
     name = layer.tables["tokenizer"]["name"]
@@ -84,6 +86,19 @@ def _of_shards(job: Job) -> tuple[str, tuple[Layer, Path | None] | None]:
         if layer.tables != other.tables or _files(folder) != _files(other_folder):
             raise UserError(f"{place} and {first} were made with different tokenizers")
     return several[0] if several else ("", None)
+
+
+def _of_init(sources: Mapping[str, Any]) -> Layer | None:
+    """Return the tokenizer of the weights that `--init` names, if it is known. Raises UserError."""
+    file = sources.get("file")
+    tables = [sources.get("words") or {}, file.tables if file else {}]
+    init = next((str(t["train"]["init"]) for t in tables if t.get("train", {}).get("init")), "")
+    path, host = Path(init or "-"), sources.get("host") or PluginHost.installed()
+    if path.is_dir() or (path.parent / checkpoint.STATE).is_file():
+        saved = read_saved_tokenizer(path)
+        return saved[0] if saved else None
+    names = [entry.spec.tokenizer for entry in host.entries(ModelSpec).get(init.rpartition("/")[2], [])]
+    return Layer(f"--init {init}", {"tokenizer": {"name": names[0]}}) if names and names[0] else None
 
 
 def _files(folder: Path | None) -> dict[str, bytes]:

@@ -68,6 +68,11 @@ def without_wrappers(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -
     return {re.sub(f"^({'|'.join(foreign)})+", "", name): tensor for name, tensor in tensors.items()}
 
 
+def load_model(model: torch.nn.Module, path: Path) -> None:
+    """Load a checkpoint's weights into a model. Raises UserError that names each mismatch."""
+    load_tensors(model, read_tensors(path)[0], str(path))
+
+
 def load_tensors(model: torch.nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
     """Load a state dict, of an adapted model `trainable_state`. Raises UserError as `check_tensors` does."""
     check_tensors(model, tensors, where)
@@ -146,11 +151,6 @@ def _storable(dtype: torch.dtype) -> bool:
         return bool(save({"": torch.empty(0, dtype=dtype)}))
     except Exception:
         return False
-
-
-def check_tree(tree: Any, place: str) -> None:
-    """Raise PealmError that names what `write_tree` can't save, if there is anything."""
-    flatten(tree, place)
 
 
 def write_tree(path: Path, tree: Any) -> None:

@@ -6,14 +6,14 @@ This module imports almost nothing, so that Ctrl-C during the imports is handled
 import sys
 from typing import NoReturn
 
-# name → (module:command, the line in `pealm --help`)
+# name → (module:command, the line in `pealm --help`); modules outside of the core are distributions of their own
 COMMANDS = {
     "train": ("pealm_core.cli.train:train", "Train a model."),
     "sample": ("pealm_core.cli.sample:sample", "Generate text."),
     "eval": ("pealm_core.cli.eval:evaluate", "Evaluate a model."),
-    "prepare": ("pealm_core.cli.prepare:prepare", "Download what a dataset or evaluator needs."),
-    "convert": ("pealm_core.cli.convert:convert", "Convert a checkpoint: weights only, another precision or format."),
-    "clean": ("pealm_core.cli.clean:clean", "Remove runs, cached tokens and leftovers."),
+    "prepare": ("pealm_data.prepare:prepare", "Download what a dataset or evaluator needs."),
+    "convert": ("pealm_convert.command:convert", "Convert a checkpoint: weights only, another precision or format."),
+    "clean": ("pealm_clean.command:clean", "Remove runs, cached tokens and leftovers."),
     "new-plugin": ("pealm_testing.new_plugin:new_plugin", "Create a plugin package from a template."),
     "plugins": ("pealm_core.cli.plugins:plugins", "List the installed plugins."),
 }

@@ -12,15 +12,23 @@ import click
 
 from pealm_core.cli import COMMANDS
 from pealm_core.config.paths import printable
-from pealm_core.contract.errors import ElsewhereError, PealmError, PluginError, UserError, describe
+from pealm_core.contract.errors import (
+    ElsewhereError,
+    PealmError,
+    PluginError,
+    UserError,
+    describe,
+    did_you_mean,
+    nearest,
+)
 from pealm_core.contract.specs import CommandSpec
-from pealm_core.contract.suggestions import did_you_mean, nearest
+from pealm_core.plugins.discovery import use_plugin
 from pealm_core.plugins.guard import no_exit
 from pealm_core.plugins.host import PluginHost
-from pealm_core.plugins.local_files import use_plugin
 
 # What the system says of a name or place that the user chose.
 MISPLACED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP}
+OF_COMMANDS = {module.partition(".")[0] for module, _ in COMMANDS.values()} - {"pealm_core"}  # may be missing
 NO_MEMORY = ("MemoryError", "allocate memory")  # also torch's OutOfMemoryError
 
 
@@ -90,6 +98,7 @@ def run(args: Sequence[str]) -> int:
             stream.reconfigure(errors="backslashreplace")  # never fail for an encoding that lacks a character
     if sys.stdout is None:
         return fail("standard output is closed; redirect it, for instance to /dev/null", 1)
+    threading.excepthook = _thread_failed
     command: str | None = None
     try:
         for word in args:
@@ -118,6 +127,14 @@ def run(args: Sequence[str]) -> int:
     return code
 
 
+def _thread_failed(failure: threading.ExceptHookArgs) -> None:
+    """Print the line of an exception that ended a thread, for instance one that a plugin started."""
+    if failure.exc_value is not None and not isinstance(failure.exc_value, SystemExit):
+        if os.environ.get("PEALM_DEBUG"):
+            traceback.print_exception(failure.exc_value)
+        fail(f"a thread failed: {describe(failure.exc_value)} (PEALM_DEBUG=1 shows the traceback)", 1)
+
+
 def _report(error: BaseException) -> int:
     """Print the line of an exception and return its exit code. PEALM_DEBUG=1 shows the traceback."""
     match error:
@@ -130,8 +147,9 @@ def _report(error: BaseException) -> int:
             return 2
         case click.ClickException():
             return fail(_message(error), error.exit_code)
-        case ModuleNotFoundError(name="pealm_testing"):
-            return fail("this command needs pealm-testing; try: pip install pealm-testing", 2)
+        case ModuleNotFoundError(name=str() as module) if module in OF_COMMANDS:
+            name = module.replace("_", "-")
+            return fail(f"this command needs {name}; try: pip install {name}", 2)
         case PealmError():
             message, code = str(error), error.exit_code
         case OSError() if _is_of_stdout(error):  # a closed pipe, as in `pealm sample ... | head`, is no failure
@@ -142,6 +160,8 @@ def _report(error: BaseException) -> int:
         case OSError(filename=str() as place, errno=number) if number in MISPLACED:
             hint = "; choose another path or change its permissions" if isinstance(error, PermissionError) else ""
             message, code = f"{place}: {error.strerror}{hint}", 2
+        case OSError(errno=errno.EBADF):
+            message, code = "an open file was closed by other code in this process, for instance a plugin's", 1
         case OSError(errno=errno.ENOSPC | errno.EDQUOT, filename=place):
             message, code = f"{place}: {error.strerror}" if place else str(error.strerror), 1
         case MemoryError() | RuntimeError() if any(words in f"{error!r}" for words in NO_MEMORY):

@@ -4,7 +4,9 @@ Settings are click options like any other: those without a dot are known, and th
 are made for each line from its own words. What they mean is decided once the components are known.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import MISSING
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +14,22 @@ import click
 
 from pealm_core.checkpoints import folder as checkpoint
 from pealm_core.checkpoints.saved_tokenizer import plan_with_tokenizer
-from pealm_core.cli.help import Section, sections
-from pealm_core.config.choose_components import choose
+from pealm_core.config.choose_components import COMPONENTS, choose, kind_of, takes_input
 from pealm_core.config.job import settle
 from pealm_core.config.local_plugins import differences, load_files
 from pealm_core.config.paths import printable
-from pealm_core.config.toml_layers import Layer, file_layer
+from pealm_core.config.toml_layers import Layer, Resolved, file_layer, is_option, option_name
 from pealm_core.contract.errors import UserError
-from pealm_core.contract.fields import settings_of
+from pealm_core.contract.fields import settings_of, word
 from pealm_core.contract.specs import DatasetSpec
 from pealm_core.hardware.launch import launched
-from pealm_core.plugins.host import PluginHost
+from pealm_core.plugins.host import Entry, PluginHost
 
 SETTINGS, GIVEN = "pealm.settings", "pealm.given"  # in a context's `meta`
+Section = tuple[str, list[tuple[str, str]]]
+HEADINGS = {"train": "Training", "sample": "Sampling", "eval": "Evaluation"}  # the others: their name
+NAMED_BY = {"eval": "--on", "input": "--input.NAME", "observer": "--observer.NAME.KEY"}  # the others: as their table
+METAVARS = {int: "INT", float: "NUMBER", str: "TEXT", Path: "PATH", bool: "true|false"}
 
 
 class SettingOption(click.Option):
@@ -53,7 +58,7 @@ class ComponentCommand(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse the line and resolve the job."""
-        ctx.token_normalize_func = lambda word: word.replace("_", "-")
+        ctx.token_normalize_func = lambda name: name.replace("_", "-")
         given, words = self._given(ctx, args)
         if "config" in given and load_files(file_layer(Path(given["config"]))):
             given, words = self._given(ctx, args)  # their datasets may have options without a value
@@ -92,15 +97,14 @@ class ComponentCommand(click.Command):
     def _sections(self, given: Mapping[str, str], words: Mapping[str, Any]) -> list[Section]:
         """Return the help page's sections for the line, or for an empty one if something in the line is wrong."""
         names = {table: {"name": given[table]} for table in self.components if table in given}
-        try:
-            sources = _sources(given, {**names, "input": words.get("input", {})})
-            entries, layers = choose(components=self.components, **sources)
-            resolved = settle(self.flat, entries, layers[:-1])  # without the line's own values
-        except Exception:
-            sources = _sources({}, {})
-            entries, layers = choose(components=self.components, **sources)
-            resolved = settle(self.flat, entries, layers)
-        known = {"input", *(param.name for param in self.params)} - names.keys()
+        own = {table: words.get(table, {}) for table in ("input", "observer")}
+        for line in ((given, names | own), ({}, {})):
+            with suppress(Exception):
+                sources = _sources(*line)
+                entries, layers = choose(components=self.components, **sources)
+                resolved = settle(self.flat, entries, layers[:-1])  # without the line's own values
+                break
+        known = {"input", "observer", *(param.name for param in self.params)} - names.keys()
         return sections(sources["host"], entries, resolved, [table for table in self.components if table in known])
 
 
@@ -116,7 +120,7 @@ def _options(flat: Mapping[str, type], args: Sequence[str]) -> Iterator[SettingO
             if not item.hidden:
                 yield SettingOption(table, item.key, f"--{item.key}", *([f"-{item.short}"] if item.short else []))
     host = PluginHost.installed()
-    names = {word.partition("=")[0].replace("_", "-") for word in args if word.startswith("--")}
+    names = {arg.partition("=")[0].replace("_", "-") for arg in args if arg.startswith("--")}
     for name in sorted(names):
         table, dot, key = name.removeprefix("--").partition(".")
         if not dot or key == "name":
@@ -150,3 +154,54 @@ def _config_file(given: Mapping[str, str]) -> Layer | None:
     if model and name != model and str(name).rpartition("/")[2] != model.rpartition("/")[2]:
         raise UserError(f"{folder} is a checkpoint of {name!r}, not of {model!r}")
     return file
+
+
+def sections(
+    host: PluginHost, entries: Mapping[str, Entry[Any]], resolved: Resolved, tables: Iterable[str]
+) -> list[Section]:
+    """Return the settings of each table, then the model's presets and the components that can be named instead."""
+    pages: list[Section] = []
+    for table in (table for table in resolved.schema if kind_of(table) != "input" or table == "input"):  # no mixture
+        name = f" ({entries[table].name})" if table in entries and table == kind_of(table) else ""
+        pages.append(
+            (HEADINGS.get(table, table.capitalize()) + name, option_rows(table, entries.get(table), resolved))
+        )
+    if "model" in entries:
+        presets = entries["model"].spec.presets.items()
+        pages.append(("Presets (--preset)", [(name, _preset(values)) for name, values in presets]))
+    for table in tables:
+        if not {table, "model"} <= entries.keys() and (table != "input" or takes_input(entries)):
+            kind, by = COMPONENTS[table], NAMED_BY.get(table, f"--{table}")
+            known = [(name, providers[0].spec.summary) for name, providers in host.entries(kind).items()]
+            title = kind.hook.removeprefix("pealm_").capitalize() + ("" if table == "model" else f" ({by})")
+            pages.append((title, known or [("none", "none is installed")]))
+    return [(heading, rows) for heading, rows in pages if rows]
+
+
+def option_rows(table: str, entry: Entry[Any] | None, resolved: Resolved) -> list[tuple[str, str]]:
+    """Return the options of a table, each with its help and value; `[INT]` is a value that may be left out."""
+    rows: list[tuple[str, str]] = []
+    dataset = entry if table == "input" else None
+    if dataset is not None and dataset.spec.value is None:
+        rows.append((f"--input.{dataset.name}", dataset.spec.summary))
+    for key, item in resolved.settings[table].items():
+        if not is_option(table, item):
+            continue
+        value, origin = resolved.values[table][item.name], resolved.origins[table][item.name]
+        choices = [choice for choice in getattr(item.type, "__args__", ()) if isinstance(choice, str)]
+        metavar, help = "|".join(choices) or METAVARS.get(item.type, "A,B,..."), item.help
+        if dataset is not None and key == dataset.name:
+            metavar, help = metavar if item.default is MISSING else f"[{metavar}]", dataset.spec.summary
+        short = f"-{item.short}, " if item.short else ""
+        source = f", {origin}" if origin != "default" else ""
+        note = "" if value in (None, MISSING, "", ()) else f"  [{word(value)}{source}]"
+        rows.append((f"{short}{option_name(table, key)} {metavar}", help + note))
+    return rows
+
+
+def _preset(values: Mapping[str, Any], table: str = "") -> str:
+    """Return a preset's settings in one line: "n_layer 2, n_embd 64, train.batch_size 16"."""
+    return ", ".join(
+        _preset(value, f"{key}.") if isinstance(value, Mapping) else f"{table}{key} {value}"
+        for key, value in values.items()
+    )

@@ -93,16 +93,15 @@ def _check_output(path: Path) -> None:
 
 def _evaluate(job: Job, ckpt: str | None, base: Path | None, device: Any, dtype: str, world: Any) -> dict[str, Any]:
     """Evaluate and return the content of `--output`: the evaluation's own settings first."""
-    from pealm_core.checkpoints.build import make_component
     from pealm_core.contract.protocols import EvalResult, has
     from pealm_core.hardware.distributed import one_by_one
     from pealm_core.inference.lm import open_job
 
     entry, more = job.entries["eval"], {}
     with world.together():
-        evaluator = make_component(job, "eval")
+        evaluator = job.make("eval")
         if "input" in job.entries:
-            dataset, value = make_component(job, "input"), job.entries["input"].spec.value
+            dataset, value = job.make("input"), job.entries["input"].spec.value
             whole = has(dataset, "whole") and job.origins["input"].get(value) == "command line"
             more = {"dataset": dataset, "split": "whole" if whole else "val"}
     with one_by_one(world):  # a machine's first process downloads the weights for its others

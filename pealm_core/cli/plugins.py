@@ -1,18 +1,14 @@
 """`pealm plugins`: list, show and check installed plugins."""
 
 import json
-import sys
-import traceback
 from importlib import import_module
 from typing import Any
 
 import click
 
-from pealm_core.cli.help import option_rows, print_table
-from pealm_core.config.choose_components import COMPONENTS
-from pealm_core.config.job import settle
-from pealm_core.contract.errors import PealmError, UserError
-from pealm_core.plugins.host import Entry, Plugin, PluginHost
+from pealm_core.config.paths import printable
+from pealm_core.contract.errors import UserError
+from pealm_core.plugins.host import Plugin, PluginHost
 
 
 @click.group(invoke_without_command=True)
@@ -31,7 +27,10 @@ def plugins(ctx: click.Context, as_json: bool) -> None:
     for row in rows:
         what = "; ".join(filter(None, [", ".join(row["provides"]), row["reason"]]))
         lines.append((row["plugin"], f"{row['dist']} {row['version']}", row["status"], f"{row['load_ms']} ms", what))
-    print_table(lines)
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for cells in lines:
+        padded = (cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
+        click.echo(printable("  ".join(padded).rstrip()))
 
 
 @plugins.command()
@@ -39,24 +38,7 @@ def plugins(ctx: click.Context, as_json: bool) -> None:
 def show(name: str) -> None:
     """Show one plugin: records, options, location, and the traceback if it failed to load."""
     host = PluginHost.installed()
-    for plugin in _named(host, name):
-        row = _row(host, plugin)
-        place = getattr(sys.modules.get(plugin.module), "__file__", None) or plugin.location
-        click.echo(f"{plugin.name} ({plugin.dist} {plugin.version})")
-        click.echo(f"  status    {row['status']}" + (f": {row['reason']}" if row["reason"] else ""))
-        click.echo(f"  module    {plugin.module}, {place}")
-        click.echo(f"  loaded in {plugin.load_ms:.1f} ms")
-        for record in plugin.records:
-            click.echo(f"  {record.kind:<9} {record.name}: {record.summary}")
-            for table in (table for table, kind in COMPONENTS.items() if isinstance(record, kind)):
-                entry = Entry(record, plugin, record.name)
-                try:
-                    options = option_rows(table, entry, settle({}, {table: entry}, []))
-                except PealmError as error:
-                    options = [("its settings can't be read:", str(error))]
-                print_table([(f"    {option}", text) for option, text in options])
-        if plugin.error:
-            click.echo("\n" + "".join(traceback.format_exception(plugin.error)).rstrip())
+    import_module("pealm_testing.show").show(host, _named(host, name))
 
 
 @plugins.command()

@@ -94,11 +94,10 @@ def _echo(text: str, *, nl: bool = True) -> None:
 
 
 class Clock:
-    """Count of drawn tokens, and when each step ended, in seconds."""
+    """Counts drawn tokens, and notes when each step ended, in seconds."""
 
     def __init__(self) -> None:
-        self.tokens, self.started = 0, time.perf_counter()
-        self.ended: list[float] = []
+        self.tokens, self.started, self.ended = 0, time.perf_counter(), list[float]()
 
     def __call__(self, tokens: int) -> None:
         """Count tokens that were just drawn."""
@@ -107,7 +106,7 @@ class Clock:
 
     def timings(self) -> dict[str, Any]:
         """Return tokens, seconds and rates. A step draws one token for each row; its rate leaves out the first."""
-        first, last = (self.ended[0], self.ended[-1]) if self.ended else (0.0, 0.0)
+        first, last = (self.ended or [0.0])[0], (self.ended or [0.0])[-1]
         return {
             "tokens": self.tokens,
             "seconds": last,

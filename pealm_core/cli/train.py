@@ -9,18 +9,17 @@ import click
 
 from pealm_core.cli.components import ComponentCommand
 from pealm_core.cli.sample import BASE
-from pealm_core.config.job import Job
+from pealm_core.config.job import TRAINING, Job, check_training
 from pealm_core.config.settings import TrainSettings
-from pealm_core.config.training_job import COMPONENTS, check
 from pealm_core.hardware.launch import launched
 
 
-@click.command(cls=ComponentCommand, flat={"train": TrainSettings}, components=COMPONENTS)
+@click.command(cls=ComponentCommand, flat={"train": TrainSettings}, components=TRAINING)
 @click.argument("model", required=False)
 @click.option("--out", type=click.Path(path_type=Path), metavar="RUN", help="Run folder; resumes if it exists.")
 @click.option("--config", metavar="FILE", help="TOML file with settings, for instance RUN/config.toml.")
 @click.option("--preset", metavar="NAME", help="Named settings of the model: sizes and tuned hyperparameters.")
-@click.option("--tokenizer", metavar="NAME", help="Tokenizer (default: the model's).")
+@click.option("--tokenizer", metavar="NAME", help="Tokenizer (default: that of --init, else the model's).")
 @click.option("--tokenizer-dir", metavar="DIR", help="Use the tokenizer of this run, checkpoint or folder of shards.")
 @click.option("--optimizer", metavar="NAME", help="Optimizer (default: the model's, else adamw).")
 @click.option("--schedule", metavar="NAME", help="Learning-rate schedule (default: the model's, else cosine).")
@@ -43,7 +42,7 @@ def train(job: Job, out: Path | None, base: Path | None, print_config: bool, **s
     if print_config:
         click.echo(explain(job))
         return
-    check(job, launched()[1])
+    check_training(job, launched()[1])
     from pealm_core.training.train import train as run_training
 
     click.get_current_context().exit(run_training(job, out))

@@ -10,10 +10,9 @@ from typing import Any
 from pealm_core.config.local_plugins import missing
 from pealm_core.config.toml_layers import Layer, Tables
 from pealm_core.contract import specs
-from pealm_core.contract.errors import UserError
+from pealm_core.contract.errors import UserError, did_you_mean
 from pealm_core.contract.fields import settings_of
-from pealm_core.contract.specs import DatasetSpec, EvaluatorSpec, Spec
-from pealm_core.contract.suggestions import did_you_mean
+from pealm_core.contract.specs import DatasetSpec, EvaluatorSpec, ObserverSpec, Spec
 from pealm_core.plugins.host import Entry, PluginHost
 
 COMPONENTS: Mapping[str, type[Spec]] = {  # table → the kind of component that it configures
@@ -26,6 +25,7 @@ COMPONENTS: Mapping[str, type[Spec]] = {  # table → the kind of component that
     "adapter": specs.AdapterSpec,
     "input": DatasetSpec,
     "eval": EvaluatorSpec,
+    "observer": ObserverSpec,  # `observer.NAME`: the names come from the tables themselves
 }
 DEFAULTS = {"optimizer": "adamw", "schedule": "cosine", "objective": "next-token", "strategy": "ddp"}
 FILE_TABLES = ("train", "sample", *COMPONENTS, "plugins", "versions")
@@ -44,8 +44,8 @@ def choose(
     The inputs of a mixture are components of their own: `input.1`, `input.2`, ... carried: a layer between the file
     and the command line.
     """
-    line = Layer("command line", words or {}, text=True)
-    file = _numbered(host, file or Layer("no file", {}), line)
+    line = _observers(Layer("command line", words or {}, text=True))
+    file = _observers(_numbered(host, file or Layer("no file", {}), line))
     for table, values in file.tables.items():
         if kind_of(table) not in FILE_TABLES:
             raise UserError(f"{file.place(table, '').rstrip()}: unknown table{did_you_mean(table, FILE_TABLES)}")
@@ -57,7 +57,10 @@ def choose(
     entries: dict[str, Entry[Any]] = {}
     evaluators = (name for name, (entry, *_) in host.entries(EvaluatorSpec).items() if entry.spec.default)
     defaults = {**DEFAULTS, "eval": next(evaluators, None)}
-    for table in (table for name in components for table in (inputs if name == "input" else [name])):
+    observers = {table: table.partition(".")[2] for layer in layers for table in layer.tables if "observer." in table}
+    defaults |= observers
+    tables = {"input": inputs, "observer": observers}
+    for table in (table for name in components for table in tables.get(name, [name])):
         if kind_of(table) == "input" and not takes_input(entries):
             continue
         name = next(filter(None, (_named(host, layer, table) for layer in reversed(layers))), defaults.get(table))
@@ -76,7 +79,7 @@ def choose(
 
 
 def kind_of(table: str) -> str:
-    """Return the key of COMPONENTS for a table: `input` for `input.1`, the first one of a mixture."""
+    """Return the key of COMPONENTS for a table: `input` for `input.1`, the first of a mixture; `observer.NAME`."""
     return table.partition(".")[0]
 
 
@@ -91,6 +94,19 @@ def _numbered(host: PluginHost, file: Layer, line: Layer) -> Layer:
             raise UserError(f"{line.place('input', setting)}: {file.origin} has several inputs; change it there")
         tables |= {f"input.{number}": values for number, values in enumerate(inputs, 1)}
     return replace(file, tables=tables)
+
+
+def _observers(layer: Layer) -> Layer:
+    """Return the layer with its table of observers as one table for each, `observer.NAME`."""
+    rest, tables = dict(layer.tables), dict[str, dict[str, Any]]()
+    if not isinstance(rest.get("observer", 0), Mapping):  # none, or a mistake
+        return layer
+    for key, value in rest.pop("observer").items():
+        name, _, setting = key.partition(".")  # `--observer.NAME.KEY`
+        if not setting and not isinstance(value, Mapping):
+            raise UserError(f"{layer.place('observer', key)}: give it a setting, as in --observer.{name}.KEY VALUE")
+        tables.setdefault(f"observer.{name}", {}).update({setting: value} if setting else value)
+    return replace(layer, tables={**rest, **tables})
 
 
 def takes_input(entries: Mapping[str, Entry[Any]]) -> bool:
@@ -123,7 +139,8 @@ def _find(host: PluginHost, file: Layer, table: str, name: str) -> Entry[Any]:
     except UserError as error:
         installed = {plugin.dist for plugin in host.plugins}
         values = file.tables.get(table, {})
-        if (options := missing(file, host)) and name in (*values, *map(str, values.values())):  # not of the line
+        its_own = name in (*values, *map(str, values.values())) or (values and kind_of(table) == "observer")
+        if (options := missing(file, host)) and its_own:  # not of the line
             reason = f"{str(error).partition(';')[0]}; {file.origin} was made with a local plugin"
             raise UserError(f"{reason}, whose code runs only if you name it: {options}") from None
         lost = [f"{dist} {version}" for dist, version in made_with.items() if dist not in installed]

@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from pealm_core.config.choose_components import choose, kind_of
+from pealm_core.config.settings import TrainSettings
 from pealm_core.config.toml_layers import Layer, Resolved, Tables, resolve
 from pealm_core.contract.errors import UserError
 from pealm_core.contract.fields import Setting, dump, settings_of
+from pealm_core.contract.specs import ObserverSpec
 from pealm_core.plugins.host import Entry, PluginHost
 
+TRAINING = ("model", "input", "tokenizer", "optimizer", "schedule", "objective", "strategy", "adapter", "observer")
 # Keys of a component's table that are the core's own: of the weights below an adapter, of an input in a mixture.
 BASE = {key: Setting(key.replace("-", "_"), str, True, None, hidden=True) for key in ("base", "base-hash")}
 WEIGHT = {"weight": Setting("weight", float, False, 1.0, "relative to the others", {"above": 0}, hidden=True)}
@@ -26,6 +29,7 @@ class Job:
 
     base: of an adapter, where its base is (`base`) and the SHA-256 of the base's weights (`base-hash`). weights: of
     the inputs of a mixture, by table. vocabulary: the folder of the tokenizer's saved files, None: there is none yet.
+    other_tokens: whether the base was trained with another tokenizer.
     """
 
     host: PluginHost
@@ -35,11 +39,18 @@ class Job:
     base: Mapping[str, str] = field(default_factory=dict)
     weights: Mapping[str, float] = field(default_factory=dict)
     vocabulary: Path | None = None
+    other_tokens: bool = False
 
     @property
     def inputs(self) -> list[str]:
         """The tables of the datasets: `input`, or those of a mixture."""
         return [table for table in self.entries if kind_of(table) == "input"]
+
+    def make(self, table: str, *args: Any, **kwargs: Any) -> Any:
+        """Make a component; its factory gets the config, if it has one, and the arguments. Raises PealmError."""
+        if table not in self.entries:
+            raise UserError(f"the config does not name a {table}: [{table}] name is missing")
+        return self.entries[table].make(self.configs[table], *args, **kwargs)
 
     def with_model_config(self, config: Any) -> "Job":
         """Return the job with the model's config as it was built, with its vocab_size."""
@@ -51,6 +62,13 @@ class Job:
             raise UserError(f"--base {place}: only a checkpoint with an adapter has a base; leave it out")
         return replace(self, base={**self.base, "base": str(place)})
 
+    def observer(self, name: str) -> Any:
+        """Return the settings of an observer, the defaults if the job has none. Raises PealmError."""
+        table = f"observer.{name}"
+        if table in self.configs:
+            return self.configs[table]
+        return settle({}, {table: self.host.find(ObserverSpec, name)}, []).build(table)
+
     @property
     def files(self) -> list[str]:
         """The loaded local plugins."""
@@ -60,7 +78,7 @@ class Job:
         """Return the keys of a table as `--config` reads them, each with its value and where that comes from."""
         entry, origins = self.entries.get(table), self.origins.get(table, {})
         rows = {key: (value, origins[key.replace("-", "_")]) for key, value in dump(self.configs[table]).items()}
-        if entry is None:
+        if entry is None or kind_of(table) == "observer":
             return rows
         provider = f"{entry.plugin.dist} {entry.plugin.version}"
         if kind_of(table) != "input":
@@ -77,6 +95,8 @@ class Job:
             values = {key: value for key, (value, _) in self.rows(table).items()}
             if table in self.weights:
                 tables.setdefault("input", []).append(values)
+            elif kind_of(table) == "observer":
+                tables.setdefault("observer", {})[table.partition(".")[2]] = values
             else:
                 tables[table] = values
         plugins = {"plugins": {"files": self.files}} if self.files else {}
@@ -104,7 +124,7 @@ def plan(
     configs = {table: resolved.build(table) for table in resolved.schema}
     adapter = resolved.values.get("adapter", {})
     base = {key: adapter[item.name] for key, item in BASE.items() if adapter.get(item.name) is not None}
-    weights = {table: resolved.values[table]["weight"] for table in entries if table != kind_of(table)}
+    weights = {table: resolved.values[table]["weight"] for table in entries if table.startswith("input.")}
     return Job(host, entries, configs, resolved.origins, base, weights)
 
 
@@ -118,5 +138,29 @@ def _settings(table: str, entry: Entry[Any]) -> dict[str, Setting]:
     """Return the settings of a component's table by key: a dataset's value is under its name."""
     value = getattr(entry.spec, "value", None)
     settings = {entry.name if item.name == value else key: item for key, item in settings_of(entry.config).items()}
-    own = BASE if table == "adapter" else WEIGHT if table != kind_of(table) else {}
+    own = BASE if table == "adapter" else WEIGHT if table.startswith("input.") else {}
     return settings | own
+
+
+def check_training(job: Job, world_size: int) -> None:
+    """Raise UserError if a component is missing, can't be trained, or the batch is not divisible."""
+    if "model" not in job.entries:
+        raise UserError("train needs a model: pealm train MODEL")
+    if not job.inputs:
+        raise UserError("train needs an input: --input.NAME, see --help")
+    entry, s = job.entries["model"], job.configs["train"]
+    if entry.spec.pretrained is not None:
+        family = entry.spec.family or "its family"
+        raise UserError(f"{entry.name} is trained as {family}: pealm train {family} --init {entry.name}")
+    _check_sizes(s, world_size)
+
+
+def _check_sizes(s: TrainSettings, world_size: int) -> None:
+    if s.batch_size % world_size:
+        below = max(s.batch_size // world_size, 1) * world_size
+        raise UserError(f"--batch-size {s.batch_size} is not divisible by {world_size} processes; try {below}")
+    local, micro = s.batch_size // world_size, s.micro_batch_size
+    if micro is not None and micro < local and local % micro:
+        below = next(n for n in range(min(micro, 1_000_000), 0, -1) if local % n == 0)
+        each = f" ({local} for each of {world_size} processes)" if world_size > 1 else ""
+        raise UserError(f"--micro-batch-size {micro} does not divide --batch-size {s.batch_size}{each}; try {below}")

@@ -3,7 +3,6 @@
 import errno
 import os
 import shutil
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,12 +21,6 @@ def mark(folder: Path) -> None:
     """Mark a folder as made by pealm: `pealm clean` works in no other one. Raises OSError."""
     with suppress(FileExistsError), (folder / MARK).open("x") as file:
         file.write("pealm made this folder; `pealm clean` may remove what pealm wrote in it\n")
-
-
-def shown(path: Path) -> str:
-    """Return a path as the user would write it, safe to print."""
-    here = Path.cwd()
-    return printable(str(path.relative_to(here)) if here in path.parents else str(path))
 
 
 def reason(error: OSError) -> str:
@@ -83,7 +76,7 @@ def temporary(path: Path, ending: str) -> Path:
     return path.with_name(f".{path.name}.{os.urandom(6).hex()}.{ending}")
 
 
-def try_lock(handle: Any, *, exclusive: bool = True) -> Literal["locked", "busy", "unsupported"]:
+def try_lock(handle: Any) -> Literal["locked", "busy", "unsupported"]:
     """Lock an open file against other processes, until it is closed. Raises OSError.
 
     "unsupported": the platform or the file system (some network file systems) has no such locks and syncing.
@@ -93,7 +86,7 @@ def try_lock(handle: Any, *, exclusive: bool = True) -> Literal["locked", "busy"
     except ImportError:
         return "unsupported"
     try:
-        fcntl.flock(handle, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return "busy"
     except OSError as error:
@@ -101,16 +94,3 @@ def try_lock(handle: Any, *, exclusive: bool = True) -> Literal["locked", "busy"
             raise
         return "unsupported"
     return "locked"
-
-
-def has_ended(pid: object, host: object) -> bool:
-    """Whether a process is known to have ended: it ran on this host, where nothing has its number now."""
-    if host != socket.gethostname() or not isinstance(pid, int) or pid <= 0:
-        return False
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return True
-    except OSError:  # another user's
-        return False
-    return False

@@ -7,9 +7,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from pealm_core.contract.errors import PluginError, UserError
+from pealm_core.contract.errors import PluginError, UserError, did_you_mean
 from pealm_core.contract.fields import Setting, settings_of
-from pealm_core.contract.suggestions import did_you_mean
 
 LARGEST = 2**26  # bytes of a file that is read at once
 Tables = Mapping[str, Any]  # name → table, or for [[input]] a list of tables

@@ -1,4 +1,4 @@
-"""The errors of pealm; `exit_code` is the exit code of a command that they end.
+"""The errors of pealm, and suggestions for misspelt words. `exit_code`: of a command that they end.
 
 PealmError
 ├── ElsewhereError
@@ -6,6 +6,8 @@ PealmError
 │   └── InvalidCheckpointError
 └── PluginError
 """
+
+from collections.abc import Iterable
 
 
 class PealmError(Exception):
@@ -43,3 +45,18 @@ class PluginError(PealmError):
     """An installed plugin breaks the contract: the message names the plugin and the reason."""
 
     exit_code = 3
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """Return the known word that a misspelt one most likely means."""
+    import difflib  # slow to import, and needed for errors only
+
+    return next(iter(difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)), None)
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return `; did you mean 'x'?`, or a list of the known words if none is close and they are few."""
+    known = sorted(known)
+    if close := nearest(word, known):
+        return f"; did you mean {close!r}?"
+    return f"; known: {', '.join(known)}" if 0 < len(known) <= 20 else ""

@@ -1,18 +1,7 @@
 """A plugin is a module behind an entry point of the group `pealm`, with functions marked `@hookimpl`.
 
-Registration hooks take no arguments. They return one record or a list, or yield records:
-
-pealm_models():      ModelSpec, a model family: `pealm train NAME`
-pealm_tokenizers():  TokenizerSpec, a tokenizer: `--tokenizer NAME`
-pealm_datasets():    DatasetSpec, a dataset: `--input.NAME [VALUE]`
-pealm_evaluators():  EvaluatorSpec, an evaluation: `pealm eval --on NAME`
-pealm_optimizers():  OptimizerSpec, an optimizer: `--optimizer NAME`
-pealm_schedules():   ScheduleSpec, a learning-rate schedule: `--schedule NAME`
-pealm_objectives():  ObjectiveSpec, what training minimizes: `--objective NAME`
-pealm_strategies():  StrategySpec, how a model is spread over processes: `--strategy NAME`
-pealm_adapters():    AdapterSpec, a change of a built model: `--adapter NAME`
-pealm_formats():     FormatSpec, a foreign checkpoint format: `pealm convert`
-pealm_commands():    CommandSpec, a command: `pealm NAME`
+Registration hooks take no arguments. Each record of `specs` has one, such as `pealm_models` for ModelSpec: it returns
+one record or a list, or yields records.
 
 The hooks of a run are called on every rank, in the order of discovery (by distribution, then name); pluggy's
 `tryfirst`, `trylast` and `wrapper` work for them. If one raises, it is named once, its plugin's hooks are not called

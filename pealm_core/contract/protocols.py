@@ -1,6 +1,6 @@
 """The methods that the core calls on each component. No base class is needed; optional methods may be missing."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -50,6 +50,14 @@ class Segment:
     special: str | None = None
 
 
+class Conversation(list[Segment]):
+    """A document of messages, as segments in a chat layout; a tokenizer with a chat template renders the messages."""
+
+    def __init__(self, messages: Iterable[Mapping[str, str]]) -> None:
+        super().__init__()
+        self.messages = list(messages)
+
+
 Document = str | Sequence[Segment]
 
 
@@ -61,9 +69,15 @@ class Tokenizer(Protocol):
     id to the text that it completes: whole characters, or "". `save(dir)`: write the vocabulary into an empty folder;
     `load(dir)`: read it into this tokenizer, which was made from the same config. A tokenizer with `fit` needs both.
     `fits_whole = True`: `fit` gets the validation texts as well, for instance to know every character.
+    `fit_bytes`: of more training text, `fit` gets a sample of so many bytes, from all over it.
+    `bos_id`: the token that begins each text, as Llama's `<s>`, or None. The core puts it before documents, after the
+    end-of-text token, which it needs, and before prompts; `encode` does not.
     `by_character = True`: a text cut anywhere encodes to the same ids, so that long documents are encoded in pieces.
     `specials`: its special tokens, name → id. The core adds those that a dataset or objective names and that are
     missing, with ids from `vocab_size` on, and saves them beside it (`specials.json`). `encode` returns none of them.
+    `chat_template`: None, or how its conversations are laid out, which replaces the dataset's layout; then
+    `render_chat(messages, *, answer)` returns the ids in pieces, each with whether it is learned. With `answer`, the
+    start of the assistant's answer follows. Raises ValueError for messages that it can't lay out.
 
     If there is an `eot_id`, the core puts it before every document of the training text, starts an empty prompt with
     it, and stops generating at it.

@@ -138,6 +138,7 @@ class FormatSpec(Spec, kind="format"):
     detect:   `detect(folder) -> bool` tells whether a folder is in this format and of these families.
     families: the model families that it converts; empty: all. Several plugins may provide one format, each for
         families of its own.
+    dtypes:   what `--dtype` may be with `--to`: the exporter is then called with `dtype=` one of them, or None.
     """
 
     parts = ("exporter", "importer", "detect")
@@ -146,6 +147,7 @@ class FormatSpec(Spec, kind="format"):
     importer: Part | None = None
     detect: Part | None = None
     families: tuple[str, ...] = ()
+    dtypes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -155,3 +157,15 @@ class CommandSpec(Spec, kind="command"):
     parts = ("command",)
 
     command: Part
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ObserverSpec(Spec, kind="observer"):
+    """Settings of a plugin's hooks of a run: the options `--observer.NAME.KEY`, the table `[observer.NAME]`.
+
+    Its hooks get them from `trainer.options(NAME)`, an instance of `config`.
+    """
+
+    parts = ("config",)
+
+    config: Part

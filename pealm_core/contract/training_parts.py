@@ -126,6 +126,9 @@ class Trainer(Protocol):
     settings: Any
     step: int
 
+    def options(self, name: str) -> Any:
+        """Return the settings of the observer `name`: an instance of the config of its ObserverSpec."""
+
     def register_state(self, name: str, obj: Any) -> None:
         """Save an object's `state_dict()` with each checkpoint, and load it when a run resumes (at once, if it does).
 

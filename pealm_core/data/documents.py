@@ -1,13 +1,13 @@
 """Documents as token ids: texts, or sequences of segments of which some are not learned."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pealm_core.contract.errors import PluginError, UserError
-from pealm_core.contract.protocols import Document, Segment, Tokenizer
+from pealm_core.contract.protocols import Conversation, Document, Segment, Tokenizer
 from pealm_core.data.specials import specials_of
 
 PIECE = 2**20  # characters
@@ -33,14 +33,45 @@ def texts(documents: Iterable[Document]) -> Iterator[str]:
         del document  # before the next one is read
 
 
-def encode_document(document: Document, tokenizer: Tokenizer) -> Iterator[tuple[NDArray[Any], bool]]:
-    """Yield the ids of a document, in pieces, each with whether it is learned; first the end-of-text token, if any.
+def start_ids(tokenizer: Tokenizer) -> list[int]:
+    """Return what is before each document: the end-of-text token, if any, and the tokenizer's `bos_id`."""
+    eot, bos = (getattr(tokenizer, name, None) for name in ("eot_id", "bos_id"))
+    return [] if eot is None else [eot] if bos in (None, eot) else [eot, bos]
 
+
+def has_template(tokenizer: Tokenizer) -> bool:
+    """Return whether a tokenizer lays out conversations itself: it has a template, and no chat layout was saved."""
+    return not getattr(tokenizer, "chat", None) and getattr(tokenizer, "chat_template", None) is not None
+
+
+def render(
+    messages: Sequence[Mapping[str, str]], tokenizer: Any, *, answer: bool
+) -> Iterator[tuple[NDArray[Any], bool]]:
+    """Yield the ids of messages in the tokenizer's chat template, in pieces, each with whether it is learned.
+
+    answer: whether the start of an answer follows. Raises UserError for messages that the template refuses.
+    """
+    try:
+        pieces = tokenizer.render_chat(messages, answer=answer)
+    except ValueError as error:
+        raise UserError(f"the conversation can't be rendered: {error}") from error
+    yield from ((_checked(ids, "render_chat", tokenizer), bool(learn)) for ids, learn in pieces)
+
+
+def encode_document(document: Document, tokenizer: Tokenizer) -> Iterator[tuple[NDArray[Any], bool]]:
+    """Yield the ids of a document, in pieces, each with whether it is learned.
+
+    The first piece is `start_ids`, if there are any.
+
+    A conversation is as the tokenizer's chat template renders it, if it has one: without another end-of-text token.
     Raises UserError for text that the tokenizer can't express, PluginError for wrong ids or special tokens.
     """
+    if isinstance(document, Conversation) and has_template(tokenizer):
+        yield from render(document.messages, tokenizer, answer=False)
+        return
     parts = segments(document)
-    if (eot := getattr(tokenizer, "eot_id", None)) is not None:
-        yield np.array([eot]), parts[0].learn if parts else True
+    if start := start_ids(tokenizer):
+        yield np.array(start), parts[0].learn if parts else True
     for part in parts:
         if part.special is None:
             yield from ((ids, part.learn) for ids in _encode(part.text, tokenizer))
@@ -52,17 +83,24 @@ def encode_document(document: Document, tokenizer: Tokenizer) -> Iterator[tuple[
 
 def _encode(text: str, tokenizer: Tokenizer) -> Iterator[NDArray[Any]]:
     """Yield the ids of a text, in pieces if the tokenizer allows it."""
-    name, size = type(tokenizer).__name__, PIECE if getattr(tokenizer, "by_character", False) else max(1, len(text))
+    size = PIECE if getattr(tokenizer, "by_character", False) else max(1, len(text))
     for start in range(0, max(1, len(text)), size):
         try:
-            ids = np.asarray(tokenizer.encode(text[start : start + size]))
+            ids = tokenizer.encode(text[start : start + size])
         except ValueError as error:
             place = f" after character {start:,}" if start else ""
             raise UserError(f"the text can't be tokenized{place}: {error}") from error
-        if ids.ndim != 1 or (ids.size and ids.dtype.kind not in "iu"):
-            raise PluginError(f"{name}.encode must give a list of token ids, not {ids!r:.60}")
-        if ids.size and ids.view(f"u{ids.itemsize}").max() >= tokenizer.vocab_size:  # negative ids are large there
-            raise PluginError(
-                f"{name}.encode gave ids from {ids.min()} to {ids.max()}, and vocab_size is {tokenizer.vocab_size}"
-            )
-        yield ids
+        yield _checked(ids, "encode", tokenizer)
+
+
+def _checked(given: Any, method: str, tokenizer: Tokenizer) -> NDArray[Any]:
+    """Return what a method of a tokenizer gave as an array of ids. Raises PluginError for anything else."""
+    ids = np.asarray(given)
+    name = f"{type(tokenizer).__name__}.{method}"
+    if ids.ndim != 1 or (ids.size and ids.dtype.kind not in "iu"):
+        raise PluginError(f"{name} must give a list of token ids, not {given!r:.60}")
+    if ids.size and ids.view(f"u{ids.itemsize}").max() >= tokenizer.vocab_size:  # negative ids are large there
+        raise PluginError(
+            f"{name} gave ids from {ids.min()} to {ids.max()}, and vocab_size is {tokenizer.vocab_size}"
+        )
+    return ids

@@ -13,7 +13,7 @@ import numpy as np
 
 from pealm_core.config.paths import cache_root, mark, written_aside
 from pealm_core.contract.errors import PluginError, UserError
-from pealm_core.contract.protocols import Dataset, Tokenizer, has
+from pealm_core.contract.protocols import Conversation, Dataset, Tokenizer, has
 from pealm_core.data.documents import encode_document, segments
 from pealm_core.data.specials import WithSpecials
 from pealm_core.data.stream import Shard, Split
@@ -126,11 +126,11 @@ def _key(dataset: Dataset, tokenizer: Tokenizer, tokenizer_hash: str) -> tuple[s
                 del part, data
             del document, parts  # before the next one is read
         digest.update(split.encode())
-    start = segments(next(iter(dataset.documents("train")), ""))[:LISTED]
-    start = [replace(part, text=part.text[:1000]) for part in start]
-    ids = [
-        ids.astype(np.int64) for ids, _ in encode_document(start, tokenizer)
-    ]  # they change with the tokenizer's code
+    start = next(iter(dataset.documents("train")), "")
+    if not isinstance(start, Conversation):
+        start = [replace(part, text=part.text[:1000]) for part in segments(start)[:LISTED]]
+    # They change with the tokenizer's code.
+    ids = [ids.astype(np.int64) for ids, _ in encode_document(start, tokenizer)]
     digest.update(repr(ids).encode())
     return digest.hexdigest(), characters
 

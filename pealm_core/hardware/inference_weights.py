@@ -1,6 +1,6 @@
 """Prepare a model's weights for inference, where reading them for every token is most of the cost.
 
-`prepare` replaces the weights that reach `F.linear` by faster ones: int8, bf16, or on a CPU fp32 read in blocks.
+`prepare` replaces the weights that reach `F.linear` by faster ones: int8, bf16, or on a CPU faster fp32 products.
 Models need no change, those with a tied head included.
 """
 
@@ -14,9 +14,9 @@ from torch.overrides import TorchFunctionMode
 
 from pealm_core.contract.errors import UserError
 from pealm_core.contract.protocols import has
-from pealm_core.hardware.int8 import BlockWeight, Int8Weight, LinearWeight
+from pealm_core.hardware.int8 import Int8Weight, LinearWeight, RowWeight
 
-LARGE = 2**16  # elements; a smaller matrix stays in the processor's cache, where blocks gain nothing
+LARGE = 2**16  # elements; a smaller matrix stays in the processor's cache
 ROLES = {F.linear: ("weight", "bias"), F.embedding: ("embedding",)}  # of the arguments after the input
 
 
@@ -39,7 +39,7 @@ def prepare(model: nn.Module, quantize: str | None = None, dtype: torch.dtype = 
         elif low:
             parameter.data = weight.to(dtype)
         elif weight.device.type == "cpu" and weight.dtype == torch.float32 and weight.numel() >= LARGE:
-            _replace(model, parameter, BlockWeight(weight))
+            _replace(model, parameter, RowWeight(weight))
     if low:
         for bias in uses["bias"].values():
             bias.data = bias.data.to(dtype)

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pealm_core.hardware.device import cpuinfo
+
 BATCH = 64  # most rows of one token each for which a second copy of the weights, in oneDNN's order, is faster
 
 
@@ -65,25 +67,29 @@ def _plain(value: Any) -> Any:
     return value.plain() if isinstance(value, LinearWeight) else value
 
 
-class BlockWeight(LinearWeight):
-    """An fp32 matrix on a CPU whose product with one row is a `bmm` over blocks of its rows.
+class RowWeight(LinearWeight):
+    """An fp32 matrix on a CPU, with a faster product for rows of one token each.
 
-    Nothing is copied for that. MKL's matrix-vector product reads memory at about half the speed (one thread of a
-    Zen 5: 16.5 and 28.7 GB/s). A batch of several rows of one token each uses oneDNN and a copy in oneDNN's order,
-    which the first such batch makes.
+    One row: MKL's matrix-vector product; on an AMD CPU, where that reads memory at half the speed (one thread of a
+    Zen 5: 16.5 and 28.7 GB/s), a `bmm` over blocks of the matrix's rows. On Intel CPUs blocks are the slower ones.
+    Several rows: oneDNN and a copy in oneDNN's order, which the first such batch makes.
     """
 
     def linear(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        """Choose by the number of rows: blocks for one, oneDNN for a batch of single tokens, else `F.linear`."""
+        """Choose by the number of rows and by the CPU; sequences of several tokens use `F.linear`."""
         weight = self.weight
         n, k = weight.shape
         rows = x.numel() // k
         if x.dtype != torch.float32 or torch.is_grad_enabled():
             return F.linear(x, weight, bias)
-        if rows == 1 and (blocks := _blocks(n, torch.get_num_threads())):
+        if rows == 1:
+            blocks, column = _blocks(n, torch.get_num_threads()), x.reshape(k)
+            if not blocks:
+                y = torch.mv(weight, column) if bias is None else torch.addmv(bias, weight, column)
+                return y.view(*x.shape[:-1], n)
             # The transpose of a row: with the strides of a column torch uses a path that is eight times slower.
-            column = x.reshape(1, k).t().expand(blocks, k, 1)
-            y = torch.bmm(weight.view(blocks, n // blocks, k), column).view(*x.shape[:-1], n)
+            y = torch.bmm(weight.view(blocks, n // blocks, k), column.view(1, k).t().expand(blocks, k, 1))
+            y = y.view(*x.shape[:-1], n)
             return y if bias is None else y + bias
         if 2 < rows <= BATCH and x.shape[-2] == 1:
             self._packed = self._packed or _packed_linear(weight)
@@ -93,7 +99,9 @@ class BlockWeight(LinearWeight):
 
 @lru_cache
 def _blocks(n: int, threads: int) -> int:
-    """Return into how many blocks to cut n rows: at least 2 and one per thread; 0 if no such number divides n."""
+    """Return into how many blocks to cut n rows on an AMD CPU: at least 2 and one per thread; 0 for no blocks."""
+    if "AuthenticAMD" not in cpuinfo():
+        return 0
     return next((blocks for blocks in range(max(2, threads), 2 * threads + 64) if n % blocks == 0), 0)
 
 
@@ -107,9 +115,9 @@ _NO_NUMBERS = {
 class Int8Weight(LinearWeight):
     """A matrix of whole numbers of -127 to 127, (..., out, in), times one scale per output channel, (..., out, 1).
 
-    On a CPU each row of the input is rounded in the same way and the products are summed exactly, so that the batch
-    does not change a row's result. On other devices the matrix is dequantized for each product. Every function but
-    `F.linear` sees a matrix in the scale's dtype.
+    On a CPU one row is multiplied in bf16. Of several, each is rounded to 127ths of its largest number and the
+    products are summed exactly, so that the size of a batch does not change them. On other devices the matrix is
+    dequantized for each product. Every function but `F.linear` sees a matrix in the scale's dtype.
     """
 
     _unit: Tensor | None = None  # (out,), fp32: the scale of a product with an input rounded to 127ths
@@ -143,6 +151,9 @@ class Int8Weight(LinearWeight):
             low = torch.is_autocast_enabled(x.device.type)
             dtype = torch.get_autocast_dtype(x.device.type) if low else x.dtype
             return F.linear(x, q.to(dtype) * scale.to(dtype), bias)
+        if x.numel() == q.shape[1] and (y := _one_row(x.reshape(1, -1), q)) is not None:
+            y = y * scale.flatten() if bias is None else torch.addcmul(bias, y.float(), scale.flatten())
+            return y.to(x.dtype).view(*x.shape[:-1], y.shape[-1])
         rows = x.reshape(-1, x.shape[-1]).float()  # (B, in)
         size = rows.abs().amax(-1, keepdim=True).clamp_min_(1e-12)  # (B, 1)
         rows = (rows / size).mul_(127).round_()
@@ -174,6 +185,20 @@ def _packed_linear(weight: Tensor) -> Callable[[Tensor, Tensor | None], Tensor]:
     reorder, linear = functions
     packed = reorder(weight, 8)
     return lambda x, bias: linear(x, packed, bias, "none", [], "")
+
+
+def _one_row(x: Tensor, weight: Tensor) -> Tensor | None:
+    """Multiply a row x (1, in) by an int8 weight (out, in) in bf16: (1, out); None where torch can't."""
+    product = getattr(torch, "_weight_int8pack_mm", None)
+    if product is None or len(weight) < 16 or weight.shape[1] % 32:  # it reads 16 rows of 32 numbers at a time
+        return None
+    result: Tensor = product(x.to(torch.bfloat16), weight, _ones(len(weight)))
+    return result
+
+
+@lru_cache
+def _ones(n: int) -> Tensor:
+    return torch.ones(n, dtype=torch.bfloat16)
 
 
 def _int8_linear(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:

@@ -108,10 +108,10 @@ def generate_steps(
 
 
 def start_token(tokenizer: Tokenizer) -> int:
-    """Return the token that an empty prompt starts from, which is not shown: end-of-text, else a newline, else 0."""
-    eot = getattr(tokenizer, "eot_id", None)
-    if eot is not None:
-        return int(eot)
+    """Return what an empty prompt starts from, not shown: `bos_id`, else end-of-text, else a newline, else 0."""
+    for name in ("bos_id", "eot_id"):
+        if (token := getattr(tokenizer, name, None)) is not None:
+            return int(token)
     try:
         return int(tokenizer.encode("\n")[0])
     except (ValueError, IndexError):

@@ -9,8 +9,10 @@ from typing import Any
 import torch
 
 from pealm_core.checkpoints import folder as checkpoint
+from pealm_core.checkpoints.adapters import fold_rows
 from pealm_core.checkpoints.build import make_model, plan_of, with_adapter
 from pealm_core.checkpoints.build_tokenizer import make_tokenizer, pretrained_vocabulary
+from pealm_core.checkpoints.tensors import load_model
 from pealm_core.config.job import Job
 from pealm_core.config.settings import Sampling
 from pealm_core.config.toml_layers import file_layer
@@ -49,9 +51,10 @@ class LM:
         self.eot_id: int | None = getattr(tokenizer, "eot_id", None)  # ends a text; not shown
 
     def encode(self, prompt: str) -> list[int]:
-        """Encode a prompt; an empty one becomes the start token. Raises UserError."""
+        """Encode a prompt, after the tokenizer's `bos_id`; an empty one becomes the start token. Raises UserError."""
+        first = [start_token(self.tokenizer)] if getattr(self.tokenizer, "bos_id", None) is not None else []
         try:
-            return [int(i) for i in self.tokenizer.encode(prompt)] or [start_token(self.tokenizer)]
+            return [*first, *map(int, self.tokenizer.encode(prompt))] or [start_token(self.tokenizer)]
         except ValueError as error:
             raise UserError(f"the prompt can't be encoded: {error}") from error
 
@@ -174,7 +177,9 @@ class LM:
         A text longer than block_size is read in windows half a block apart.
         """
         device = next(self.model.parameters()).device
-        ids = [start_token(self.tokenizer), *(self.encode(text) if text else [])]
+        ids = self.encode(text)
+        if text and getattr(self.tokenizer, "bos_id", None) is None:
+            ids.insert(0, start_token(self.tokenizer))
         logprobs: list[float] = []
         for context, continuation in cover(ids, self.model.config.block_size):  # type: ignore[arg-type, union-attr]
             idx = torch.tensor([[*context, *continuation[:-1]]], device=device)
@@ -216,7 +221,8 @@ def open_job(
         config, job = file.tables, with_adapter(job, file, base)
         tokenizer = make_tokenizer(job, tokenizer_dir or folder / checkpoint.TOKENIZER)
         model, _ = make_model(job, tokenizer.vocab_size)
-        checkpoint.load_model(model, folder)
+        load_model(model, folder / checkpoint.MODEL)
+        fold_rows(model)
     if target.type == "cuda" and dtype in ("fp32", "tf32"):
         torch.set_float32_matmul_precision("high" if dtype == "tf32" else "highest")
     low = dtype == "bf16" or (dtype == "auto" and target.type != "cpu" and fast_bf16(target))

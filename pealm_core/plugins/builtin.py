@@ -12,7 +12,7 @@ def pealm_optimizers() -> Iterator[OptimizerSpec]:
     yield OptimizerSpec(
         name="adamw",
         summary="AdamW, fused if the device supports it; weight decay on matrices only",
-        config="pealm_core.training.adamw_config:AdamWConfig",
+        config="pealm_core.training.adamw:AdamWConfig",
         factory="pealm_core.training.adamw:build",
     )
 
@@ -20,18 +20,10 @@ def pealm_optimizers() -> Iterator[OptimizerSpec]:
 @hookimpl
 def pealm_schedules() -> Iterator[ScheduleSpec]:
     """Register the learning-rate schedules; cosine is the default."""
-    for name, config, summary in (
-        ("cosine", "DecayConfig", "Half a cosine, from the peak to min-lr-ratio"),
-        ("wsd", "WSDConfig", "Stable at the peak, then linear decay"),
-        ("linear", "DecayConfig", "Linear decay, from the peak to min-lr-ratio"),
-        ("constant", None, "The peak learning rate to the end"),
-        ("inverse-sqrt", "InverseSqrtConfig", "1/sqrt(step): doesn't depend on the number of steps"),
-    ):
-        module = "pealm_core.training.schedules"
-        function = name.replace("-", "_")
-        yield ScheduleSpec(
-            name=name, summary=summary, config=config and f"{module}:{config}", factory=f"{module}:{function}"
-        )
+    module = "pealm_core.training.learning_rate"
+    cosine, constant = "Half a cosine, from the peak to min-lr-ratio", "The peak learning rate to the end"
+    yield ScheduleSpec(name="cosine", summary=cosine, config=f"{module}:CosineConfig", factory=f"{module}:cosine")
+    yield ScheduleSpec(name="constant", summary=constant, factory=f"{module}:constant")
 
 
 @hookimpl

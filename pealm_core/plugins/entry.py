@@ -5,7 +5,7 @@ from functools import cached_property
 from pkgutil import resolve_name
 from typing import Any, Generic, TypeVar
 
-from pealm_core.contract.errors import PluginError, describe
+from pealm_core.contract.errors import PealmError, PluginError, UserError, describe
 from pealm_core.contract.fields import settings_of
 from pealm_core.contract.specs import Spec
 from pealm_core.plugins.discovery import Plugin
@@ -37,6 +37,25 @@ class Entry(Generic[S]):
             raise self._defect(part, str(error)) from error
         except BaseException as error:
             raise self._defect(f"{part} {ref!r}", f"can't be loaded: {describe(error)}") from error
+
+    def make(self, config: Any, *args: Any, **kwargs: Any) -> Any:
+        """Call the factory; that of a component without settings (config: None) gets no config.
+
+        ValueError is the user's mistake; any other exception is a defect of the plugin. Raises PealmError.
+        """
+        factory = self.load("factory")
+        try:
+            return factory(*args, **kwargs) if config is None else factory(config, *args, **kwargs)
+        except PealmError:
+            raise
+        except ValueError as error:
+            raise UserError(f"{self.spec.kind} {self.name}: {error}") from error
+        except (Exception, SystemExit) as error:
+            kind, reason = self.spec.kind, describe(error)
+            if "memory" in reason.lower() or "Storage size" in reason:  # as Python and torch say it
+                reason = f"{kind} {self.name} does not fit into memory: {reason}".splitlines()[0]
+                raise UserError(f"{reason}; choose smaller sizes") from error
+            raise PluginError(f"{self.plugin.dist}: making {kind} {self.name!r} failed: {reason}") from error
 
     @cached_property
     def config(self) -> type | None:

@@ -1,5 +1,7 @@
 """What a plugin's code must not do while it is imported: write to stdout, end the process, import a heavy package.
 
+It may change the current folder, which is restored.
+
 Nothing is blocked: what was imported is looked at afterwards, so that an optional import of a dependency
 (`try: import numpy`) works as usual.
 """
@@ -7,7 +9,8 @@ Nothing is blocked: what was imported is looked at afterwards, so that an option
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
+from contextlib import AbstractContextManager, chdir, contextmanager, nullcontext, redirect_stdout, suppress
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -28,10 +31,14 @@ class DefectError(Exception):
     """A plugin's defect, described by a message that needs no exception name."""
 
 
+class ClosedFilesError(Exception):
+    """A plugin closed all open files, stdout's copy among them: what the command prints would be lost."""
+
+
 @contextmanager
 def guarded(light: str = "") -> Iterator[None]:
     """Import a plugin's code in the body. light: a module in which a heavy import is a DefectError."""
-    with _prints_to_stderr(), no_exit(), _light_imports(light) if light else nullcontext():
+    with _prints_to_stderr(), _same_folder(), no_exit(), _light_imports(light) if light else nullcontext():
         yield
 
 
@@ -47,8 +54,19 @@ def _prints_to_stderr() -> Iterator[None]:
             yield
     finally:
         if own >= 0:
-            os.dup2(own, 1)
-            os.close(own)
+            try:
+                os.dup2(own, 1)
+                os.close(own)
+            except OSError as error:
+                raise ClosedFilesError("closes the open files of the process") from error
+
+
+def _same_folder() -> AbstractContextManager[Any]:
+    """Return to the current folder after the body: the user's paths are relative to it."""
+    try:
+        return chdir(Path.cwd())
+    except OSError:  # it was removed
+        return nullcontext()
 
 
 @contextmanager

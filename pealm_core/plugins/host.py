@@ -21,18 +21,15 @@ import pluggy
 from packaging.specifiers import SpecifierSet
 
 from pealm_core.contract import hookspecs
-from pealm_core.contract.errors import PluginError, UserError, describe
+from pealm_core.contract.errors import PluginError, UserError, describe, did_you_mean
 from pealm_core.contract.specs import Spec
-from pealm_core.contract.suggestions import did_you_mean
 from pealm_core.plugins.discovery import Plugin as Plugin
-from pealm_core.plugins.discovery import discover
+from pealm_core.plugins.discovery import discover, import_file, line_of, local_plugins
 from pealm_core.plugins.entry import Entry as Entry
 from pealm_core.plugins.entry import S
-from pealm_core.plugins.guard import DefectError, guarded
-from pealm_core.plugins.local_files import import_file, line_of, local_plugins
+from pealm_core.plugins.guard import ClosedFilesError, DefectError, guarded
 from pealm_core.plugins.records import CORE_COMMANDS as CORE_COMMANDS
-from pealm_core.plugins.records import REGISTRATION, hooks_of, records_of
-from pealm_core.plugins.run_hooks import attempting
+from pealm_core.plugins.records import REGISTRATION, attempting, hooks_of, records_of
 
 PATIENCE = 5.0  # seconds until a plugin that still loads is named
 
@@ -47,8 +44,7 @@ class PluginHost:
         self._manager.add_hookspecs(hookspecs)
         self.current: str | None = None  # the plugin whose hook of a run is being called
         self.failed: dict[str, str] = {}  # plugins that failed in a hook of a run → what happened
-        self._results: list[tuple[str, Any]] = []  # of the current call of a hook
-        self._errors: dict[str, BaseException] = {}
+        self._errors: dict[str, BaseException] = {}  # in the current call of a hook
         self._core_version = next((p.version for p in self.plugins if p.dist == "pealm-core"), "0")
         disabled = set(disabled)
         self._loading, slow = "", Timer(PATIENCE, self._say_slow)
@@ -100,6 +96,10 @@ class PluginHost:
             plugin.records = records
         except KeyboardInterrupt:
             raise
+        except ClosedFilesError as error:
+            raise PluginError(
+                f"{plugin.dist}: importing {plugin.module} {error}; PEALM_DISABLE_PLUGINS={plugin.name} skips it"
+            ) from error
         except BaseException as error:  # also SystemExit, and a panic in Rust
             self._manager.unregister(name=name)  # before version 1.7, pluggy keeps the hooks before the wrong one
             text = str(error) if isinstance(error, (DefectError, UserError)) else describe(error)
@@ -145,7 +145,7 @@ class PluginHost:
         own = [plugin for plugin in self.plugins if plugin.status != "ok" and plugin.name == bare]
         hint = "" if own else did_you_mean(bare, self.entries(kind))
         if not own and "did you mean" not in hint:
-            hint += "; is its plugin installed? (pip install pealm installs every first-party plugin)"
+            hint += "; is its plugin installed? (pip install pealm installs all of ours but pealm-hf-datasets)"
         for plugin in own or [plugin for plugin in self.plugins if plugin.status == "failed"]:
             hint += f"; {plugin.dist} {plugin.version} is not loaded: {plugin.reason}"
         error = PluginError if any(plugin.status == "failed" for plugin in own) else UserError
@@ -157,8 +157,8 @@ class PluginHost:
         Returns (plugin, result) of those that returned something. A plugin is named by `dist/entry point`. One that
         fails is switched off and added to `failed`. Raises PluginError for those that failed, after all were called.
         """
-        self._results, self._errors = [], {}
-        getattr(self._manager.hook, hook)(**values)
+        self._errors = {}
+        results: list[tuple[str, Any]] = getattr(self._manager.hook, hook)(**values) or []
         step = values.get("step", getattr(values.get("trainer"), "step", None))
         when = "" if step is None else f" at step {step}"
         reasons = {name: f"{name}: {hook} failed{when}: {describe(e)}" for name, e in self._errors.items()}
@@ -167,7 +167,7 @@ class PluginHost:
         self.failed |= reasons
         if reasons:
             raise PluginError("; ".join(reasons.values())) from next(iter(self._errors.values()))
-        return self._results
+        return results
 
     def with_hook(self, hook: str) -> set[str]:
         """Return the plugins that have a hook of a run."""
@@ -177,14 +177,12 @@ class PluginHost:
         """Don't call the hooks of a plugin (`dist/entry point`) again, for instance as it failed on another rank."""
         self._manager.unregister(name=name)
 
-    def _attempt(self, name: str, function: Callable[..., Any], *args: Any) -> Any:
-        """Call a part of a plugin's hook and collect its result or its error."""
+    def _attempt(self, name: str, function: Callable[..., Any], *args: Any) -> tuple[str, Any] | None:
+        """Call a part of a plugin's hook; return the plugin and the result, if there is one, or note the error."""
         before, self.current = self.current, name
         try:
             result = function(*args)
-            if result is not None:
-                self._results.append((name, result))
-            return result
+            return None if result is None else (name, result)
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # also SystemExit, and a panic in Rust

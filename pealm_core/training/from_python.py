@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from pealm_core.checkpoints.saved_tokenizer import plan_with_tokenizer
-from pealm_core.config.choose_components import COMPONENTS as TABLES
+from pealm_core.config.choose_components import COMPONENTS
+from pealm_core.config.job import TRAINING, check_training
 from pealm_core.config.local_plugins import differences
 from pealm_core.config.settings import TrainSettings
 from pealm_core.config.toml_layers import Layer, file_layer
-from pealm_core.config.training_job import COMPONENTS, check
 from pealm_core.contract.errors import UserError
 from pealm_core.contract.fields import word
 from pealm_core.hardware.launch import launched
@@ -34,9 +34,10 @@ def train(
 
     model, and in settings tokenizer, optimizer, schedule, objective, strategy, adapter: a component's name, or a
     table of its settings: `{"name": "muon", "momentum": 0.9}`. input: a dataset's name, a table such as
-    `{"text": "book.txt"}`, or a list of these, each with a `weight`. out: the folder, by default a new one below
-    `runs`. preset: the model's. tokenizer_dir: a run, checkpoint or folder of shards whose tokenizer is used. Other
-    settings are those of `pealm train`: `steps=100, lr=1e-3`.
+    `{"text": "book.txt"}`, or a list of these, each with a `weight`. observer: a table for each observer with
+    settings, `{"csv": {"every": 10}}`. out: the folder, by default a new one below `runs`. preset: the model's.
+    tokenizer_dir: a run, checkpoint or folder of shards whose tokenizer is used. Other settings are those of `pealm
+    train`: `steps=100, lr=1e-3`.
 
     A first Ctrl-C ends the run after the current step, with a checkpoint, and raises KeyboardInterrupt.
     """
@@ -49,19 +50,19 @@ def train(
             given = {name.replace("_", "-"): item for name, item in value.items()}
             flags = key == "input"  # {"tinyshakespeare": True}
             words[key] = {name: item if flags and item is True else _word(item) for name, item in given.items()}
-        elif key in TABLES and value is not None:
+        elif key in COMPONENTS and value is not None:
             words[key] = {value: True} if key == "input" else {"name": str(value)}
-        elif key not in TABLES:
+        elif key not in COMPONENTS:
             flat[key.replace("_", "-")] = _word(value)
     file = Layer("train()", {} if mixture is None else {"input": mixture})
     if out is not None and (Path(out) / CONFIG).exists():
         file = file_layer(Path(out) / CONFIG)
     sources: dict[str, Any] = {"file": file, "preset": preset, "words": words, "tokenizer_dir": tokenizer_dir}
-    job = plan_with_tokenizer(COMPONENTS, flat={"train": TrainSettings}, **sources)
+    job = plan_with_tokenizer(TRAINING, flat={"train": TrainSettings}, **sources)
     rank, processes, _ = launched()
     for line in differences(file, job.host) if rank == 0 else ():
         print(line, file=sys.stderr)
-    check(job, processes)
+    check_training(job, processes)
     if out is None and processes > 1:
         raise UserError("train: with several processes, all need the same out=...")
     folder = new_folder(job.entries["model"].name) if out is None else Path(out)
@@ -77,5 +78,7 @@ def train(
 
 
 def _word(value: Any) -> Any:
-    """Return a value as a word of the command line; numbers stay as they are."""
+    """Return a value as a word of the command line; numbers stay as they are, also those of an observer's table."""
+    if isinstance(value, Mapping):
+        return {key.replace("_", "-"): _word(item) for key, item in value.items()}
     return value if type(value) in (int, float) else word(value)

@@ -1,10 +1,11 @@
-"""How much of a run is done, and the learning rate at that point."""
+"""How much of a run is done, and the learning rate at that point: warm-up and schedule. No torch."""
 
-from dataclasses import replace
-from math import ceil, isfinite
+from dataclasses import dataclass, replace
+from math import ceil, cos, isfinite, pi
 
 from pealm_core.config.settings import TrainSettings
 from pealm_core.contract.errors import PluginError
+from pealm_core.contract.fields import setting
 from pealm_core.contract.training_parts import Schedule
 
 
@@ -49,3 +50,25 @@ def lr_factor(schedule: Schedule, progress: float, step: int, s: TrainSettings) 
 def due(step: int, every: int) -> bool:
     """Return whether something that happens every `every` steps happens at this one; 0: never."""
     return every > 0 and step % every == 0
+
+
+@dataclass(frozen=True)
+class CosineConfig:
+    """Where the schedule ends."""
+
+    min_lr_ratio: float = setting(0.1, "final learning rate as a fraction of the peak", at_least=0, at_most=1)
+
+
+def cosine(config: CosineConfig) -> Schedule:
+    """Half a period of a cosine, from the peak to its end.
+
+    >>> [round(cosine(CosineConfig())(p, 0), 3) for p in (0.0, 0.5, 1.0)]
+    [1.0, 0.55, 0.1]
+    """
+    end = config.min_lr_ratio
+    return lambda progress, step: end + (1 - end) * (0.5 * (1 + cos(pi * progress)))
+
+
+def constant() -> Schedule:
+    """The peak."""
+    return lambda progress, step: 1.0

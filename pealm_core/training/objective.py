@@ -1,13 +1,13 @@
 """The loss that training minimizes, over the passes of a step."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pealm_core.contract.errors import PealmError, PluginError
+from pealm_core.contract.errors import PluginError
 from pealm_core.contract.protocols import has
 from pealm_core.contract.training_parts import IGNORE, Batch, Source, Strategy
 from pealm_core.hardware.device import autocast
@@ -75,14 +75,3 @@ def accumulate(
             value = torch.as_tensor(value, dtype=torch.float32, device=device).detach() * weight
             sums[name] = sums[name] + value if name in sums else value
     return sums
-
-
-@contextmanager
-def out_of_memory(explain: Callable[[], str]) -> Iterator[None]:
-    """Turn running out of memory into a PealmError with `explain()` as its text."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
-            raise
-        raise PealmError(explain()) from error

@@ -26,7 +26,7 @@ class Observers:
         self.saved: Mapping[str, Any] = {}  # the registered state of the checkpoint that the run resumes from
         self._objects: dict[str, Any] = {}
         self._needed = self.host.with_hook("pealm_eval_model")  # plugins
-        self._failed: list[str] = []  # plugins that other ranks don't know of yet
+        self.failed: list[str] = []  # plugins that other ranks don't know of yet
 
     def call(self, hook: str, **values: Any) -> None:
         """Call a hook in every plugin. Raises PluginError if a plugin that is needed fails."""
@@ -39,20 +39,15 @@ class Observers:
                 raise
             with suppress(OSError):  # on the rank where it happened
                 print(f"pealm: {printable(str(error))}; the run continues without it", file=sys.stderr)
-            self._failed += sorted(failed)
-
-    @property
-    def failures(self) -> int:
-        """The number of plugins that failed on this rank since the last `share`."""
-        return len(self._failed)
+            self.failed += sorted(failed)
 
     def share(self) -> None:
         """Switch the plugins that failed on any rank off on all of them. Every rank calls this."""
-        for text in self.trainer.world.texts("\n".join(self._failed)):
+        for text in self.trainer.world.texts("\n".join(self.failed)):
             for name in set(text.splitlines()) - self.host.failed.keys():
                 self.host.switch_off(name)
                 self.host.failed[name] = "it failed on another rank"
-        self._failed = []
+        self.failed = []
 
     def register_state(self, name: str, obj: Any) -> None:
         """Save an object's state with each checkpoint; load it at once if the run has resumed."""

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from pealm_core.checkpoints import folder as checkpoint
-from pealm_core.checkpoints.build import make_component
 from pealm_core.checkpoints.tensors import check_tensors, read_tensors, read_tree
 from pealm_core.config.choose_components import COMPONENTS
 from pealm_core.config.job import Job, plan
@@ -28,7 +27,7 @@ def changed_settings(config: Path, job: Job) -> list[str]:
     """Return how the job's settings differ from a run's config.toml. Raises UserError if others than these may."""
     saved, changes = file_layer(config).tables, []
     tables = job.tables()
-    for table in (table for table in tables if table in COMPONENTS or table == "train"):
+    for table in (table for table in tables if table in {*COMPONENTS, "train"} - {"observer"}):
         pair: list[Any] = [saved.get(table, {}), tables.get(table, {})]
         if any(isinstance(values, list) for values in pair):  # a mixture
             pair = [{"input": values} for values in pair]
@@ -128,7 +127,8 @@ def restore(trainer: Trainer, newest: Path | None, wrong: Sequence[str], changes
         ) from None
     trainer.step, trainer.seconds = state["step"], state["seconds"]
     trainer.sample = state["sample"]
-    trainer.observers.saved = checkpoint.read_extra(newest)
+    extra = newest / checkpoint.EXTRA
+    trainer.observers.saved = read_tree(extra) if extra.exists() else {}
     if state["best_loss"] is not None and math.isfinite(on_disk):
         trainer.best_loss = state["best_loss"]
     trainer.val_loss, trainer.first_val_loss = state["val_loss"], state["first_val_loss"]
@@ -143,7 +143,7 @@ def _new_rate(config: Path, trainer: Trainer) -> str:
     rates = []
     with suppress(PealmError):  # settings of another version
         saved = plan(("model", "schedule"), flat={"train": TrainSettings}, file=file_layer(config))
-        for job, schedule in ((saved, make_component(saved, "schedule")), (trainer.job, trainer.schedule)):
+        for job, schedule in ((saved, saved.make("schedule")), (trainer.job, trainer.schedule)):
             s = in_steps(job.configs["train"], len(trainer.data.train))
             progress = Budget(s).progress(trainer.step, trainer.seconds, trainer.eval_seconds)
             rates.append(s.lr * lr_factor(schedule, progress, trainer.step, s))

@@ -56,21 +56,22 @@ class Run:
             locked = try_lock(self._lock)
         except OSError as error:
             raise UserError(f"{folder}: the run folder can't be written: {error.strerror}") from None
+        if locked == "unsupported":
+            print(f"pealm: {folder} can't be locked here; don't train in it twice at the same time", file=sys.stderr)
+        others = [path for path in (folder / name for name in (FACTS, METRICS, SAMPLES)) if os.path.lexists(path)]
+        others += [*folder.glob("best/*"), *folder.glob("checkpoints/step-*/*")]
+        problem = ""
         if locked == "busy":
             self._lock.seek(0)
             holder = self._lock.read().decode(errors="replace").strip() or "another process"
+            problem = f"is in use by {holder}; wait for it or choose another --out"
+        elif not resuming and (folder / CONFIG).exists():
+            problem = "was just started by another process; run the same command again to resume it"
+        elif not resuming and others:
+            problem = f"has no {CONFIG} of a run, and {others[0]} is there; choose another --out"
+        if problem:
             self._lock.close()
-            raise UserError(f"{folder} is in use by {holder}; wait for it or choose another --out")
-        if locked == "unsupported":
-            print(f"pealm: {folder} can't be locked here; don't train in it twice at the same time", file=sys.stderr)
-        if not resuming and (folder / CONFIG).exists():
-            self._lock.close()
-            raise UserError(f"{folder} was just started by another process; run the same command again to resume it")
-        others = [path for path in (folder / name for name in (FACTS, METRICS, SAMPLES)) if os.path.lexists(path)]
-        others += [*folder.glob("best/*"), *folder.glob("checkpoints/step-*/*")]
-        if others and not resuming:
-            self._lock.close()
-            raise UserError(f"{folder} has no {CONFIG} of a run, and {others[0]} is there; choose another --out")
+            raise UserError(f"{folder} {problem}")
         self._lock.truncate(0)
         self._lock.write(f"process {os.getpid()} on {socket.gethostname()}{_launcher()}".encode())
         checkpoint.tidy(folder)

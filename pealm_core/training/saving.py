@@ -68,12 +68,9 @@ class Writer:
         def work() -> None:
             try:
                 job()
-            except PealmError as error:
-                self._error = error
-            except (
-                BaseException
-            ) as error:  # a plugin's tokenizer (also SystemExit), a checkpoint that can't be removed
-                self._error = PealmError(f"the checkpoint could not be written: {describe(error)}")
+            except BaseException as error:  # a plugin's (also SystemExit), a checkpoint that can't be removed
+                text = f"the checkpoint could not be written: {describe(error)}"
+                self._error = error if isinstance(error, PealmError) else PealmError(text)
 
         self._error = None
         self._thread = threading.Thread(target=work, name="pealm-checkpoint", daemon=True)
@@ -130,7 +127,7 @@ class Saver:
         weights = {name: tensor for name, tensor in weights.items() if name in kept}
         averaged = None  # the weights to keep in best/, if they are not the model's own
         if best:
-            with t.evaluating() as model:
+            with t.observers.evaluating() as model:
                 if model is not t.model or has(t.optimizer, "eval"):
                     averaged = self._snapshot.take(trainable_state(model), "best")
         if not t.world.main:

@@ -1,8 +1,8 @@
 """How a model is spread over the processes of a run: data parallel, a copy of the model in each."""
 
 import inspect
-from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -16,6 +16,9 @@ class DataParallel:
 
     collective = False
 
+    def __init__(self) -> None:
+        self.reached: set[str] | None = None  # with several processes: what has a gradient from the last pass
+
     def wrap(self, model: nn.Module) -> nn.Module:
         """Wrap the model, where there are several processes. Buffers are constants and are not sent."""
         if not dist.is_initialized() or dist.get_world_size() == 1:
@@ -23,11 +26,20 @@ class DataParallel:
         names = inspect.signature(DistributedDataParallel).parameters
         sync = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"  # until torch 2.12
         options: dict[str, Any] = {sync: False}
+        reached = self.reached = set[str]()
+        parameter: Any  # torch's method has no types
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                parameter.register_post_accumulate_grad_hook(lambda _, name=name: reached.add(name))
         return DistributedDataParallel(model, **options)
 
-    def no_sync(self, module: nn.Module) -> AbstractContextManager[Any]:
+    @contextmanager
+    def no_sync(self, module: nn.Module) -> Iterator[None]:
         """Leave the gradients of a backward pass on this process."""
-        return module.no_sync() if isinstance(module, DistributedDataParallel) else nullcontext()
+        with module.no_sync() if isinstance(module, DistributedDataParallel) else nullcontext():
+            yield
+        if self.reached is not None:
+            self.reached.clear()
 
     def grad_norm(self, parameters: Iterable[nn.Parameter]) -> Tensor:
         """Return the norm of all gradients."""
@@ -43,19 +55,21 @@ class DataParallel:
         optimizer.load_state_dict(state)
 
 
-def gradient_problem(model: torch.nn.Module, *, several: bool) -> str:
-    """Return what is wrong with the gradients after a backward pass, "" if nothing is.
+def gradient_problem(model: torch.nn.Module, strategy: Any, *, several: bool) -> str:
+    """Return what is wrong with the gradients after a step's backward passes, "" if nothing is.
 
     several: there are other processes, for which DistributedDataParallel needs every gradient at every step.
+    strategy: its `reached`, if it has one, names the parameters with a gradient from the last pass.
     """
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if sparse := [name for name, p in trained.items() if p.grad is not None and p.grad.is_sparse]:
         return f"the model gives {sparse[0]} a sparse gradient, which can't be clipped; use a dense one"
-    missing = [name for name, p in trained.items() if p.grad is None]
+    reached = getattr(strategy, "reached", None) or trained
+    missing = [name for name, p in trained.items() if p.grad is None or name not in reached]
     if not several or not missing:
         return ""
     more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
     return (
-        f"the model gives {', '.join(missing[:5])}{more} no gradient, which several processes need at every step: "
+        f"the model gives {', '.join(missing[:5])}{more} no gradient, which several processes need in every pass: "
         f"use it in forward, remove it, or set requires_grad=False"
     )

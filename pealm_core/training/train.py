@@ -4,13 +4,13 @@ import os
 import platform
 import shlex
 import socket
+from math import inf
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from pealm_core.checkpoints import folder as checkpoint
-from pealm_core.checkpoints.build import make, make_datasets, make_model
+from pealm_core.checkpoints.build import make_datasets, make_model
 from pealm_core.checkpoints.build_tokenizer import make_tokenizer
 from pealm_core.checkpoints.initial_weights import read_initial_weights
 from pealm_core.config.job import Job
@@ -53,10 +53,10 @@ def _train(job: Job, out: Path | None, world: World, device: torch.device, displ
     job, tokenizer, data, model = _build(job, newest, world, display)
     with world.together():
         model = model.to(device)
-        objective = _made(job, "objective", model, tokenizer)
-        schedule, strategy = _made(job, "schedule"), _made(job, "strategy")
+        objective = job.make("objective", model, tokenizer)
+        schedule, strategy = job.make("schedule"), job.make("strategy")
         module = strategy.wrap(model)
-        optimizer = _made(job, "optimizer", model, lr=job.configs["train"].lr)
+        optimizer = job.make("optimizer", model, lr=job.configs["train"].lr)
     if folder is None:
         with world.together():
             folder = new_folder(name) if world.main else None
@@ -119,12 +119,6 @@ def _build(
     return job, tokenizer, data, model
 
 
-def _made(job: Job, table: str, *args: Any, **kwargs: Any) -> Any:
-    """Make a component of training, which gets its config first if it has one."""
-    config = job.configs[table]
-    return make(job.entries[table], *([] if config is None else [config]), *args, **kwargs)
-
-
 def _fit(trainer: Trainer) -> int:
     """Run the loop; however it ends, run.json says so and every plugin is told."""
     run, observers, status, cuda = trainer.run, trainer.observers, "failed", trainer.device.type == "cuda"
@@ -185,8 +179,8 @@ def _introduce(trainer: Trainer) -> None:
 def _summarize(trainer: Trainer) -> None:
     display = trainer.display
     folder = shlex.quote(str(trainer.run.dir))
-    if trainer.val_loss is not None:
-        best = min(trainer.best_loss, trainer.saver.best_on_disk)
+    best = min(trainer.best_loss, trainer.saver.best_on_disk)
+    if trainer.val_loss is not None and best < inf:  # not if only the first validation was reached
         before = "" if trainer.first_val_loss is None else f"{trainer.first_val_loss:.4f} before, "
         display.say(
             f"validation loss {before}{trainer.val_loss:.4f} now, {best:.4f} at best "

@@ -2,17 +2,16 @@
 
 import math
 import time
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pealm_core.checkpoints.tensors import check_tree
+from pealm_core.checkpoints.tensors import flatten
 from pealm_core.config.job import Job
 from pealm_core.config.settings import TrainSettings
-from pealm_core.contract.errors import PealmError, PluginError
+from pealm_core.contract.errors import PealmError, PluginError, describe
 from pealm_core.contract.protocols import Tokenizer
 from pealm_core.contract.training_parts import Objective, Schedule, Strategy
 from pealm_core.data.order import combine
@@ -21,16 +20,16 @@ from pealm_core.hardware.distributed import World
 from pealm_core.hardware.speed import faster
 from pealm_core.training.batches import Batches
 from pealm_core.training.learning_rate import Budget, due, in_steps, lr_factor
-from pealm_core.training.objective import accumulate, out_of_memory
+from pealm_core.training.objective import accumulate
 from pealm_core.training.observers import Observers
-from pealm_core.training.progress import Display
-from pealm_core.training.recorder import Recorder
+from pealm_core.training.progress import Display, Recorder
 from pealm_core.training.run_folder import Run
 from pealm_core.training.saving import Saver
 from pealm_core.training.signals import Signals
 from pealm_core.training.strategy import gradient_problem
 from pealm_core.training.validation import validate
 
+NO_MEMORY = "can't allocate memory"  # as torch says it on a CPU
 READ_EVERY = {"cpu": 1, "cuda": 10, "mps": 10}  # steps: a read waits for a GPU
 
 
@@ -70,6 +69,7 @@ class Trainer:
         self.budget, self.signals = Budget(self.settings), Signals(launched=self.world.size > 1)
         self.observers, self.recorder, self.saver = Observers(self), Recorder(self), Saver(self)
         self.val_losses: dict[str, float] = {}  # of the last validation by input, if there are several
+        self.options, self.register_state = self.job.observer, self.observers.register_state  # for hooks
         self.read_every = READ_EVERY[self.device.type]
         s, local = self.settings, self.settings.batch_size // self.world.size
         self.micro_batch_size = min(s.micro_batch_size or local, local)  # sequences in a pass
@@ -89,12 +89,13 @@ class Trainer:
         self._start = time.perf_counter() - self.seconds
         with faster(self.model, self.device, self.settings.without):
             try:
-                with out_of_memory(self._memory_advice):
-                    self._loop()
+                self._loop()
             except KeyboardInterrupt:
                 raise
-            except BaseException:  # also SystemExit: the save that is being written is completed
+            except BaseException as error:  # also SystemExit: the save that is being written is completed
                 self.saver.finish(failed=True)
+                if isinstance(error, MemoryError | torch.OutOfMemoryError) or NO_MEMORY in describe(error):
+                    raise PealmError(self._memory_advice()) from error
                 raise
             finally:
                 self.batches.close()
@@ -159,7 +160,7 @@ class Trainer:
         self.model.train()
         weights = [count * self.world.size / scored for count in counts]
         sums = accumulate(self.objective, self.module, batch, weights, self.dtype, self.strategy)
-        if problem := gradient_problem(self.model, several=self.world.size > 1):
+        if problem := gradient_problem(self.model, self.strategy, several=self.world.size > 1):
             plugin = self.job.entries["model"].plugin.dist
             raise self.world.once(PluginError(f"{plugin}: step {self.step + 1}: {problem}"))
         return sums
@@ -181,7 +182,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         if first:  # in this process
             _, state = self.strategy.full_state(self.model, self.optimizer)  # as it is saved
-            check_tree(state, "the optimizer's state")
+            flatten(state, "the optimizer's state")
 
     def read(self) -> None:
         """Read the numbers of the steps since the last call; exchange signals and failures of plugins.
@@ -192,7 +193,7 @@ class Trainer:
         if not unread:
             return
         values = torch.stack([numbers for _, numbers in unread]).flatten().tolist()  # waits for the device
-        everyone = self.world.gather(*values, self.observers.failures, self.signals.number)
+        everyone = self.world.gather(*values, len(self.observers.failed), self.signals.number)
         self.interrupted = int(max(row[-1] for row in everyone))
         for place, (line, _) in enumerate(unread):
             for offset, name in enumerate(self._names, place * len(self._names)):
@@ -210,14 +211,6 @@ class Trainer:
     def validate(self) -> float | None:
         """Return the mean loss in nats per token over the validation data; None if a signal cut it short."""
         return validate(self)
-
-    def evaluating(self) -> AbstractContextManager[nn.Module]:
-        """Return a context that gives the module to validate, to sample from and to keep in best/."""
-        return self.observers.evaluating()
-
-    def register_state(self, name: str, obj: Any) -> None:
-        """Save an object's `state_dict()` with each checkpoint; see `contract.training_parts.Trainer`."""
-        self.observers.register_state(name, obj)
 
     def clock(self) -> float:
         """Return the seconds of training so far, earlier parts of the run included; a time limit counts rank 0's."""

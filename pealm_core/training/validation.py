@@ -30,7 +30,7 @@ def validate(t: "Trainer") -> float | None:
         return bool(t.signals.number)
 
     losses: dict[str, float] = {}
-    with t.evaluating() as model:
+    with t.observers.evaluating() as model:
         for name, _, source in t.data.val:
             part = validation_loss(t, model, source, round_done)
             if part is None:

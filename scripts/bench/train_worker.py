@@ -84,13 +84,11 @@ def pealm(spec: Mapping[str, Any], device: torch.device, answer: Callable[[Any],
     from pealm_core.data.windows import FixedWindows, Windows
     from pealm_core.hardware.distributed import World
     from pealm_core.hardware.speed import describe
-    from pealm_core.training.adamw import build
-    from pealm_core.training.adamw_config import AdamWConfig
+    from pealm_core.training.adamw import AdamWConfig, build
+    from pealm_core.training.learning_rate import constant
     from pealm_core.training.objective import NextToken
-    from pealm_core.training.progress import Display
-    from pealm_core.training.recorder import Recorder
+    from pealm_core.training.progress import Display, Recorder
     from pealm_core.training.run_folder import Run
-    from pealm_core.training.schedules import constant
     from pealm_core.training.strategy import DataParallel
     from pealm_core.training.trainer import Trainer
     from pealm_gpt2 import model as gpt2

@@ -750,7 +750,8 @@ IMPORTS: dict[str, str | bytes] = {
     "has another str": "class S(str):\n    def __str__(self): raise ValueError\n    __repr__ = __format__ = __str__\n"
     + SPEC % "{'name': S('odd')}",
     "replaces itself": "import sys; sys.modules[__name__] = object()",
-    "raises late": SPEC % "{}" + "    raise OSError(5)",
+    "raises late": SPEC % "{}" + "    raise OSError(5)", "changes the folder": "import os; os.chdir('/')",
+    "dies in a thread": "import threading; threading.Thread(target=int, args=('x',)).start()",
 }
 ENTRIES: dict[str, str | bytes] = {
     "not UTF-8": b"[pealm]\n\xff = x", "no =": "[pealm]\nodd", "empty module": "[pealm]\nodd =",
@@ -830,6 +831,16 @@ MODELS = {
     "narrow": ("pass", "logits = logits[..., :-1]"),
     "raises": ("pass", "assert not self.training"),
     "exits": ("pass", "import os; self.training and os._exit(0)"),
+    "no state_dict": ("self.state_dict = None", "pass"),
+    "no parameters": ("self.named_parameters = None", "pass"),
+    "no train": ("self.train = 5", "pass"),
+    "an empty state_dict": ("self.state_dict = lambda *a, **k: {}", "pass"),
+    "a state_dict of None": ("self.state_dict = lambda *a, **k: None", "pass"),
+    "a state_dict of text": ("self.state_dict = lambda *a, **k: {'x': 'y'}", "pass"),
+    "a list of parameters": ("self.parameters = lambda *a, **k: [1, 2]", "pass"),
+    "closes all files": ("pass", "import os; self.training and os.closerange(3, 99)"),
+    "a thread dies": ("pass", "import threading; threading.Thread(target=int, args=('x',)).start()"),
+    "changes the folder": ("import os; os.chdir('/')", "pass"),
 }
 READING = """
 runs . -> 0
@@ -861,6 +872,8 @@ def blame() -> Iterator[Trial]:
     cases = {f"a plugin that {name}": setup for name, setup in cases.items()}
     yield from cross("plugins -> 0", cases)
     yield from cross("sample --ckpt R -n 2 --json -> 0", cases, after=lambda out, err: json.loads(out))
+    closes = {"a plugin that closes all files": plugin("import os; os.closerange(3, 99)")}
+    yield from cross("plugins -> 3 \n sample --ckpt R -n 2 --json -> 3", closes, needs="PEALM_DISABLE_PLUGINS=odd")
     for name, code in ENDS.items():
         case = {f"{name} in a factory": plugin(SPEC % "{}" + f"def make():\n    {code}\n")}
         yield from cross(

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from tiktoken_ext import openai_public
 from tokenizers import Tokenizer
 from tokenizers.models import BPE
 
+from pealm_bpe import training_text
 from pealm_bpe.config import BPEConfig
 from pealm_bpe.patterns import pre_tokenizer
 from pealm_bpe.tokenizer import BPETokenizer
@@ -72,7 +74,7 @@ def test_save_and_load(tmp_path: Path) -> None:
     assert other.vocab_size == FITTED.vocab_size
     assert other.encode(TEXT) == FITTED.encode(TEXT)
     (tmp_path / "tokenizer.json").write_text("{}")
-    with pytest.raises(ValueError, match="is no tokenizer"):
+    with pytest.raises(ValueError, match="is not a tokenizer"):
         other.load(tmp_path)
 
 
@@ -181,3 +183,90 @@ def test_a_model_trains_on_it_and_samples(pealm, tmp_path: Path) -> None:
         ).code
         == 2
     )
+
+
+MIXED = [
+    "def f(x: int) -> str:\n\treturn f'{x:>08}'  # na\u00efve\n\n\nclass A:\r\n    pass\n" * 3,
+    "\u65e5\u672c\u8a9e\u306e\u6587\u5b57\u3001\u4e2d\u6587\u5b57\u7b26\u3002\u05e9\u05dc\u05d5\u05dd \u0645\u0631\u062d\u0628\u0627 \u041f\u0440\u0438\u0432\u0435\u0442, \u043c\u0438\u0440! \u0e20\u0e32\u0e29\u0e32\u0e44\u0e17\u0e22 "
+    * 4,
+    "\U0001f98a\U0001f98a \U0001f469\U0001f3fd\u200d\U0001f692 1234567 3.14 e\u0301 \ufdfd  two  spaces \ufeff\ufffd <|endoftext|> <|im_end|>",
+]
+
+
+@pytest.mark.parametrize("pattern", ["gpt2", "cl100k", "o200k", "digits"])
+def test_transformers_loads_what_is_saved_and_agrees(pattern: str, tmp_path: Path) -> None:
+    from transformers import PreTrainedTokenizerFast
+
+    config = BPEConfig(vocab_size=400, pattern=pattern, specials=("<|im_start|>", "<|im_end|>"))  # type: ignore[arg-type]
+    tokenizer = BPETokenizer(config)
+    tokenizer.fit([*MIXED, TEXT])
+    tokenizer.save(tmp_path)
+    theirs: Any = PreTrainedTokenizerFast(tokenizer_file=str(tmp_path / "tokenizer.json"))
+    assert len(theirs) == tokenizer.vocab_size == 400
+    for text in [*MIXED, TEXT, "", " "]:
+        ids = [*tokenizer.encode(text)]
+        assert ids == theirs(text, add_special_tokens=False, split_special_tokens=True).input_ids
+        assert theirs.decode(ids, clean_up_tokenization_spaces=False) == tokenizer.decode(ids) == text
+    assert theirs.convert_tokens_to_ids("<|im_end|>") == tokenizer.specials["<|im_end|>"] == 399
+
+
+def test_specials_and_minimum_frequency() -> None:
+    tokenizer = BPETokenizer(BPEConfig(vocab_size=300, specials=("<|a|>", "<|b|>"), min_frequency=9))
+    tokenizer.fit([TEXT])
+    eot = tokenizer.eot_id
+    assert tokenizer.specials == {"<|endoftext|>": eot, "<|a|>": eot + 1, "<|b|>": eot + 2}
+    learned = [tokenizer.decode([i]) for i in range(256, tokenizer.eot_id)]
+    assert learned == [" r", "os", " ros", " rose"]  # what occurs nine times
+    for wrong in (
+        {"specials": ("a", "a")},
+        {"specials": ("<|endoftext|>",)},
+        {"vocab_size": 258, "specials": ("a", "b")},
+    ):
+        with pytest.raises(ValueError, match=r"specials|too small"):
+            BPEConfig(**wrong)  # type: ignore[arg-type]
+
+
+def test_a_long_text_is_learned_from_in_pieces_with_the_same_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "".join(
+        f"It's line {i}, isn't it?  No: x_{i}!\n\nA rose\u2019s 12 345 is... \t{i} cafés\r\n" for i in range(300)
+    )
+    for pattern in ("gpt2", "cl100k", "o200k", "digits"):
+        saved = []
+        for size in (1, 10**6):
+            monkeypatch.setattr(training_text, "PIECE", size)
+            tokenizer = BPETokenizer(BPEConfig(vocab_size=400, pattern=pattern))  # type: ignore[arg-type]
+            tokenizer.fit([text])
+            saved.append(tokenizer.__getstate__()["bpe"])
+        assert saved[0] == saved[1]
+    monkeypatch.setattr(training_text, "PIECE", 1)
+    assert "".join(cuts := list(training_text.pieces(text))) == text and len(cuts) > 1000
+
+
+def test_scripts_without_spaces_are_a_bounded_part_of_what_is_learned_from() -> None:
+    rng = random.Random(0)
+    words = ["".join(chr(0x4E00 + rng.randrange(300)) for _ in range(2)) for _ in range(500)]
+    chinese = ["".join(rng.choices(words, k=50)) for _ in range(2000)]
+    english = ["a rose is a rose"] * 500
+    mixed = [text for pair in zip(chinese, english * 4, strict=True) for text in pair]
+    kept = list(training_text.bounded(mixed, 10_000))
+    assert kept.count(english[0]) == 2000  # all of it
+    characters = sum(len(text) for text in kept if text != english[0])
+    assert 10_000 < characters < 22_000 and kept == list(training_text.bounded(mixed, 10_000))
+    assert chinese[0] == kept[0] and not set(kept).isdisjoint(chinese[500:])  # of later text as well
+    tokenizer = BPETokenizer(BPEConfig(vocab_size=1500))
+    tokenizer.fit(chinese)
+    assert len(tokenizer.encode(chinese[0])) < 60  # chunks of eight characters teach words of two
+
+
+def test_large_data_is_learned_from_in_a_sample(pealm: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pealm_records import readers
+
+    monkeypatch.setattr(readers, "RANGE", 5000)
+    lines = [json.dumps({"text": f"{'early' if i < 500 else 'later'} number {i}"}) for i in range(1000)]
+    (docs := tmp_path / "docs.jsonl").write_text("\n".join(lines))
+    words = ["tokens", "later", "--input.records", docs, "--tokenizer", "bpe", "--tokenizer.vocab-size", "290"]
+    done = pealm(*words, "--tokenizer.sample-bytes", "2000")
+    assert done.code == 0 and "learns from a sample of 1,9" in done.err, done.err
+    assert "1 token," in done.out  # the sample is from all over the file
+    done = pealm(*words)
+    assert done.code == 0 and "sample" not in done.err

@@ -279,3 +279,40 @@ MORE = """
     def pealm_tokenizers():
         return pealm_core.TokenizerSpec(name="wide", summary="ASCII", factory="pealm_more_plugin:Wide")
 """
+
+
+def test_of_new_tokens_only_the_new_rows_are_trained_and_saved(
+    low: None, pealm: Pealm, base: Path, tmp_path: Path
+) -> None:
+    talk, run = tmp_path / "talk.jsonl", tmp_path / "run"
+    talk.write_text("".join(f'{{"instruction": "the {word}", "output": "dog"}}\n' for word in ("fox", "dog", "cat")))
+    line = ("train", "char-transformer", *QUICK, "--input.conversations", talk, "--save-every", 2)
+    start = (*line, "--tokenizer.unknown", "replace", "--init", base, "--adapter", "low", "--steps", 4)
+    done = pealm(*start, "--out", run)
+    assert done.code == 0 and "vocabulary 28 → 32: 4 rows are new" in done.out, done.err
+    saved = load_file(run / "best" / "model.safetensors")
+    rows = {name: tensor for name, tensor in saved.items() if name.endswith("rows")}
+    assert {len(tensor) for tensor in rows.values()} == {4}
+    assert {name.rpartition(".")[2] for name in saved} == {"down", "up", "scale", "rows"}
+    moments = read_tree(run / "checkpoints" / "step-00000004" / "optimizer.safetensors")["state"].values()
+    assert (4, 16) in (shapes := [tuple(state["exp_avg"].shape) for state in moments]) and (32, 16) not in shapes
+    own, merged = pealm_core.read_checkpoint(base).model, pealm_core.read_checkpoint(run).model
+    for name, tensor in merged.items():
+        if tensor.shape != own[name].shape:
+            assert tensor.shape[0] == 32 and torch.equal(tensor[:28], own[name])
+            (there,) = [new for key, new in rows.items() if key.startswith(name.rpartition(".")[0])]
+            assert torch.equal(tensor[28:], there)
+    assert pealm("convert", run, tmp_path / "plain").code == 0
+    lms = [pealm_core.load(path, device="cpu", dtype="fp32") for path in (run, tmp_path / "plain")]
+    first, second = (torch.tensor(lm.logprobs("the dog")) for lm in lms)
+    torch.testing.assert_close(first, second, atol=1e-5, rtol=1e-5)
+    assert lms[0].chat([{"role": "user", "content": "the"}], seed=1, max_new_tokens=4) is not None
+    int8 = pealm_core.load(run, device="cpu", dtype="fp32", quantize="int8").logprobs("the dog")
+    torch.testing.assert_close(torch.tensor(int8), first, atol=0.1, rtol=0.1)
+    shutil.copytree(run, tmp_path / "half")
+    shutil.rmtree(tmp_path / "half" / "checkpoints" / "step-00000004")
+    done = pealm("train", "--out", tmp_path / "half")
+    assert done.code == 0, done.err
+    for name in ("model.safetensors", "optimizer.safetensors"):
+        ends = [(folder / "checkpoints" / "step-00000004" / name).read_bytes() for folder in (run, tmp_path / "half")]
+        assert ends[0] == ends[1]

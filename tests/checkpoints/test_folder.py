@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from pealm_core.checkpoints import folder as checkpoint
-from pealm_core.checkpoints.tensors import check_tree, load_tensors, read_tensors, read_tree, write_tensors
+from pealm_core.checkpoints.tensors import flatten, load_model, load_tensors, read_tensors, read_tree, write_tensors
 from pealm_core.contract.errors import InvalidCheckpointError, PealmError, UserError
 
 
@@ -50,7 +50,7 @@ def test_a_checkpoint_round_trips(tmp_path: Path) -> None:
     folder = save(tmp_path / "c", model)
     assert checkpoint.verify(folder) == {"step": 3}
     assert (folder / "tokenizer" / "words.txt").read_text() == "a b"
-    checkpoint.load_model(other, folder)
+    load_model(other, folder / checkpoint.MODEL)
     assert torch.equal(model.weight, other.weight)
     assert [p.name for p in tmp_path.iterdir()] == ["c"]  # no debris
 
@@ -59,7 +59,7 @@ def test_tied_weights_are_stored_once_and_come_back_tied(tmp_path: Path) -> None
     model, other = Tied(), Tied()
     folder = save(tmp_path / "c", model)
     assert (folder / "model.safetensors").stat().st_size < 2 * 15 * 4 + 200
-    checkpoint.load_model(other, folder)
+    load_model(other, folder / checkpoint.MODEL)
     assert torch.equal(other.head.weight, model.embedding.weight)
 
 
@@ -104,13 +104,13 @@ def test_state_of_any_structure_comes_back_exactly(tmp_path: Path) -> None:
     }
     folder = save(tmp_path / "c", optimizer=tree, extra={"ema": tree, "count": 3})
     assert same(read_tree(folder / "optimizer.safetensors"), tree)
-    back = checkpoint.read_extra(folder)
+    back = read_tree(folder / checkpoint.EXTRA)
     assert same(back, {"ema": tree, "count": 3})
     assert back["ema"]["a.b"].data_ptr() == back["ema"]["a"]["b"].data_ptr()
     assert (save(tmp_path / "d", extra={"ema": tree}) / "extra.safetensors").read_bytes() == (
         save(tmp_path / "e", extra={"ema": back["ema"]}) / "extra.safetensors"
     ).read_bytes()
-    assert checkpoint.read_extra(save(tmp_path / "without")) == {}
+    assert not (save(tmp_path / "without") / checkpoint.EXTRA).exists()
 
 
 @pytest.mark.parametrize(
@@ -127,14 +127,14 @@ def test_state_that_can_not_be_saved_is_refused_by_place(tmp_path: Path, leaf: A
     tree = {"state": {0: {"factors": [torch.eye(2), leaf]}}}
     message = rf"optimizer\.state\.0\.factors\.1 can't be saved: it is a {kind}"
     with pytest.raises(PealmError, match=message):
-        check_tree(tree, "optimizer")
+        flatten(tree, "optimizer")
     with pytest.raises(PealmError, match=message):
         save(tmp_path / "c", optimizer=tree)
     assert [*tmp_path.iterdir()] == []
     around: list[Any] = []
     around.append(around)
     with pytest.raises(PealmError, match="contains itself"):
-        check_tree(around, "x")
+        flatten(around, "x")
 
 
 def test_a_tree_that_was_not_written_here_is_refused(tmp_path: Path) -> None:
@@ -208,9 +208,9 @@ def test_find_takes_a_run_a_folder_or_a_file(tmp_path: Path) -> None:
 def test_what_does_not_fit_is_named_with_both_shapes(tmp_path: Path) -> None:
     folder = save(tmp_path / "c", nn.Linear(2, 3))
     with pytest.raises(UserError, match=r"weight is \(3, 2\) there and \(3, 4\) in the model"):
-        checkpoint.load_model(nn.Linear(4, 3), folder)
+        load_model(nn.Linear(4, 3), folder / checkpoint.MODEL)
     with pytest.raises(UserError, match=r"0\.weight is missing; 0\.bias is missing; .*is not in the model"):
-        checkpoint.load_model(nn.Sequential(nn.Linear(2, 3)), folder)
+        load_model(nn.Sequential(nn.Linear(2, 3)), folder / checkpoint.MODEL)
 
 
 def test_a_disk_that_refuses_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -362,13 +362,13 @@ def test_weights_that_are_no_numbers_are_named(tmp_path: Path, value: float) -> 
     with torch.no_grad():
         model.bias[1] = value
     with pytest.raises(UserError, match="bias has values that are NaN or infinite"):
-        checkpoint.load_model(nn.Linear(2, 2), save(tmp_path / "c", model))
+        load_model(nn.Linear(2, 2), save(tmp_path / "c", model) / checkpoint.MODEL)
 
 
 def test_an_infinite_mask_among_the_buffers_is_fine(tmp_path: Path) -> None:
     model = nn.Linear(2, 2)
     model.register_buffer("mask", torch.full((2,), -torch.inf))
-    checkpoint.load_model(model, save(tmp_path / "c", model))
+    load_model(model, save(tmp_path / "c", model) / checkpoint.MODEL)
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex64])

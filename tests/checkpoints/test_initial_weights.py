@@ -280,3 +280,19 @@ def test_a_model_too_large_for_memory_is_the_users_choice(pealm: Run, book: Path
     done = pealm("train", "char-transformer", "--input.text", book, *sizes, "--steps", 1, "--out", tmp_path / "r")
     assert done.code == 2 and "model char-transformer does not fit into memory" in done.err
     assert len(done.err.splitlines()) == 1
+
+
+def test_the_tokenizer_is_that_of_the_weights(pealm: Run, book: Path, tmp_path: Path) -> None:
+    """Not the model's default, unless it is asked for."""
+    start = ("train", "sprout", "--input.text", book, *SMALL, "--steps", 1)
+    assert pealm(*start, "--tokenizer", "bpe", "--tokenizer.vocab-size", 300, "--out", tmp_path / "base").code == 0
+    done = pealm(*start, "--init", tmp_path / "base", "--out", tmp_path / "run")
+    assert done.code == 0 and "tokenizer bpe →" not in done.out and "vocabulary" not in done.err, done.err
+    tokenizers = [pealm_core.load(tmp_path / name).tokenizer for name in ("base", "run")]
+    assert tokenizers[0].encode("the quick") == tokenizers[1].encode("the quick")
+    done = pealm(*start, "--init", tmp_path / "base", "--tokenizer", "char", "--out", tmp_path / "other")
+    assert done.code == 0 and "tokenizer bpe → char: the weights were trained with other tokens" in done.out
+    config = tmp_path / "other.toml"
+    config.write_text(f'[train]\ninit = "{tmp_path / "base"}"\n')
+    done = pealm(*start, "--config", config, "--print-config")
+    assert 'name = "bpe"' in done.out and "vocab-size = 300" in done.out

@@ -143,3 +143,27 @@ def test_a_pretrained_model_brings_its_vocabulary(
     assert files[0].read_bytes() == files[1].read_bytes()
     done = pealm("train", "char-bigram", "--tokenizer", "bpe", *line, tmp_path / "bpe")
     assert "tokenizer char → bpe: the weights were trained with other tokens" in done.out + done.err
+
+
+def test_fine_tuning_keeps_the_tokenizer_of_the_weights(
+    pealm: Callable[..., Any], book: Path, tmp_path: Path
+) -> None:
+    """Not the model's own: only a tokenizer that is named replaces that of the weights."""
+    first, other = tmp_path / "first", tmp_path / "other.txt"
+    other.write_text("xyz " * 500)
+    bpe = ("--tokenizer", "bpe", "--tokenizer.vocab-size", 300)
+    assert pealm("train", "char-bigram", "--input.text", book, *bpe, "--steps", 1, "--out", first).code == 0
+    line = ("train", "char-bigram", "--input.text", other, "--steps", 1, "--out")
+    for number, init in enumerate((first, first / "best", first / "best" / "model.safetensors")):
+        done = pealm(*line, tmp_path / f"run{number}", "--init", init)
+        assert done.code == 0, done.err
+        saved = read_checkpoint(tmp_path / f"run{number}")
+        assert saved.config["tokenizer"] == {"name": "bpe", **read_checkpoint(first).config["tokenizer"]}
+        files = [{path.name: path.read_bytes() for path in place.iterdir()} for place in (
+            saved.tokenizer, read_checkpoint(first).tokenizer
+        )]  # fmt: skip
+        assert files[0] == files[1]
+    done = pealm(*line, tmp_path / "char", "--init", first, "--tokenizer", "char")
+    assert "tokenizer bpe → char: the weights were trained with other tokens" in done.out + done.err
+    printed = pealm("train", "char-bigram", "--input.text", other, "--init", first, "--print-config").out
+    assert '[tokenizer]\nname = "bpe"' in printed

@@ -55,6 +55,21 @@ class Pond:
 """
 
 
+OBSERVER = """
+from dataclasses import dataclass
+from pealm_core import ObserverSpec, hookimpl
+
+@dataclass(frozen=True)
+class Config:
+    file: str = "metrics.csv"
+    every: int = 1
+
+@hookimpl
+def pealm_observers():
+    return ObserverSpec(name="csv", summary="x", config="pealm_log_plugin:Config")
+"""
+
+
 @pytest.fixture
 def duck(stranger: Callable[..., None]) -> None:
     stranger("pealm-duck", PLUGIN)
@@ -190,3 +205,35 @@ def test_mistakes_in_a_mixture_have_their_line(duck: None, tmp_path: Path, old: 
 def test_a_setting_in_the_line_does_not_say_which_input(duck: None, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"--input.deep: .*mixed.toml has several inputs; change it there"):
         plan(ALL, file=mixed(tmp_path), words=words(input={"deep": "true"}))
+
+
+def test_the_settings_of_an_observer(duck: None, stranger: Callable[..., None], tmp_path: Path) -> None:
+    stranger("pealm-log", OBSERVER)
+    parts = (*ALL, "observer")
+    plain = plan(parts, words=words())
+    assert (plain.observer("csv").every, "observer" in plain.tables()) == (1, False)
+    file = tmp_path / "c.toml"
+    file.write_text("[observer.csv]\nevery = 5\n")
+    job = plan(parts, file=file_layer(file), words=words(observer={"csv.file": "x.csv"}))
+    assert job.tables()["observer"] == {"csv": {"file": "x.csv", "every": 5}}
+    assert job.origins["observer.csv"] == {"file": "command line", "every": str(file)}
+    again = plan(parts, file=Layer("run", job.tables()))
+    assert again.observer("csv") == job.observer("csv")
+    assert "observer" not in plan(ALL, file=Layer("run", job.tables())).tables()  # for instance `pealm sample`
+
+
+@pytest.mark.parametrize(
+    ("tables", "message"),
+    [
+        ({"csv.fil": "x"}, r"unknown option --observer.csv.fil; did you mean '--observer.csv.file'\?"),
+        ({"csv.every": "x"}, r"--observer.csv.every must be"),
+        ({"cvs.file": "x"}, r"unknown observer 'cvs'; did you mean 'csv'\?"),
+        ({"csv": "x"}, r"--observer.csv: give it a setting, as in --observer.csv.KEY VALUE"),
+    ],
+)
+def test_wrong_settings_of_an_observer(
+    duck: None, stranger: Callable[..., None], tables: dict[str, str], message: str
+) -> None:
+    stranger("pealm-log", OBSERVER)
+    with pytest.raises(UserError, match=message):
+        plan((*ALL, "observer"), words=words(observer=tables))

@@ -8,9 +8,8 @@ import pytest
 import tomli_w
 
 from pealm_core.config.toml_layers import Layer, file_layer, resolve
-from pealm_core.contract.errors import UserError
+from pealm_core.contract.errors import UserError, nearest
 from pealm_core.contract.fields import dump, setting, settings_of
-from pealm_core.contract.suggestions import nearest
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,10 @@ def test_a_conversation_is_a_document_whose_answers_are_learned() -> None:
     assert [name for name, part in zip(names, parts, strict=True) if part.learn] == ["Yo", "<|end|>"]
     with pytest.raises(ValueError, match="unknown role 'robot'; known: system, user, assistant"):
         chat_document([{"role": "robot", "content": "x"}])
+    wrong: Any
+    for wrong in ("hi", [3], [{"role": "user"}], [{"content": "x"}], [{"role": ["user"], "content": "x"}]):
+        with pytest.raises(UserError, match=r"a message is .*'Hi!'.*, for instance, not"):
+            chat_prompt(chatty(), [*talk("a", "b"), *wrong])
 
 
 def test_the_layout_is_kept_with_the_tokenizer_and_part_of_its_hash(tmp_path: Path) -> None:

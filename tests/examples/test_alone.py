@@ -117,10 +117,20 @@ def test_its_plugins_load_alone(name: str, alone) -> None:  # type: ignore[no-un
     assert [row for row in rows if row["status"] != "ok"] == []
 
 
-@pytest.mark.parametrize("words", [("new-plugin", "model", "mine"), ("plugins", "check", "core")])
-def test_without_pealm_testing_the_core_says_what_to_install(words: tuple[str, ...], alone) -> None:  # type: ignore[no-untyped-def]
-    error = alone("pealm-core", "-m", "pealm", *words, code=2)
-    assert error == "pealm: this command needs pealm-testing; try: pip install pealm-testing\n"
+@pytest.mark.parametrize(
+    ("dist", "words"),
+    [
+        ("pealm-testing", "new-plugin model mine"),
+        ("pealm-testing", "plugins check core"),
+        ("pealm-testing", "plugins show core"),
+        ("pealm-clean", "clean"),
+        ("pealm-convert", "convert --help"),
+        ("pealm-data", "prepare x"),
+    ],
+)
+def test_the_core_says_what_to_install_for_a_command(dist: str, words: str, alone) -> None:  # type: ignore[no-untyped-def]
+    error = alone("pealm-core", "-m", "pealm", *words.split(), code=2)
+    assert error == f"pealm: this command needs {dist}; try: pip install {dist}\n"
 
 
 def test_the_kit_alone_checks_and_writes_plugins(alone, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

@@ -22,7 +22,7 @@ def test_logits_loss_and_gradients_are_those_of_transformers(peer: Callable[...,
     config = read_config(theirs.config.to_dict(), where=HERE)
     assert config.block_size == 1024 and config.n_layer == (12 if size == "small" else 1)
     ours = GPT2(config)
-    ours.load_state_dict(read_state(theirs.state_dict(), config, where=HERE))
+    ours.load_state_dict(read_state(theirs.state_dict().items(), config, where=HERE))
     idx = torch.randint(config.vocab_size, (2, 33))
 
     out = theirs(idx, labels=idx)  # shifts the labels itself
@@ -34,7 +34,7 @@ def test_logits_loss_and_gradients_are_those_of_transformers(peer: Callable[...,
 
     out.loss.backward()
     loss.backward()
-    expected = read_state({name: p.grad for name, p in theirs.named_parameters()}, config, where=HERE)
+    expected = read_state(((name, p.grad) for name, p in theirs.named_parameters()), config, where=HERE)
     for name, parameter in ours.named_parameters():
         assert parameter.grad is not None
         error = float((parameter.grad - expected[name]).norm() / expected[name].norm())

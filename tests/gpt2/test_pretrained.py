@@ -85,7 +85,7 @@ def test_block_size_and_dropout_may_be_chosen(folder: Path, theirs: Any) -> None
         (lambda t: {**t, "h.2.ln_1.weight": t["ln_f.weight"]}, "h.2.ln_1.weight is not GPT-2's"),
         (
             lambda t: {**t, "h.0.attn.c_attn.weight": t["h.0.attn.c_attn.weight"].t()},
-            r"h.0.attn.c_attn.weight is \(8, 24\) there and \(24, 8\) by config.json",
+            r"h.0.attn.c_attn.weight is \(8, 24\) there and \(24, 8\) by its config",
         ),
         (lambda t: {**t, "lm_head.weight": t["wte.weight"] + 1}, "lm_head.weight is not wte.weight"),
         (lambda t: {"x": t["wte.weight"]}, "n_layer is 2, and it has 1 tensors"),
@@ -288,3 +288,61 @@ def test_it_samples_from_a_local_folder(pealm: Any, bpe: Any, peer: Callable[...
     assert (done.code, done.out[:5]) == (0, "Hello"), done.err
     done = pealm("sample", "gpt2-pretrained", "--model.path", tmp_path / "nowhere", "--prompt", "Hello", "-n", "5")
     assert done.code == 2 and "nowhere has no config.json" in done.err
+
+
+# The tokenizer of a folder, shards, and files of torch.save
+
+
+def test_a_folder_brings_its_own_tokenizer(pealm: Any, peer: Callable[..., Any], tmp_path: Path) -> None:
+    """Once, a folder with a vocabulary of its own was read with OpenAI's, silently."""
+    from pealm_formats.ranks import spell
+    from pealm_gpt2.pretrained import vocabulary
+
+    folder = tmp_path / "own"
+    peer(**{**SIZES, "vocab_size": 264}).save_pretrained(folder)
+    vocab = {"<|endoftext|>": 0, **{spell(bytes([byte])): byte + 1 for byte in range(256)}, "th": 257, "the": 258}
+    (folder / "vocab.json").write_text(json.dumps(vocab))
+    (folder / "merges.txt").write_text("#version: 0.2\nt h\nth e\n")
+    config = PretrainedConfig(path=folder)
+    assert pretrained(config)[0].vocab_size == 259  # rows without a token are left out
+    assert vocabulary(config) == vocabulary(config) is not None
+    done = pealm("sample", "gpt2-pretrained", "--model.path", folder, "--prompt", "the ", "-n", "3")
+    assert done.code == 0 and done.out.startswith("the "), done.err
+    peer(**{**SIZES, "vocab_size": 100}).save_pretrained(folder)
+    with pytest.raises(UserError, match="own: the tokenizer has 259 tokens, the model 100"):
+        pretrained(config)
+    (folder / "tokenizer.json").write_text('{"model": {"type": "Unigram"}}')
+    with pytest.raises(UserError, match="not a byte-level BPE like GPT-2's; use it as it is: --tokenizer hf"):
+        vocabulary(config)
+    assert vocabulary(PretrainedConfig()) is None
+
+
+def test_shards_and_files_of_torch_save(folder: Path, theirs: Any) -> None:
+    (folder / "model.safetensors").unlink()
+    theirs.save_pretrained(folder, max_shard_size="2KB")
+    assert len([*folder.glob("*.safetensors")]) > 1 and not (folder / "model.safetensors").exists()
+    check_same(PretrainedConfig(path=folder), theirs)
+    for path in folder.glob("model*"):
+        path.unlink()
+    masks = {f"transformer.h.{layer}.attn.bias": torch.ones(1, 1, 16, 16, dtype=torch.bool) for layer in range(2)}
+    torch.save({**theirs.state_dict(), **masks}, folder / "pytorch_model.bin")
+    check_same(PretrainedConfig(path=folder), theirs)
+
+
+def test_large_models_are_written_in_shards(
+    peer: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    from pealm_formats import folders
+    from pealm_gpt2 import layout
+
+    theirs = peer(**SIZES)
+    theirs.save_pretrained(tmp_path / "theirs")
+    config, state = layout.read_folder(tmp_path / "theirs")
+    monkeypatch.setattr(layout, "write_weights", lambda *args: folders.write_weights(*args, shard=2000))
+    (tmp_path / "ours").mkdir()
+    layout.write_folder(tmp_path / "ours", config, state, eot_id=None)
+    assert len([*(tmp_path / "ours").glob("*.safetensors")]) > 1
+    model: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "ours")
+    assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in theirs.state_dict().items())

@@ -1,4 +1,4 @@
-"""The weights of inference: the same results from blocks, near ones from int8, and less memory."""
+"""The weights of inference: the same results in fp32, near ones from int8, and less memory."""
 
 import copy
 import math
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import pealm_core
 from pealm_core.contract.errors import UserError
 from pealm_core.hardware.inference_weights import _uses, bytes_per_token, prepare, read_bandwidth
-from pealm_core.hardware.int8 import BlockWeight, Int8Weight
+from pealm_core.hardware.int8 import Int8Weight, RowWeight, _blocks
 from pealm_core.inference.scoring import score
 
 FAMILIES = {
@@ -81,11 +81,25 @@ def test_an_int8_row_is_the_same_in_every_batch() -> None:
     torch.testing.assert_close(F.linear(x[:, 0], weight, bias), alone[:, 0], atol=1e-5, rtol=1e-6)
 
 
+def test_one_int8_row_is_multiplied_in_bf16() -> None:
+    torch.manual_seed(0)
+    weight, x, bias = Int8Weight.of(torch.randn(48, 96)), torch.randn(8, 1, 96), torch.randn(48)
+    for b in (None, bias):
+        exact = F.linear(x, weight.plain(), b)
+        alone, batch = torch.stack([F.linear(row, weight, b) for row in x]), F.linear(x, weight, b)
+        errors = [float((found - exact).norm() / exact.norm()) for found in (alone, batch)]
+        assert 0 < errors[0] < 0.005 and errors[1] < 0.015 and errors[0] < errors[1]
+        assert alone.dtype == torch.float32
+
+
+@pytest.mark.parametrize("cpu", ["AuthenticAMD", "GenuineIntel"])
 @pytest.mark.parametrize("name", FAMILIES)
-def test_blocks_change_nothing(name: str) -> None:
+def test_faster_products_change_nothing(name: str, cpu: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pealm_core.hardware.int8.cpuinfo", lambda: cpu)
+    _blocks.cache_clear()
     model = family(name)
     fast = prepare(copy.deepcopy(model))
-    assert BlockWeight in kinds(fast)
+    assert RowWeight in kinds(fast)
     state = fast.state_dict()
     assert all(
         type(tensor) is Tensor and torch.equal(tensor, state[key]) for key, tensor in model.state_dict().items()

@@ -149,7 +149,7 @@ def test_completion_style_is_the_likeliest_ending_by_token(tmp_path: Path) -> No
         assert result.metrics[name] == pytest.approx((p, math.sqrt(p * (1 - p) / 11)))
     assert 0 < acc_norm < 12
     value, stderr = result.metrics["acc_norm"]
-    assert shown[-1] == (12, 12, f"acc_norm {value:.4f} ± {stderr:.4f}")
+    assert shown[-1] == (12, 12, f"accuracy {value:.4f} ± {stderr:.4f}")
     assert result.details[1]["length"] == [4, 4, 4, 14]
     assert [row["line"] for row in result.details] == list(range(1, 13))
 

@@ -8,11 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pealm_core import UserError
+from pealm_core import CHAT_LAYOUT, UserError, chat_prompt, encode_document, load, start_token
 from pealm_hf_tokenizer.config import HFConfig
 from pealm_hf_tokenizer.tokenizer import HFTokenizer
 
@@ -239,3 +241,60 @@ def test_the_record_and_the_config_load_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_the_first_token_is_put_where_transformers_puts_it(
+    folder: Path, tokenizer: HFTokenizer, pealm: Callable[..., Any], book: Path, tmp_path: Path
+) -> None:
+    """Before each document, after the end of the one before; before each prompt; once in a scored text."""
+    from transformers import AutoTokenizer
+
+    theirs: Any = AutoTokenizer.from_pretrained(folder)
+    first = theirs("a").input_ids[: len(theirs("a").input_ids) - len(tokenizer.encode("a"))]
+    assert ([tokenizer.bos_id] if tokenizer.bos_id is not None else []) == first
+    assert len(first) == ("<s>" in tokenizer.specials)
+    line = ("--input.text", book, "--tokenizer", "hf", "--tokenizer.path", folder, "--steps", 1)
+    assert pealm("train", "char-bigram", *line, "--out", tmp_path / "run").code == 0
+    lm = load(tmp_path / "run")
+    for text in ("the quick", "漢字 <s>", "x"):
+        assert lm.encode(text) == theirs(text, split_special_tokens=True).input_ids
+        assert len(lm.logprobs(text)) == len(tokenizer.encode(text))
+        pieces = [ids.tolist() for ids, _ in encode_document(text, tokenizer)]
+        assert [i for piece in pieces for i in piece] == [
+            tokenizer.eot_id,
+            *theirs(text, split_special_tokens=True).input_ids,
+        ]
+    assert lm.encode("") == [start_token(tokenizer)] == (first or [tokenizer.eot_id])
+    ids = lm.encode("the quick")
+    with torch.inference_mode():
+        logits, _ = lm.model(torch.tensor([ids if first else [tokenizer.eot_id, *ids]]))
+    expected = logits[0, :-1].log_softmax(-1).gather(1, torch.tensor(ids[len(first) :])[:, None])[:, 0]
+    assert lm.logprobs("the quick") == pytest.approx(expected.tolist())
+    assert lm.generate("the quick", seed=1, max_new_tokens=3).startswith("the quick")
+    prompt = chat_prompt(with_chat(tokenizer), [{"role": "user", "content": "hi"}])
+    start = [tokenizer.eot_id, *first]  # as in training
+    assert prompt.ids[: len(start)] == start and not {*start} & {*prompt.ids[len(start) :]}
+
+
+def with_chat(tokenizer: HFTokenizer) -> Any:
+    from pealm_core.data.specials import with_specials
+
+    names = [*CHAT_LAYOUT["roles"].values(), CHAT_LAYOUT["end"]]  # type: ignore[attr-defined]
+    return with_specials(tokenizer, names, None, CHAT_LAYOUT)
+
+
+def test_a_text_in_shards_is_scored_as_the_text_itself(tokenizer: HFTokenizer) -> None:
+    from pealm_perplexity.evaluator import read
+
+    texts = ["the quick", "漢字 <s>"]
+
+    class Texts:
+        def documents(self, split: str) -> list[str]:
+            return texts
+
+    class Shards:
+        def shards(self, split: str) -> list[Any]:
+            return [np.concatenate([ids for text in texts for ids, _ in encode_document(text, tokenizer)])]
+
+    first, second = ([*read(dataset, "val", tokenizer)] for dataset in (Texts(), Shards()))  # type: ignore[arg-type]
+    assert [(one.ids, one.size) for one in first] == [(one.ids, one.size) for one in second]

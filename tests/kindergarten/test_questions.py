@@ -69,11 +69,23 @@ def test_conversations_are_deterministic_and_by_split() -> None:
     train, again = (list(conversations("train", 1, 50, 3)) for _ in range(2))
     val = list(conversations("val", 1, 50, 3))
     assert train == again
-    stories = [{messages[0]["content"].partition("\n")[0] for messages, _ in part} for part in (train, val)]
+    stories = [{messages[0]["content"][: -len(asked[0].text)] for messages, asked in part} for part in (train, val)]
     assert not stories[0] & stories[1]
     assert {len(messages) for messages, _ in train} == {2, 4, 6}
-    first = next(iter(Questions(QuestionsConfig(stories=10)).documents("train")))
+    first = next(iter(Questions(QuestionsConfig(stories=10)).documents("val")))
     assert [part.special for part in first[:3]] == ["<|user|>", None, "<|end|>"]
+
+
+def test_some_stories_are_told_again_so_that_they_are_not_forgotten() -> None:
+    def alone(retold: float, split: str) -> list[bool]:
+        documents = list(Questions(QuestionsConfig(stories=300, retold=retold)).documents(split))
+        for document in documents:
+            if len(document) == 1:
+                assert document[0].learn and document[0].text[-1] == "\n" and parse(document[0].text[:-1])
+        return [len(document) == 1 for document in documents]
+
+    assert 0.1 < sum(alone(0.15, "train")) / 300 < 0.2
+    assert not any([*alone(0, "train"), *alone(0.9, "val")])
 
 
 class Letters:

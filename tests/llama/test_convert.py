@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 
 import pealm_core
 from pealm_core import UserError
+from pealm_formats.folders import write_weights
 from pealm_llama.convert import export_folder, import_folder
-from pealm_llama.files import write_weights
 from pealm_llama.layout import is_llama
 
 TEXT = "the quick naïve 日本語 🦊🦊 fox<|im_end|>\n\t <|endoftext|> don't  "

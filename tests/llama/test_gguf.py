@@ -244,3 +244,96 @@ def test_an_unknown_tokenizer_is_named(whole: bytes, tmp_path: Path) -> None:
         UserError, match=r"can't read its tokenizer, 'gpt2' with 'cl100'; give .* --tokenizer.path FILE"
     ):
         vocabulary(PretrainedConfig(path=path))
+
+
+# Export
+
+
+@pytest.mark.parametrize("kind", ["smollm2", "llama 3", "wide heads", "qwen2", "qwen3"])
+def test_to_gguf_and_back(
+    kind: str, peer: Callable[..., Any], tokenizer: Path, tmp_path: Path, pealm: Callable[..., Any]
+) -> None:
+    changes: dict[str, Any] = {"vocab_size": 280}
+    if kind == "llama 3":
+        rope = {"rope_type": "llama3", "rope_theta": 500_000.0, "factor": 32.0}
+        rope |= {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+        changes |= {"rope_parameters": rope, "hidden_size": 192}
+    model = peer(kind, **changes)
+    write(tmp_path / "x.gguf", model, tokenizer)
+    for source, target, *way in (("x.gguf", "a", "--from", "gguf"), ("a", "hf", "--to", "hf"), ("hf", "b", "--from", "hf"),
+                                 ("b", "y.gguf", "--to", "gguf"), ("y.gguf", "c", "--from", "gguf")):  # fmt: skip
+        done = pealm("convert", tmp_path / source, tmp_path / target, *way)
+        assert done.code == 0, done.err
+    # The package's own reader finds in our file what is in the one that was written as llama.cpp's converter does.
+    first, ours = (gguf.GGUFReader(tmp_path / name) for name in ("x.gguf", "y.gguf"))
+    assert {t.name: t.tensor_type for t in first.tensors} == {t.name: t.tensor_type for t in ours.tensors}
+    values = {tensor.name: tensor.data for tensor in ours.tensors}
+    assert all(np.allclose(tensor.data, values[tensor.name], rtol=1e-6) for tensor in first.tensors)
+    for name, field in first.fields.items():
+        if not name.startswith("GGUF."):
+            expected, found = field.contents(), ours.fields[name].contents()
+            assert found == (pytest.approx(expected) if isinstance(expected, float) else expected), name
+    one, two = (pealm_core.load(tmp_path / name, device="cpu") for name in ("a", "c"))
+    assert one.model.config == two.model.config and one.config["tokenizer"] == two.config["tokenizer"]
+    state = two.model.state_dict()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in one.model.state_dict().items())
+    for name in ("tokenizer.json", "chat_template.jinja"):
+        assert (tmp_path / "a/tokenizer" / name).read_bytes() == (tmp_path / "c/tokenizer" / name).read_bytes()
+
+
+def test_a_trained_model_as_gguf(pealm: Callable[..., Any], book: Path, tmp_path: Path) -> None:
+    small = ("--steps", 1, "--batch-size", 2, "--model.n-layer", 1, "--model.block-size", 16, "--eval-tokens", 50)
+    for name in ("bpe", "char"):
+        line = ("--preset", "nano", "--input.text", book, *small, "--tokenizer", name, "--out", tmp_path / name)
+        assert pealm("train", "llama", *line).code == 0
+    done = pealm("convert", tmp_path / "bpe", tmp_path / "x.gguf", "--to", "gguf", "--dtype", "q8_0")
+    assert done.code == 0, done.err
+    types = {tensor.tensor_type for tensor in gguf.GGUFReader(tmp_path / "x.gguf").tensors}
+    assert types == {Kind.F32, Kind.Q8_0}
+    done = pealm("convert", tmp_path / "x.gguf", tmp_path / "back", "--from", "gguf")
+    assert done.code == 0, done.err
+    lm, back = (pealm_core.load(tmp_path / name, device="cpu") for name in ("bpe", "back"))
+    text = "the quick naïve 日本語 🦊\n\t don't 123"
+    assert [*lm.tokenizer.encode(text)] == [*back.tokenizer.encode(text)] and lm.eot_id == back.eot_id
+    idx = torch.randint(lm.model.config.vocab_size, (1, 16))
+    with torch.no_grad():
+        one, two = lm.model(idx)[0], back.model(idx)[0]
+    assert 0 < (one - two).norm() < 0.02 * one.norm()
+    done = pealm("convert", tmp_path / "bpe", tmp_path / "y.gguf", "--to", "gguf", "--dtype", "q4_0")
+    assert done.code == 2 and "--dtype q4_0: format gguf has fp32, fp16, bf16, q8_0" in done.err
+    done = pealm("convert", tmp_path / "bpe", tmp_path / "y", "--to", "hf", "--dtype", "fp16")
+    assert done.code == 2 and "--dtype fp16: format hf has no such option" in done.err
+    done = pealm("convert", tmp_path / "bpe", tmp_path / "y", "--dtype", "int3")
+    assert done.code == 2 and "--dtype int3: unknown; use fp32, bf16, fp16" in done.err
+    done = pealm("convert", tmp_path / "char", tmp_path / "y.gguf", "--to", "gguf")
+    assert done.code == 2 and "can't be written as gguf, which has no tokenizer 'char'" in done.err
+    assert not [*tmp_path.glob("*y*")]
+
+
+def test_a_tokenizer_that_llama_cpp_reads_in_another_way(tmp_path: Path, tokenizer: Path) -> None:
+    import json
+    import shutil
+
+    from pealm_formats.gguf_vocabulary import vocabulary_fields
+
+    folder = shutil.copytree(tokenizer, tmp_path / "tokenizer")
+    whole = json.loads((folder / "tokenizer.json").read_text())
+    assert vocabulary_fields(folder, 281)["tokenizer.ggml.tokens"][-1] == "[PAD280]"
+    for changed in (
+        {"pre_tokenizer": {"type": "Whitespace"}},
+        {"pre_tokenizer": None},
+        {"model": {"type": "Unigram"}},
+    ):
+        (folder / "tokenizer.json").write_text(json.dumps({**whole, **changed}))
+        with pytest.raises(UserError, match="can't be written as GGUF"):
+            vocabulary_fields(folder, 280)
+
+
+def test_a_tokenizer_larger_than_the_embedding_is_refused_before_the_weights_are_read(
+    whole: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pealm_formats.gguf_file import GGUF
+
+    monkeypatch.setattr(GGUF, "tensor", lambda self, name: pytest.fail("weights were read"))
+    with pytest.raises(UserError, match=r"x.gguf: the tokenizer has 281 tokens, the model 280"):
+        read_gguf(tmp_path / "x.gguf", 281)

@@ -16,8 +16,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pealm_core import UserError
+from pealm_formats.folders import INDEX
 from pealm_llama.config import PretrainedConfig
-from pealm_llama.files import INDEX
 from pealm_llama.model import Llama
 from pealm_llama.pretrained import pretrained, vocabulary
 

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -156,3 +157,30 @@ def test_a_run_that_stops_and_goes_on_equals_one_that_never_stopped(
         read_tree(a / "optimizer.safetensors")["param_groups"]
         == read_tree(b / "optimizer.safetensors")["param_groups"]
     )
+
+
+def torchs(layer: nn.Linear, *, momentum: float = 0.95, nesterov: bool = True) -> torch.optim.Optimizer:
+    return torch.optim.Muon([layer.weight], lr=0.1, momentum=momentum, nesterov=nesterov, weight_decay=0.0)
+
+
+@pytest.mark.parametrize("shape", [(6, 4), (4, 6), (5, 5), (16, 64)])
+def test_ten_steps_are_those_of_torchs_muon(shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """With Nesterov's step ahead, and the rate of a shape as Jordan et al. have it, torch's default."""
+    monkeypatch.setattr("pealm_muon.optimizer.fast_bf16", lambda device: True)  # torch iterates in bf16
+    torch.manual_seed(0)
+    start, gradients = torch.randn(shape), [torch.randn(shape) for _ in range(10)]
+
+    def train(make: Callable[[nn.Linear], torch.optim.Optimizer]) -> torch.Tensor:
+        layer = nn.Linear(shape[1], shape[0], bias=False)
+        layer.weight.data.copy_(start)
+        optimizer = make(layer)
+        for gradient in gradients:
+            layer.weight.grad = gradient.clone()
+            optimizer.step()
+        return layer.weight.detach()
+
+    theirs = train(torchs)
+    ours = train(lambda layer: build(MuonConfig(), nn.Sequential(layer), lr=0.1))
+    others = [train(partial(torchs, nesterov=False)), train(partial(torchs, momentum=0.05))]
+    difference, *other = [float((weights - theirs).abs().max()) for weights in (ours, *others)]
+    assert difference < 0.1 * min(other)

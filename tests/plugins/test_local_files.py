@@ -14,8 +14,8 @@ import pytest
 import pealm_core
 from pealm_core.contract.errors import PluginError, UserError
 from pealm_core.contract.specs import ModelSpec
+from pealm_core.plugins.discovery import use_plugin
 from pealm_core.plugins.host import PluginHost
-from pealm_core.plugins.local_files import use_plugin
 
 MODEL = """
 from dataclasses import dataclass

@@ -5,6 +5,7 @@ import gzip
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pealm_core import UserError
@@ -93,6 +94,11 @@ def test_rows_without_a_text_are_left_out(tmp_path: Path) -> None:
         ("a.jsonl", b'{"body": "a", "id": 1}', "line 1 has no column 'text'; its columns: body, id"),
         ("a.jsonl", b'{"text": "a"}\n{"text": 7}', "line 2: column 'text' is 7, not text"),
         ("a.jsonl", b'{"text": "a"}\n\xff\xfe\n', "line 2 is not UTF-8"),
+        (
+            "a.jsonl",
+            b'{"text": "\\u00e9 \\ud83d\\ude00"}\n{"text": "a\\ud800b"}',
+            "line 2: column 'text' has half a surrogate",
+        ),
         ("a.csv", b"id,body\n1,a\n", "a.csv has no column 'text'; its columns: id, body"),
         ("a.csv", b'text,id\n"a\nb",1\nc,2,3\n', "line 4 has 3 columns, and the head 2"),
         ("a.csv", b'text,id\n"a,1\n', "is not CSV: unexpected end of data"),
@@ -125,6 +131,30 @@ def test_a_column_of_numbers_in_parquet(tmp_path: Path) -> None:
         read(path, column="id")
     with pytest.raises(UserError, match="has no column 'body'; its columns: id, text"):
         read(path, column="body")
+
+
+def test_parquet_with_a_dictionary_and_broken_ones(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    column = pa.array(["a", "b", None, "a"]).dictionary_encode()
+    pq.write_table(pa.table({"text": column}), tmp_path / "a.parquet")
+    assert read(tmp_path / "a.parquet", 1e-9)["train"] == ["a", "b", "a"]
+    pq.write_table(pa.table({"text": [["a"], ["b"]]}), tmp_path / "b.parquet")
+    with pytest.raises(UserError, match="column 'text' is list"):
+        read(tmp_path / "b.parquet")
+    path = write(tmp_path / "c.parquet", TEXTS)
+    data = bytearray(path.read_bytes())
+    wrong = pa.Array.from_buffers(
+        pa.string(), 2, [None, pa.py_buffer(np.array([0, 1, 2], "<i4").tobytes()), pa.py_buffer(b"a\xff")]
+    )
+    pq.write_table(pa.table({"text": wrong}), tmp_path / "d.parquet")
+    for name, content in (("c", data[: len(data) // 2]), ("e", data[:200] + b"\xff" * 200 + data[400:]), ("d", None)):
+        if content is not None:
+            (tmp_path / f"{name}.parquet").write_bytes(content)
+        with pytest.raises(UserError, match=f"{name}.parquet is not a readable parquet file") as caught:
+            read(tmp_path / f"{name}.parquet")
+        assert len(str(caught.value).splitlines()) == 1
 
 
 def test_a_truncated_zst(tmp_path: Path) -> None:

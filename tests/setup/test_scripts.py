@@ -1,11 +1,15 @@
 """`scripts/test`, `scripts/quickstart` and `.ci/run` call the right commands, from any directory."""
 
 import os
+import random
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+
+from pealm_kindergarten import parse, split
+from pealm_kindergarten.questions import questions
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = ("ruff", "mypy", "lint-imports", "pytest", "pealm")
@@ -76,22 +80,38 @@ def test_quickstart(tree: Path) -> None:
     for _ in range(2):
         code, out, called = run(script, "--max-seconds", "5")
         assert code == 0
-        _, train, sample, evaluate = called
+        _, train, sample, evaluate, teach, count, talk = called
         folder = train.split("--out ")[1].split()[0]
         assert train.startswith("pealm train sprout --preset tiny --input.kindergarten ")
         assert " --max-seconds 60 " in train
         assert train.endswith(" --max-seconds 5")
         assert sample.startswith(f"pealm sample --ckpt {folder} ")
         assert evaluate == f"pealm eval --ckpt {folder} --on kindergarten"
+        assert teach.startswith(f"pealm train sprout --preset chat --init {folder} --input.kindergarten-questions ")
+        assert " --max-seconds 45 " in teach and teach.endswith(f" --out {folder}-questions")
+        assert count == f"pealm eval --ckpt {folder}-questions --on kindergarten-questions"
+        assert talk == f"pealm chat --ckpt {folder}-questions --temperature 0"
         assert [line[2:] for line in out.splitlines() if line.startswith("$ ")] == called[1:]
-        assert f"The run lies in {tree}/{folder}\n" in out
+        assert len([line for line in out.splitlines() if line.startswith("> ")]) == 4  # a story and three questions
+        assert f"The runs lie in {tree}/{folder} and {tree}/{folder}-questions\n" in out
+        assert f"\n  pealm chat --ckpt {folder}-questions  " in out
         (tree / folder).mkdir(parents=True)
         runs.append(folder)
     assert runs[0] != runs[1]
     assert all(folder.startswith("runs/quickstart/") for folder in runs)
 
 
+def test_the_story_of_the_quickstart_is_new_to_its_model() -> None:
+    script = (ROOT / "scripts" / "quickstart").read_text().replace("\\\n", "")
+    story = script.partition('story="')[2].partition('"')[0]
+    derivation = parse(story)
+    assert derivation is not None and split(story) == "val"
+    asked = script.partition("questions=(")[2].partition(")")[0].strip('"').split('" "')
+    known = {question.text: question.answer for question in questions(derivation, random.Random(0))}
+    assert [known[text] for text in asked] == ["It was blue.", "It was Uncle Ben.", "The story does not say."]
+
+
 def test_quickstart_stops_where_training_does(tree: Path) -> None:
     code, out, called = run(tree / "scripts" / "quickstart", FAILS="pealm")
     assert (code, len(called)) == (7, 2)
-    assert "The run lies in" not in out
+    assert "The runs lie in" not in out

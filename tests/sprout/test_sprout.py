@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 
+from pealm_core import IGNORE
 from pealm_sprout.config import SproutConfig
 from pealm_sprout.model import NGrams, Sprout
 from pealm_sprout.ops import norm, rotate, squared_relu
@@ -146,6 +148,19 @@ def test_the_first_loss_is_that_of_knowing_nothing() -> None:
     idx = torch.randint(11, (2, 16))
     _, loss = Sprout(BASE)(idx, idx)
     assert loss is not None and loss.item() == pytest.approx(math.log(11), abs=1e-5)
+
+
+def test_only_scored_positions_need_logits() -> None:
+    model, rows = made(softcap=15.0), list[int]()
+    idx, targets = torch.randint(11, (2, 2, 16))
+    targets[:, 3:] = IGNORE
+    every = F.cross_entropy(model(idx)[0].flatten(0, 1), targets.flatten())  # type: ignore[union-attr]
+    model.head.register_forward_hook(lambda head, args, logits: rows.append(logits.numel() // 11))
+    loss = model(idx, targets)[1]
+    assert loss is not None and rows == [6]
+    torch.testing.assert_close(loss, every)
+    for ours, theirs in zip(*(torch.autograd.grad(x, model.parameters()) for x in (loss, every)), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
 def test_capped_logits_stay_within_their_cap() -> None:

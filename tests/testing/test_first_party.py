@@ -171,6 +171,16 @@ class TestPerplexity(EvaluatorConformance):
     expected = {"loss": math.log(257), "perplexity": 257.0}
 
 
+class TestMultipleChoice(EvaluatorConformance):
+    spec = "multiple-choice"
+
+    @pytest.fixture
+    def config(self, tmp_path: Path) -> dict[str, object]:
+        file = tmp_path / "questions.jsonl"
+        file.write_text('{"question": "one", "choices": ["two", "three"], "answer": 1}\n' * 3)
+        return {"file": file}
+
+
 class TestHellaSwag(EvaluatorConformance):
     spec = "hellaswag"
 

@@ -18,7 +18,7 @@ from pealm_core.contract.specs import KINDS
 from pealm_core.plugins.host import PluginHost
 from pealm_testing.new_plugin import fill, new_plugin
 
-ALL = [*KINDS, "observer"]
+ALL = list(KINDS)
 ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -1,5 +1,6 @@
 """tiktoken's encodings: special tokens, streaming, saving, offline."""
 
+import base64
 import json
 import pickle
 import subprocess
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from pealm_core import UserError
 from pealm_tiktoken.config import TiktokenConfig
+from pealm_tiktoken.files import PATTERNS
 from pealm_tiktoken.tokenizer import TiktokenTokenizer
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -137,17 +139,19 @@ def test_ids_without_a_token_can_be_shown(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "change", "message"),
     [
-        ("ranks.tiktoken", (b"IQ== 0\n", b"IQ==\n"), r"ranks.tiktoken, line 1: b'IQ==' is no token and rank"),
+        ("ranks.tiktoken", (b"IQ== 0\n", b"IQ==\n"), r"ranks.tiktoken, line 1: b'IQ==' is not a token and a rank"),
         ("ranks.tiktoken", (b"IQ== 0\n", b"I!== 0\n"), "line 1"),
         ("ranks.tiktoken", (b"IQ== 0\n", b""), "no token for byte 0x21"),
         ("ranks.tiktoken", (b"IQ== 0\n", b"IQ== 1\n"), "distinct"),
-        ("ranks.tiktoken", (b"IQ== 0\n", b"IQ== -1\n"), "not negative"),
+        ("ranks.tiktoken", (b"IQ== 0\n", b"IQ== -1\n"), "rank must be from 0"),
         ("tokenizer.json", (b'"gpt2"', b'"gpt3"'), "is of encoding 'gpt3', not 'gpt2'"),
-        ("tokenizer.json", (b"{", b""), "is no JSON"),
-        ("tokenizer.json", (b"{", b"[" * 100_000), "is no JSON"),
+        ("tokenizer.json", (b"{", b""), "is not JSON"),
+        ("tokenizer.json", (b"{", b"[" * 100_000), "is not JSON"),
         ("tokenizer.json", (b"pat_str", b"pattern"), 'no "pat_str"'),
         ("tokenizer.json", (b'"pat_str": "', b'"pat_str": "('), "pat_str"),
         ("tokenizer.json", (b"50256", b'"x"'), "give every token an id"),
+        ("tokenizer.json", (b"50256", b"50255"), "special token has the id 50255, that of a token"),
+        ("tokenizer.json", (b"50256", b"99999999999"), "give every token an id"),
     ],
 )
 def test_a_broken_vocabulary_is_named(tmp_path: Path, file: str, change: tuple[bytes, bytes], message: str) -> None:
@@ -157,6 +161,77 @@ def test_a_broken_vocabulary_is_named(tmp_path: Path, file: str, change: tuple[b
     (tmp_path / file).write_bytes(data.replace(*change, 1))
     with pytest.raises(ValueError, match=message):
         TiktokenTokenizer().load(tmp_path)
+
+
+def test_two_special_tokens_may_share_an_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As <|endofprompt|> and <|reserved_200018|> in o200k_harmony, here with the ranks of GPT-2."""
+    gpt2 = tiktoken.get_encoding("gpt2")
+    special = {"<|endoftext|>": 50256, "<|endofprompt|>": 50258, "<|start|>": 50257, "<|reserved_50258|>": 50258}
+    encoding = tiktoken.Encoding(
+        "o200k_harmony", pat_str=gpt2._pat_str, mergeable_ranks=gpt2._mergeable_ranks, special_tokens=special
+    )
+    monkeypatch.setitem(tiktoken.registry.ENCODINGS, "o200k_harmony", encoding)
+    config = TiktokenConfig(encoding="o200k_harmony")
+    TiktokenTokenizer(config).save(tmp_path)
+    (tokenizer := TiktokenTokenizer(config)).load(tmp_path)
+    assert tokenizer.specials == special and tokenizer.vocab_size == 50259
+    for each in (tokenizer, TiktokenTokenizer(config), pickle.loads(pickle.dumps(tokenizer))):
+        assert each.decode([64, 50258, 50257]) == "a<|endofprompt|><|start|>"
+        assert each.encode(TEXTS[3]).tolist() == gpt2.encode_ordinary(TEXTS[3])
+
+
+def test_o200k_harmony_itself_where_it_is(tmp_path: Path) -> None:
+    tokenizer = TiktokenTokenizer(TiktokenConfig(encoding="o200k_harmony"))
+    try:
+        text = tokenizer.decode([200018])
+    except UserError as error:
+        pytest.skip(str(error))
+    tokenizer.save(tmp_path)
+    (again := TiktokenTokenizer(TiktokenConfig(encoding="o200k_harmony"))).load(tmp_path)
+    assert again.specials == tokenizer.specials and again.decode([200018]) == text == "<|endofprompt|>"
+
+
+@pytest.mark.parametrize("pattern", ["gpt2", "cl100k", "o200k", r"\p{L}+|[^\p{L}]+"])
+def test_a_file_of_ranks(tmp_path: Path, pattern: str, pealm, book: Path) -> None:  # type: ignore[no-untyped-def]
+    import tiktoken_ext.openai_public as theirs
+
+    gpt2 = tiktoken.get_encoding("gpt2")
+    path, ranks = tmp_path / "my.tiktoken", {t: i for t, i in gpt2._mergeable_ranks.items() if i < 5000}
+    path.write_bytes(b"".join(base64.b64encode(token) + b" %d\n" % rank for token, rank in ranks.items()))
+    tokenizer = TiktokenTokenizer(TiktokenConfig(file=path, pattern=pattern, specials=("<|endoftext|>", "<|user|>")))
+    assert tokenizer.specials == {"<|endoftext|>": 5000, "<|user|>": 5001} and tokenizer.eot_id == 5000
+    pat_str = PATTERNS.get(pattern, pattern)
+    alone = tiktoken.Encoding("x", pat_str=pat_str, mergeable_ranks=ranks, special_tokens={})
+    for text in TEXTS:
+        assert (
+            tokenizer.encode(text).tolist() == alone.encode_ordinary(text)
+            and tokenizer.decode(tokenizer.encode(text).tolist()) == text
+        )
+    if pattern in ("cl100k", "o200k"):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(theirs, "load_tiktoken_bpe", lambda *_, **__: {})
+            assert theirs.ENCODING_CONSTRUCTORS[f"{pattern}_base"]()["pat_str"] == pat_str
+    if pattern == "gpt2":
+        assert pat_str == gpt2._pat_str
+        line = ["--tokenizer", "tiktoken", "--tokenizer.file", path, "--input.text", book, "--steps", 1]
+        assert pealm("train", "char-bigram", *line, "--out", tmp_path / "run").code == 0
+        path.rename(tmp_path / "elsewhere")
+        told = pealm("sample", "--ckpt", tmp_path / "run", "--prompt", "the quick", "-n", "5")
+        assert told.code == 0 and told.out.startswith("the quick"), told.err
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(None, "No such file"), (b"", "no token for byte 0x00"), (b"x\n", "line 1: b'x' is not a token and a rank")],
+)
+def test_a_wrong_file_of_ranks_is_one_line(
+    tmp_path: Path, content: bytes | None, message: str, pealm, book: Path
+) -> None:  # type: ignore[no-untyped-def]
+    if content is not None:
+        (tmp_path / "my.tiktoken").write_bytes(content)
+    line = ["--tokenizer", "tiktoken", "--tokenizer.file", tmp_path / "my.tiktoken", "--input.text", book]
+    done = pealm("train", "char-bigram", *line)
+    assert done.code == 2 and message in done.err and done.err.count("\n") == 1
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

@@ -68,6 +68,7 @@ def test_a_signal_saves_at_once_and_does_not_validate(
     result = train(tmp_path / "r", "--steps", 9, "--eval-every", 3)
     assert validated == [0]
     assert result.code == 128 + number and "interrupted; resume with" in result.out
+    assert "inf" not in result.out.split()  # there is no best loss yet
     assert [line["step"] for line in lines(tmp_path / "r")] == [1, 2, 3]
     assert "val_loss" not in lines(tmp_path / "r")[-1]
     assert [path.name for path in checkpoint.steps(tmp_path / "r")] == ["step-00000003"]

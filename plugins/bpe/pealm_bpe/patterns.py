@@ -15,11 +15,17 @@ PATTERNS = {
         rf"|\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|{_SPACES}"
     ),
 }
+# Characters of scripts without spaces that are learned from as one word.
+CHUNK = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}]{1,8}"
 
 
-def pre_tokenizer(pattern: str) -> PreTokenizer:
-    """Return what cuts a text and writes its bytes as characters; "gpt2" is built in."""
-    if pattern == "gpt2":
-        return ByteLevel(add_prefix_space=False)
-    bytes_only = ByteLevel(add_prefix_space=False, use_regex=False)
-    return Sequence([Split(Regex(PATTERNS[pattern]), "isolated"), bytes_only])
+def pre_tokenizer(pattern: str, *, chunks: bool = False) -> PreTokenizer:
+    """Return what cuts a text and writes its bytes as characters; "gpt2" is built in.
+
+    chunks: also cut what has no spaces, to learn merges from it.
+    """
+    own = pattern == "gpt2"
+    steps: list[PreTokenizer] = [Split(Regex(CHUNK), "isolated")] if chunks else []
+    steps += [] if own else [Split(Regex(PATTERNS[pattern]), "isolated")]
+    steps.append(ByteLevel(add_prefix_space=False, use_regex=own))
+    return steps[0] if len(steps) == 1 else Sequence(steps)

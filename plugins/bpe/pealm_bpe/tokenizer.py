@@ -17,11 +17,13 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
 
-from pealm_bpe.config import BPEConfig
+from pealm_bpe.config import END_OF_TEXT, BPEConfig
 from pealm_bpe.patterns import pre_tokenizer
+from pealm_bpe.training_text import bounded
 
 FILE = "tokenizer.json"
-END_OF_TEXT = "<|endoftext|>"
+# Characters of scripts without spaces that are learned from, at least, and for each token; twice as many at most.
+SPACELESS, SPACELESS_PER_TOKEN = 2**17, 24
 # A vocabulary is written in characters that stand for bytes: a printable one for its own code, in order; the rest
 # of the 256 for the code points from 256 on (GPT-2's table).
 PRINTABLE = [*range(ord("!"), ord("~") + 1), *range(ord("\u00a1"), ord("\u00ac") + 1), *range(ord("\u00ae"), 256)]
@@ -32,16 +34,17 @@ CHAR_OF = {byte: char for char, byte in BYTE_OF.items()}
 
 
 class BPETokenizer:
-    """Ids of learned tokens; the last one is end-of-text, which no text contains: written out, it is plain text."""
+    """Ids of learned tokens, then of special tokens, end-of-text first; text that spells one is plain text."""
 
     def __init__(self, config: BPEConfig | None = None) -> None:
         self.config = config or BPEConfig()
         self._set(Tokenizer(BPE()))
 
-    def _set(self, bpe: Tokenizer) -> None:
-        """Take a vocabulary; an end-of-text token is added if it has none."""
-        if bpe.get_vocab_size() and END_OF_TEXT not in bpe.get_vocab():
-            bpe.add_special_tokens([AddedToken(END_OF_TEXT, special=True, normalized=False)])
+    def _set(self, bpe: Tokenizer, specials: Sequence[str] = ()) -> None:
+        """Take a vocabulary; an end-of-text token is added if it has none, and more special tokens."""
+        missing = [name for name in (END_OF_TEXT, *specials) if name not in bpe.get_vocab()]
+        if bpe.get_vocab_size():
+            bpe.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in missing])
         bpe.encode_special_tokens = True  # text that spells a special token is text
         self._bpe, added = bpe, bpe.get_added_tokens_decoder()
         self._specials = {token.content: i for i, token in added.items() if token.special}
@@ -61,25 +64,33 @@ class BPETokenizer:
         """Special tokens by name: end-of-text, and those of a file."""
         return self._specials
 
+    @property
+    def fit_bytes(self) -> int:
+        """The most bytes of text to learn from."""
+        return self.config.sample_bytes
+
     def fit(self, texts: Iterable[str]) -> None:
         """Learn the merges: again and again the most frequent pair of neighbouring tokens within a word.
 
         With a file, its merges are used. Raises ValueError if it can't be.
         """
-        if self.config.file is not None:
-            self._read(self.config.file)
+        config = self.config
+        if config.file is not None:
+            self._read(config.file, config.specials)
             return
         bpe = Tokenizer(BPE())
-        bpe.pre_tokenizer = pre_tokenizer(self.config.pattern)
+        bpe.pre_tokenizer = pre_tokenizer(config.pattern, chunks=True)
         bpe.decoder = ByteLevelDecoder()
         trainer = BpeTrainer(
-            vocab_size=self.config.vocab_size - 1,
-            min_frequency=2,
+            vocab_size=config.vocab_size - 1 - len(config.specials),
+            min_frequency=config.min_frequency,
             initial_alphabet=sorted(ByteLevel.alphabet()),
             show_progress=False,
         )
-        bpe.train_from_iterator((_checked(text) for text in texts), trainer)
-        self._set(bpe)
+        most = max(SPACELESS, SPACELESS_PER_TOKEN * config.vocab_size)
+        bpe.train_from_iterator(bounded((_checked(text) for text in texts), most), trainer)
+        bpe.pre_tokenizer = pre_tokenizer(config.pattern)
+        self._set(bpe, config.specials)
 
     def encode(self, text: str) -> Sequence[int]:
         """Ids. Raises ValueError for half a surrogate pair, which no bytes can express."""
@@ -87,7 +98,7 @@ class BPETokenizer:
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids; bytes that are no UTF-8 become U+FFFD."""
+        """The text of ids; bytes that are not UTF-8 become U+FFFD."""
         return b"".join(self._bytes[i] for i in ids).decode("utf-8", "replace")
 
     def stream_decoder(self) -> Callable[[int], str]:
@@ -111,7 +122,7 @@ class BPETokenizer:
         self.config = state["config"]
         self._set(Tokenizer.from_str(state["bpe"]))
 
-    def _read(self, path: Path) -> None:
+    def _read(self, path: Path, specials: Sequence[str] = ()) -> None:
         try:
             text = path.read_text(encoding="utf-8")
         except OSError as error:
@@ -119,10 +130,10 @@ class BPETokenizer:
         try:
             bpe = Tokenizer.from_str(text)
         except Exception as error:  # tokenizers raises no other
-            raise ValueError(f"{path} is no tokenizer: {error}") from None
+            raise ValueError(f"{path} is not a tokenizer: {error}") from None
         if bpe.decoder is None:  # written by an older version
             bpe.decoder = ByteLevelDecoder()
-        self._set(bpe)
+        self._set(bpe, specials)
         if missing := [byte for byte in range(256) if CHAR_OF[byte] not in bpe.get_vocab()]:
             raise ValueError(f"{path} is not a byte-level BPE: it has no token for byte {missing[0]:#04x}")
 

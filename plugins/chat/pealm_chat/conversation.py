@@ -8,8 +8,8 @@ from pealm_core import LM, Sampling, UserError
 
 
 def need_layout(lm: LM, ckpt: str) -> None:
-    """Raise UserError for a model without a chat layout, with the command that trains one."""
-    if not getattr(lm.tokenizer, "chat", None):
+    """Raise UserError for a model without a chat layout or template, with the command that trains one."""
+    if not any(getattr(lm.tokenizer, name, None) for name in ("chat", "chat_template")):
         model = lm.config.get("model", {}).get("name", "MODEL")
         raise UserError(
             f"{ckpt} was not trained on conversations (it has no chat layout); fine-tune it: "

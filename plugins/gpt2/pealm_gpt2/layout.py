@@ -1,7 +1,7 @@
-"""Hugging Face's layout of GPT-2: config.json and model.safetensors, to ours and back."""
+"""Hugging Face's layout of GPT-2: config.json and tensors, to ours and back."""
 
-import json
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pealm_core import UserError
+from pealm_formats.folders import CONFIG, Weights, read_json, write_json, write_weights
+from pealm_formats.vocabulary import check_size
 from pealm_gpt2.config import GPT2Config
 from pealm_gpt2.model import GPT2, MASKS, padded
 
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
-LARGEST_JSON = 2**26
 PREFIX = "transformer."  # transformers writes it, OpenAI's own files have none
 LARGEST = 1_000_000  # size of anything, which is checked before memory is needed for it
 TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")  # Conv1D keeps (in, out)
@@ -30,32 +30,33 @@ FIXED: Mapping[str, tuple[Any, ...]] = {
 }
 
 
-def read_folder(folder: Path) -> tuple[GPT2Config, dict[str, Tensor]]:
-    """Read config and state dict from a folder in Hugging Face's layout. Raises UserError."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+def read_folder(folder: Path, tokens: int | None = None) -> tuple[GPT2Config, dict[str, Tensor]]:
+    """Read config and state dict from a folder in Hugging Face's layout, the latter in fp32.
 
-    config = read_config(read_json(folder / CONFIG), where=folder / CONFIG)
-    path = folder / WEIGHTS
-    try:
-        tensors = load_file(path)
-    except FileNotFoundError:
-        raise UserError(f"{folder} has no {WEIGHTS}") from None
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{path} can't be read, it is truncated or damaged: {error}") from None
-    return config, read_state(tensors, config, where=path)
+    tokens: the number of the tokenizer's; embedding rows beyond it are left out. Raises UserError.
+    """
+    config, weights = read_config(read_json(folder / CONFIG), where=folder / CONFIG), Weights(folder, MASKS)
+    shapes = {}
+    for name, shape in weights.shapes.items():
+        ours = name.removeprefix(PREFIX)
+        shapes[ours] = shape[::-1] if ours.endswith(TRANSPOSED) else shape
+    check_shapes(config, shapes, where=weights.where)
+    if tokens is not None:
+        check_size(tokens, config.vocab_size, folder)
+        config = dataclasses.replace(config, vocab_size=tokens)
+    return config, read_state(weights.items(), config, where=weights.where)
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file, but no pipe or device, which may never end. Raises UserError."""
-    if path.exists() and not (path.is_file() and path.stat().st_size <= LARGEST_JSON):
-        raise UserError(f"{path} can't be read: it is not a regular file of at most {LARGEST_JSON:,} bytes")
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        raise UserError(f"{path.parent} has no {path.name}") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} can't be read: {error}") from None
+def read_state(tensors: Iterable[tuple[str, Tensor]], config: GPT2Config, *, where: Path) -> dict[str, Tensor]:
+    """Return their tensors, whose shapes fit, as our fp32 state dict. Raises UserError if the head is not tied."""
+    state = {}
+    for name, tensor in tensors:
+        ours = name.removeprefix(PREFIX)
+        state[ours] = (tensor.t() if ours.endswith(TRANSPOSED) else tensor).float()
+    head = state.pop("lm_head.weight", None)
+    if head is not None and not torch.equal(head, state["wte.weight"]):
+        raise UserError(f"{where} does not fit: lm_head.weight is not wte.weight, and pealm's GPT-2 ties them")
+    return resize(state, vocab_size=config.vocab_size, block_size=config.block_size)
 
 
 def is_gpt2(folder: Path) -> bool:
@@ -89,32 +90,24 @@ def _is_size(value: Any) -> bool:
     return type(value) is int and 0 < value <= LARGEST
 
 
-def read_state(tensors: Mapping[str, Tensor], config: GPT2Config, *, where: Path) -> dict[str, Tensor]:
-    """Return their tensors as our state dict, in fp32. Raises UserError that names each mismatch."""
-    state = {}
-    for key, tensor in tensors.items():
-        name = key.removeprefix(PREFIX)
-        if not name.endswith(MASKS):
-            state[name] = (tensor.t() if name.endswith(TRANSPOSED) and tensor.dim() == 2 else tensor).float()
-    if config.n_layer > len(state):  # before that many are made
-        raise UserError(f"{where} does not fit: n_layer is {config.n_layer:,}, and it has {len(state)} tensors")
+def check_shapes(config: GPT2Config, shapes: Mapping[str, tuple[int, ...]], *, where: Path) -> None:
+    """Compare shapes by our names with those of a config, before tensors are read. Raises UserError naming each."""
+    if config.n_layer > len(shapes):  # before that many are made
+        raise UserError(f"{where} does not fit: n_layer is {config.n_layer:,}, and it has {len(shapes)} tensors")
     with torch.device("meta"):
-        shapes = {name: tuple(tensor.shape) for name, tensor in GPT2(config).state_dict().items()}
-    shapes["wte.weight"] = (config.vocab_size, config.n_embd)
-    head = state.pop("lm_head.weight", None)
-    wrong = [f"{name} is missing" for name in shapes if name not in state]
-    wrong += [f"{name} is not GPT-2's" for name in state if name not in shapes]
+        own = {name: tuple(tensor.shape) for name, tensor in GPT2(config).state_dict().items()}
+    own["wte.weight"] = (config.vocab_size, config.n_embd)
+    wrong = [f"{name} is missing" for name in own if name not in shapes]
+    own["lm_head.weight"] = own["wte.weight"]
+    wrong += [f"{name} is not GPT-2's" for name in shapes if name not in own]
     wrong += [
-        f"{name} is {tuple(tensor.shape)} there and {shapes[name]} by {CONFIG}"
-        for name, tensor in state.items()
-        if name in shapes and tuple(tensor.shape) != shapes[name]
+        f"{name} is {shape} there and {own[name]} by its config"
+        for name, shape in shapes.items()
+        if name in own and shape != own[name]
     ]
-    if not wrong and head is not None and not torch.equal(head, state["wte.weight"]):
-        wrong.append("lm_head.weight is not wte.weight, and pealm's GPT-2 ties them")
     if wrong:
         more = f" (and {len(wrong) - 3} more)" if len(wrong) > 3 else ""
         raise UserError(f"{where} does not fit: {'; '.join(wrong[:3])}{more}")
-    return resize(state, vocab_size=config.vocab_size, block_size=config.block_size)
 
 
 def resize(state: Mapping[str, Tensor], *, vocab_size: int, block_size: int) -> dict[str, Tensor]:
@@ -124,11 +117,17 @@ def resize(state: Mapping[str, Tensor], *, vocab_size: int, block_size: int) -> 
     return {**state, "wte.weight": tokens, "wpe.weight": state["wpe.weight"][:block_size]}
 
 
+def complete(config: GPT2Config, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a state dict of ours without padding of the vocabulary, and with biases, which others always have."""
+    state = {**tensors, "wte.weight": tensors["wte.weight"][: config.vocab_size]}
+    if not config.bias:
+        weights = [name for name in state if name.endswith(".weight") and not name.startswith("w")]
+        state |= {f"{name.removesuffix('weight')}bias": torch.zeros(len(state[name])) for name in weights}
+    return state
+
+
 def write_folder(folder: Path, config: GPT2Config, tensors: Mapping[str, Tensor], *, eot_id: int | None) -> None:
     """Write a state dict of ours as config.json, generation_config.json and model.safetensors. Raises OSError."""
-    from safetensors.torch import save_file
-
-    state = dict(tensors)
     ends = {"bos_token_id": eot_id, "eos_token_id": eot_id}
     values = {
         "architectures": ["GPT2LMHeadModel"],
@@ -149,16 +148,9 @@ def write_folder(folder: Path, config: GPT2Config, tensors: Mapping[str, Tensor]
     }
     write_json(folder / CONFIG, values)
     write_json(folder / "generation_config.json", {key: value for key, value in ends.items() if value is not None})
-    state["wte.weight"] = state["wte.weight"][: config.vocab_size]
-    if not config.bias:  # theirs always has them
-        weights = [name for name in state if name.endswith(".weight") and not name.startswith("w")]
-        state |= {f"{name.removesuffix('weight')}bias": torch.zeros(len(state[name])) for name in weights}
+    state = complete(config, tensors)
     theirs = {
         PREFIX + name: (tensor.t() if name.endswith(TRANSPOSED) else tensor).float().contiguous()
         for name, tensor in state.items()
     }
-    save_file(theirs, folder / WEIGHTS, {"format": "pt"})
-
-
-def write_json(path: Path, values: Any) -> None:
-    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_weights(folder, theirs)

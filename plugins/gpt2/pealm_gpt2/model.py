@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pealm_core import KVCache, causal_attention
+from pealm_core import KVCache, causal_attention, head_loss
 from pealm_gpt2.config import GPT2Config
 
 ROWS = 128  # the embedding's rows are a multiple of it: matrix products of such widths are faster on GPUs
@@ -152,7 +152,7 @@ class GPT2(nn.Module):
         if cache is not None:
             cache.advance(t)
         x = self.ln_f(x if at is None else x[:, at])  # (B, n, C)
+        if targets is not None:
+            return None, head_loss(x, self.wte.weight, self.padding, targets)
         logits = F.linear(x, self.wte.weight, self.padding)  # (B, n, padded V)
-        if targets is None:
-            return logits[..., : self.config.vocab_size], None
-        return None, F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+        return logits[..., : self.config.vocab_size], None

@@ -43,6 +43,7 @@ def pealm_models() -> Iterator[ModelSpec]:
         config="pealm_gpt2.config:PretrainedConfig",
         factory="pealm_gpt2.model:GPT2",
         pretrained="pealm_gpt2.pretrained:pretrained",
+        vocabulary="pealm_gpt2.pretrained:vocabulary",
         family="gpt2",
         tokenizer="tiktoken",
         presets={size: {"size": size} for size in SIZES},
@@ -51,7 +52,7 @@ def pealm_models() -> Iterator[ModelSpec]:
 
 @hookimpl
 def pealm_formats() -> Iterator[FormatSpec]:
-    """The format `hf`: the folders that transformers loads and saves."""
+    """The formats `hf`, the folders that transformers loads and saves, and `gguf`, the files of llama.cpp."""
     yield FormatSpec(
         name="hf",
         summary="GPT-2 as transformers loads and saves it",
@@ -59,4 +60,13 @@ def pealm_formats() -> Iterator[FormatSpec]:
         importer="pealm_gpt2.convert:import_folder",
         detect="pealm_gpt2.layout:is_gpt2",
         families=("gpt2",),
+    )
+    yield FormatSpec(
+        name="gguf",
+        summary="A file of llama.cpp; any precision is read as fp32",
+        exporter="pealm_gpt2.convert:export_gguf",
+        importer="pealm_gpt2.convert:import_gguf",
+        detect="pealm_gpt2.gguf_file:is_gguf",
+        families=("gpt2",),
+        dtypes=("fp32", "fp16", "bf16", "q8_0"),
     )

@@ -1,13 +1,19 @@
 """OpenAI's weights: from the Hugging Face hub through its client and its cache, or from a local folder."""
 
 import dataclasses
+import hashlib
+import shutil
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from torch import Tensor
 
-from pealm_core import UserError
+from pealm_core import UserError, cache_root, load_tokenizer
+from pealm_formats.folders import CONFIG, WEIGHTS
+from pealm_formats.ranks import VOCABULARIES, write_ranks
 from pealm_gpt2.config import GPT2Config, PretrainedConfig
-from pealm_gpt2.layout import CONFIG, WEIGHTS, read_folder, resize
+from pealm_gpt2.layout import read_folder, resize
 
 # size → repository and commit. A commit that is in the cache needs no network.
 HUB = {
@@ -20,11 +26,36 @@ HUB = {
 
 def pretrained(config: PretrainedConfig) -> tuple[GPT2Config, dict[str, Tensor]]:
     """Return config and state dict of the weights that the settings name. Raises UserError."""
-    folder = download(config.size) if config.path is None else config.path
-    own, state = read_folder(folder)
+    folder, tokens = download(config.size) if config.path is None else config.path, None
+    if (place := vocabulary(config)) is not None:
+        tokens = load_tokenizer({"model": {"name": "gpt2"}}, place).vocab_size
+    own, state = read_folder(folder, tokens)
     block_size = min(config.block_size, own.block_size)
     state = resize(state, vocab_size=own.vocab_size, block_size=block_size)
     return dataclasses.replace(own, block_size=block_size, dropout=config.dropout), state
+
+
+def vocabulary(config: PretrainedConfig) -> Path | None:
+    """Return a folder with the tokenizer of a local folder, None if that has none. Raises UserError."""
+    source = config.path
+    files = [] if source is None else [source / name for name in VOCABULARIES if (source / name).is_file()]
+    if source is None or not files:
+        return None
+    digest = hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in files))
+    folder = cache_root() / "vocabularies" / digest.hexdigest()[:32]
+    if not folder.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(dir=folder.parent))
+        try:
+            if not write_ranks(source, aside):
+                return None
+            with suppress(OSError):  # another process was faster
+                aside.rename(folder)
+        except UserError as error:
+            raise UserError(f"{error}; use it as it is: --tokenizer hf --tokenizer.path {source}") from None
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+    return folder
 
 
 def download(size: str) -> Path:

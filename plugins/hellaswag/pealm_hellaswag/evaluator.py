@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from pealm_core import EvalResult, Score, Tokenizer, UserError, score
+from pealm_core import EvalResult, Score, Tokenizer, UserError, credit, mean, score_choices
 from pealm_hellaswag.config import HellaSwagConfig
 from pealm_hellaswag.download import command, download, path
 from pealm_hellaswag.rows import Row, read_rows
@@ -48,24 +48,38 @@ class HellaSwag:
         """Score a model on the rows. Raises UserError for a bad row or one that the tokenizer can't express."""
         rows = self.rows()
         items = [self._encode(row, tokenizer) for row in rows]
-        requests = [(item.context, ending) for item in items for ending in item.endings]
-        tally = _Tally(rows, items, progress)
-        scores = score(model, requests, each=tally.add, progress=tally.show)
-        fours = [scores[i : i + 4] for i in range(0, len(scores), 4)]
-        judged = [_judge(row, item, four) for row, item, four in zip(rows, items, fours, strict=True)]
+        questions = [(item.context, item.endings) for item in items]
+
+        def judge(number: int, scores: Sequence[Score]) -> float:
+            return credit(_means(items[number], scores), rows[number].label)
+
+        fours = score_choices(model, questions, judge, progress)
         notes = []
         if cut := sum(any(result.cut for result in four) for four in fours):
             notes.append(
                 f"{cut:,} of {len(rows):,} rows were longer than the model's block and lost their context's left end"
             )
+        sums = [[result.log_prob for result in four] for four in fours]
+        means = [_means(item, four) for item, four in zip(items, fours, strict=True)]
+        if ties := sum(row.count(max(row)) > 1 for row in means):
+            notes.append(f"in {ties:,} of {len(rows):,} rows several endings are equally likely and share the credit")
+        metrics = {
+            name: mean([credit(values, row.label) for values, row in zip(table, rows, strict=True)])
+            for name, table in (("acc", sums), ("acc_norm", means))
+        }
+        details = (
+            {
+                "line": row.line,
+                "label": row.label,
+                "log_likelihood": own,
+                "length": list(item.lengths),
+                "choice": own.index(max(own)),
+                "choice_norm": norm.index(max(norm)),
+            }
+            for row, item, own, norm in zip(rows, items, sums, means, strict=True)
+        )
         return EvalResult(
-            metrics={
-                "acc": share([row["choice"] == row["label"] for row in judged]),
-                "acc_norm": share([row["choice_norm"] == row["label"] for row in judged]),
-            },
-            n=len(rows),
-            notes=notes,
-            details=judged if self.config.details else (),
+            metrics=metrics, n=len(rows), notes=notes, details=list(details) if self.config.details else ()
         )
 
     def _encode(self, row: Row, tokenizer: Tokenizer) -> Item:
@@ -75,50 +89,7 @@ class HellaSwag:
             raise UserError(f"{self.config.file or path()}, line {row.line:,}: {error}") from error
 
 
-class _Tally:
-    """The accuracy of the rows whose four endings are scored, as it is while the rest is under way."""
-
-    def __init__(self, rows: Sequence[Row], items: Sequence[Item], progress: Callable[[int, int, str], None]) -> None:
-        self.rows, self.items, self.progress = rows, items, progress
-        self.known: dict[int, dict[int, Score]] = {}
-        self.right: list[bool] = []
-
-    def add(self, request: int, result: Score) -> None:
-        """An ending is scored."""
-        i, place = divmod(request, 4)
-        scores = self.known.setdefault(i, {})
-        scores[place] = result
-        if len(scores) == 4:
-            judged = _judge(self.rows[i], self.items[i], [scores[place] for place in range(4)])
-            self.right.append(judged["choice_norm"] == judged["label"])
-            del self.known[i]
-
-    def show(self, done: int, total: int) -> None:
-        """Tell how far it is, and the accuracy so far."""
-        acc, stderr = share(self.right)
-        text = f"acc_norm {acc:.4f} ± {stderr:.4f}" if len(self.right) > 1 else ""
-        self.progress(done // 4, total // 4, text)
-
-
-def _judge(row: Row, item: Item, scores: Sequence[Score]) -> dict[str, Any]:
-    sums = [s.log_prob for s in scores]
-    means = [s / length if length else -math.inf for s, length in zip(sums, item.lengths, strict=True)]
-    return {
-        "line": row.line,
-        "label": row.label,
-        "log_likelihood": sums,
-        "length": list(item.lengths),
-        "choice": sums.index(max(sums)),
-        "choice_norm": means.index(max(means)),
-    }
-
-
-def share(flags: Sequence[bool]) -> tuple[float, float]:
-    """The share of true ones and its standard error, the sample's deviation over the root of n.
-
-    >>> share([True, False])
-    (0.5, 0.5)
-    """
-    n = len(flags)
-    p = sum(flags) / max(1, n)
-    return p, math.sqrt(p * (1 - p) / (n - 1)) if n > 1 else 0.0
+def _means(item: Item, scores: Sequence[Score]) -> list[float]:
+    """Return each ending's log-likelihood over its length."""
+    pairs = zip(scores, item.lengths, strict=True)
+    return [result.log_prob / length if length else -math.inf for result, length in pairs]

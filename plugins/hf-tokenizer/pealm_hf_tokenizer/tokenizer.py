@@ -13,10 +13,22 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from pealm_core import UserError
+from pealm_hf_tokenizer.chat import ChatTemplate
 from pealm_hf_tokenizer.config import HFConfig
-from pealm_hf_tokenizer.files import VOCABULARY, chat_template, end_of_text, read
+from pealm_hf_tokenizer.files import VOCABULARY, chat_template, end_of_text, read, settings
 
 HALF = "\ufffd"  # what the bytes of an incomplete character are decoded as
+
+
+def _read(files: Mapping[str, bytes]) -> Any:
+    """Return the library's object for a tokenizer.json. Raises ValueError for a file that is not a tokenizer."""
+    try:
+        tokenizer = Tokenizer.from_buffer(files[VOCABULARY])
+    except Exception as error:  # the library's, which has no class of its own
+        raise ValueError(f"its {VOCABULARY} can't be read: {str(error).splitlines()[0]}") from None
+    tokenizer.no_truncation()  # the file may have them on, from its training
+    tokenizer.no_padding()
+    return tokenizer
 
 
 class HFTokenizer:
@@ -44,13 +56,7 @@ class HFTokenizer:
     @cached_property
     def _tokenizer(self) -> Any:
         """The library's object. Raises ValueError for a file that is not a tokenizer."""
-        files = self._files
-        try:
-            tokenizer = Tokenizer.from_buffer(files[VOCABULARY])
-        except Exception as error:  # the library's, which has no class of its own
-            raise ValueError(f"its {VOCABULARY} can't be read: {str(error).splitlines()[0]}") from None
-        tokenizer.no_truncation()  # the file may have them on, from its training
-        tokenizer.no_padding()
+        tokenizer = _read(self._files)
         tokenizer.encode_special_tokens = True  # as text
         return tokenizer
 
@@ -71,9 +77,28 @@ class HFTokenizer:
         return next((i for i in ids if i is not None), None)
 
     @cached_property
+    def bos_id(self) -> int | None:
+        """The id of the token that the file's post-processor puts before a text, as those of Llama do."""
+        plain, whole = (self._tokenizer.encode("a", add_special_tokens=add).ids for add in (False, True))
+        return int(whole[0]) if plain and whole[1 : 1 + len(plain)] == plain else None
+
+    @cached_property
     def chat_template(self) -> str | None:
         """The Jinja template of conversations, if there is one."""
         return chat_template(self._files)
+
+    @cached_property
+    def _chat(self) -> ChatTemplate:
+        files = self._files
+        tokenizer = _read(files)  # one more: as this one is set, special tokens are text
+        return ChatTemplate(self.chat_template or "", tokenizer, self.specials, settings(files))
+
+    def render_chat(self, messages: Sequence[Mapping[str, str]], *, answer: bool) -> list[tuple[list[int], bool]]:
+        """Return the ids of messages in the chat template, in pieces, each with whether it is learned.
+
+        answer: whether the start of an answer follows; then nothing is learned. Raises ValueError.
+        """
+        return self._chat.render(messages, answer=answer)
 
     def encode(self, text: str) -> Sequence[int]:
         """Return the ids of a text. Raises ValueError for a lone surrogate, which no UTF-8 text has."""

@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from pealm_core import CHAT_LAYOUT, Segment, chat_document
 from pealm_kindergarten.config import QuestionsConfig, StoriesConfig
 from pealm_kindergarten.corpus import Split, entropy_floor, stories, tellings
-from pealm_kindergarten.grammar import END
+from pealm_kindergarten.grammar import END, Derivation
 from pealm_kindergarten.questions import Question, ask, conversation
+
+AGAIN = "Tell it again."  # the answer is the story: so a model learns to say any of its words again
 
 
 class Kindergarten:
@@ -31,7 +33,7 @@ class Kindergarten:
 
 
 class Questions:
-    """Conversations: a story with one to three questions, whose answers are learned."""
+    """Conversations: a story with one to three questions, whose answers are learned; and some stories alone."""
 
     chat = CHAT_LAYOUT
     packed = True
@@ -40,12 +42,20 @@ class Questions:
         self.config = config or QuestionsConfig()
 
     def documents(self, split: str) -> Iterator[list[Segment]]:
-        """Yield the conversations of "train" or "val"."""
-        n = self.config.stories if split == "train" else self.config.stories // 10
-        for messages, _ in conversations(
-            "train" if split == "train" else "val", self.config.seed, n, self.config.questions
-        ):
-            yield chat_document(messages)
+        """Yield the conversations of "train" or "val", and for training the stories that are told again."""
+        config = self.config
+        if split != "train":
+            for messages, _ in conversations("val", config.seed, config.stories // 10, config.questions):
+                yield chat_document(messages)
+            return
+        for index, story in tellings("train", config.seed, config.stories):
+            place = random.Random(f"retold {config.seed} {index}").random()
+            if place < config.retold:
+                yield [Segment(story.text + END)]
+            elif place < config.retold + config.again:
+                yield chat_document(conversation(story, [Question("again", AGAIN, story.text, True)]))
+            else:
+                yield chat_document(conversation(story, _asked(story, config.seed, index, config.questions)))
 
 
 def conversations(
@@ -53,6 +63,10 @@ def conversations(
 ) -> Iterator[tuple[list[dict[str, str]], list[Question]]]:
     """Yield n conversations of one to `most` questions, as messages and with their questions."""
     for index, story in tellings(split, seed, n):
-        rng = random.Random(f"questions {seed} {index}")
-        asked = ask(story, rng, 1 + int(rng.random() * most))
+        asked = _asked(story, seed, index, most)
         yield list(conversation(story, asked)), asked
+
+
+def _asked(story: Derivation, seed: int, index: int, most: int) -> list[Question]:
+    rng = random.Random(f"questions {seed} {index}")
+    return ask(story, rng, 1 + int(rng.random() * most))

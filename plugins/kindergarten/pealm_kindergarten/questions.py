@@ -244,7 +244,7 @@ _LOWER = ("One ", "After ", "On ", "In ", "This ", "The ")
 
 
 def conversation(story: Derivation, asked: Sequence[Question]) -> Iterator[dict[str, str]]:
-    """Yield the messages: the story with the first question, then answers and more questions."""
+    """Yield the messages: the story and the first question in one line, then answers and more questions."""
     for number, question in enumerate(asked):
-        yield {"role": "user", "content": question.text if number else f"{story.text}\n{question.text}"}
+        yield {"role": "user", "content": question.text if number else f"{story.text} {question.text}"}
         yield {"role": "assistant", "content": question.answer}

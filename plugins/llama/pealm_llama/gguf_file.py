@@ -1,25 +1,21 @@
-"""GGUF, the format of llama.cpp: a model's weights in any precision as fp32, with Hugging Face's names.
+"""GGUF of the Llama family: settings and tensors by llama.cpp's names, to ours and back."""
 
-https://github.com/ggml-org/ggml/blob/master/docs/gguf.md; the tokenizer is in `gguf_vocabulary`.
-"""
-
+import dataclasses
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from pealm_core import UserError
+from pealm_formats.gguf_file import GGUF, is_family
 from pealm_llama.config import LlamaConfig
-from pealm_llama.layout import LARGEST, check_shapes
+from pealm_llama.layout import LARGEST, check_shapes, family_of, fit
 from pealm_llama.model import rotary_speeds
-from pealm_llama.names import fuse
+from pealm_llama.names import fuse, separate
 
 FAMILIES = ("llama", "qwen2", "qwen3")
-MAGIC = b"GGUF"
-MOST_PARTS = 10_000_000  # numbers and texts in a header; the largest vocabularies have a million
 # Llama 3's scaling is a table in GGUF; these are the settings that the published models made theirs with.
 LLAMA3: dict[str, Any] = {"rope_low": 1.0, "rope_high": 4.0, "rope_original": 8192}
 ROPE_TABLE = "rope_freqs.weight"
@@ -45,128 +41,74 @@ IN_BLOCK = {
 
 def is_gguf(path: Path) -> bool:
     """Return whether a path is a GGUF file of the Llama family."""
+    return is_family(path, FAMILIES)
+
+
+def read_config(file: GGUF) -> LlamaConfig:
+    """Return the model's settings. Raises UserError that names all that our model lacks."""
+    if file.family not in FAMILIES:
+        raise UserError(f"{file.path}: its architecture is {file.family!r:.80}, not one of {', '.join(FAMILIES)}")
+    heads, tokens = file.get(".attention.head_count"), file.tensors.get("token_embd.weight")
+    sizes = {
+        "block_size": file.get(".context_length"),
+        "n_layer": file.get(".block_count"),
+        "n_head": heads,
+        "n_kv_head": file.get(".attention.head_count_kv", heads),
+        "n_embd": file.get(".embedding_length"),
+        "n_inner": file.get(".feed_forward_length"),
+        "vocab_size": int(tokens.shape[-1]) if tokens is not None and len(tokens.shape) == 2 else None,
+    }
+    wrong = [f"{name} is {n!r:.80}" for name, n in sizes.items() if not (type(n) is int and 0 < n <= LARGEST)]
+    wrong += [
+        f"{key.removeprefix('.')} is {file.get(key)!r:.80}"
+        for key in (".attention.sliding_window", ".expert_count", ".rope.scaling.type", ".logit_scale")
+        if file.get(key) not in (None, 0, "none")
+    ]
+    eps, base = file.get(".attention.layer_norm_rms_epsilon"), file.get(".rope.freq_base", 10_000.0)
+    if not (type(eps) is float and 0 < eps < 1 and type(base) is float and 1 < base < 1e12):
+        wrong.append(f"layer_norm_rms_epsilon is {eps!r}, rope.freq_base is {base!r}")
+    if wrong:
+        raise UserError(f"{file.path} is not a model that pealm has: {'; '.join(wrong)}")
+    width = file.get(".attention.key_length", sizes["n_embd"] // heads)
+    if not (type(width) is int and 0 < width <= LARGEST and file.get(".rope.dimension_count", width) == width):
+        raise UserError(f"{file.path} is not a model that pealm has: it turns only a part of each head, or none")
+    settings: dict[str, Any] = {
+        **sizes,
+        "head_dim": None if width * heads == sizes["n_embd"] else width,
+        "rope_base": float(f"{base:.7g}"),  # an fp32 number in the file
+        "norm_eps": float(f"{eps:.7g}"),
+        "qkv_bias": "blk.0.attn_q.bias" in file.tensors,
+        "qk_norm": "blk.0.attn_q_norm.weight" in file.tensors,
+        "tied": "output.weight" not in file.tensors,
+    }
     try:
-        return path.is_file() and GGUF(path).family in FAMILIES
-    except (UserError, OSError):
-        return False
+        config = LlamaConfig(**settings)
+        if ROPE_TABLE not in file.tensors:
+            return config
+        table = file.tensor(ROPE_TABLE)
+        scaled = LlamaConfig(**settings, **LLAMA3, rope_factor=float(f"{float(table.max()):.6g}"))
+        if not torch.allclose(rotary_speeds(config) / rotary_speeds(scaled), table, rtol=1e-3):
+            raise ValueError(f"its table {ROPE_TABLE} is not Llama 3's")
+        return scaled
+    except (ValueError, RuntimeError) as error:
+        raise UserError(f"{file.path}: {error}") from None
 
 
-def _reader(path: Path) -> Any:
-    """Return the gguf package's reader, which by itself does not notice where a file ends."""
-    from gguf import GGUFReader
-
-    class Checked(GGUFReader):
-        parts = 0  # of the header
-
-        def _get(self, offset: Any, dtype: Any, count: Any = 1, *args: Any, **kwargs: Any) -> Any:
-            self.parts += 1
-            if self.parts > MOST_PARTS or int(offset) + np.dtype(dtype).itemsize * int(count) > len(self.data):
-                raise ValueError("a count or an offset in it is too large")
-            return super()._get(offset, dtype, count, *args, **kwargs)
-
-    return Checked(path)
+def read_weights(file: GGUF, config: LlamaConfig) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors under Hugging Face's names."""
+    for name in file.tensors:
+        if name == ROPE_TABLE:
+            continue
+        tensor, (_, part) = file.tensor(name), _split(name)
+        if file.family == "llama" and part in ("attn_q", "attn_k"):
+            tensor = _pairs(tensor, config.n_head if part == "attn_q" else config.kv_heads, apart=True)
+        yield _theirs(name), tensor
 
 
-class GGUF:
-    """A file's settings by key and its tensors by name; nothing but the header is read. Raises UserError."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            if not path.is_file():
-                raise ValueError("not a regular file" if path.exists() else "no such file")
-            with path.open("rb") as file:
-                if file.read(len(MAGIC)) != MAGIC:
-                    raise ValueError("it is not GGUF")
-            reader = _reader(path)
-            self.fields: Mapping[str, Any] = reader.fields
-            self.tensors = {tensor.name: tensor for tensor in reader.tensors}
-        except Exception as error:  # of a reader that trusts offsets and counts
-            reason = (str(error) or type(error).__name__).splitlines()[0]
-            raise UserError(f"{path} can't be read as GGUF, it may be truncated or damaged: {reason}") from None
-        self.family = self.get("general.architecture")
-
-    def get(self, key: str, default: Any = None) -> Any:
-        """Return the value of a key; of one that starts with a dot, of the architecture's. Raises UserError."""
-        field = self.fields.get(f"{self.family}{key}" if key.startswith(".") else key)
-        try:
-            return default if field is None else field.contents()
-        except Exception as error:
-            raise UserError(f"{self.path} can't be read as GGUF: {key}: {error!r}") from None
-
-    def config(self) -> LlamaConfig:
-        """Return the model's settings. Raises UserError that names all that our model lacks."""
-        if self.family not in FAMILIES:
-            raise UserError(f"{self.path}: its architecture is {self.family!r:.80}, not one of {', '.join(FAMILIES)}")
-        heads, tokens = self.get(".attention.head_count"), self.tensors.get("token_embd.weight")
-        sizes = {
-            "block_size": self.get(".context_length"),
-            "n_layer": self.get(".block_count"),
-            "n_head": heads,
-            "n_kv_head": self.get(".attention.head_count_kv", heads),
-            "n_embd": self.get(".embedding_length"),
-            "n_inner": self.get(".feed_forward_length"),
-            "vocab_size": int(tokens.shape[-1]) if tokens is not None and len(tokens.shape) == 2 else None,
-        }
-        wrong = [f"{name} is {n!r:.80}" for name, n in sizes.items() if not (type(n) is int and 0 < n <= LARGEST)]
-        wrong += [
-            f"{key.removeprefix('.')} is {self.get(key)!r:.80}"
-            for key in (".attention.sliding_window", ".expert_count", ".rope.scaling.type", ".logit_scale")
-            if self.get(key) not in (None, 0, "none")
-        ]
-        eps, base = self.get(".attention.layer_norm_rms_epsilon"), self.get(".rope.freq_base", 10_000.0)
-        if not (type(eps) is float and 0 < eps < 1 and type(base) is float and 1 < base < 1e12):
-            wrong.append(f"layer_norm_rms_epsilon is {eps!r}, rope.freq_base is {base!r}")
-        if wrong:
-            raise UserError(f"{self.path} is not a model that pealm has: {'; '.join(wrong)}")
-        width = self.get(".attention.key_length", sizes["n_embd"] // heads)
-        if not (type(width) is int and 0 < width <= LARGEST and self.get(".rope.dimension_count", width) == width):
-            raise UserError(f"{self.path} is not a model that pealm has: it turns only a part of each head, or none")
-        settings: dict[str, Any] = {
-            **sizes,
-            "head_dim": None if width * heads == sizes["n_embd"] else width,
-            "rope_base": float(f"{base:.7g}"),  # an fp32 number in the file
-            "norm_eps": float(f"{eps:.7g}"),
-            "qkv_bias": "blk.0.attn_q.bias" in self.tensors,
-            "qk_norm": "blk.0.attn_q_norm.weight" in self.tensors,
-            "tied": "output.weight" not in self.tensors,
-        }
-        try:
-            config = LlamaConfig(**settings)
-            if ROPE_TABLE not in self.tensors:
-                return config
-            table = self.tensor(ROPE_TABLE)
-            scaled = LlamaConfig(**settings, **LLAMA3, rope_factor=float(f"{float(table.max()):.6g}"))
-            if not torch.allclose(rotary_speeds(config) / rotary_speeds(scaled), table, rtol=1e-3):
-                raise ValueError(f"its table {ROPE_TABLE} is not Llama 3's")
-            return scaled
-        except (ValueError, RuntimeError) as error:
-            raise UserError(f"{self.path}: {error}") from None
-
-    def tensor(self, name: str) -> Tensor:
-        """Return a tensor in fp32, in our order of dimensions. Raises UserError for a precision that is unknown."""
-        from gguf.quants import dequantize
-
-        tensor = self.tensors[name]
-        try:
-            values = dequantize(tensor.data, tensor.tensor_type).reshape([*map(int, tensor.shape[::-1])])
-        except Exception as error:
-            kind = tensor.tensor_type.name
-            raise UserError(f"{self.path}: {name} can't be read as {kind}: {str(error) or repr(error)}") from None
-        return torch.from_numpy(np.array(values, dtype=np.float32))  # a copy, which may be written to
-
-    def weights(self, config: LlamaConfig) -> Iterator[tuple[str, Tensor]]:
-        """Yield the tensors under Hugging Face's names."""
-        for name in self.tensors:
-            if name == ROPE_TABLE:
-                continue
-            tensor, (_, part) = self.tensor(name), _split(name)
-            if self.family == "llama" and part in ("attn_q", "attn_k"):
-                # llama.cpp turns neighbouring features there, and everybody else those half a head apart.
-                heads = config.n_head if part == "attn_q" else config.kv_heads
-                shape = (heads, -1, 2, *tensor.shape[1:])
-                tensor = tensor.view(shape).transpose(1, 2).reshape(tensor.shape)
-            yield _theirs(name), tensor
+def _pairs(tensor: Tensor, heads: int, apart: bool) -> Tensor:
+    """Reorder the rows of each head: llama.cpp rotates neighbouring features, others those half a head apart."""
+    shape = (heads, -1, 2, *tensor.shape[1:]) if apart else (heads, 2, -1, *tensor.shape[1:])
+    return tensor.reshape(shape).transpose(1, 2).reshape(tensor.shape)
 
 
 def _split(name: str) -> tuple[str, str]:
@@ -183,14 +125,54 @@ def _theirs(name: str) -> str:
     return TOP.get(name, name)
 
 
-def read_gguf(path: Path) -> tuple[LlamaConfig, dict[str, Tensor]]:
-    """Read config and state dict from a GGUF file. Raises UserError."""
+def read_gguf(path: Path, tokens: int | None = None) -> tuple[LlamaConfig, dict[str, Tensor]]:
+    """Read config and state dict from a GGUF file. tokens: as in `layout.read_folder`. Raises UserError."""
     file = GGUF(path)
-    config = file.config()
+    config = read_config(file)
     shapes = {
         _theirs(name): tuple(map(int, tensor.shape[::-1]))
         for name, tensor in file.tensors.items()
         if name != ROPE_TABLE
     }
     check_shapes(config, shapes, where=path)
-    return config, fuse(file.weights(config), tied=config.tied)
+    return fit(config, lambda: fuse(read_weights(file, config), tied=config.tied), tokens, where=path)
+
+
+def fields_of(config: LlamaConfig) -> dict[str, Any]:
+    """Return the settings of a model in a GGUF file. Raises UserError for one that llama.cpp lacks."""
+    family = family_of(config, "gguf")
+    if config.rope_factor != 1 and family != "llama":
+        raise UserError(f"a {family} model with rope-factor {config.rope_factor:g} can't be written as gguf")
+    return {
+        ".context_length": config.block_size,
+        ".embedding_length": config.n_embd,
+        ".block_count": config.n_layer,
+        ".feed_forward_length": config.inner,
+        ".attention.head_count": config.n_head,
+        ".attention.head_count_kv": config.kv_heads,
+        ".attention.key_length": config.width,
+        ".attention.value_length": config.width,
+        ".attention.layer_norm_rms_epsilon": config.norm_eps,
+        ".rope.dimension_count": config.width,
+        ".rope.freq_base": config.rope_base,
+        ".vocab_size": config.vocab_size,
+    }
+
+
+def tensors_of(config: LlamaConfig, state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors of a state dict under llama.cpp's names."""
+    if config.rope_factor != 1:
+        plain = dataclasses.replace(config, rope_factor=1.0)
+        yield ROPE_TABLE, rotary_speeds(plain) / rotary_speeds(config)
+    top, parts = ({theirs: ours for ours, theirs in names.items()} for names in (TOP, IN_BLOCK))
+    permuted = family_of(config, "gguf") == "llama"
+    for name, tensor in separate(state, n_head=config.n_head, kv_heads=config.kv_heads).items():
+        if name in top:
+            yield top[name], tensor
+            continue
+        _, _, layer, part = name.split(".", 3)
+        module, _, kind = part.rpartition(".")
+        if permuted and parts[module] in ("attn_q", "attn_k"):
+            heads = config.n_head if parts[module] == "attn_q" else config.kv_heads
+            tensor = _pairs(tensor, heads, apart=False)
+        yield f"blk.{layer}.{parts[module]}.{kind}", tensor

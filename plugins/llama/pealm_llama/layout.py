@@ -1,7 +1,8 @@
 """Hugging Face's layout of the Llama family: config.json and tensors, to ours and back."""
 
+import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ import torch
 from torch import Tensor
 
 from pealm_core import UserError
+from pealm_formats.folders import CONFIG, Weights, read_json, write_json, write_weights
+from pealm_formats.vocabulary import check_size
 from pealm_llama.config import LlamaConfig
-from pealm_llama.files import CONFIG, Weights, read_json, write_json, write_weights
 from pealm_llama.model import Llama
 from pealm_llama.names import UNUSED, fuse, separate
 
@@ -134,15 +136,28 @@ def _positive(value: Any) -> bool:
     return type(value) in (int, float) and 0 < value < 1e12 and math.isfinite(value)
 
 
-def read_folder(folder: Path) -> tuple[LlamaConfig, dict[str, Tensor]]:
-    """Read config and state dict from a folder in Hugging Face's layout, in its precision. Raises UserError."""
+def read_folder(folder: Path, tokens: int | None = None) -> tuple[LlamaConfig, dict[str, Tensor]]:
+    """Read config and state dict from a folder in Hugging Face's layout, in its precision.
+
+    tokens: the number of the tokenizer's; embedding rows beyond it are left out. Raises UserError.
+    """
     config = read_config(read_json(folder / CONFIG), where=folder / CONFIG)
-    weights = Weights(folder)
+    weights = Weights(folder, (UNUSED,))
     check_shapes(config, weights.shapes, where=weights.where)
     try:
-        return config, fuse(weights.items(), tied=config.tied)
+        return fit(config, lambda: fuse(weights.items(), tied=config.tied), tokens, where=folder)
     except ValueError as error:
         raise UserError(f"{weights.where} does not fit: {error}") from None
+
+
+def fit(
+    config: LlamaConfig, read: Callable[[], dict[str, Tensor]], tokens: int | None, *, where: Path
+) -> tuple[LlamaConfig, dict[str, Tensor]]:
+    """Return config and weights for a tokenizer, which is compared before the weights are read. Raises UserError."""
+    if tokens is None:
+        return config, read()
+    check_size(tokens, config.vocab_size, where)
+    return dataclasses.replace(config, vocab_size=tokens), resize(read(), tokens)
 
 
 def check_shapes(config: LlamaConfig, shapes: Mapping[str, tuple[int, ...]], *, where: Path) -> None:
@@ -159,8 +174,6 @@ def check_shapes(config: LlamaConfig, shapes: Mapping[str, tuple[int, ...]], *, 
     if config.tied:
         expected["lm_head.weight"] = expected["model.embed_tokens.weight"]
     for name, shape in shapes.items():
-        if name.endswith(UNUSED):
-            continue
         if name not in expected:
             wrong.append(f"{name} is not in the model")
         elif shape != expected[name]:
@@ -176,13 +189,18 @@ def resize(state: Mapping[str, Tensor], vocab_size: int) -> dict[str, Tensor]:
     return {name: tensor[:vocab_size] if name in tables else tensor for name, tensor in state.items()}
 
 
-def write_config(config: LlamaConfig, *, dtype: str, eot_id: int | None) -> dict[str, Any]:
-    """Return the config.json of a model. Raises UserError for one that no family of transformers has."""
+def family_of(config: LlamaConfig, format: str) -> str:
+    """Return the family whose models a config describes. Raises UserError if there is none."""
     if config.qkv_bias and config.qk_norm:
         raise UserError(
-            "a model with qkv-bias and qk-norm can't be written as hf: no family of transformers has both"
+            f"a model with qkv-bias and qk-norm can't be written as {format}: no family of transformers has both"
         )
-    family = "qwen3" if config.qk_norm else "qwen2" if config.qkv_bias else "llama"
+    return "qwen3" if config.qk_norm else "qwen2" if config.qkv_bias else "llama"
+
+
+def write_config(config: LlamaConfig, *, dtype: str, eot_id: int | None) -> dict[str, Any]:
+    """Return the config.json of a model. Raises UserError for one that no family of transformers has."""
+    family = family_of(config, "hf")
     rope: dict[str, Any] = {"rope_type": "default", "rope_theta": config.rope_base}
     if config.rope_factor != 1:
         rope |= {"rope_type": "llama3", **{theirs: getattr(config, ours) for ours, theirs in LLAMA3.items()}}

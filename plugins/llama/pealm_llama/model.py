@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pealm_core import KVCache, causal_attention
+from pealm_core import KVCache, causal_attention, head_loss
 from pealm_llama.config import LlamaConfig
 from pealm_llama.names import fuse
 
@@ -150,7 +150,6 @@ class Llama(nn.Module):
             cache.advance(t)
         x = self.norm(x if at is None else x[:, at])  # (B, n, C)
         head = self.embed_tokens if self.lm_head is None else self.lm_head
-        logits = F.linear(x, head.weight)  # (B, n, V)
-        if targets is None:
-            return logits, None
-        return None, F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+        if targets is not None:
+            return None, head_loss(x, head.weight, None, targets)
+        return F.linear(x, head.weight), None  # (B, n, V)

@@ -9,6 +9,18 @@ NANO = {
     "train": {"steps": 3000, "batch_size": 8, "lr": 3e-3, "warmup_steps": 100},
     "optimizer": {"beta2": 0.99},
 }
+# To fine-tune on conversations: three passes, at a rate that keeps what was learned before.
+CHAT = {
+    "train": {
+        "epochs": 3,
+        "batch_size": 8,
+        "micro_batch_size": 4,
+        "block_size": 256,
+        "lr": 5e-5,
+        "warmup_steps": 3,
+    },
+    "optimizer": {"name": "adamw", "weight_decay": 0.01},
+}
 
 
 @hookimpl
@@ -20,7 +32,7 @@ def pealm_models() -> Iterator[ModelSpec]:
         config="pealm_llama.config:LlamaConfig",
         factory="pealm_llama.model:Llama",
         tokenizer="bpe",
-        presets=SIZES | {"nano": {**SIZES["nano"], **NANO}},
+        presets=SIZES | {"nano": {**SIZES["nano"], **NANO}, "chat": CHAT},
         # 524,288 tokens a step.
         recipe={
             "train": {
@@ -66,8 +78,10 @@ def pealm_formats() -> Iterator[FormatSpec]:
     )
     yield FormatSpec(
         name="gguf",
-        summary="A file of llama.cpp, to read; any precision becomes fp32",
+        summary="A file of llama.cpp; any precision is read as fp32",
+        exporter="pealm_llama.convert:export_gguf",
         importer="pealm_llama.convert:import_gguf",
         detect="pealm_llama.gguf_file:is_gguf",
         families=("llama",),
+        dtypes=("fp32", "fp16", "bf16", "q8_0"),
     )

@@ -10,12 +10,13 @@ from pathlib import Path
 from torch import Tensor
 
 from pealm_core import UserError, cache_root, load_tokenizer
+from pealm_formats.folders import CONFIG, INDEX, WEIGHTS, indexed
+from pealm_formats.gguf_file import GGUF
+from pealm_formats.gguf_vocabulary import write_vocabulary
+from pealm_formats.vocabulary import SETTINGS, TEMPLATE, VOCABULARY
 from pealm_llama.config import LlamaConfig, PretrainedConfig
-from pealm_llama.files import CONFIG, INDEX, WEIGHTS, shards
-from pealm_llama.gguf_file import GGUF, read_gguf
-from pealm_llama.gguf_vocabulary import write_vocabulary
-from pealm_llama.layout import read_folder, resize
-from pealm_llama.vocabulary import SETTINGS, TEMPLATE, VOCABULARY
+from pealm_llama.gguf_file import read_gguf
+from pealm_llama.layout import read_folder
 
 
 def pretrained(config: PretrainedConfig) -> tuple[LlamaConfig, dict[str, Tensor]]:
@@ -23,12 +24,10 @@ def pretrained(config: PretrainedConfig) -> tuple[LlamaConfig, dict[str, Tensor]
 
     Embedding rows without a token are left out, where the folder has its tokenizer.
     """
-    folder = _folder(config, weights=True)
-    own, state = read_gguf(folder) if folder.is_file() else read_folder(folder)
-    if (place := vocabulary(config)) is not None:
-        size = load_tokenizer({"model": {"name": "llama"}, "tokenizer": {"name": "hf"}}, place).vocab_size
-        if size < own.vocab_size:
-            own, state = dataclasses.replace(own, vocab_size=size), resize(state, size)
+    folder, place, tokens = _folder(config, weights=True), vocabulary(config), None
+    if place is not None:
+        tokens = load_tokenizer({"model": {"name": "llama"}, "tokenizer": {"name": "hf"}}, place).vocab_size
+    own, state = read_gguf(folder, tokens) if folder.is_file() else read_folder(folder, tokens)
     return dataclasses.replace(own, block_size=min(config.block_size, own.block_size)), state
 
 
@@ -72,7 +71,7 @@ def _folder(config: PretrainedConfig, *, weights: bool = False) -> Path:
         _download(config.repo, commit, name, optional=True)
     if weights and _download(config.repo, commit, WEIGHTS, optional=True) is None:
         index = _download(config.repo, commit, INDEX)
-        for name in shards(index) if index else ():
+        for name in indexed(index) if index else ():
             _download(config.repo, commit, name)
     return path.parent
 

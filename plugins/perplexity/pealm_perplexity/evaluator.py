@@ -11,9 +11,7 @@ from dataclasses import dataclass
 from itertools import groupby, islice
 from typing import Any
 
-import torch
-
-from pealm_core import Dataset, EvalResult, Segment, Tokenizer, UserError, cover, score, start_token
+from pealm_core import Dataset, EvalResult, Segment, Tokenizer, UserError, cover, ratio, score, start_token
 from pealm_perplexity.config import PerplexityConfig
 
 AT_ONCE = 1024  # windows that are scored in one call
@@ -73,7 +71,7 @@ class Perplexity:
             nats += [-result.log_prob for result in score(model, part)]
             done = sum(len(ids) for _, ids in windows[: len(nats)])
             progress(done, tokens, f"loss {sum(nats) / done:.4f}")
-        loss, stderr = sum(nats) / tokens, _stderr(nats, [len(ids) for _, ids in windows])
+        loss, stderr = ratio(nats, [len(ids) for _, ids in windows])
         bits = sum(nats) / math.log(2) / size if size else math.inf  # only special tokens may be learned
         ppl = math.exp(loss) if loss < 700 else math.inf
         return EvalResult(
@@ -119,10 +117,10 @@ def _of_segments(segments: Sequence[Segment], tokenizer: Any) -> Document:
 
 
 def _from_shards(dataset: Any, split: str, tokenizer: Tokenizer) -> Iterator[Document]:
-    """Yield what stands between the end-of-text tokens of shards; whole shards if the tokenizer has none."""
+    """Yield what is between the end-of-text tokens of shards, without `bos_id`; whole shards if there are none."""
     if hasattr(dataset, "check"):
         dataset.check(tokenizer.vocab_size)
-    eot, shards = getattr(tokenizer, "eot_id", None), dataset.shards(split)
+    ends, shards = {getattr(tokenizer, name, None) for name in ("eot_id", "bos_id")}, dataset.shards(split)
     masks = (dataset.masks(split) if hasattr(dataset, "masks") else None) or [None] * len(shards)
     for shard, mask in zip(shards, masks, strict=True):
         ids: list[int] = []
@@ -131,7 +129,7 @@ def _from_shards(dataset: Any, split: str, tokenizer: Tokenizer) -> Iterator[Doc
             part = shard[begin : begin + 2**20].tolist()
             flags = [True] * len(part) if mask is None else mask[begin : begin + 2**20].tolist()
             for token, learn in zip(part, flags, strict=True):
-                if token != eot:
+                if token not in ends:
                     ids.append(token)
                     learned.append(bool(learn))
                 elif ids:
@@ -144,11 +142,3 @@ def _from_shards(dataset: Any, split: str, tokenizer: Tokenizer) -> Iterator[Doc
 def _decoded(ids: list[int], learned: list[bool], tokenizer: Tokenizer) -> Document:
     scored = [token for token, learn in zip(ids, learned, strict=True) if learn]
     return Document(ids, len(tokenizer.decode(scored).encode("utf-8")), None if all(learned) else learned)
-
-
-def _stderr(parts: Sequence[float], wholes: Sequence[int]) -> float:
-    """Standard error of sum(parts) / sum(wholes) over windows (the ratio estimator's, linearised); 0 for one."""
-    if len(parts) < 2:
-        return 0.0
-    a, b = torch.tensor(parts, dtype=torch.float64), torch.tensor(wholes, dtype=torch.float64)
-    return float((a - a.sum() / b.sum() * b).std() / b.mean() / math.sqrt(len(parts)))

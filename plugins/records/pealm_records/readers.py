@@ -62,7 +62,12 @@ def _read_jsonl(rows: Rows) -> Iterator[str | None]:
             raise UserError(f"{_line(rows, number)} is not an object with columns, but {text.strip():.40}")
         if rows.column not in record:
             raise _no_column(_line(rows, number), rows.column, list(record))
-        yield _text(record[rows.column], rows, number)
+        value = _text(record[rows.column], rows, number)
+        if value and b"\\u" in line and not _has_utf8(value):
+            raise UserError(
+                f"{_line(rows, number)}: column {rows.column!r} has half a surrogate pair, which no text has"
+            )
+        yield value
 
 
 def _read_csv(rows: Rows) -> Iterator[str | None]:
@@ -99,6 +104,8 @@ def _row_groups(path: Path, column: str) -> Iterator[Rows]:
         if column not in schema.names:
             raise _no_column(str(path), column, schema.names)
         kind = schema.field(column).type
+        if pa.types.is_dictionary(kind):
+            kind = kind.value_type
         if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
             raise UserError(f"{path}: column {column!r} is {kind}, not text")
         sizes = [file.metadata.row_group(group).total_byte_size for group in range(file.num_row_groups)]
@@ -147,6 +154,15 @@ def _text(value: Any, rows: Rows, number: int) -> str | None:
     if value is None or isinstance(value, str):
         return value
     raise UserError(f"{_line(rows, number)}: column {rows.column!r} is {json.dumps(value):.40}, not text")
+
+
+def _has_utf8(text: str) -> bool:
+    """Whether a text has no lone surrogate, which JSON can express as \\ud800."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _no_column(place: str, column: str, names: Sequence[str]) -> UserError:

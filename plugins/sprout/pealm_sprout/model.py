@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pealm_core import KVCache, causal_attention
+from pealm_core import IGNORE, KVCache, causal_attention
 from pealm_sprout.config import SproutConfig
 from pealm_sprout.ops import norm, rotate, squared_relu
 
@@ -199,9 +199,16 @@ class Sprout(nn.Module):
         if cache is not None:
             cache.attention.advance(t)
             cache.recent = recent
-        logits = self.head(norm(x if at is None else x[:, at]))  # (B, n, V)
+        if targets is None:
+            return self._logits(x if at is None else x[:, at]), None
+        x, targets = x.flatten(0, 1), targets.flatten()
+        if x.device.type == "cpu" and (scored := targets != IGNORE).sum() < len(targets) // 2:
+            x, targets = x[scored], targets[scored]  # the head is a third of a small model's work
+        return None, F.cross_entropy(self._logits(x), targets)
+
+    def _logits(self, x: Tensor) -> Tensor:
+        """(..., C) to (..., V)."""
+        logits: Tensor = self.head(norm(x))
         if self.config.softcap:
             logits = self.config.softcap * torch.tanh(logits / self.config.softcap)
-        if targets is None:
-            return logits, None
-        return None, F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+        return logits

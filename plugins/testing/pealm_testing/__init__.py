@@ -26,13 +26,14 @@ if TYPE_CHECKING:
     from pealm_testing.format import FormatConformance as FormatConformance
     from pealm_testing.model import ModelConformance as ModelConformance
     from pealm_testing.objective import ObjectiveConformance as ObjectiveConformance
+    from pealm_testing.observer import ObserverConformance as ObserverConformance
     from pealm_testing.optimizer import OptimizerConformance as OptimizerConformance
     from pealm_testing.schedule import ScheduleConformance as ScheduleConformance
     from pealm_testing.strategy import StrategyConformance as StrategyConformance
     from pealm_testing.tokenizer import TokenizerConformance as TokenizerConformance
 
-_KINDS = ("Adapter", "Command", "Dataset", "Evaluator", "Format", "Model", "Objective", "Optimizer", "Schedule")
-_MODULES = {f"{kind}Conformance": kind.lower() for kind in (*_KINDS, "Strategy", "Tokenizer")}
+_KINDS = ("Adapter", "Command", "Dataset", "Evaluator", "Format", "Model", "Objective", "Observer", "Optimizer")
+_MODULES = {f"{kind}Conformance": kind.lower() for kind in (*_KINDS, "Schedule", "Strategy", "Tokenizer")}
 _MODULES |= {"Conformance": "base", "ConformanceError": "errors", "Bytes": "dummies", "Uniform": "dummies"}
 
 

@@ -16,7 +16,7 @@ import pytest
 import tomli_w
 
 from pealm_core import PealmError, UserError
-from pealm_testing.core import HEAVY, Entry, Layer, Plugin, PluginHost, Spec, dump, make, resolve, settings_of, word
+from pealm_testing.core import HEAVY, Entry, Layer, Plugin, PluginHost, Spec, dump, resolve, settings_of, word
 from pealm_testing.errors import ConformanceError
 from pealm_testing.watch import offline, watched
 
@@ -94,7 +94,7 @@ class Conformance:
     def make(self, **changes: Any) -> Any:
         """Make the component as the core does."""
         config = self.settings(**changes)
-        return make(self.entry, *([] if config is None else [config]))
+        return self.entry.make(config)
 
     def attributes(self, *names: str) -> dict[str, Any]:
         """Attributes of this kit that make an equal one in another process (see `with_attributes`)."""

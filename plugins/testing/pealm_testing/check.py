@@ -22,6 +22,7 @@ from pealm_testing.evaluator import EvaluatorConformance
 from pealm_testing.format import FormatConformance
 from pealm_testing.model import ModelConformance
 from pealm_testing.objective import ObjectiveConformance
+from pealm_testing.observer import ObserverConformance
 from pealm_testing.optimizer import OptimizerConformance
 from pealm_testing.schedule import ScheduleConformance
 from pealm_testing.strategy import StrategyConformance
@@ -39,6 +40,7 @@ KITS: Mapping[str, type[Conformance]] = {
         ObjectiveConformance,
         StrategyConformance,
         AdapterConformance,
+        ObserverConformance,
         FormatConformance,
         CommandConformance,
     )

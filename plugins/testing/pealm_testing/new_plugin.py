@@ -24,7 +24,7 @@ from pealm_core.plugins.host import CORE_COMMANDS, PluginHost
 
 
 @click.command("new-plugin")
-@click.argument("kind", type=click.Choice([*KINDS, "observer"]))
+@click.argument("kind", type=click.Choice([*KINDS]))
 @click.argument("name")
 @click.option("--file", "single", is_flag=True, help="Write one file for `pealm --plugin`, not a package.")
 def new_plugin(kind: str, name: str, single: bool) -> None:
@@ -52,7 +52,7 @@ def new_plugin(kind: str, name: str, single: bool) -> None:
     if kind == "command" and name in CORE_COMMANDS:
         raise UserError(f"{name!r} is a command of pealm itself; choose another name")
     host = PluginHost.installed()
-    if taken := host.entries(KINDS[kind]).get(name) if kind in KINDS else None:
+    if taken := host.entries(KINDS[kind]).get(name):
         raise UserError(f"{taken[0].plugin.dist} already provides the {kind} {name!r}; choose another name")
     package = name.replace("-", "_") if single else _package(name)
     target = Path(f"{package}.py" if single else f"pealm-{name}")

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pealm_core import IGNORE, ObjectiveSpec
 from pealm_testing.base import Conformance
-from pealm_testing.core import has, make, part, scored
+from pealm_testing.core import has, part, scored
 from pealm_testing.dummies import Bytes, Small
 from pealm_testing.errors import ConformanceError
 from pealm_testing.watch import watched
@@ -25,7 +25,7 @@ class ObjectiveConformance(Conformance):
     def objective(self, model: nn.Module) -> Any:
         """Make the objective for a model. Its tokenizer is one of bytes, with the record's special tokens."""
         config = self.settings()
-        return make(self.entry, *([] if config is None else [config]), model, Bytes(self.entry.spec.specials))
+        return self.entry.make(config, model, Bytes(self.entry.spec.specials))
 
     def model(self) -> nn.Module:
         """Make the model."""

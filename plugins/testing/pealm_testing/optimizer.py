@@ -9,7 +9,7 @@ import torch
 
 from pealm_core import OptimizerSpec
 from pealm_testing.base import Conformance
-from pealm_testing.core import make, read_tree, write_tree
+from pealm_testing.core import read_tree, write_tree
 from pealm_testing.dummies import Toy
 from pealm_testing.errors import ConformanceError
 
@@ -28,7 +28,7 @@ class OptimizerConformance(Conformance):
     def on(self, model: Toy) -> torch.optim.Optimizer:
         """Make the optimizer for a model."""
         config = self.settings()
-        optimizer = make(self.entry, *([] if config is None else [config]), model, lr=self.lr)
+        optimizer = self.entry.make(config, model, lr=self.lr)
         if not isinstance(optimizer, torch.optim.Optimizer):
             raise ConformanceError(
                 f"factory(config, model, *, lr) must return a torch.optim.Optimizer, not {optimizer!r:.60}"

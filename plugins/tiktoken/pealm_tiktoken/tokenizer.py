@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 from pealm_core import UserError
 from pealm_tiktoken.config import TiktokenConfig
-from pealm_tiktoken.files import Vocabulary, read, write
+from pealm_tiktoken.files import Vocabulary, from_file, read, write
 
 END_OF_TEXT = "<|endoftext|>"
+CUSTOM = "custom"  # the name of a file's encoding
 UNUSED = "\ufffd".encode()  # cl100k_base and others leave some ids without a token; a model may still sample one
 
 
@@ -31,7 +32,9 @@ class TiktokenTokenizer:
 
     @cached_property
     def encoding(self) -> tiktoken.Encoding:
-        """tiktoken's object. Raises UserError for an unknown name, and where the files can't be had."""
+        """tiktoken's object. Raises UserError for an unknown name or a wrong file, and if a download fails."""
+        if self.config.file is not None:
+            return self._of_file(self.config.file)
         name = self.config.encoding
         known = tiktoken.list_encoding_names()
         if name not in known:
@@ -46,6 +49,17 @@ class TiktokenTokenizer:
                 f'tiktoken.get_encoding("{name}")\', bring DIR here and set TIKTOKEN_CACHE_DIR to it'
             ) from error
 
+    def _of_file(self, path: Path) -> tiktoken.Encoding:
+        try:
+            return self._encoding(from_file(path, self.config.pattern, self.config.specials))
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise UserError(f"--tokenizer.file {path}: {reason}") from error
+
+    @property
+    def _name(self) -> str:
+        return self.config.encoding if self.config.file is None else CUSTOM
+
     @cached_property
     def _bytes(self) -> list[bytes]:
         """The bytes of every id."""
@@ -54,7 +68,8 @@ class TiktokenTokenizer:
         for token, rank in vocabulary.ranks.items():
             table[rank] = token
         for text, rank in vocabulary.special_tokens.items():
-            table[rank] = text.encode()
+            if table[rank] is UNUSED:  # of two names for an id, the first
+                table[rank] = text.encode()
         return table
 
     @property
@@ -98,11 +113,11 @@ class TiktokenTokenizer:
 
     def save(self, folder: Path) -> None:
         """Write the vocabulary to `ranks.tiktoken` and `tokenizer.json`."""
-        write(folder, self.config.encoding, _vocabulary(self.encoding))
+        write(folder, self._name, _vocabulary(self.encoding))
 
     def load(self, folder: Path) -> None:
         """Read what `save` wrote; tiktoken's cache and the network stay untouched. Raises ValueError."""
-        vocabulary = read(folder, self.config.encoding)
+        vocabulary = read(folder, self._name)
         try:
             self._set(vocabulary)
         except ValueError as error:
@@ -110,8 +125,11 @@ class TiktokenTokenizer:
         self.__dict__.pop("_bytes", None)
 
     def _set(self, vocabulary: Vocabulary) -> None:
-        self.__dict__["encoding"] = tiktoken.Encoding(
-            self.config.encoding,
+        self.__dict__["encoding"] = self._encoding(vocabulary)
+
+    def _encoding(self, vocabulary: Vocabulary) -> tiktoken.Encoding:
+        return tiktoken.Encoding(
+            self._name,
             pat_str=vocabulary.pat_str,
             mergeable_ranks=vocabulary.ranks,
             special_tokens=vocabulary.special_tokens,
@@ -119,7 +137,7 @@ class TiktokenTokenizer:
 
     def _token(self, token: int) -> bytes:
         if not 0 <= token < len(self._bytes):
-            raise ValueError(f"token {token} is not among the {len(self._bytes):,} of {self.config.encoding}")
+            raise ValueError(f"token {token} is not among the {len(self._bytes):,} of {self._name}")
         return self._bytes[token]
 
     def __getstate__(self) -> dict[str, Any]:

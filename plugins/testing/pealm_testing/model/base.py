@@ -9,7 +9,6 @@ from torch import Tensor
 
 from pealm_core import ModelSpec
 from pealm_testing.base import ComponentConformance
-from pealm_testing.core import make
 from pealm_testing.errors import ConformanceError
 
 
@@ -29,7 +28,7 @@ class ModelKit(ComponentConformance):
         if self.entry.spec.pretrained is not None:
             raise SkipTest("its weights are downloaded; check the model family instead")
         torch.manual_seed(seed)
-        return make(self.entry, self.settings(vocab_size=self.vocab_size, **changes)).eval()
+        return self.entry.make(self.settings(vocab_size=self.vocab_size, **changes)).eval()
 
     def noisy(self) -> Any:
         """Make the model and add noise to every weight, because weights that start at zero would hide defects."""

@@ -53,7 +53,7 @@ class TrainingChecks(ModelKit):
             state = {"step": 1, "data": ""}
             save_checkpoint(path, model=model.state_dict(), config=config, tokenizer=Bytes(), state=state)
             try:
-                load_model(other, path)
+                load_model(other, path / "model.safetensors")
             except PealmError as error:
                 raise ConformanceError(
                     f"its state_dict does not fit a new model: {str(error).replace(folder, '')}"

@@ -1,0 +1,1 @@
+"""`pealm convert`."""

@@ -1,0 +1,1 @@
+"""Files of other programs, for model plugins: Hugging Face's folders and GGUF."""

@@ -1,0 +1,42 @@
+"""The loss of a head that is not trained, beside F.cross_entropy on all logits."""
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from pealm_core import IGNORE, head_loss
+
+
+@pytest.mark.parametrize("masked", [0.0, 0.7])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_loss_and_gradient(masked: float, dtype: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pealm_core.inference.head_loss.ROWS", 7)
+    torch.manual_seed(0)
+    weight, bias = torch.randn(40, 8, dtype=dtype), torch.randn(40, dtype=dtype)
+    bias[-3:] = -torch.inf  # rows beyond the vocabulary
+    targets = torch.randint(37, (3, 9)).masked_fill(torch.rand(3, 9) < masked, IGNORE)
+    results = []
+    for loss in (head_loss, _plain):
+        x = torch.randn(3, 9, 8, dtype=dtype, generator=torch.Generator().manual_seed(1)).requires_grad_()
+        value = loss(x, weight, bias, targets)
+        (3 * value).backward()
+        results.append((value.detach().double(), x.grad.double()))  # type: ignore[union-attr]
+    tolerance = {torch.float64: 1e-6, torch.float32: 1e-5, torch.bfloat16: 3e-2}[dtype]
+    for ours, plain in zip(*results, strict=True):
+        torch.testing.assert_close(ours, plain, atol=tolerance, rtol=tolerance)
+
+
+def _plain(x: Any, weight: Any, bias: Any, targets: Any) -> Any:
+    return F.cross_entropy(F.linear(x, weight, bias).flatten(0, 1), targets.flatten())
+
+
+@pytest.mark.parametrize("case", ["the head is trained", "nothing is trained", "no gradients"])
+def test_otherwise_it_is_the_plain_loss_to_the_bit(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pealm_core.inference.head_loss._FrozenHead", None)
+    x, weight, targets = torch.randn(2, 5, 8), torch.randn(11, 8), torch.randint(11, (2, 5))
+    x.requires_grad_(case != "nothing is trained")
+    weight.requires_grad_(case == "the head is trained")
+    with torch.set_grad_enabled(case != "no gradients"):
+        assert torch.equal(head_loss(x, weight, None, targets), _plain(x, weight, None, targets))
