@@ -18,6 +18,7 @@ from pealm_core.config.settings import DEVICES
 from pealm_core.config.toml_layers import read_regular
 from pealm_core.contract.errors import PluginError, UserError
 from pealm_core.contract.fields import dump, settings_of
+from pealm_core.contract.protocols import EvalResult
 
 
 @click.command("eval", cls=ComponentCommand, flat={}, components=("model", "tokenizer", "eval", "input"))
@@ -49,7 +50,7 @@ def evaluate(
     if "eval" not in job.entries:
         raise UserError("eval needs an evaluation: --on NAME (pealm eval --help lists them)")
     entry = job.entries["eval"]
-    if entry.spec.input and "input" not in job.entries:
+    if entry.spec.input and not job.inputs:
         raise UserError(f"{entry.name} needs an input: --input.NAME, see --help")
     if limit is not None:
         if "limit" not in settings_of(entry.config):
@@ -93,17 +94,18 @@ def _check_output(path: Path) -> None:
 
 def _evaluate(job: Job, ckpt: str | None, base: Path | None, device: Any, dtype: str, world: Any) -> dict[str, Any]:
     """Evaluate and return the content of `--output`: the evaluation's own settings first."""
-    from pealm_core.contract.protocols import EvalResult, has
+    from pealm_core.contract.protocols import has
+    from pealm_core.data.sources import labels
     from pealm_core.hardware.distributed import one_by_one
     from pealm_core.inference.lm import open_job
 
-    entry, more = job.entries["eval"], {}
+    entry, inputs = job.entries["eval"], dict[str, dict[str, Any]]()
     with world.together():
         evaluator = job.make("eval")
-        if "input" in job.entries:
-            dataset, value = job.make("input"), job.entries["input"].spec.value
-            whole = has(dataset, "whole") and job.origins["input"].get(value) == "command line"
-            more = {"dataset": dataset, "split": "whole" if whole else "val"}
+        for label, table in zip(labels(job), job.inputs, strict=True):
+            dataset, value = job.make(table), job.entries[table].spec.value
+            whole = has(dataset, "whole") and job.origins[table].get(value) == "command line"
+            inputs[label] = {"dataset": dataset, "split": "whole" if whole else "val"}
     with one_by_one(world):  # a machine's first process downloads the weights for its others
         folder = None if ckpt is None else checkpoint.find(Path(ckpt))
         digest = folder and checkpoint.state_of(folder)["files"][checkpoint.MODEL][1]
@@ -112,12 +114,14 @@ def _evaluate(job: Job, ckpt: str | None, base: Path | None, device: Any, dtype:
     with world.together():
         try:
             progress = _show_progress if world.main else lambda *_: None
-            config = _with_inputs(lm.config)
-            result = evaluator.evaluate(lm.model, lm.tokenizer, config=config, progress=progress, **more)
+            options = {"config": _with_inputs(lm.config), "progress": progress}
+            results = {
+                label: evaluator.evaluate(lm.model, lm.tokenizer, **options, **more)
+                for label, more in (inputs or {"": {}}).items()
+            }
         except ValueError as error:
             raise UserError(f"--on {entry.name}: {error}") from error
-        if not isinstance(result, EvalResult):
-            raise PluginError(f"{entry.plugin.dist}: evaluate must give an EvalResult, not {result!r:.60}")
+        result = _joined(entry, results)
     tables = job.tables()
     return {
         **dump(job.configs["eval"]),
@@ -134,6 +138,22 @@ def _evaluate(job: Job, ckpt: str | None, base: Path | None, device: Any, dtype:
         "config": {**tables, **({"adapter": lm.config["adapter"]} if "adapter" in lm.config else {})},
         "details": list(result.details),
     }
+
+
+def _joined(entry: Any, results: Mapping[str, EvalResult]) -> EvalResult:
+    """Return the results of a mixture's inputs as one, with `loss/NAME`. Raises PluginError if one is none."""
+    for result in results.values():
+        if not isinstance(result, EvalResult):
+            raise PluginError(f"{entry.plugin.dist}: evaluate must give an EvalResult, not {result!r:.60}")
+    if len(results) == 1:
+        return next(iter(results.values()))
+    each = results.items()
+    return EvalResult(
+        {f"{key}/{name}": metric for name, result in each for key, metric in result.metrics.items()},
+        sum(result.n for result in results.values()),
+        [f"{name}: {note}" for name, result in each for note in result.notes],
+        [{"input": name, **detail} for name, result in each for detail in result.details],
+    )
 
 
 def _with_inputs(config: Mapping[str, Any]) -> dict[str, Any]:
