@@ -20,16 +20,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
 import pealm_core
-from pealm_core import Document
-from pealm_core.data.documents import encode_document
-from pealm_core.data.packing import Packed, write_index
 from pealm_core.data.stream import Split
 from pealm_core.data.windows import FixedWindows
-from pealm_kindergarten.dataset import Kindergarten, Questions
+from pealm_kindergarten.dataset import Kindergarten
 from pealm_tinyshakespeare.dataset import Tinyshakespeare
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -42,40 +38,27 @@ DATA = {
     "plays are in the public domain, his repository is under the MIT licence",
     "kindergarten": "stories that pealm-kindergarten's grammar tells (`--input.kindergarten`, seed 1); made by this "
     "project, MIT licence",
-    "kindergarten-questions": "questions about such stories and their answers, with some stories alone "
-    "(`--input.kindergarten-questions`, seed 1); made by this project, MIT licence",
 }
-DATASETS = {"tinyshakespeare": Tinyshakespeare, "kindergarten": Kindergarten, "kindergarten-questions": Questions}
-STORY = (
-    "One day Rosa found a blue kite. She played with the blue kite until supper. But then the blue kite was gone. "
-    "Uncle Ben found the blue kite behind the sofa. Rosa danced with joy."
-)
 GPT2 = "--model.n-layer 4 --model.n-head 4 --model.n-embd 192 --model.block-size 128"
 
 
 @dataclass(frozen=True)
 class Shipped:
-    """One of the models. train: what follows `pealm train`; sample: what follows `pealm sample --ckpt PATH`.
-
-    talk: instead of a sample, the lines of a conversation.
-    """
+    """One of the models. train: what follows `pealm train`; sample: what follows `pealm sample --ckpt PATH`."""
 
     title: str
     data: str
     train: str
     sample: str = '--prompt "ROMEO:" -n 300 --temperature 0.8 --seed 1'
-    talk: tuple[str, ...] = ()
 
     @property
     def evaluation(self) -> str:
         """What follows `pealm eval --ckpt PATH`."""
-        own = self.data.startswith("kindergarten")
-        return f"--on {self.data}" if own else f"--on perplexity --input.{self.data}"
+        return "--on kindergarten" if self.data == "kindergarten" else f"--on perplexity --input.{self.data}"
 
-    def documents(self) -> Iterable[Document]:
+    def documents(self) -> Iterable[str]:
         """The validation text."""
-        documents: Iterable[Document] = DATASETS[self.data]().documents("val")
-        return documents
+        return (Kindergarten() if self.data == "kindergarten" else Tinyshakespeare()).documents("val")
 
 
 MODELS = {
@@ -95,13 +78,6 @@ MODELS = {
         "kindergarten",
         "sprout --preset tiny --input.kindergarten --tokenizer bpe --eval-tokens 20000 --steps 2000",
         "-n 80 --num-samples 3 --seed 1",
-    ),
-    "sprout-kindergarten": Shipped(
-        "sprout-stories, trained further to answer questions about stories",
-        "kindergarten-questions",
-        "sprout --preset chat --init weights/sprout-stories --input.kindergarten-questions --model.block-size 160 "
-        "--eval-tokens 20000 --steps 4000",
-        talk=(f"{STORY} What colour was the kite?", "Who found the kite again?", "How old was Rosa?"),
     ),
     "gpt2-shakespeare": Shipped(
         "A small GPT-2 over byte pairs",
@@ -157,29 +133,19 @@ def recorded_loss(weights: Path) -> float:
 
 
 @torch.inference_mode()
-def validation_loss(weights: Path, documents: Iterable[Document]) -> float:
-    """The loss as the trainer's validation takes it: rows side by side, at most --eval-tokens, nats per token."""
+def validation_loss(weights: Path, documents: Iterable[str]) -> float:
+    """The loss as the trainer's validation takes it: blocks side by side, at most --eval-tokens, nats per token."""
     lm = pealm_core.load(weights, device="cpu")
-    ids, learned, starts, block = list[int](), list[bool](), list[int](), int(lm.model.config.block_size)  # type: ignore[arg-type,union-attr]
-    for document in documents:
-        starts.append(len(ids))
-        for part, learn in encode_document(document, lm.tokenizer):
-            ids += part.tolist()
-            learned += [learn] * len(part)
-    split = Split([np.array(ids)], [] if all(learned) else [np.array(learned)], [np.array(starts)])
-    total, scored = 0.0, 0
-    with tempfile.TemporaryDirectory() as folder:
-        if split.masks:
-            write_index(split, block, Path(folder))
-        source = Packed(split, block, Path(folder)) if split.masks else FixedWindows(split, block)
-        count = min(len(source), max(1, lm.config["train"]["eval-tokens"] // block))
-        places = [i * len(source) // count for i in range(count)]
-        for begin in range(0, count, 64):
-            rows = source.rows(places[begin : begin + 64])
-            weight = int((rows["targets"] != pealm_core.IGNORE).sum())
-            total += float(lm.model(rows["idx"], rows["targets"])[1]) * weight
-            scored += weight
-    return total / scored
+    start = [] if lm.eot_id is None else [lm.eot_id]
+    ids = [i for text in documents for i in (*start, *lm.encode(text))]
+    windows = FixedWindows(Split([torch.tensor(ids).numpy()]), lm.model.config.block_size)  # type: ignore[arg-type,union-attr]
+    count = min(len(windows), max(1, lm.config["train"]["eval-tokens"] // windows.block_size))
+    places = [i * len(windows) // count for i in range(count)]
+    total = 0.0
+    for begin in range(0, count, 64):
+        rows = windows.rows(places[begin : begin + 64])
+        total += float(lm.model(rows["idx"], rows["targets"])[1]) * len(rows["idx"])
+    return float(total / count)
 
 
 def card(name: str, shipped: Shipped, made: Path, run: Path) -> str:
@@ -190,9 +156,9 @@ def card(name: str, shipped: Shipped, made: Path, run: Path) -> str:
     last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
     precision = {"float32": "fp32", "bfloat16": "bf16"}[json.loads((run / "run.json").read_text())["dtype"]]
     unit = "character" if lm.config["tokenizer"]["name"] == "char" else "token"
-    command, options = ("chat", "--temperature 0") if shipped.talk else ("sample", shipped.sample)
-    evaluation = output("eval", shipped.evaluation, made)
-    sample = output(command, options, made, *shipped.talk)
+    sample, evaluation = (
+        output(*words, made) for words in (("sample", shipped.sample), ("eval", shipped.evaluation))
+    )
     path = f"weights/{name}"
     return f"""# {name}
 
@@ -212,7 +178,7 @@ def card(name: str, shipped: Shipped, made: Path, run: Path) -> str:
 {evaluation}
 ```
 
-`pealm {command} --ckpt {path} {options}`
+`pealm sample --ckpt {path} {shipped.sample}`
 
 ```
 {sample}
@@ -220,14 +186,11 @@ def card(name: str, shipped: Shipped, made: Path, run: Path) -> str:
 """
 
 
-def output(command: str, options: str, weights: Path, *lines: str) -> str:
-    """What a command prints about the weights, each line that it reads before its answer."""
+def output(command: str, options: str, weights: Path) -> str:
+    """What a command prints about the weights."""
     words = [*PEALM, command, "--ckpt", str(weights), *shlex.split(options)]
-    done = subprocess.run(words, check=True, capture_output=True, text=True, input="".join(f"{x}\n" for x in lines))
-    printed = [line.rstrip() for line in done.stdout.strip().splitlines()]
-    if not lines:
-        return "\n".join(printed)
-    return "\n".join(f"> {line}\n{answer}" for line, answer in zip(lines, printed, strict=True))
+    done = subprocess.run(words, check=True, capture_output=True, text=True)
+    return "\n".join(line.rstrip() for line in done.stdout.strip().splitlines())
 
 
 def size(folder: Path) -> int:

@@ -1,7 +1,5 @@
 """Make the tokenizer of a job: a saved one, one that learns from the training text, or one as it is."""
 
-import hashlib
-import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
@@ -17,7 +15,8 @@ from pealm_core.contract.protocols import Dataset, Tokenizer, has
 from pealm_core.data.documents import has_template
 from pealm_core.data.fit_sample import FitSample
 from pealm_core.data.specials import specials_of, with_specials
-from pealm_core.data.token_cache import SPLITS, cached_folder
+from pealm_core.data.stream import SPLITS, hash_of
+from pealm_core.data.token_cache import cached_folder, content_of
 from pealm_core.hardware.launch import launched
 from pealm_core.plugins.calls import ANYTHING, Returns, call, check, explain, owner
 
@@ -86,19 +85,14 @@ def _learn(job: Job, tokenizer: Any, datasets: Sequence[Dataset]) -> None:
     """Fit a tokenizer, or load what it learned from the same texts with the same settings. Raises UserError."""
     entry, config = job.entries["tokenizer"], job.configs["tokenizer"]
     splits = SPLITS if getattr(tokenizer, "fits_whole", False) else SPLITS[:1]
-
-    sample, size = FitSample(datasets, splits, getattr(tokenizer, "fit_bytes", None)), 0
-    digest = hashlib.sha256(json.dumps([entry.spec.name, entry.plugin.version, dump(config)]).encode())
-    for text in sample:
-        data = text.encode("utf-8", "surrogatepass")
-        digest.update(len(data).to_bytes(8, "little") + data)
-        size += len(data)
-        del text, data  # before the next one is read
+    hashes = [content_of(dataset)["hashes"] for dataset in datasets]
+    facts: Any = [entry.spec.name, entry.plugin.version, dump(config), [[one[s] for s in splits] for one in hashes]]
+    sample = FitSample(datasets, splits, getattr(tokenizer, "fit_bytes", None))
 
     def write(aside: Path) -> None:
-        if sample.cut and launched()[0] == 0:
-            print(f"pealm: tokenizer {entry.name} learns from a sample of {size:,} bytes", file=sys.stderr)
         call(tokenizer.fit, ANYTHING, iter(sample))
+        if sample.cut and launched()[0] == 0:
+            print(f"pealm: tokenizer {entry.name} learned from a sample of {sample.size:,} bytes", file=sys.stderr)
         (aside / TOKENIZER).mkdir()
         tokenizer.save(aside / TOKENIZER)
         loaded = job.make("tokenizer")
@@ -108,6 +102,6 @@ def _learn(job: Job, tokenizer: Any, datasets: Sequence[Dataset]) -> None:
         except Exception as error:
             raise PluginError(f"{owner(loaded.load)}: can't load what `save` wrote: {explain(error)}") from error
 
-    folder = cache_root() / "tokens" / digest.hexdigest()[:32]
+    folder = cache_root() / "tokens" / hash_of(facts)[:32]
     if cached_folder(folder, {"tokenizer": entry.spec.name}, write):
         tokenizer.load(folder / TOKENIZER)

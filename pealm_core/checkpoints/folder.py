@@ -7,7 +7,6 @@ A folder is written under a temporary name, synced and renamed. `state.json` is 
 SHA-256 of every other file. Importing this module does not load torch.
 """
 
-import hashlib
 import json
 import os
 import re
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import tomli_w
 
+from pealm_core.config.paths import digest as digest
 from pealm_core.config.paths import reason, temporary, written_aside
 from pealm_core.config.toml_layers import read_regular
 from pealm_core.contract.errors import InvalidCheckpointError, PealmError, UserError
@@ -190,9 +190,3 @@ def newest(run: Path) -> tuple[Path | None, list[str]]:
         except InvalidCheckpointError as error:
             wrong.append(str(error))
     return None, wrong
-
-
-def digest(path: Path) -> str:
-    """Return the SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

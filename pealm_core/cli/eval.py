@@ -51,7 +51,7 @@ def evaluate(
     if "eval" not in job.entries:
         raise UserError("eval needs an evaluation: --on NAME (pealm eval --help lists them)")
     entry = job.entries["eval"]
-    if entry.spec.input and "input" not in job.entries:
+    if entry.spec.input and not job.inputs:
         raise UserError(f"{entry.name} needs an input: --input.NAME, see --help")
     if limit is not None:
         if "limit" not in settings_of(entry.config):
@@ -96,17 +96,18 @@ def _check_output(path: Path) -> None:
 def _evaluate(job: Job, ckpt: str | None, base: Path | None, device: Any, dtype: str, world: Any) -> dict[str, Any]:
     """Evaluate and return the content of `--output`: the evaluation's own settings first."""
     from pealm_core.contract.protocols import has
+    from pealm_core.data.sources import labels
     from pealm_core.hardware.distributed import one_by_one
     from pealm_core.inference.lm import open_job
     from pealm_core.plugins.calls import call
 
-    entry, more = job.entries["eval"], {}
+    entry, inputs = job.entries["eval"], dict[str, dict[str, Any]]()
     with world.together():
         evaluator = job.make("eval")
-        if "input" in job.entries:
-            dataset, value = job.make("input"), job.entries["input"].spec.value
-            whole = has(dataset, "whole") and job.origins["input"].get(value) == "command line"
-            more = {"dataset": dataset, "split": "whole" if whole else "val"}
+        for label, table in zip(labels(job), job.inputs, strict=True):
+            dataset, value = job.make(table), job.entries[table].spec.value
+            whole = has(dataset, "whole") and job.origins[table].get(value) == "command line"
+            inputs[label] = {"dataset": dataset, "split": "whole" if whole else "val"}
     with one_by_one(world):  # a machine's first process downloads the weights for its others
         folder = None if ckpt is None else checkpoint.find(Path(ckpt))
         digest = folder and checkpoint.state_of(folder)["files"][checkpoint.MODEL][1]
@@ -115,11 +116,14 @@ def _evaluate(job: Job, ckpt: str | None, base: Path | None, device: Any, dtype:
     with world.together():
         try:
             progress = _show_progress if world.main else lambda *_: None
-            config = _with_inputs(lm.config)
-            more |= {"config": config, "progress": progress}
-            result = call(evaluator.evaluate, (_correct, RESULT), lm.model, lm.tokenizer, **more)
+            options = {"config": _with_inputs(lm.config), "progress": progress}
+            results = {
+                label: call(evaluator.evaluate, (_correct, RESULT), lm.model, lm.tokenizer, **options, **more)
+                for label, more in (inputs or {"": {}}).items()
+            }
         except ValueError as error:
             raise UserError(f"--on {entry.name}: {error}") from error
+        result = _joined(results)
     tables = job.tables()
     return {
         **dump(job.configs["eval"]),
@@ -146,6 +150,19 @@ def _correct(r: Any) -> bool:
     good = isinstance(r, EvalResult) and r.n >= 0 and all(isinstance(text, str) for text in r.notes)
     pairs = all(isinstance(value, Real) and isinstance(error, Real) for value, error in r.metrics.values())
     return good and pairs and bool(json.dumps([*r.details]))
+
+
+def _joined(results: Mapping[str, EvalResult]) -> EvalResult:
+    """Return the results of a mixture's inputs as one, with `loss/NAME`."""
+    if len(results) == 1:
+        return next(iter(results.values()))
+    each = results.items()
+    return EvalResult(
+        {f"{key}/{name}": metric for name, result in each for key, metric in result.metrics.items()},
+        sum(result.n for result in results.values()),
+        [f"{name}: {note}" for name, result in each for note in result.notes],
+        [{"input": name, **detail} for name, result in each for detail in result.details],
+    )
 
 
 def _with_inputs(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Where pealm keeps things, the mark of its own folders, how paths are shown, writing aside, syncing, locks."""
 
 import errno
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -33,6 +34,12 @@ def reason(error: OSError) -> str:
 def printable(text: str) -> str:
     """Return a text in one line, without characters that would control a terminal."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def digest(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sync(path: Path) -> None:

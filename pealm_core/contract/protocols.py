@@ -116,13 +116,15 @@ class Dataset(Protocol):
     token is not learned, or None; and `offsets(split)`, for each shard where its documents start, needed by `packed`.
 
     A dataset of documents may have `parts(split)`: independent pieces in order, which worker processes tokenize in
-    parallel (`pealm tokenize`), and whose documents together are those of the split. Each can be pickled and has
-    `name` (with `version`, if it has one, different where the content is), `size` in bytes, and `documents()`. If it
-    has `continues = True`, its first document is the rest of the previous part's last one. `split_parts()`: parts of
-    both splits, whose documents come in pairs with "train" or "val", so that each is read once. Such a part may have
-    `fetch(work, *, quiet)`, which brings its data to the folder `work` and returns the pieces to tokenize, and
-    `remove(work)`. `shard_name`: a function from a number to a shard's name, if all documents are of one stream, with
-    the split "train", whose first shard is for validation.
+    parallel (the token cache, `pealm tokenize`), and whose documents together are those of the split. Each can be
+    pickled and has `name` (with `version`, if it has one, different where the content is), `size` in bytes, and
+    `documents()`. If it has `continues = True`, its first document is the rest of the previous part's last one.
+    `split_parts()`: parts of both splits, whose documents come in pairs with "train" or "val", so that each is read
+    once. Such a part may have `fetch(work, *, quiet)`, which brings its data to the folder `work` and returns the
+    pieces to tokenize, and `remove(work)`. `shard_name`: a function from a number to a shard's name, if all documents
+    are of one stream, with the split "train", whose first shard is for validation.
+    `version()`: what changes with the documents, as JSON: its settings and `files_version(paths)`; None: unknown.
+    While it and the dataset's code are the same, the token cache does not read the documents again.
 
     A dataset may instead make its own samples: `source(split, *, tokenizer, block_size, seed) -> Source`.
     """

@@ -1,6 +1,7 @@
 """Files of data: what a path, a folder or a glob means, and how files are read, compressed or not."""
 
 import stat
+import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from glob import glob, has_magic
@@ -14,6 +15,7 @@ from pealm_core.data.documents import segments
 
 COMPRESSED = (".gz", ".zst")
 BLOCK = 2**20  # bytes
+RECENT = 2.0  # seconds in which a file may change twice without a difference in its time
 
 
 def data_suffix(path: Path) -> str:
@@ -49,6 +51,22 @@ def data_files(option: str, path: str, suffixes: Iterable[str]) -> list[Path]:
 
 def _may_be_read(path: Path) -> bool:
     return path.exists() and not path.is_dir()  # `read_blocks` refuses a pipe, a socket or a device
+
+
+def stamp(path: Path) -> list[int]:
+    """Return what changes with a file: its size, and the times of change in nanoseconds. Raises OSError."""
+    facts = path.stat()
+    return [facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns]
+
+
+def files_version(paths: Iterable[Path]) -> dict[str, list[int]] | None:
+    """Return JSON that changes with the files, for `Dataset.version`; None: one is new or missing."""
+    try:
+        stamps = {str(path.absolute()): stamp(path) for path in paths}
+    except OSError:
+        return None
+    newest = max((times[1] for times in stamps.values()), default=0)
+    return stamps if newest < (time.time() - RECENT) * 1e9 else None
 
 
 def read_blocks(path: Path, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
@@ -127,18 +145,18 @@ def _inflate(
     path: Path, blocks: Iterable[bytes], new: Callable[[], Any], errors: tuple[type[Exception], ...]
 ) -> Iterator[bytes]:
     """Yield the content of a file of one or more compressed streams."""
-    stream, used = new(), False
+    stream, used, size = new(), False, 0
     try:
         for block in blocks:
             while block:
                 data = stream.decompress(block)
-                used = True
+                used, size = True, size + len(data)
                 if data:
                     yield data
                 block = stream.unused_data
                 if stream.eof:
                     stream, used = new(), False
     except errors as error:
-        raise UserError(f"{path} is damaged: {error}") from error
+        raise UserError(f"{path} is damaged after {size:,} bytes of content: {error}") from error
     if used:
-        raise UserError(f"{path} is truncated: its compressed data has no end")
+        raise UserError(f"{path} is truncated: its compressed data has no end after {size:,} bytes of content")

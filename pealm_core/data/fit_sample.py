@@ -13,14 +13,16 @@ class FitSample:
     """The texts of some datasets' splits, at most `limit` bytes; the same ones in the same order each time.
 
     A dataset gets an equal part of the limit. Of one with `parts`, evenly spaced ones are read, each from its start
-    and in proportion to its size; of another one, the beginning. cut: whether something was left out.
+    and in proportion to its size; of another one, the beginning. cut: whether something was left out the last
+    time; size: the bytes that were not.
     """
 
     def __init__(self, datasets: Sequence[Any], splits: Sequence[str], limit: int | None) -> None:
         self._sources = [(dataset, split) for split in splits for dataset in datasets]
-        self.limit, self.cut = limit, False
+        self.limit, self.cut, self.size = limit, False, 0
 
     def __iter__(self) -> Iterator[str]:
+        self.size = 0
         for dataset, split in self._sources:
             if self.limit is None:
                 yield from texts(documents(dataset, split))
@@ -40,6 +42,7 @@ class FitSample:
         """Yield texts of at most `room` bytes together; the last one may be cut."""
         for text in texts(read):
             size = len(text.encode("utf-8", "surrogatepass"))
+            self.size += min(size, room)
             if size > room:
                 self.cut = True
                 yield text.encode("utf-8", "surrogatepass")[:room].decode("utf-8", "ignore")

@@ -50,6 +50,11 @@ class Mixture:
         numbers = blocks * np.array(self.quotas)[sources] + slots - self._starts[sources]
         return list(zip(sources.tolist(), numbers.tolist(), strict=True))
 
+    def drawn(self, samples: int) -> list[int]:
+        """Return how many of the first samples are those of each source."""
+        last = [source for source, _ in self.places(range(samples - samples % BLOCK, samples))]
+        return [samples // BLOCK * quota + last.count(source) for source, quota in enumerate(self.quotas)]
+
     def rows(self, samples: Iterable[int]) -> Batch:
         """Return the samples with these numbers, (n, ...) each of what all of the sources give."""
         places, rows = self.places(samples), dict[str, torch.Tensor]()

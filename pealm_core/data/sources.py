@@ -1,7 +1,6 @@
 """From a job's datasets to the sources that training draws from and that it validates with."""
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +14,8 @@ from pealm_core.contract.protocols import Dataset, Tokenizer, has
 from pealm_core.contract.training_parts import Source
 from pealm_core.data.mixture import Mixture
 from pealm_core.data.packing import VERSION, Packed, write_index
-from pealm_core.data.stream import Split
-from pealm_core.data.token_cache import SPLITS, Corpus, cached_folder, fingerprint, open_shards, tokenize
+from pealm_core.data.stream import SPLITS, Corpus, Split, hash_of, open_shards
+from pealm_core.data.token_cache import cached_folder, fingerprint, tokenize
 from pealm_core.data.windows import FixedWindows, Windows
 
 NAMES = {"train": "training", "val": "validation"}
@@ -45,6 +44,12 @@ class Data:
     def tokens(self) -> int:
         """The number of tokens to train on, of all inputs."""
         return self.train.tokens
+
+    def drawn(self, samples: int) -> dict[str, int] | None:
+        """Return how many of the first samples are of each input of a mixture."""
+        if not isinstance(self.train, Mixture):
+            return None
+        return dict(zip((name for name, _, _ in self.val), self.train.drawn(samples), strict=True))
 
 
 @dataclass(frozen=True)
@@ -81,7 +86,7 @@ def sources(
             corpus = _corpus(job, option, dataset, tokenizer, say)
             packed = getattr(dataset, "packed", False)
             inputs.append(of_corpus(option, corpus, block_size, seed, packed=packed, say=say))
-    names = [job.entries[table].name for table in datasets]
+    names = labels(job)
     if len(inputs) == 1:
         (only,), (dataset,) = inputs, datasets.values()
         val = [("", 1.0, only.val)]
@@ -93,15 +98,16 @@ def sources(
         train = Mixture([one.train for one in inputs], weights, seed=seed)
     except ValueError as error:
         raise UserError(f"[[input]] {error}") from error
-    labels = [
-        f"{name}-{names[: i + 1].count(name)}" if names.count(name) > 1 else name for i, name in enumerate(names)
-    ]
-    val = [
-        (label, weight / sum(weights), one.val) for label, weight, one in zip(labels, weights, inputs, strict=True)
-    ]
-    key = _hash([[one.key, quota] for one, quota in zip(inputs, train.quotas, strict=True)])
+    val = [(name, weight / sum(weights), one.val) for name, weight, one in zip(names, weights, inputs, strict=True)]
+    key = hash_of([[one.key, quota] for one, quota in zip(inputs, train.quotas, strict=True)])
     title = " + ".join(f"{name} {weight:.0%}" for name, weight, _ in val)
     return Data(train, val, key, None, all(one.cached for one in inputs), block_size, title, None)
+
+
+def labels(job: Job) -> list[str]:
+    """Return the names of a job's inputs; several of one name are numbered."""
+    names = [job.entries[table].name for table in job.inputs]
+    return [f"{name}-{names[: i + 1].count(name)}" if names.count(name) > 1 else name for i, name in enumerate(names)]
 
 
 def _corpus(job: Job, option: str, dataset: Dataset, tokenizer: Tokenizer, say: Callable[[str], None]) -> Corpus:
@@ -129,13 +135,13 @@ def of_corpus(
     say: Callable[[str], None] = lambda line: None,
 ) -> _Input:
     """Return windows of the tokens, or rows of whole documents."""
-    key = _hash([corpus.key, "packed", VERSION]) if packed else corpus.key
+    key = hash_of([corpus.key, "packed", VERSION]) if packed else corpus.key
     made: list[Source] = []
     for name in SPLITS:
         split, training = getattr(corpus, name), name == "train"
         try:
             if packed:
-                index = _index(option, split, _hash([key, name, block_size]), block_size, say)
+                index = _index(option, split, hash_of([key, name, block_size]), block_size, say)
                 made.append(Packed(split, block_size, index, seed=seed if training else None))
             else:
                 made.append(Windows(split, block_size, seed=seed) if training else FixedWindows(split, block_size))
@@ -169,7 +175,3 @@ def _own(dataset: Any, tokenizer: Tokenizer, block_size: int, seed: int) -> _Inp
         for name, values in sorted(source.rows(range(min(4, len(source)))).items()):
             digest.update(name.encode() + repr(values.tolist()).encode())
     return _Input(made[0], made[1], digest.hexdigest())
-
-
-def _hash(facts: Any) -> str:
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()

@@ -1,5 +1,7 @@
 """Token shards read as one stream, with what is known of them: which tokens are learned, where documents start."""
 
+import hashlib
+import json
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,7 +12,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pealm_core.contract.errors import UserError
+from pealm_core.contract.protocols import Tokenizer, has
 from pealm_core.contract.training_parts import IGNORE, Batch
+from pealm_core.data.specials import WithSpecials
+
+SPLITS = ("train", "val")
 
 
 class Shard(Protocol):
@@ -32,6 +39,17 @@ class Split:
     shards: Sequence[Shard]
     masks: Sequence[Shard] = field(default=())
     offsets: Sequence[Shard] = field(default=())
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Tokenized data: each split, and a hash (`key`) of their content."""
+
+    train: Split
+    val: Split
+    key: str
+    characters_per_token: float | None  # of val; None: unknown
+    cached: bool
 
 
 class Stream:
@@ -61,3 +79,38 @@ def batch(tokens: NDArray[np.int64], learned: NDArray[np.bool_] | None = None) -
     if learned is not None:
         targets[~torch.from_numpy(learned)[:, 1:]] = IGNORE
     return {"idx": idx, "targets": targets}
+
+
+def open_shards(dataset: Any, tokenizer: Tokenizer) -> Corpus:
+    """Return the shards of a tokenized dataset. Raises UserError if they have ids beyond the vocabulary.
+
+    The key is a hash of the length and of both ends of every shard: hashing all of billions of tokens takes too long.
+    """
+    digest, size = hashlib.sha256(), tokenizer.vocab_size
+    sizes = (None, size, tokenizer.tokenizer.vocab_size if isinstance(tokenizer, WithSpecials) else size)
+    if (recorded := getattr(dataset, "vocab_size", None)) not in sizes:
+        raise UserError(f"the tokens are of a vocabulary of {recorded:,} and the tokenizer has {size:,}")
+    if has(dataset, "check"):
+        dataset.check(size)
+    splits = {}
+    for name in SPLITS:
+        arrays = {kind: _arrays(dataset, kind, name) for kind in ("shards", "masks", "offsets")}
+        for kind, array in ((kind, array) for kind, several in arrays.items() for array in several):
+            ends = (np.asarray(part).astype("<u4").tobytes() for part in (array[:4096], array[-4096:]))
+            label = name if kind == "shards" else kind
+            digest.update(f"{label} {len(array)} ".encode() + b"".join(ends))
+        lengths, masked = ([len(array) for array in arrays[kind]] for kind in ("shards", "masks"))
+        if masked and masked != lengths:
+            raise UserError(f"the {name} shards have {lengths} tokens, and their masks {masked} entries")
+        splits[name] = Split(**arrays)
+    return Corpus(splits["train"], splits["val"], digest.hexdigest(), None, cached=False)
+
+
+def _arrays(dataset: Any, method: str, split: str) -> list[Shard]:
+    """Return what a tokenized dataset has for each shard of a split, if anything."""
+    return list(getattr(dataset, method)(split) or ()) if has(dataset, method) else []
+
+
+def hash_of(facts: Any) -> str:
+    """Return a hash of what can be JSON."""
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()

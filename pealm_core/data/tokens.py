@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from pealm_core.contract.errors import UserError
 
-MAX_OPEN = 64  # files open at a time: macOS allows a process 256, Linux usually 1,024
+MAX_OPEN = 32  # files open at a time: macOS allows a process 256, Linux usually 1,024
 
 
 class TokenFile:

@@ -151,8 +151,9 @@ def _fit(trainer: Trainer) -> int:
                 status = "interrupted"
                 raise
             finally:
-                seconds = round(trainer.seconds, 3)
-                run.record(status=status, seconds=seconds, first_val_loss=trainer.first_val_loss)
+                seconds, first = round(trainer.seconds, 3), trainer.first_val_loss
+                drawn = trainer.data.drawn(trainer.sample)  # samples of each input
+                run.record(status=status, seconds=seconds, first_val_loss=first, drawn=drawn)
     finally:
         observers.call("pealm_run_end", status=status)
     _summarize(trainer)

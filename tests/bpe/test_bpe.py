@@ -266,7 +266,7 @@ def test_large_data_is_learned_from_in_a_sample(pealm: Any, tmp_path: Path, monk
     (docs := tmp_path / "docs.jsonl").write_text("\n".join(lines))
     words = ["tokens", "later", "--input.records", docs, "--tokenizer", "bpe", "--tokenizer.vocab-size", "290"]
     done = pealm(*words, "--tokenizer.sample-bytes", "2000")
-    assert done.code == 0 and "learns from a sample of 1,9" in done.err, done.err
+    assert done.code == 0 and "learned from a sample of 1,9" in done.err, done.err
     assert "1 token," in done.out  # the sample is from all over the file
     done = pealm(*words)
     assert done.code == 0 and "sample" not in done.err

@@ -78,3 +78,10 @@ def test_a_weight_that_is_too_small_and_unlike_sources_are_refused() -> None:
         quotas([1000, 0.5])
     with pytest.raises(PluginError, match="can't be mixed"):
         Mixture([Numbers(0), Numbers(1, key="pixels")], [1, 1]).rows(range(50))
+
+
+@given(st.lists(st.floats(0.1, 9), min_size=2, max_size=5), st.integers(0, 3 * BLOCK))
+def test_what_was_drawn_is_counted(weights: list[float], samples: int) -> None:
+    mixed = mixture(*weights, seed=5)
+    counts = Counter(source for source, _ in mixed.places(range(samples)))
+    assert mixed.drawn(samples) == [counts[source] for source in range(len(weights))]

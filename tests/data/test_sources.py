@@ -197,11 +197,21 @@ def test_an_evaluation_gets_the_list_of_inputs(
     )
 
 
-def test_a_model_of_a_mixture_is_evaluated_on_an_input_that_is_named(pealm: Callable[..., Any], folder: Path) -> None:
+def test_a_model_of_a_mixture_is_evaluated_on_each_of_its_inputs(pealm: Callable[..., Any], folder: Path) -> None:
     train(pealm, "run", *INPUTS["a mixture"], "--steps", 1)
-    refused = pealm("eval", "--ckpt", "run", "--on", "perplexity")
-    assert refused.code == 2 and "perplexity needs an input: --input.NAME" in refused.err
-    assert pealm("eval", "--ckpt", "run", "--on", "perplexity", "--input.text", "other.txt").code == 0
+    done = pealm("eval", "--ckpt", "run", "--on", "perplexity", "--output", "both.json")
+    assert done.code == 0, done.err
+    both, one = json.loads(Path("both.json").read_text()), {}
+    assert [*both["metrics"]] == [
+        f"{key}/text-{i}" for i in (1, 2) for key in ("loss", "perplexity", "bits_per_byte")
+    ]
+    assert [note.partition(":")[0] for note in both["notes"]] == ["text-1", "text-2"]
+    for i, options in enumerate((["--input.text", "book.txt"], ["--input.text", "other.txt"]), 1):
+        assert pealm("eval", "--ckpt", "run", "--on", "perplexity", *options, "--output", "one.json").code == 0
+        one[i] = json.loads(Path("one.json").read_text())
+        assert [*one[i]["metrics"]] == ["loss", "perplexity", "bits_per_byte"]  # of the whole text that was named
+    assert both["n"] == int(0.1 * 9000) + int(0.2 * 3800 + 0.5)
+    assert both["metrics"]["loss/text-1"]["value"] == pytest.approx(one[1]["metrics"]["loss"]["value"], rel=0.05)
 
 
 def test_conversations_are_evaluated_on_what_is_learned(pealm: Callable[..., Any], folder: Path) -> None:

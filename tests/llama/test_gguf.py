@@ -337,3 +337,22 @@ def test_a_tokenizer_larger_than_the_embedding_is_refused_before_the_weights_are
     monkeypatch.setattr(GGUF, "tensor", lambda self, name: pytest.fail("weights were read"))
     with pytest.raises(UserError, match=r"x.gguf: the tokenizer has 281 tokens, the model 280"):
         read_gguf(tmp_path / "x.gguf", 281)
+
+
+def test_a_token_before_each_text_is_kept(pealm: Callable[..., Any], tokenizer: Path, tmp_path: Path) -> None:
+    import json
+
+    from pealm_formats.gguf_file import GGUF, write_gguf
+    from pealm_formats.gguf_vocabulary import _opening, vocabulary_fields, write_vocabulary
+
+    folder = tmp_path / "first"
+    folder.mkdir()
+    whole = json.loads((tokenizer / "tokenizer.json").read_text())
+    for opening in (None, _opening("<|im_start|>", 1)):
+        (folder / "tokenizer.json").write_text(json.dumps({**whole, "post_processor": opening}))
+        fields = vocabulary_fields(folder, 280)
+        assert fields["tokenizer.ggml.add_bos_token"] is (opening is not None)
+        write_gguf(tmp_path / "x.gguf", "llama", fields, [], None)
+        write_vocabulary(GGUF(tmp_path / "x.gguf"), tmp_path)
+        back: Any = pealm_core.load_tokenizer({"model": {"name": "llama"}, "tokenizer": {"name": "hf"}}, tmp_path)
+        assert getattr(back, "bos_id", None) == (opening and 1)

@@ -7,11 +7,15 @@ import subprocess
 import sys
 from itertools import chain
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from pealm_core import UserError
+from pealm_core.data.stream import open_shards
+from pealm_core.data.tokens import MAX_OPEN
+from pealm_core.data.windows import Windows
 from pealm_npy_shards.config import NpyShardsConfig
 from pealm_npy_shards.dataset import NpyShards
 from pealm_npy_shards.shard import open_shard
@@ -306,3 +310,44 @@ def test_datatroves_files(tmp_path: Path, size: int) -> None:
     Path(f"{path}.metadata").write_text("gpt2|8\n")
     with pytest.raises(UserError, match="first line doesn't end in"):
         dataset(tmp_path).shards("train")
+
+
+def test_a_thousand_shards_open_with_few_descriptors(tmp_path: Path) -> None:
+    head = {"descr": "<u2", "fortran_order": False, "shape": (10_000_000,)}
+    for number in range(1000):  # ten billion tokens, in sparse files
+        with (tmp_path / f"part_{'train' if number else 'val'}_{number:06d}.npy").open("wb") as file:
+            np.lib.format.write_array_header_1_0(file, head)
+            file.truncate(file.tell() + 20_000_000)
+    with (tmp_path / "part_train_000500.npy").open("r+b") as file:
+        file.seek(-2, os.SEEK_END)
+        file.write(np.array([60_000], "<u2").tobytes())
+    data, before = dataset(tmp_path), len([*Path("/dev/fd").iterdir()])
+    corpus = open_shards(data, SimpleNamespace(vocab_size=60_001))  # type: ignore[arg-type]
+    windows = Windows(corpus.train, 1024)
+    assert windows.tokens == 9_990_000_000 and windows.rows(range(100))["idx"].shape == (100, 1024)
+    assert len([*Path("/dev/fd").iterdir()]) - before <= MAX_OPEN < 48
+    with pytest.raises(UserError, match=r"part_train_000500\.npy has token 60,000 \(position 9,999,999\)"):
+        data.check(60_000)
+
+
+def test_the_shards_of_datatrove_itself(tmp_path: Path) -> None:
+    pytest.importorskip("datatrove", reason="not a dependency: pip install datatrove")
+    from datatrove.data import Document
+    from datatrove.pipeline.tokens import DocumentTokenizer
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    tokenizer = Tokenizer(models.WordLevel({"<eot>": 0, "a": 1, "b": 2, "c": 3, "?": 4}, unk_token="?"))  # type: ignore[call-arg]
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    for rank, texts in enumerate((["a b c", "b", "c c a"], ["d", "a a b"])):
+        writer = DocumentTokenizer(
+            str(tmp_path / "out"), str(tmp_path / "tokenizer.json"), eos_token="<eot>", shuffle_documents=rank > 0
+        )
+        writer.run([Document(text=text, id=str(number)) for number, text in enumerate(texts)], rank, 2)
+    data = NpyShards(NpyShardsConfig(tmp_path / "out", val_fraction=0.4))
+    assert [shard[:].tolist() for shard in data.shards("train")] == [[1, 2, 3, 0, 2, 0, 3, 3, 1]]
+    assert [places.tolist() for places in data.offsets("train") or ()] == [[0, 4, 6]]
+    last, shuffled = data.shards("val")
+    assert (last[:].tolist(), last.dtype) == ([0], np.uint16)
+    assert shuffled[:].tolist() in ([4, 0, 1, 1, 2, 0], [1, 1, 2, 0, 4, 0])
+    data.check(5)

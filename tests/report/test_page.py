@@ -57,6 +57,21 @@ def test_the_command_repeats_the_run_from_any_folder_name(
     assert len((tmp_path / "again" / "metrics.jsonl").read_text().splitlines()) == 4  # the validation before them
 
 
+def test_a_mixture_has_its_inputs_and_the_fraction_that_was_drawn(
+    pealm: Callable[..., Any], book: Path, tmp_path: Path
+) -> None:
+    config, run = tmp_path / "mixed.toml", tmp_path / "run"
+    config.write_text(f"[[input]]\ntext = '{book}'\nweight = 3\n\n[[input]]\ntext = '{book}'\nval-fraction = 0.2\n")
+    line = ["train", "char-bigram", "--config", config, "--steps", 40, "--batch-size", 100, "--eval-every", 0]
+    assert pealm(*line, "--out", run).code == 0
+    assert json.loads((run / "run.json").read_text())["drawn"] == {"text-1": 3000, "text-2": 1000}  # of 4,000 samples
+    page = render([read(run)])
+    for text in ("text + text", "text-1 75.00%, text-2 25.00%", "input.2.val-fraction"):
+        assert text in page, text
+    (run / "run.json").write_text('{"drawn": {"text-1": "many"}}')
+    assert "Data drawn" not in render([read(run)])
+
+
 def test_several_runs_and_what_differs(
     pealm: Callable[..., Any], make_run: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -147,6 +147,18 @@ class TestFineweb(DatasetConformance):
     spec = "fineweb"
 
 
+class TestFinewebEdu(DatasetConformance):
+    spec = "fineweb-edu"
+
+    @pytest.fixture
+    def config(self, tmp_path: Path) -> dict[str, Any]:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        pq.write_table(pa.table({"text": [f"document {number}" for number in range(200)]}), tmp_path / "a.parquet")
+        return {"source": tmp_path, "val_fraction": 0.1}
+
+
 class TestTelling(EvaluatorConformance):
     spec = "kindergarten"
     config = {"stories": 2}

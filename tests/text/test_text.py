@@ -52,7 +52,10 @@ def test_line_ends_and_unicode_stay_and_a_byte_order_mark_goes(tmp_path: Path) -
     [
         (b"", "is empty"),
         (b"ab\0cd", "is not a text file: it has a zero byte at position 2"),
-        (b"line\nab\xff", "is not UTF-8: byte 0xff in line 2"),
+        (b"line\nab\xff", "is not UTF-8: byte 0xff at position 7, in line 2"),
+        (b"\xef\xbb\xbfab\xff", "is not UTF-8: byte 0xff at position 5, in line 1"),
+        (b"x" * (2**20 - 1) + b"\xc3(", r"is not UTF-8: byte 0xc3 at position 1,048,575, in line 1"),
+        (b"\n" * 2**20 + b"ab\xe2\x82", r"is not UTF-8: byte 0xe2 at position 1,048,578, in line 1,048,577"),
     ],
 )
 def test_files_that_are_no_text(tmp_path: Path, content: bytes, message: str) -> None:
@@ -197,8 +200,13 @@ def test_records_and_damaged_files_are_refused(tmp_path: Path) -> None:
         (tmp_path / name).write_text('{"text": "a"}')
         with pytest.raises(UserError, match=f"{name} has records, not text; use --input.records .*{name}"):
             data(tmp_path / name).files()
-    (tmp_path / "a.txt.gz").write_bytes(gzip.compress(b"text " * 1000)[:-10])
-    with pytest.raises(UserError, match=r"a\.txt\.gz is truncated"):
-        data(tmp_path / "a.txt.gz").files()
+    for ending, packed in ((".gz", gzip.compress(b"text " * 1000)), (".zst", zstandard.compress(b"text " * 1000))):
+        path = tmp_path / f"a.txt{ending}"
+        path.write_bytes(packed[:-10])
+        with pytest.raises(UserError, match=rf"a\.txt\{ending} is truncated: .* after [\d,]+ bytes of content$"):
+            data(path).files()
+        path.write_bytes(packed + b"junk")
+        with pytest.raises(UserError, match=rf"a\.txt\{ending} is damaged after 5,000 bytes of content: "):
+            data(path).files()
     with pytest.raises(ValueError, match="an empty text separates nothing"):
         data(tmp_path, separator="")

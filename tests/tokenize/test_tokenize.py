@@ -67,7 +67,7 @@ def test_the_shards_are_the_same_for_any_number_of_workers(pealm: Any, docs: Pat
         *one
     }
     meta = json.loads(one["meta.json"])
-    assert meta["tokenizer"] == {"name": "bpe", "vocab-size": 300, "pattern": "gpt2"}
+    assert meta["tokenizer"].items() >= {"name": "bpe", "vocab-size": 300, "pattern": "gpt2"}.items()
     ids = {
         s: np.concatenate([np.load(p) for p in sorted((tmp_path / "one").glob(f"{s}-*.npy"))])
         for s in ("train", "val")

@@ -177,8 +177,8 @@ class Writing:
         need = source_bytes * tokens_per_byte * size
         if self.plan.limit is not None:
             need = min(need, 1.1 * size * self.plan.limit)
-        fetched = sorted(part.size for part in self.parts[first:] if hasattr(part, "remove"))
-        need += sum(fetched[-2 if self.plan.limit is None else -1 :])  # the current file and the next one
+        if hasattr(self.parts[0], "remove"):  # the current file and the next one
+            need += sum(sorted(part.size for part in self.parts[first:])[-2 if self.plan.limit is None else -1 :])
         free = shutil.disk_usage(self.plan.out).free
         if need > free:
             raise UserError(

@@ -32,6 +32,11 @@ class Both:
         return [getattr(part, "version", "") for part in self.parts.values()]
 
     @property
+    def last_split(self) -> str:
+        """The split of the last documents."""
+        return [*self.parts][-1]
+
+    @property
     def continues(self) -> list[str]:
         """The splits whose first document is the rest of the previous part's last one."""
         return [split for split, part in self.parts.items() if getattr(part, "continues", False)]

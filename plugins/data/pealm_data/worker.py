@@ -89,6 +89,7 @@ def tokenize_piece(
     value, limited = 0, any(limit is not None for limit in task.limits.values())
     with ExitStack() as stack:
         outputs = {split: _Output(stack, task, split) for split in task.limits}
+        last = getattr(task.piece, "last_split", None)  # after which documents of others don't come
         continued = set(getattr(task.piece, "continues", ()))
         for split, document in task.piece.documents():
             value = _add_to_checksum(value, split, document)
@@ -97,7 +98,7 @@ def tokenize_piece(
             del document  # before the next one is read
             if report is not None:
                 report(sum(output.tokens for output in outputs.values()))
-            if limited and all(output.full for output in outputs.values()):
+            if limited and (outputs[split].full if split == last else all(out.full for out in outputs.values())):
                 break
         for output in outputs.values():
             output.flush()
@@ -130,6 +131,7 @@ class _Output:
     def __init__(self, stack: ExitStack, task: Task, split: str) -> None:
         self._stack, self._task, self._split = stack, task, split
         self._files: dict[str, IO[bytes]] = {}
+        self._dtype = np.dtype(task.dtype)
         self._ids, self._starts, self._written = list[NDArray[Any]](), array("Q"), 0
         self.tokens, self.documents, self.masked = 0, 0, False
 
@@ -155,7 +157,7 @@ class _Output:
                 self.masked = True
             if self.masked:
                 self._open(MASK).write((b"\1" if learn else b"\0") * len(ids))
-            self._ids.append(ids)
+            self._ids.append(ids.astype(self._dtype))
             self.tokens += len(ids)
             if self.tokens - self._written >= WAITING:
                 self.flush()
@@ -163,7 +165,7 @@ class _Output:
     def flush(self) -> None:
         """Write what waits to be written."""
         if self._ids:
-            self._open(TOKENS).write(np.concatenate(self._ids).astype(self._task.dtype).data)
+            self._open(TOKENS).write(np.concatenate(self._ids).data)
         if self._starts:
             self._open(OFFSETS).write(np.array(self._starts, "<u8").data)
         self._ids, self._starts, self._written = [], array("Q"), self.tokens

@@ -1,36 +1,23 @@
 """`pealm prepare fineweb`: a command line of `pealm tokenize` with build-nanogpt's layout and GPT-2's tokens."""
 
 from importlib.util import find_spec
-from pathlib import Path
 
 import click
 
 from pealm_core import UserError
 from pealm_fineweb.config import SAMPLES, FinewebConfig
 
-SHARD_SIZE = 100_000_000  # tokens
 NEEDED = ("pealm-data", "pealm-tiktoken")
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    default=FinewebConfig().path,
-    show_default=True,
-    help="Folder for the shards.",
-)
-@click.option("--sample", type=click.Choice(SAMPLES), default=SAMPLES[0], show_default=True, help="Which sample.")
-@click.option(
-    "--source",
-    type=click.Path(path_type=Path),
-    help="Folder of parquet files with a column `text`, instead of the hub.",
-)
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.option("--out", type=click.Path(), default=FinewebConfig().path, help="Folder for the shards.")
+@click.option("--sample", type=click.Choice(SAMPLES), default=SAMPLES[0], help="Which sample.")
+@click.option("--source", metavar="DIR", help="Folder of parquet files with a column `text`, instead of the hub.")
 @click.option(
     "--part",
     metavar="I/N",
     default="1/1",
-    show_default=True,
     help="Prepare every N-th parquet file, from the I-th on. Part 1 writes the val shard. Part 2 numbers its shards "
     "from 010000, part 3 from 020000: put the files of all parts into one folder.",
 )
@@ -38,23 +25,11 @@ NEEDED = ("pealm-data", "pealm-tiktoken")
 @click.option(
     "--shard-size",
     type=click.IntRange(min=1),
-    default=SHARD_SIZE,
-    show_default=True,
-    metavar="TOKENS",
-    help="Tokens of a shard; with --limit at most a tenth of it.",
+    default=100_000_000,
+    help="Tokens of a shard; at most a tenth of --limit.",
 )
 @click.option("--workers", type=click.IntRange(min=1), help="Worker processes (default: one for each core).")
-@click.pass_context
-def command(
-    ctx: click.Context,
-    out: Path,
-    sample: str,
-    source: Path | None,
-    part: str,
-    limit: int | None,
-    shard_size: int,
-    workers: int | None,
-) -> None:
+def command(sample: str, source: str | None, limit: int | None, shard_size: int, **others: object) -> None:
     """Download FineWeb-Edu's sample of 10 billion tokens and write it as GPT-2 token shards.
 
     Takes 20 GB for the shards and 4.3 GB for the current file and the next one. If killed, the same command resumes.
@@ -65,12 +40,12 @@ def command(
     if limit is not None:  # so that a trial has more than a val shard
         shard_size = min(shard_size, max(1, limit // 10))
     words = ["--input.fineweb-edu", sample, "--input.layout", "build-nanogpt", "--tokenizer", "tiktoken"]
-    options: dict[str, object] = {"--input.source": source, "--workers": workers, "--limit": limit}
-    options |= {"--out": out, "--part": part, "--shard-size": shard_size}
-    words += [str(word) for option in options.items() if option[1] is not None for word in option]
+    options = {"input.source": source, "limit": limit, "shard-size": shard_size, **others}
+    for name, value in options.items():
+        words += [f"--{name}", str(value)] if value is not None else []
+    ctx = click.get_current_context()
     group = ctx.find_root().command
-    assert isinstance(group, click.Group)
-    tokenize = group.get_command(ctx, "tokenize")
+    tokenize = group.get_command(ctx, "tokenize") if isinstance(group, click.Group) else None
     assert tokenize is not None
     with tokenize.make_context("pealm tokenize", words) as context:
         tokenize.invoke(context)

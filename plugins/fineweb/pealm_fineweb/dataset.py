@@ -9,8 +9,6 @@ from pealm_core import TokenFile, UserError
 from pealm_fineweb.config import FinewebConfig, FinewebEduConfig
 from pealm_fineweb.files import HubFile, LocalFile, hub_files, local_files
 
-VOCAB_SIZE = 50257  # GPT-2's
-
 
 class FinewebEdu:
     """The documents of a sample, or of parquet files on this machine."""
@@ -30,8 +28,10 @@ class FinewebEdu:
 
     @property
     def shard_name(self) -> Callable[[int], str] | None:
-        """The name of a shard of one stream by its number; None: each split has its own shards."""
-        return build_nanogpt_name if self.config.layout == "build-nanogpt" else None
+        """The name of a shard of one stream by its number, as in build-nanogpt; None: each split has its shards."""
+        if self.config.layout == "splits":
+            return None
+        return lambda number: f"edufineweb_{'train' if number else 'val'}_{number:06d}"
 
     def _files(self, val_fraction: float | None) -> Sequence[HubFile | LocalFile]:
         if self.config.source is not None:
@@ -42,7 +42,7 @@ class FinewebEdu:
 class Fineweb:
     """FineWeb-Edu in GPT-2 tokens: the shards of a folder."""
 
-    vocab_size = VOCAB_SIZE
+    vocab_size = 50257  # GPT-2's
 
     def __init__(self, config: FinewebConfig | None = None) -> None:
         self.path = (config or FinewebConfig()).path
@@ -67,8 +67,3 @@ class Fineweb:
         from pealm_fineweb.command import command
 
         return command
-
-
-def build_nanogpt_name(number: int) -> str:
-    """Return build-nanogpt's name of shard `number` of a stream, whose first shard is for validation."""
-    return f"edufineweb_{'train' if number else 'val'}_{number:06d}"

@@ -17,29 +17,20 @@ READ_ROWS = 256
 
 @dataclass(frozen=True)
 class Piece:
-    """Rows start to stop of a row group; row: the number of the first of them in the file. version: the file's."""
+    """Rows start to stop of a row group, `size` of them. version: of the file."""
 
-    path: Path
+    name: str
+    size: int
     version: int | str
+    path: Path
     group: int
     start: int
     stop: int
-    row: int
     val_fraction: float | None
-
-    @property
-    def name(self) -> str:
-        """The file, and its first row."""
-        return f"{self.path.name} from row {self.row:,}"
-
-    @property
-    def size(self) -> int:
-        """The number of rows."""
-        return self.stop - self.start
 
     def documents(self) -> Iterator[tuple[str, str]]:
         """Yield each text with its split; a row without text has none. Raises UserError with the file's name."""
-        place = 0
+        place, fraction = 0, self.val_fraction
         try:
             with pq.ParquetFile(self.path) as file:
                 options = {"row_groups": [self.group], "columns": [COLUMN], "use_threads": False}
@@ -48,14 +39,11 @@ class Piece:
                     place += batch.num_rows
                     for text in batch.column(0).slice(begin, end - begin).to_pylist() if begin < end else ():
                         if text is not None:
-                            yield self._split(text), text
+                            yield "val" if fraction and is_validation(text, fraction) else "train", text
                     if place >= self.stop:
                         return
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{self.path}, near row {self.row:,}: {_first_line(error)}") from error
-
-    def _split(self, text: str) -> str:
-        return "val" if self.val_fraction and is_validation(text, self.val_fraction) else "train"
+            raise UserError(f"{self.path.parent / self.name}: {_first_line(error)}") from error
 
 
 def pieces(path: Path, version: int | str, val_fraction: float | None) -> list[Piece]:
@@ -73,7 +61,8 @@ def pieces(path: Path, version: int | str, val_fraction: float | None) -> list[P
         # Every piece reads its group from the start, so a very large group is not cut too fine.
         step = max(PIECE_ROWS, -(-count // 16))
         for start in range(0, count, step):
-            cut.append(Piece(path, version, group, start, min(start + step, count), row + start, val_fraction))
+            name, stop = f"{path.name}, near row {row + start:,}", min(start + step, count)
+            cut.append(Piece(name, stop - start, version, path, group, start, stop, val_fraction))
         row += count
     return cut
 

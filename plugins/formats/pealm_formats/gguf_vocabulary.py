@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from tokenizers import Tokenizer
+
 from pealm_core import UserError
 from pealm_formats.folders import read_json, write_json
 from pealm_formats.gguf_file import GGUF
@@ -63,12 +65,15 @@ def write_vocabulary(file: GGUF, folder: Path) -> None:
         "decoder": {**WORDS},
         "model": {**model, "merges": merges},
     }
-    write_json(folder / VOCABULARY, whole)
     settings: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast"}
     for name in ("bos", "eos"):
         i = file.get(f"tokenizer.ggml.{name}_token_id")
         if type(i) is int and 0 <= i < len(tokens):
             settings[f"{name}_token"] = tokens[i]
+    # llama.cpp's default differs: of Llama 3's vocabularies the token is put before a text unless the file says no.
+    if "bos_token" in settings and file.get("tokenizer.ggml.add_bos_token", cut == "llama-bpe") is True:
+        whole["post_processor"] = _opening(settings["bos_token"], tokens.index(settings["bos_token"]))
+    write_json(folder / VOCABULARY, whole)
     write_json(folder / SETTINGS, settings)
     if isinstance(template := file.get("tokenizer.chat_template"), str):
         (folder / TEMPLATE).write_text(template, encoding="utf-8")
@@ -88,6 +93,9 @@ def vocabulary_fields(folder: Path, size: int) -> dict[str, Any]:
             f"its tokenizer ({model.get('type')!r:.40}) can't be written as GGUF: llama.cpp has byte-level BPE that "
             f"cuts text as {', '.join(CUTS)} do"
         )
+    library = Tokenizer.from_file(str(folder / VOCABULARY))
+    plain, complete = (library.encode("a", add_special_tokens=add).ids for add in (False, True))
+    opening = complete[0] if plain and complete[1 : 1 + len(plain)] == plain else None  # put before each text
     added = {token["id"]: token for token in whole.get("added_tokens", [])}
     ids = {i: token for token, i in model["vocab"].items()} | {i: token["content"] for i, token in added.items()}
     special = {i: CONTROL if token.get("special") else USER_DEFINED for i, token in added.items()}
@@ -97,15 +105,17 @@ def vocabulary_fields(folder: Path, size: int) -> dict[str, Any]:
         "tokenizer.ggml.pre": kinds[0],
         "tokenizer.ggml.tokens": [ids.get(i, f"[PAD{i}]") for i in range(size)],
         "tokenizer.ggml.token_type": [special.get(i, NORMAL if i in ids else UNUSED) for i in range(size)],
-        "tokenizer.ggml.add_bos_token": settings.get("add_bos_token") is True,
+        "tokenizer.ggml.add_bos_token": opening is not None,
     }
+    if opening is not None:
+        fields["tokenizer.ggml.bos_token_id"] = opening
     if merges:
         fields["tokenizer.ggml.merges"] = merges
     numbers = {token: i for i, token in ids.items()}
     for name in ("bos", "eos"):
         token = settings.get(f"{name}_token")
         token = token.get("content") if isinstance(token, dict) else token
-        if token in numbers:
+        if token in numbers and f"tokenizer.ggml.{name}_token_id" not in fields:
             fields[f"tokenizer.ggml.{name}_token_id"] = numbers[token]
     template = settings.get("chat_template")
     if (folder / TEMPLATE).is_file():
@@ -113,6 +123,19 @@ def vocabulary_fields(folder: Path, size: int) -> dict[str, Any]:
     if isinstance(template, str):
         fields["tokenizer.chat_template"] = template
     return fields
+
+
+def _opening(name: str, i: int) -> dict[str, Any]:
+    """Return a post_processor that puts a token before each text."""
+    token, text = {"SpecialToken": {"id": name, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}
+    second = {"Sequence": {"id": "B", "type_id": 1}}
+    special = {name: {"id": name, "ids": [i], "tokens": [name]}}
+    return {
+        "type": "TemplateProcessing",
+        "single": [token, text],
+        "pair": [token, text, second],
+        "special_tokens": special,
+    }
 
 
 def _steps(cut: Any) -> list[Any]:

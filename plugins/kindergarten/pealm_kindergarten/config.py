@@ -20,8 +20,7 @@ class QuestionsConfig:
     seed: int = setting(1, "which stories", at_least=0)
     stories: int = setting(20_000, "stories to train on; a tenth as many are for validation", at_least=10)
     questions: int = setting(3, "most questions about a story", at_least=1, at_most=5)
-    retold: float = setting(0.15, "fraction of stories that are learned without questions", at_least=0, at_most=0.5)
-    again: float = setting(0.15, 'fraction of stories that are asked for: "Tell it again."', at_least=0, at_most=0.5)
+    retold: float = setting(0.3, "fraction of stories that are learned without questions", at_least=0, at_most=0.5)
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,6 @@ from pealm_kindergarten.corpus import Split, entropy_floor, stories, tellings
 from pealm_kindergarten.grammar import END, Derivation
 from pealm_kindergarten.questions import Question, ask, conversation
 
-AGAIN = "Tell it again."  # the answer is the story: so a model learns to say any of its words again
-
 
 class Kindergarten:
     """Stories that the grammar tells from a seed; those for validation are never among those for training."""
@@ -49,11 +47,8 @@ class Questions:
                 yield chat_document(messages)
             return
         for index, story in tellings("train", config.seed, config.stories):
-            place = random.Random(f"retold {config.seed} {index}").random()
-            if place < config.retold:
+            if random.Random(f"retold {config.seed} {index}").random() < config.retold:
                 yield [Segment(story.text + END)]
-            elif place < config.retold + config.again:
-                yield chat_document(conversation(story, [Question("again", AGAIN, story.text, True)]))
             else:
                 yield chat_document(conversation(story, _asked(story, config.seed, index, config.questions)))
 

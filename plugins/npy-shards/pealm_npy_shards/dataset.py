@@ -15,7 +15,8 @@ from pealm_npy_shards.shard import SUFFIXES, Shard, mask_of, offsets_of, read_he
 
 META = "meta.json"
 INCOMPLETE = ".tokenize"  # a folder of `pealm tokenize`, removed at its end
-SCAN_TOKENS, SCAN_BLOCKS = 2**22, 64  # of each shard, at most
+SCAN_TOKENS, SCAN_BLOCK = 2**22, 2**16  # tokens of a shard that are looked at, at most, and in a row
+SCAN_ALL = 2**27  # tokens of all shards
 
 
 @dataclass(frozen=True)
@@ -112,11 +113,11 @@ class NpyShards:
     def check(self, vocab_size: int) -> None:
         """Check that all ids are in the vocabulary: all of a small shard, evenly spaced blocks of a large one.
 
-        Raises UserError with the file, the id and its position.
+        The more shards there are, the fewer blocks of each. Raises UserError with the file, the id and its position.
         """
-        for split in ("train", "val"):
-            for shard in self.shards(split):
-                _check(shard, vocab_size)
+        shards = [shard for split in ("train", "val") for shard in self.shards(split)]
+        for shard in shards:
+            _check(shard, vocab_size, min(SCAN_TOKENS, max(2 * SCAN_BLOCK, SCAN_ALL // len(shards))))
 
     def _files(self) -> list[Path]:
         option = f"--input.npy-shards {self.path}"
@@ -148,9 +149,9 @@ def _words(path: Path) -> set[str]:
     return set(re.findall(r"[a-z]+", path.stem.lower()))
 
 
-def _check(shard: TokenFile, vocab_size: int) -> None:
-    blocks = 1 if len(shard) <= SCAN_TOKENS else SCAN_BLOCKS
-    size = min(len(shard), SCAN_TOKENS) // blocks
+def _check(shard: TokenFile, vocab_size: int, tokens: int) -> None:
+    blocks = 1 if len(shard) <= tokens else tokens // SCAN_BLOCK
+    size = len(shard) if blocks == 1 else SCAN_BLOCK
     for number in range(blocks):
         start = number * (len(shard) - size) // max(1, blocks - 1)
         ids = shard[start : start + size]

@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from pealm_core import UserError, data_files, data_suffix, is_validation
+from pealm_core import UserError, data_files, data_suffix, files_version, is_validation
 from pealm_records.config import RecordsConfig
 from pealm_records.readers import READERS, SUFFIXES, Rows
 
@@ -85,9 +86,17 @@ class Records:
         """Return the parts with the documents of both splits, so that each file is read once."""
         return [SplitPart(rows, self.config.val_fraction, version) for rows, version in self._rows()]
 
+    def version(self) -> Any:
+        """Return what changes with the documents: the settings, and the files' sizes and times."""
+        version = files_version(self._paths())
+        return version and [repr(self.config), version]
+
+    def _paths(self) -> list[Path]:
+        return data_files(f"--input.records {self.config.path}", self.config.path, SUFFIXES)
+
     def _rows(self) -> Iterator[tuple[Rows, int]]:
         option = f"--input.records {self.config.path}"
-        for path in data_files(option, self.config.path, SUFFIXES):
+        for path in self._paths():
             if data_suffix(path) not in READERS:
                 raise UserError(f"{option}: {Path(path).name} is not one of {', '.join(SUFFIXES)}{_advice(path)}")
             version = path.stat().st_mtime_ns

@@ -134,6 +134,7 @@ def _about(run: Run) -> dict[str, str]:
         "Model": run.model,
         "Parameters": "–" if (parameters := run.number("parameters")) is None else f"{parameters:,}",
         "Data": run.data,
+        "Data drawn": run.drawn or "–",
         "State": run.state,
         "Best validation loss": f"{best[1]:.4f}" if best else "–",
         "at step": f"{metrics.at('step', best[0]):,.0f}" if best else "–",

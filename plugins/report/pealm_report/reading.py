@@ -66,8 +66,16 @@ class Run:
     @property
     def data(self) -> str:
         """The dataset's name, which is the first key of [input], or those of a mixture."""
-        given: Any = self.config.get("input", {})
-        return " + ".join(next(iter(table), "unknown") for table in (given if isinstance(given, list) else [given]))
+        tables = [table for name, table in self.config.items() if name.partition(".")[0] == "input"]
+        return " + ".join(next(iter(table), "unknown") for table in tables) or "unknown"
+
+    @property
+    def drawn(self) -> str | None:
+        """The fraction of the samples that each input of a mixture had, when the run ended; None: not known."""
+        drawn = self.facts.get("drawn")
+        if not isinstance(drawn, dict) or not all(map(is_number, drawn.values())) or not sum(drawn.values()):
+            return None
+        return ", ".join(f"{name} {count / sum(drawn.values()):.2%}" for name, count in drawn.items())
 
     @property
     def steps(self) -> int | None:
@@ -182,7 +190,10 @@ def read(folder: Path) -> Run:
         facts = json.loads(_text(folder / "run.json"))
     except UNREADABLE:
         facts = {}
-    tables = {name: table for name, table in config.items() if isinstance(table, dict)}
+    several = {
+        f"{name}.{i}": t for name, some in config.items() if isinstance(some, list) for i, t in enumerate(some, 1)
+    }
+    tables = {name: table for name, table in {**config, **several}.items() if isinstance(table, dict)}
     return Run(folder, tables, facts if isinstance(facts, dict) else {})
 
 

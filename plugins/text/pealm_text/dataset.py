@@ -4,18 +4,20 @@ import os
 import sys
 from array import array
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-from pealm_core import Document, UserError, data_files, data_suffix, is_validation
+from pealm_core import Document, UserError, data_files, data_suffix, files_version, is_validation
 from pealm_text.config import TextConfig
-from pealm_text.reading import cut, documents_of, length, read_text
+from pealm_text.reading import cut, documents_of, length, pieces_of, read_text
 
 SUFFIXES = (".txt", ".md")
 RECORDS = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")  # that users take for text
 MANY = 10  # documents in the smaller split, on average, from which a hash decides
 RANGE = 2**23  # bytes of a part
+COMPRESSED = (".gz", ".zst")
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,48 @@ class Part:
                 del document  # before the next one is read
 
 
+@dataclass(frozen=True)
+class Excerpt:
+    """The characters start to stop of what is between two bytes of a file; of all of it if it is compressed.
+
+    continues: whether it is not the first of its document in the split.
+    """
+
+    path: Path
+    begin: int
+    end: int
+    start: int
+    stop: int
+    continues: bool
+    version: int
+
+    @property
+    def name(self) -> str:
+        """The file, and where in it."""
+        return f"{self.path} from {self.begin:,}"
+
+    @property
+    def size(self) -> int:
+        """The number of bytes."""
+        return self.end - self.begin
+
+    def documents(self) -> Iterator[Document]:
+        """Yield the text."""
+        if self.path.suffix in COMPRESSED:
+            yield from (cut(document, self.start, self.stop) for document in documents_of(self.path, None))
+        else:
+            yield "".join(read_text(self.path, self.begin, self.end))[self.start : self.stop]
+
+
+@dataclass(frozen=True)
+class Survey:
+    """The files that can be read, the length of each document, and of long files the pieces that can be cut off."""
+
+    files: list[Path] = field(default_factory=list)
+    lengths: "array[int]" = field(default_factory=lambda: array("q"))
+    pieces: dict[Path, list[tuple[int, int]]] = field(default_factory=dict)  # bytes and characters of each
+
+
 class TextDataset:
     """The text files of a path, a folder or a glob; each is a document, or several with a separator."""
 
@@ -69,33 +113,59 @@ class TextDataset:
 
     def documents(self, split: str) -> Iterator[Document]:
         """Yield the documents of a split in the order of their names; without a hash, one is cut in two."""
-        _, lengths = self._survey
         if self._many:
-            for part in self.parts(split):
+            for part in self._ranges(split):
                 yield from part.documents()
             return
-        border, place, number = int(sum(lengths) * (1 - self.config.val_fraction)), 0, 0
+        bounds = self._bounds(split)
         for document in self.whole():
-            middle = min(max(border - place, 0), lengths[number])
-            start, stop = (0, middle) if split == "train" else (middle, lengths[number])
-            place, number = place + lengths[number], number + 1
+            start, stop = next(bounds)
             if start < stop:
                 part_ = cut(document, start, stop)
                 del document  # its memory is needed for tokenizing the part
                 yield part_
                 del part_
 
-    def parts(self, split: str) -> list[Part]:
-        """Return the independent parts of a split; none if it is the end of the text."""
-        parts: list[Part] = []
-        waiting: list[Piece] = []
-        for path in self.files() if self._many else ():
+    def parts(self, split: str) -> Sequence[Part | Excerpt]:
+        """Return the independent parts of a split; none of few documents with separators."""
+        if self._many:
+            return list(self._ranges(split))
+        return [] if self.config.separator is not None else list(self._excerpts(split))
+
+    def version(self) -> Any:
+        """Return what changes with the documents: the settings, and the files' sizes and times."""
+        version = files_version(self._paths())
+        return version and [repr(self.config), version]
+
+    def _ranges(self, split: str) -> Iterator[Part]:
+        waiting, size = list[Piece](), 0
+        for path in self.files():
             for piece in self._cut(path):
                 waiting.append(piece)
-                if sum(piece.size for piece in waiting) >= RANGE:
-                    parts.append(Part(tuple(waiting), split, self.config))
-                    waiting = []
-        return [*parts, Part(tuple(waiting), split, self.config)] if waiting else parts
+                size += piece.size
+                if size >= RANGE:
+                    yield Part(tuple(waiting), split, self.config)
+                    waiting, size = [], 0
+        if waiting:
+            yield Part(tuple(waiting), split, self.config)
+
+    def _bounds(self, split: str) -> Iterator[tuple[int, int]]:
+        """Yield which characters of each document are of a split whose validation is the end of the text."""
+        lengths = self._survey.lengths
+        border = int(sum(lengths) * (1 - self.config.val_fraction))
+        for length_ in lengths:
+            middle = min(max(border, 0), length_)
+            yield (0, middle) if split == "train" else (middle, length_)
+            border -= length_
+
+    def _excerpts(self, split: str) -> Iterator[Excerpt]:
+        for path, (start, stop) in zip(self.files(), self._bounds(split), strict=True):
+            status, place, begin = path.stat(), 0, 0
+            for size, length_ in self._survey.pieces.get(path, [(status.st_size, stop)]):
+                first, last = max(start - place, 0), min(stop - place, length_)
+                if first < last:
+                    yield Excerpt(path, begin, begin + size, first, last, place + first > start, status.st_mtime_ns)
+                place, begin = place + length_, begin + size
 
     def whole(self) -> Iterator[Document]:
         """Yield all documents; one at a time, or a piece of a long one, is in memory."""
@@ -104,48 +174,57 @@ class TextDataset:
 
     def files(self) -> list[Path]:
         """Return the files that the path means, without those to skip. Raises UserError if there are none."""
-        return self._survey[0]
+        return self._survey.files
 
     @property
     def _many(self) -> bool:
         fraction = self.config.val_fraction
-        return len(self._survey[1]) * min(fraction, 1 - fraction) >= MANY
+        return len(self._survey.lengths) * min(fraction, 1 - fraction) >= MANY
+
+    def _paths(self) -> list[Path]:
+        return data_files(f"--input.text {self.config.path}", self.config.path, SUFFIXES)
 
     @cached_property
-    def _survey(self) -> "tuple[list[Path], array[int]]":
-        """The files that can be read, and the length of each document. Raises UserError with all that can't."""
-        option = f"--input.text {self.config.path}"
-        paths, good, bad, lengths = data_files(option, self.config.path, SUFFIXES), [], [], array("q")
+    def _survey(self) -> Survey:
+        """What is in the files. Raises UserError with all that can't be read."""
+        paths, survey, bad = self._paths(), Survey(), []
         for path in paths:
             if data_suffix(path) in RECORDS:
+                option = f"--input.text {self.config.path}"
                 raise UserError(f"{option}: {path.name} has records, not text; use --input.records {path}")
             try:
-                lengths.extend(self._lengths(path))
-                good.append(path)
+                self._add(survey, path)
             except UserError as error:
                 bad.append(str(error))
-        if bad and not (self.config.skip_bad and good):
+        if bad and not (self.config.skip_bad and survey.files):
             if len(paths) == 1:
                 raise UserError(bad[0])
-            advice = "; --input.skip-bad true leaves such files out" if good else ""
+            advice = "; --input.skip-bad true leaves such files out" if survey.files else ""
             raise UserError(f"{len(bad)} of {len(paths)} files can't be used: {'; '.join(bad)}{advice}")
         if os.environ.get("RANK", "0") == "0":
             for line in bad:
                 print(f"pealm: skipped: {line}", file=sys.stderr)
-        return good, lengths
+        return survey
 
-    def _lengths(self, path: Path) -> list[int]:
+    def _add(self, survey: Survey, path: Path) -> None:
+        """Add a file to what is known. Raises UserError."""
         if self.config.separator is None:
-            return [sum(map(len, read_text(path)))]
-        next(read_text(path))  # raises an error if it is empty or binary
-        return [length(document) for document in documents_of(path, self.config.separator)]
+            pieces = list(pieces_of(path))
+            lengths = [sum(length_ for _, length_ in pieces)]
+            if len(pieces) > 1 and path.suffix not in COMPRESSED:
+                survey.pieces[path] = pieces
+        else:
+            next(read_text(path))  # raises an error if it is empty or binary
+            lengths = [length(document) for document in documents_of(path, self.config.separator)]
+        survey.lengths.extend(lengths)
+        survey.files.append(path)
 
     def _cut(self, path: Path) -> Iterator[Piece]:
         """Yield a file, or ranges of bytes if documents can be found from anywhere in it."""
         status, separator = path.stat(), self.config.separator
         size, version = status.st_size, status.st_mtime_ns
         overlaps = separator is None or any(separator.endswith(separator[:n]) for n in range(1, len(separator)))
-        if overlaps or path.suffix in (".gz", ".zst") or size <= RANGE:
+        if overlaps or path.suffix in COMPRESSED or size <= RANGE:
             yield Piece(path, 0, None, size, version)
             return
         for start in range(0, size, RANGE):

@@ -15,26 +15,31 @@ CUTS = (re.compile(r"(?<=\S\n)(?=[^\W_])"), re.compile(r"(?<=[^\W_])(?= [^\W_])"
 NEARBY = 100_000  # characters in which a place to cut is looked for
 
 
-def read_text(path: Path) -> Iterator[str]:
-    """Yield a UTF-8 file's text in blocks. Raises UserError if it is empty, binary or not UTF-8."""
-    decoder, lines, first = codecs.getincrementaldecoder("utf-8")("strict"), 1, True
+def read_text(path: Path, start: int = 0, stop: int | None = None) -> Iterator[str]:
+    """Yield a UTF-8 file's text in blocks; of a file that is not compressed, what is between two bytes.
+
+    Raises UserError if it is empty, binary or not UTF-8.
+    """
+    decoder, lines, place, first = codecs.getincrementaldecoder("utf-8")("strict"), 1, start, True
     try:
-        for block in read_blocks(path):
-            if first:
-                first = False
+        for block in read_blocks(path, start, stop):
+            if first and not start:
                 if b"\0" in block[:65536]:
                     raise UserError(f"{path} is not a text file: it has a zero byte at position {block.index(0):,}")
-                block = block.removeprefix(codecs.BOM_UTF8)
+                if block.startswith(codecs.BOM_UTF8):
+                    block, place = block.removeprefix(codecs.BOM_UTF8), len(codecs.BOM_UTF8)
+            first = False
             text = decoder.decode(block)
-            lines += block.count(b"\n")
+            lines, place = lines + block.count(b"\n"), place + len(block)
             del block  # before the next one is read
             yield text
             del text
         yield decoder.decode(b"", final=True)
     except UnicodeDecodeError as error:
         line = lines + error.object.count(b"\n", 0, error.start)
-        byte = error.object[error.start]
-        raise UserError(f"{path} is not UTF-8: byte {byte:#04x} in line {line:,}; convert it first") from error
+        place += error.start - len(decoder.getstate()[0])  # the decoder has kept the start of a character
+        where = f"byte {error.object[error.start]:#04x} at position {place:,}, in line {line:,}"
+        raise UserError(f"{path} is not UTF-8: {where}; convert it first") from error
     if first:
         raise UserError(f"{path} is empty")
 
@@ -105,6 +110,14 @@ def cut(document: Document, start: int, stop: int) -> Document:
 def length(document: Document) -> int:
     """Return the number of characters."""
     return len(document) if isinstance(document, str) else sum(len(segment.text) for segment in document)
+
+
+def pieces_of(path: Path) -> Iterator[tuple[int, int]]:
+    """Yield of each piece of a file's text its bytes, with a byte order mark, and its number of characters."""
+    mark = len(codecs.BOM_UTF8) if next(read_blocks(path), b"").startswith(codecs.BOM_UTF8) else 0
+    for piece in _pieces(read_text(path)):
+        yield mark + len(piece.encode()), len(piece)
+        mark = 0
 
 
 def _pieces(texts: Iterable[str]) -> Iterator[str]:
