@@ -13,8 +13,9 @@ from pealm_core.checkpoints.folder import CONFIG, find
 from pealm_core.checkpoints.tensors import load_tensors, without_wrappers
 from pealm_core.config.job import Job, plan
 from pealm_core.config.toml_layers import Layer, file_layer
-from pealm_core.contract.errors import PealmError, PluginError, UserError, describe
+from pealm_core.contract.errors import PealmError, PluginError, UserError
 from pealm_core.contract.protocols import Dataset, has
+from pealm_core.plugins.calls import FORWARD, HINT, check, explain
 from pealm_core.plugins.host import Entry
 
 
@@ -81,7 +82,7 @@ def make_model(
         except PealmError:
             raise
         except Exception as error:
-            reason = describe(error)
+            reason = explain(error)
             raise PluginError(f"{adapter.plugin.dist}: adapter {adapter.name!r} on {entry.name}: {reason}") from error
         _check(adapter, model, sizes.vocab_size)
     return model, job
@@ -129,10 +130,13 @@ def _resize(
 
 def _check(entry: Entry[Any], model: nn.Module, vocab_size: int) -> None:
     """Check a model's contract; a mistake is the fault of the record's plugin."""
+    what = f"{entry.plugin.dist}: {entry.spec.kind} {entry.name!r}"
     try:
-        check_model(model, vocab_size)
+        check_model(model, vocab_size, f"{what}: forward")
+    except PealmError:
+        raise
     except Exception as error:
-        raise PluginError(f"{entry.plugin.dist}: {entry.spec.kind} {entry.name!r}: {describe(error)}") from error
+        raise PluginError(f"{what}: {explain(error)}{HINT}") from error
 
 
 def with_adapter(job: Job, file: Layer, base: Path | None = None) -> Job:
@@ -147,19 +151,14 @@ def with_adapter(job: Job, file: Layer, base: Path | None = None) -> Job:
     return job if base is None else job.with_base(base)
 
 
-def check_model(model: Any, vocab_size: int) -> None:
-    """Check the core of the model contract with two tokens. Raises what the model raises, or TypeError."""
+def check_model(model: Any, vocab_size: int, what: str = "forward") -> None:
+    """Check the core of the model contract with two tokens. Raises what the model raises, or PluginError."""
     training = model.training
     model.eval()
     with torch.no_grad(), torch.random.fork_rng(devices=()):
         idx = torch.zeros(1, min(2, model.config.block_size), dtype=torch.long)
-        loss, *metrics = model(idx, idx)[1:]
-        logits, _ = model(idx, at=[-1])
-    if getattr(loss, "shape", None) != () or not all(isinstance(table, Mapping) for table in metrics):
-        raise TypeError(
-            "forward with targets must give (logits or None, loss), the loss a scalar tensor, and optionally "
-            "metrics, a mapping of names to scalars"
-        )
-    if (shape := tuple(getattr(logits, "shape", ()))) != (1, 1, vocab_size):
-        raise TypeError(f"forward with at=[-1] must give logits of shape (1, 1, {vocab_size}), not {shape}")
+        check(what, FORWARD, model(idx, idx))
+        must = f"(logits, None) without targets, with at=[-1] logits of shape (1, 1, {vocab_size})"
+        right = (1, 1, vocab_size)
+        check(what, (lambda r: isinstance(r, tuple | list) and r[0].shape == right, must), model(idx, at=[-1]))
     model.train(training)

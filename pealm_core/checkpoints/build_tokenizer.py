@@ -14,10 +14,17 @@ from pealm_core.contract.fields import dump
 from pealm_core.contract.protocols import Dataset, Tokenizer, has
 from pealm_core.data.documents import has_template
 from pealm_core.data.fit_sample import FitSample
-from pealm_core.data.specials import with_specials
+from pealm_core.data.specials import specials_of, with_specials
 from pealm_core.data.stream import SPLITS, hash_of
 from pealm_core.data.token_cache import cached_folder, content_of
 from pealm_core.hardware.launch import launched
+from pealm_core.plugins.calls import ANYTHING, Returns, call, check, explain, owner
+
+NAMES: Returns = (
+    lambda r: not isinstance(r, str) and all(map(str.strip, r)),
+    'a tuple of names, such as ("<|end|>",)',
+)
+TABLE: Returns = (lambda r: all(isinstance(r[name], int) for name in r), "a mapping of names to token ids")
 
 
 def make_tokenizer(job: Job, saved: Path | None = None, *datasets: Dataset) -> Tokenizer:
@@ -39,8 +46,10 @@ def make_tokenizer(job: Job, saved: Path | None = None, *datasets: Dataset) -> T
                     raise UserError(f"{given} has no text for {name!r} to learn from; give its own --tokenizer")
             _learn(job, tokenizer, datasets)
         objective = job.entries.get("objective")
-        wanted = [getattr(dataset, "specials", ()) for dataset in datasets]
-        wanted += [objective.spec.specials] if objective else []
+        check(f"{owner(type(tokenizer))}.specials", TABLE, specials_of(tokenizer))
+        named = [(owner(type(dataset)), getattr(dataset, "specials", ())) for dataset in datasets]
+        named += [(objective.plugin.dist, objective.spec.specials)] if objective else []
+        wanted = [check(f"{what}: specials", NAMES, names) for what, names in named]
         layout = None if has_template(tokenizer) else _layout(job, datasets)
         tokenizer = with_specials(tokenizer, chain.from_iterable(wanted), saved, layout)
     except (FileNotFoundError, ValueError) as error:
@@ -81,11 +90,17 @@ def _learn(job: Job, tokenizer: Any, datasets: Sequence[Dataset]) -> None:
     sample = FitSample(datasets, splits, getattr(tokenizer, "fit_bytes", None))
 
     def write(aside: Path) -> None:
-        tokenizer.fit(iter(sample))
+        call(tokenizer.fit, ANYTHING, iter(sample))
         if sample.cut and launched()[0] == 0:
             print(f"pealm: tokenizer {entry.name} learned from a sample of {sample.size:,} bytes", file=sys.stderr)
         (aside / TOKENIZER).mkdir()
         tokenizer.save(aside / TOKENIZER)
+        loaded = job.make("tokenizer")
+        try:
+            loaded.load(aside / TOKENIZER)
+            assert loaded.vocab_size == tokenizer.vocab_size, f"vocab_size {loaded.vocab_size}"
+        except Exception as error:
+            raise PluginError(f"{owner(loaded.load)}: can't load what `save` wrote: {explain(error)}") from error
 
     folder = cache_root() / "tokens" / hash_of(facts)[:32]
     if cached_folder(folder, {"tokenizer": entry.spec.name}, write):

@@ -22,6 +22,7 @@ from pealm_core.contract.errors import (
     nearest,
 )
 from pealm_core.contract.specs import CommandSpec
+from pealm_core.plugins.calls import HINT, blame
 from pealm_core.plugins.discovery import use_plugin
 from pealm_core.plugins.guard import no_exit
 from pealm_core.plugins.host import PluginHost
@@ -132,7 +133,7 @@ def _thread_failed(failure: threading.ExceptHookArgs) -> None:
     if failure.exc_value is not None and not isinstance(failure.exc_value, SystemExit):
         if os.environ.get("PEALM_DEBUG"):
             traceback.print_exception(failure.exc_value)
-        fail(f"a thread failed: {describe(failure.exc_value)} (PEALM_DEBUG=1 shows the traceback)", 1)
+        fail(f"a thread failed: {describe(failure.exc_value)}{HINT}", 1)
 
 
 def _report(error: BaseException) -> int:
@@ -168,9 +169,9 @@ def _report(error: BaseException) -> int:
             first = (str(error) or "no details").splitlines()[0]
             message, code = f"out of memory; use a smaller model, batch or number of samples ({first:.200})", 1
         case _:
-            blamed = PluginHost.installed().blame(error)
-            message, code = f"{blamed}: {describe(error)} (PEALM_DEBUG=1 shows the traceback)", 3
-            if blamed is None:
+            blamed = blame(error)
+            message, code = f"{blamed}: {describe(error)}{HINT}", 3
+            if not blamed:
                 traceback.print_exception(error)
                 message, code = "this is a bug in pealm; please report it with the lines above", 1
     if os.environ.get("PEALM_DEBUG"):

@@ -67,8 +67,8 @@ class ComponentCommand(click.Command):
         sources = _sources(given, words)
         folder = given.get("tokenizer_dir") if "input" in self.components else None
         job = plan_with_tokenizer(self.components, flat=self.flat, tokenizer_dir=folder, **sources)
-        if "train" in self.flat and launched()[0] == 0:
-            for line in differences(sources["file"], sources["host"]):
+        for line in differences(sources["file"], sources["host"], lost="train" in self.flat):
+            if launched()[0] == 0:
                 click.echo(f"pealm: {printable(line)}", err=True)
         own = {name: value for name, value in ctx.params.items() if name not in self.components}
         ctx.params = {**own, "job": job}

@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from pealm_core.cli.sample import BASE, need_weights
 from pealm_core.config.job import Job
 from pealm_core.config.settings import DEVICES
 from pealm_core.config.toml_layers import read_regular
-from pealm_core.contract.errors import PluginError, UserError
+from pealm_core.contract.errors import UserError
 from pealm_core.contract.fields import dump, settings_of
 from pealm_core.contract.protocols import EvalResult
 
@@ -62,7 +63,7 @@ def evaluate(
     from pealm_core.hardware.distributed import join, leave, peers, this_process
 
     world = this_process()
-    picked = pick_device(device, world.local_rank)
+    picked = pick_device(device)
     join(world, picked)
     with peers(world):
         record = _evaluate(job, ckpt, base, picked, dtype, world)
@@ -98,6 +99,7 @@ def _evaluate(job: Job, ckpt: str | None, base: Path | None, device: Any, dtype:
     from pealm_core.data.sources import labels
     from pealm_core.hardware.distributed import one_by_one
     from pealm_core.inference.lm import open_job
+    from pealm_core.plugins.calls import call
 
     entry, inputs = job.entries["eval"], dict[str, dict[str, Any]]()
     with world.together():
@@ -116,12 +118,12 @@ def _evaluate(job: Job, ckpt: str | None, base: Path | None, device: Any, dtype:
             progress = _show_progress if world.main else lambda *_: None
             options = {"config": _with_inputs(lm.config), "progress": progress}
             results = {
-                label: evaluator.evaluate(lm.model, lm.tokenizer, **options, **more)
+                label: call(evaluator.evaluate, (_correct, RESULT), lm.model, lm.tokenizer, **options, **more)
                 for label, more in (inputs or {"": {}}).items()
             }
         except ValueError as error:
             raise UserError(f"--on {entry.name}: {error}") from error
-        result = _joined(entry, results)
+        result = _joined(results)
     tables = job.tables()
     return {
         **dump(job.configs["eval"]),
@@ -140,11 +142,8 @@ def _evaluate(job: Job, ckpt: str | None, base: Path | None, device: Any, dtype:
     }
 
 
-def _joined(entry: Any, results: Mapping[str, EvalResult]) -> EvalResult:
-    """Return the results of a mixture's inputs as one, with `loss/NAME`. Raises PluginError if one is none."""
-    for result in results.values():
-        if not isinstance(result, EvalResult):
-            raise PluginError(f"{entry.plugin.dist}: evaluate must give an EvalResult, not {result!r:.60}")
+def _joined(results: Mapping[str, EvalResult]) -> EvalResult:
+    """Return the results of a mixture's inputs as one, with `loss/NAME`."""
     if len(results) == 1:
         return next(iter(results.values()))
     each = results.items()
@@ -154,6 +153,16 @@ def _joined(entry: Any, results: Mapping[str, EvalResult]) -> EvalResult:
         [f"{name}: {note}" for name, result in each for note in result.notes],
         [{"input": name, **detail} for name, result in each for detail in result.details],
     )
+
+
+RESULT = "an EvalResult: metrics, each a pair of numbers by name; n, a number; notes, texts; details, values for JSON"
+
+
+def _correct(r: Any) -> bool:
+    """Whether an evaluator's result is one; exceptions mean that it is not."""
+    good = isinstance(r, EvalResult) and r.n >= 0 and all(isinstance(text, str) for text in r.notes)
+    pairs = all(isinstance(value, Real) and isinstance(error, Real) for value, error in r.metrics.values())
+    return good and pairs and bool(json.dumps([*r.details]))
 
 
 def _with_inputs(config: Mapping[str, Any]) -> dict[str, Any]:

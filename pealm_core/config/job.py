@@ -14,10 +14,13 @@ from pealm_core.config.settings import TrainSettings
 from pealm_core.config.toml_layers import Layer, Resolved, Tables, resolve
 from pealm_core.contract.errors import UserError
 from pealm_core.contract.fields import Setting, dump, settings_of
+from pealm_core.contract.protocols import has
 from pealm_core.contract.specs import ObserverSpec
+from pealm_core.plugins.calls import Returns, check
 from pealm_core.plugins.host import Entry, PluginHost
 
 TRAINING = ("model", "input", "tokenizer", "optimizer", "schedule", "objective", "strategy", "adapter", "observer")
+METHODS = {"tokenizer": "encode decode", "evaluator": "evaluate", "schedule": "__call__", "objective": "loss"}
 # Keys of a component's table that are the core's own: of the weights below an adapter, of an input in a mixture.
 BASE = {key: Setting(key.replace("-", "_"), str, True, None, hidden=True) for key in ("base", "base-hash")}
 WEIGHT = {"weight": Setting("weight", float, False, 1.0, "relative to the others", {"above": 0}, hidden=True)}
@@ -50,7 +53,11 @@ class Job:
         """Make a component; its factory gets the config, if it has one, and the arguments. Raises PealmError."""
         if table not in self.entries:
             raise UserError(f"the config does not name a {table}: [{table}] name is missing")
-        return self.entries[table].make(self.configs[table], *args, **kwargs)
+        entry = self.entries[table]
+        made = entry.make(self.configs[table], *args, **kwargs)
+        names = METHODS.get(entry.spec.kind, "").split()
+        returns: Returns = (lambda r: all(has(r, name) for name in names), f"an object with {' and '.join(names)}")
+        return check(f"{entry.plugin.dist}: the factory of {entry.spec.kind} {entry.name!r}", returns, made)
 
     def with_model_config(self, config: Any) -> "Job":
         """Return the job with the model's config as it was built, with its vocab_size."""

@@ -39,12 +39,12 @@ def missing(config: Layer, host: PluginHost) -> str:
     return " ".join(f"--plugin {quote(file)}" for file in files)
 
 
-def differences(config: Layer | None, host: PluginHost) -> Iterator[str]:
-    """Yield a line for each file that has changed since a saved config was written, and one for those not loaded."""
+def differences(config: Layer | None, host: PluginHost, *, lost: bool = True) -> Iterator[str]:
+    """Yield a line for each file that changed since a saved config was written. lost: one for those not loaded."""
     if config is None or "versions" not in config.tables:
         return
     for plugin in host.plugins:
         if plugin.file and plugin.version != config.tables["versions"].get(plugin.dist, plugin.version):
             yield f"{plugin.file} has changed since {config.origin} was written"
-    if options := missing(config, host):
+    if lost and (options := missing(config, host)):
         yield f"{config.origin} was made with {options}, which is not loaded now"

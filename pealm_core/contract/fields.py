@@ -31,6 +31,7 @@ def setting(
 ) -> Any:
     """Declare a dataclass field with a help line and bounds; numbers must be finite in any case.
 
+    default: `...` means that the user must give a value; the field is then passed by name.
     excludes: the fields that this one replaces: setting one unsets the others if a lower layer set them.
     hidden: not an option; the core fills it (`vocab_size`). short: a one-letter option, for flat tables.
     """
@@ -38,6 +39,8 @@ def setting(
     bounds = {words: bound for words, bound in bounds.items() if bound is not None}
     excludes = (excludes,) if isinstance(excludes, str) else excludes
     meta = {"help": help, "bounds": bounds, "excludes": excludes, "hidden": hidden, "short": short}
+    if default is ...:
+        return dataclasses.field(kw_only=True, metadata={"pealm": meta})
     return dataclasses.field(default=default, metadata={"pealm": meta})
 
 
@@ -135,6 +138,10 @@ def settings_of(config: type | None) -> dict[str, Setting]:
         if field.name == "vocab_size" and default is dataclasses.MISSING:
             default = 0  # the core fills it
         new = Setting(field.name, type_, optional, default, **field.metadata.get("pealm", {}))
+        try:
+            default is dataclasses.MISSING or new.parse(default)
+        except ValueError as error:
+            raise TypeError(f"has a default of {field.name!r} that is wrong: it {error}") from None
         settings[new.key] = new
     return settings
 

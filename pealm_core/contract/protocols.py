@@ -42,12 +42,16 @@ class Model(Protocol):
 class Segment:
     """A part of a document: a text, or one special token by its name; its tokens are learned unless `learn` is False.
 
-    Text that spells a special token's name is text. Segments are tokenized one by one.
+    Text that spells a special token's name is text. Segments are tokenized one by one. Raises TypeError for both.
     """
 
     text: str = ""
     learn: bool = True
     special: str | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.text, str) or (self.text and self.special is not None):
+            raise TypeError(f"a Segment is a text or a special token, not {self.text!r:.60} and {self.special!r}")
 
 
 class Conversation(list[Segment]):

@@ -134,3 +134,6 @@ class Trainer(Protocol):
 
         From then on the plugin that called this is needed: if one of its hooks fails, the run ends.
         """
+
+    def stop(self, reason: str) -> None:
+        """End the run after the current step, with a validation and a checkpoint, and print the reason."""

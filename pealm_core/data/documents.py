@@ -6,20 +6,40 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pealm_core.contract.errors import PluginError, UserError
-from pealm_core.contract.protocols import Conversation, Document, Segment, Tokenizer
+from pealm_core.contract.errors import PealmError, PluginError, UserError, describe
+from pealm_core.contract.protocols import Conversation, Dataset, Document, Segment, Tokenizer
 from pealm_core.data.specials import specials_of
+from pealm_core.plugins.calls import HINT, Returns, blame, call, owner
 
 PIECE = 2**20  # characters
 
+DOCUMENTS: Returns = (
+    lambda r: isinstance(r, Iterable) and not isinstance(r, str),
+    "documents: an iterable of texts or of sequences of Segments",
+)
 
-def segments(document: Document) -> Sequence[Segment]:
+
+def documents(dataset: Dataset, split: str) -> Iterator[Document]:
+    """Yield the documents of a split. Raises PluginError for what goes wrong in the dataset."""
+    owned = owner(dataset.documents)
+    try:
+        for document in call(dataset.documents, DOCUMENTS, split):
+            segments(document, f"{owned}: a document")
+            yield document
+            del document  # before the next one is read
+    except (PealmError, MemoryError):
+        raise
+    except Exception as error:
+        raise PluginError(f"{blame(error) or owned}: {describe(error)}{HINT}") from error
+
+
+def segments(document: Document, what: str = "a document") -> Sequence[Segment]:
     """Return a document as segments. Raises PluginError if it is neither a text nor segments."""
     if isinstance(document, str):
         return [Segment(document)]
     parts: Sequence[Any] = document if isinstance(document, Sequence) else [document]
     if not all(isinstance(part, Segment) for part in parts[:1]):  # all of them may be too many to read
-        raise PluginError(f"a document must be a text or a sequence of Segments, not {document!r:.80}")
+        raise PluginError(f"{what} must be a text or a sequence of Segments, not {document!r:.80}")
     return parts
 
 

@@ -29,6 +29,8 @@ def data_files(option: str, path: str, suffixes: Iterable[str]) -> list[Path]:
     Hidden files and folders are left out. option: how messages call the path. Raises UserError if there are none.
     """
     place, wanted = Path(path), tuple(suffixes)
+    if not str(path):
+        raise UserError(f"{option}: the path is empty")
     if place.is_dir():
         inside = (
             file for file in place.rglob("*") if not any(part[0] == "." for part in file.relative_to(place).parts)

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from pealm_core.contract.protocols import Document, has
-from pealm_core.data.documents import texts
+from pealm_core.data.documents import documents, texts
 
 PARTS = 256  # of a large dataset that are read, at most
 
@@ -25,12 +25,12 @@ class FitSample:
         self.size = 0
         for dataset, split in self._sources:
             if self.limit is None:
-                yield from texts(dataset.documents(split))
+                yield from texts(documents(dataset, split))
                 continue
             room = max(1, self.limit // len(self._sources))
             parts = list(dataset.parts(split)) if has(dataset, "parts") else []
             if not (total := sum(part.size for part in parts)):
-                yield from self._start(dataset.documents(split), room)
+                yield from self._start(documents(dataset, split), room)
                 continue
             if total > room and len(parts) > PARTS:
                 parts, self.cut = parts[:: -(-len(parts) // PARTS)], True
@@ -38,9 +38,9 @@ class FitSample:
             for part in parts:
                 yield from self._start(part.documents(), room * part.size // max(1, total))
 
-    def _start(self, documents: Iterable[Document], room: int) -> Iterator[str]:
+    def _start(self, read: Iterable[Document], room: int) -> Iterator[str]:
         """Yield texts of at most `room` bytes together; the last one may be cut."""
-        for text in texts(documents):
+        for text in texts(read):
             size = len(text.encode("utf-8", "surrogatepass"))
             self.size += min(size, room)
             if size > room:

@@ -13,14 +13,16 @@ from pealm_core.contract.errors import UserError
 from pealm_core.hardware.launch import launched
 
 
-def pick_device(name: str, local_rank: int = 0) -> torch.device:
+def pick_device(name: str) -> torch.device:
     """Return the device of a name; "auto" prefers a GPU. Raises UserError for a device that this machine lacks.
 
-    Several processes can't share one Metal device usefully: for them "auto" is CUDA or the CPU.
+    Each process of a launcher has a CUDA device of its own. They can't share one Metal device usefully: for them
+    "auto" is CUDA or the CPU.
     """
     cuda, metal = torch.cuda.is_available(), torch.backends.mps.is_available()
+    _, processes, local_rank = launched()
     if name == "auto":
-        name = "cuda" if cuda else "mps" if metal and launched()[1] == 1 else "cpu"
+        name = "cuda" if cuda else "mps" if metal and processes == 1 else "cpu"
     if not {"cuda": cuda, "mps": metal}.get(name, True):
         raise UserError(f"--device {name}: torch finds no {name.upper()} device here; use --device cpu")
     if name != "cuda":

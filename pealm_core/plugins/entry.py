@@ -8,6 +8,7 @@ from typing import Any, Generic, TypeVar
 from pealm_core.contract.errors import PealmError, PluginError, UserError, describe
 from pealm_core.contract.fields import settings_of
 from pealm_core.contract.specs import Spec
+from pealm_core.plugins.calls import explain
 from pealm_core.plugins.discovery import Plugin
 from pealm_core.plugins.guard import DefectError, guarded
 
@@ -55,7 +56,7 @@ class Entry(Generic[S]):
             if "memory" in reason.lower() or "Storage size" in reason:  # as Python and torch say it
                 reason = f"{kind} {self.name} does not fit into memory: {reason}".splitlines()[0]
                 raise UserError(f"{reason}; choose smaller sizes") from error
-            raise PluginError(f"{self.plugin.dist}: making {kind} {self.name!r} failed: {reason}") from error
+            raise PluginError(f"{self.plugin.dist}: making {kind} {self.name!r} failed: {explain(error)}") from error
 
     @cached_property
     def config(self) -> type | None:

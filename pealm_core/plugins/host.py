@@ -8,11 +8,11 @@ import os
 import re
 import sys
 import time
+import traceback
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
-from pathlib import Path
 from threading import Timer
 from types import ModuleType
 from typing import Any
@@ -23,6 +23,7 @@ from packaging.specifiers import SpecifierSet
 from pealm_core.contract import hookspecs
 from pealm_core.contract.errors import PluginError, UserError, describe, did_you_mean
 from pealm_core.contract.specs import Spec
+from pealm_core.plugins.calls import HINT, ROOTS, explain
 from pealm_core.plugins.discovery import Plugin as Plugin
 from pealm_core.plugins.discovery import discover, import_file, line_of, local_plugins
 from pealm_core.plugins.entry import Entry as Entry
@@ -84,12 +85,17 @@ class PluginHost:
     def _load(self, plugin: Plugin) -> None:
         name, start = f"{plugin.dist}/{plugin.name}", time.perf_counter()
         observer = ModuleType(name)
+        ROOTS[plugin.module.partition(".")[0]] = plugin.dist
         try:
             if not SpecifierSet(plugin.requires).contains(self._core_version, prereleases=True):
                 raise DefectError(f"needs pealm-core {plugin.requires}, and {self._core_version} is installed")
             with guarded("" if plugin.file else plugin.module):
                 hooks = hooks_of(import_file(plugin) if plugin.file else import_module(plugin.module))
                 records = list(records_of(hooks, objects=bool(plugin.file)))
+            if plugin.file and not hooks:
+                raise DefectError("has no function marked @hookimpl")
+            parts = (str(getattr(record, part)) for record in records for part in record.parts)
+            ROOTS.update({re.split("[.:]", ref)[0]: plugin.dist for ref in parts})
             for hook in hooks.keys() - REGISTRATION.keys():
                 setattr(observer, hook, attempting(hooks[hook], partial(self._attempt, name)))
             self._manager.register(observer, name)  # checks the arguments of its hooks
@@ -155,18 +161,23 @@ class PluginHost:
         """Call a hook of a run in every plugin, in the order of discovery unless they ask for another one.
 
         Returns (plugin, result) of those that returned something. A plugin is named by `dist/entry point`. One that
-        fails is switched off and added to `failed`. Raises PluginError for those that failed, after all were called.
+        fails is switched off and added to `failed`. Raises PluginError for those that failed, after all were called,
+        UserError if one of them refuses to start the run.
         """
         self._errors = {}
         results: list[tuple[str, Any]] = getattr(self._manager.hook, hook)(**values) or []
         step = values.get("step", getattr(values.get("trainer"), "step", None))
         when = "" if step is None else f" at step {step}"
-        reasons = {name: f"{name}: {hook} failed{when}: {describe(e)}" for name, e in self._errors.items()}
-        for name in reasons:
+        reasons = {name: f"{name}: {hook} failed{when}: {explain(e)}" for name, e in self._errors.items()}
+        for name, error in self._errors.items():
             self.switch_off(name)
+            if isinstance(error, UserError) and hook == "pealm_run_start":
+                raise UserError(f"{name}: {error}") from error
+            if os.environ.get("PEALM_DEBUG"):
+                traceback.print_exception(error)
         self.failed |= reasons
         if reasons:
-            raise PluginError("; ".join(reasons.values())) from next(iter(self._errors.values()))
+            raise PluginError("; ".join(reasons.values()) + HINT) from next(iter(self._errors.values()))
         return results
 
     def with_hook(self, hook: str) -> set[str]:
@@ -190,20 +201,6 @@ class PluginHost:
             return None
         finally:
             self.current = before
-
-    def blame(self, error: BaseException) -> str | None:
-        """Return `DIST (model.py, line 12, forward)` if an exception comes out of a plugin's own code, else None."""
-        from traceback import walk_tb
-
-        records = [(plugin.dist, record) for plugin in self.plugins for record in plugin.records]
-        dists = {re.split("[.:]", str(getattr(r, part)))[0]: dist for dist, r in records for part in r.parts}
-        dists |= {plugin.module: plugin.dist for plugin in self.plugins if plugin.file}
-        blamed = None
-        for frame, line in walk_tb(error.__traceback__):
-            code, module = frame.f_code, str(frame.f_globals.get("__name__"))
-            if (dist := dists.get(module.partition(".")[0], "pealm-core")) != "pealm-core":
-                blamed = f"{dist} ({Path(code.co_filename).name}, line {line}, {code.co_name})"
-        return blamed
 
     def versions(self, entries: Iterable[Entry[Any]] = ()) -> dict[str, str]:
         """Return distribution → version of the core, of the plugins behind these entries, and of local plugins."""

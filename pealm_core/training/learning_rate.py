@@ -2,11 +2,17 @@
 
 from dataclasses import dataclass, replace
 from math import ceil, cos, isfinite, pi
+from numbers import Real
 
 from pealm_core.config.settings import TrainSettings
-from pealm_core.contract.errors import PluginError
 from pealm_core.contract.fields import setting
 from pealm_core.contract.training_parts import Schedule
+from pealm_core.plugins.calls import Returns, call
+
+FACTOR: Returns = (
+    lambda factor: isinstance(factor, Real) and isfinite(factor),
+    "the learning rate as a fraction of its peak, a finite number",
+)
 
 
 def in_steps(s: TrainSettings, samples: int) -> TrainSettings:
@@ -41,9 +47,7 @@ def lr_factor(schedule: Schedule, progress: float, step: int, s: TrainSettings) 
     after = step - s.warmup_steps
     if s.steps:
         progress = after / max(1, s.steps - s.warmup_steps)
-    factor = schedule(min(max(progress, 0.0), 1.0), max(after, 0))
-    if not isfinite(factor):
-        raise PluginError(f"the learning-rate schedule gives {factor} at step {step + 1}")
+    factor = float(call(schedule, FACTOR, min(max(progress, 0.0), 1.0), max(after, 0)))
     return factor * min(1.0, (step + 1) / s.warmup_steps) if s.warmup_steps else factor
 
 

@@ -11,7 +11,18 @@ from pealm_core.contract.errors import PluginError
 from pealm_core.contract.protocols import has
 from pealm_core.contract.training_parts import IGNORE, Batch, Source, Strategy
 from pealm_core.hardware.device import autocast
+from pealm_core.plugins.calls import FORWARD, METRICS, Returns, call, check, metrics, owner, scalar
 
+LOSS: Returns = (
+    lambda r: isinstance(r, tuple | list) and scalar(r[0]) and len(r) == 2 and metrics(r[1]),
+    f"(loss, metrics): the mean loss, a scalar tensor, and {METRICS}, {{}} without any",
+)
+MEAN: Returns = (scalar, "the mean loss, a scalar tensor")
+WEIGHT: Returns = (lambda r: int(r) == r >= 0, "the number of scored targets, 0 or more")
+BATCH: Returns = (
+    lambda r: len({r["idx"].shape[0], *(tensor.shape[0] for tensor in r.values())}) == 1 and r["targets"].dim(),
+    "a batch: tensors by name with a row for each sample, `idx` and `targets` among them",
+)
 RESERVED = {"step", "tokens", "loss", "val_loss", "lr", "grad_norm", "tokens_per_second", "seconds"}
 
 
@@ -23,14 +34,19 @@ class NextToken:
 
     def loss(self, model: Any, batch: Batch) -> tuple[Tensor, Mapping[str, Any]]:
         """Return the model's loss and its metrics, if it has any."""
-        _, loss, *metrics = model(batch["idx"], batch["targets"])
+        _, loss, *metrics = check(author(self, model), FORWARD, model(batch["idx"], batch["targets"]))
         return loss, metrics[0] if metrics else {}
+
+
+def author(objective: Any, model: Any) -> str:
+    """Return the plugin and function that make a loss and metrics: the objective's, or the model's by default."""
+    return owner(getattr(model, "module", model).forward if isinstance(objective, NextToken) else objective.loss)
 
 
 def prepared(objective: Any, source: Source, samples: Sequence[int], seed: int) -> Batch:
     """Return samples as the objective wants them. `sample` has their numbers, from which noise is drawn."""
-    batch = {**source.rows(samples), "sample": torch.tensor(samples)}
-    return objective.prepare(batch, seed) if has(objective, "prepare") else batch
+    batch = {**call(source.rows, BATCH, samples), "sample": torch.tensor(samples)}
+    return call(objective.prepare, BATCH, batch, seed) if has(objective, "prepare") else batch
 
 
 def part(batch: Batch, start: int, size: int) -> Batch:
@@ -43,8 +59,8 @@ def scored(objective: Any, batch: Batch) -> int:
 
     The batch has the weight 0 then; without a target, its loss would be 0 divided by 0.
     """
-    weigh = objective.weight if has(objective, "weight") else lambda b: (b["targets"] != IGNORE).sum()
-    if not (count := int(weigh(batch))):
+    weigh = has(objective, "weight")
+    if not (count := int(call(objective.weight, WEIGHT, batch) if weigh else (batch["targets"] != IGNORE).sum())):
         batch["targets"][0, 0] = batch["idx"][0, 0]
     return count
 
@@ -62,15 +78,16 @@ def accumulate(
     for number, weight in enumerate(weights, 1):
         with strategy.no_sync(module) if number < len(weights) else nullcontext():
             with autocast(device, dtype):
-                loss, metrics = objective.loss(module, part(batch, (number - 1) * size, size))
+                loss, metrics = call(objective.loss, LOSS, module, part(batch, (number - 1) * size, size))
             if not loss.requires_grad:
-                module = type(getattr(module, "module", module)).__module__
-                raise PluginError(f"{module}: the loss has no gradient: is it detached, or all of the model frozen?")
+                what = "the loss has no gradient: is it detached, or all of the model frozen?"
+                raise PluginError(f"{author(objective, module)}: {what}")
             loss = loss * weight
             loss.backward()
         sums["loss"] += loss.detach()
         if taken := metrics.keys() & RESERVED:
-            raise PluginError(f"a metric can't be called {min(taken)}, which each step has already")
+            by = author(objective, module)
+            raise PluginError(f"{by}: a metric can't be called {min(taken)}, which each step has already")
         for name, value in metrics.items():
             value = torch.as_tensor(value, dtype=torch.float32, device=device).detach() * weight
             sums[name] = sums[name] + value if name in sums else value

@@ -16,6 +16,7 @@ from pealm_core.config.paths import printable
 from pealm_core.inference.lm import LM
 from pealm_core.training.learning_rate import due
 from pealm_core.training.objective import RESERVED
+from pealm_core.training.observers import Metrics
 from pealm_core.training.run_folder import SAMPLES
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ class Recorder:
 
     def step(self, line: dict[str, Any]) -> None:
         """Record the metrics of a step, in order; on a GPU some steps late."""
-        t = self.trainer
+        t, line = self.trainer, Metrics(line)
         t.observers.call("pealm_metrics", step=line["step"], metrics=line)
         t.run.log(line)
         t.display.step(line, t.progress())

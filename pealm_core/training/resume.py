@@ -87,10 +87,10 @@ def _had_checkpoints(run: Path) -> bool:
     return False
 
 
-def restore(trainer: Trainer, newest: Path | None, wrong: Sequence[str], changes: Sequence[str]) -> None:
+def restore(trainer: Trainer, newest: Path | None, wrong: Sequence[str]) -> None:
     """Load a run's newest valid checkpoint into the trainer; without one, the run starts again from step 0.
 
-    wrong, changes: what to say of newer checkpoints and of the settings.
+    wrong: what to say of newer checkpoints.
     """
     run, display = trainer.run, trainer.display
     for line in wrong:
@@ -134,19 +134,21 @@ def restore(trainer: Trainer, newest: Path | None, wrong: Sequence[str], changes
     trainer.val_loss, trainer.first_val_loss = state["val_loss"], state["first_val_loss"]
     trainer.eval_seconds = state.get("eval_seconds", 0.0)
     display.say(f"resuming from {newest}{_new_rate(run.dir / checkpoint.CONFIG, trainer)}")
-    if changes:
-        display.say(f"changed settings: {', '.join(changes)}")
 
 
 def _new_rate(config: Path, trainer: Trainer) -> str:
-    """Return how the next learning rate differs from the one that the run's saved settings give."""
+    """Return how the next learning rate differs from the one that the run's saved settings give.
+
+    If the run was finished, it is the difference from the last step's.
+    """
     rates = []
     with suppress(PealmError):  # settings of another version
         saved = plan(("model", "schedule"), flat={"train": TrainSettings}, file=file_layer(config))
         for job, schedule in ((saved, saved.make("schedule")), (trainer.job, trainer.schedule)):
             s = in_steps(job.configs["train"], len(trainer.data.train))
             progress = Budget(s).progress(trainer.step, trainer.seconds, trainer.eval_seconds)
-            rates.append(s.lr * lr_factor(schedule, progress, trainer.step, s))
+            step = trainer.step - 1 if progress == 1.0 else trainer.step
+            rates.append(s.lr * lr_factor(schedule, progress, step, s))
     if len(set(rates)) < 2:
         return ""
     stay = f" (to stay there: --schedule constant --lr {rates[0]:.2g})" if 0 < rates[0] < rates[1] else ""

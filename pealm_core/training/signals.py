@@ -35,5 +35,5 @@ class Signals:
     def _note(self, number: int, frame: FrameType | None) -> None:
         repeated = self._launched and time.monotonic() - self._time < REPEAT_SECONDS
         if self.number and number == signal.SIGINT and not repeated:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt(number)  # with an argument: not a hook's own
         self.number, self._time = self.number or number, time.monotonic()

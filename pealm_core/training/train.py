@@ -30,7 +30,7 @@ from pealm_core.training.trainer import Trainer
 def train(job: Job, out: Path | None) -> int:
     """Train in a new folder, or resume the run in `out`; return the exit code. Raises PealmError."""
     world = this_process()
-    device = pick_device(job.configs["train"].device, world.local_rank)
+    device = pick_device(job.configs["train"].device)
     join(world, device)
     with peers(world), Display(quiet=not world.main) as display:
         code = _train(job, out, world, device, display)
@@ -69,12 +69,14 @@ def _train(job: Job, out: Path | None, world: World, device: torch.device, displ
     try:
         with world.together():
             if resuming:
-                restore(trainer, newest, wrong, changes)
+                restore(trainer, newest, wrong)
         if trainer.progress() >= 1.0:
             s: TrainSettings = trainer.job.configs["train"]
             option = "--max-seconds" if s.max_seconds else "--epochs" if s.epochs else "--steps"
             display.say(f"{run.dir} is finished: {trainer.step:,} steps. A larger {option} resumes it.")
             return 0
+        if changes:
+            display.say(f"changed settings: {', '.join(changes)}")
         with world.together():
             run.keep_config()
         _introduce(trainer)
@@ -139,7 +141,8 @@ def _fit(trainer: Trainer) -> int:
                 python=platform.python_version(),
             )
             try:
-                observers.call("pealm_run_start")
+                with trainer.world.together():
+                    observers.call("pealm_run_start")
                 if lost := observers.unclaimed():
                     trainer.display.say(f"no plugin asks for the saved state of {', '.join(lost)}; it is dropped")
                 trainer.fit()
@@ -192,7 +195,10 @@ def _summarize(trainer: Trainer) -> None:
             display.say(
                 f"entropy floor   {display.floor:.4f}: no model can do better; the best is {ratio:.3f} times it"
             )
+    pealm = " ".join(["pealm", *(f"--plugin {shlex.quote(file)}" for file in trainer.job.files)])
+    if trainer.stopped:
+        display.say(f"stopped after step {trainer.step:,}: {trainer.stopped}")
     if trainer.interrupted:
-        display.say(f"interrupted; resume with: pealm train --out {folder}")
+        display.say(f"interrupted; resume with: {pealm} train --out {folder}")
     else:
-        display.say(f"sample from it: pealm sample --ckpt {folder}")
+        display.say(f"sample from it: {pealm} sample --ckpt {folder}")

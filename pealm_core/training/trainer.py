@@ -20,7 +20,7 @@ from pealm_core.hardware.distributed import World
 from pealm_core.hardware.speed import faster
 from pealm_core.training.batches import Batches
 from pealm_core.training.learning_rate import Budget, due, in_steps, lr_factor
-from pealm_core.training.objective import accumulate
+from pealm_core.training.objective import accumulate, author
 from pealm_core.training.observers import Observers
 from pealm_core.training.progress import Display, Recorder
 from pealm_core.training.run_folder import Run
@@ -60,6 +60,7 @@ class Trainer:
     eval_seconds: float = 0.0  # what a validation takes
     validated: float | None = None  # the clock at the end of this process's last validation
     interrupted: int = 0  # the signal that asked the run to end, once every rank knows of it
+    stopped: str = ""  # why a plugin asked the run to end
     _start: float = field(default_factory=time.perf_counter, init=False)  # the clock's zero
     _unread: list[tuple[dict[str, Any], Tensor]] = field(default_factory=list, init=False)
     _names: list[str] = field(default_factory=list, init=False)  # of what a step measures
@@ -109,7 +110,7 @@ class Trainer:
                 first = {"step": 0, "tokens": 0, "val_loss": loss, **self.val_losses}
                 self.run.log({**first, "seconds": round(self.seconds, 3)})
         lines: list[dict[str, Any]] = []  # metrics of the steps that are not recorded yet
-        last = bool(self.interrupted)
+        last = self.finished()
         while not last:
             lines.append(self.update())
             self.observers.call("pealm_step_end")
@@ -140,7 +141,7 @@ class Trainer:
         if sums := self.gradients():
             self._optimize(line, sums)
         self.step, self.sample = self.step + 1, self.sample + s.batch_size
-        if len(self._unread) >= self.read_every or (self.signals.number and self.world.size == 1):
+        if len(self._unread) >= self.read_every:
             self.read()
         line["tokens_per_second"] = round(tokens / (time.perf_counter() - began), 1)
         line["seconds"] = round(self.clock(), 3)
@@ -172,7 +173,8 @@ class Trainer:
         first, self._names = not self._names, self._names or list(sums)
         if self._names != list(sums):
             names = (", ".join(names) for names in (self._names, sums))
-            raise PluginError(f"each step must have the same metrics: first {next(names)}, now {next(names)}")
+            by = author(self.objective, self.model)
+            raise PluginError(f"{by}: each step must have the same metrics: first {next(names)}, now {next(names)}")
         self._unread.append((line, torch.stack([value.to(sums["loss"]) for value in sums.values()])))
         if self.read_every == 1:
             self.read()  # before the update, so that a loss that is not finite changes nothing
@@ -183,9 +185,10 @@ class Trainer:
         if first:  # in this process
             _, state = self.strategy.full_state(self.model, self.optimizer)  # as it is saved
             flatten(state, "the optimizer's state")
+            self.observers.state()
 
     def read(self) -> None:
-        """Read the numbers of the steps since the last call; exchange signals and failures of plugins.
+        """Read the numbers of the steps since the last call; exchange failures of plugins.
 
         Raises PealmError if a loss or gradient norm is not finite on any rank.
         """
@@ -193,8 +196,7 @@ class Trainer:
         if not unread:
             return
         values = torch.stack([numbers for _, numbers in unread]).flatten().tolist()  # waits for the device
-        everyone = self.world.gather(*values, len(self.observers.failed), self.signals.number)
-        self.interrupted = int(max(row[-1] for row in everyone))
+        everyone = self.world.gather(*values, len(self.observers.failed))
         for place, (line, _) in enumerate(unread):
             for offset, name in enumerate(self._names, place * len(self._names)):
                 numbers = [row[offset] for row in everyone]  # by rank
@@ -205,7 +207,7 @@ class Trainer:
                             f"{rank}): {number}; the last checkpoint is kept. Try a lower --lr or more --warmup-steps"
                         )
                 line[name] = numbers[self.world.rank] if name == "grad_norm" else sum(numbers) / len(numbers)
-        if any(row[-2] for row in everyone):
+        if any(row[-1] for row in everyone):
             self.observers.share()
 
     def validate(self) -> float | None:
@@ -229,10 +231,18 @@ class Trainer:
         return not self.settings.max_seconds or since > 10 * self.eval_seconds
 
     def finished(self) -> bool:
-        """Return whether the steps or seconds are used up, or a signal asked the run to end."""
+        """Return whether the steps or seconds are used up, or a signal or plugin asked the run to end."""
         if self.settings.max_seconds:
             self.clock()
-        return bool(self.interrupted) or self.progress() >= 1.0
+        asked = self.world.gather(self.signals.number, bool(self.stopped))
+        self.interrupted = int(max(number for number, _ in asked))
+        if any(stopped for _, stopped in asked):
+            self.stopped = next(filter(None, self.world.texts(self.stopped)))
+        return bool(self.interrupted or self.stopped) or self.progress() >= 1.0
+
+    def stop(self, reason: str) -> None:
+        """End the run after the current step, as if its steps were used up."""
+        self.stopped = self.stopped or str(reason) or "a plugin asked for it"
 
     def _memory_advice(self) -> str:
         micro, block = self.micro_batch_size, self.data.block_size

@@ -10,7 +10,8 @@ from pealm_core.contract.errors import UserError
 from pealm_core.contract.protocols import has
 from pealm_core.contract.training_parts import Source
 from pealm_core.hardware.device import autocast, to_device
-from pealm_core.training.objective import prepared, scored
+from pealm_core.plugins.calls import FORWARD, call, check, owner
+from pealm_core.training.objective import MEAN, prepared, scored
 
 if TYPE_CHECKING:
     from pealm_core.training.trainer import Trainer
@@ -34,7 +35,6 @@ def validate(t: "Trainer") -> float | None:
         for name, _, source in t.data.val:
             part = validation_loss(t, model, source, round_done)
             if part is None:
-                t.interrupted = int(max(number for (number,) in t.world.gather(t.signals.number)))
                 return None
             losses[name] = part
     total = sum(weight for _, weight, _ in t.data.val)
@@ -73,9 +73,9 @@ def validation_loss(
         batch = to_device(batch, t.device)
         with autocast(t.device, t.dtype):
             if has(objective, "validate"):
-                loss = objective.validate(model, batch)
+                loss = call(objective.validate, MEAN, model, batch)
             else:
-                loss = model(batch["idx"], batch["targets"])[1]
+                loss = check(owner(model.forward), FORWARD, model(batch["idx"], batch["targets"]))[1]
         losses.append(loss)
         weights.append(weight if own else 0.0)
         if any(stop for (stop,) in world.gather(round_done())):

@@ -766,6 +766,310 @@ ENDS = {
     "Exit(0)": "import click; raise click.exceptions.Exit(0)",
 }
 # fmt: on
+PARTS = """
+from dataclasses import dataclass
+import math
+import torch
+from pealm_core import DatasetSpec, EvalResult, EvaluatorSpec, ObjectiveSpec, ScheduleSpec, Segment, hookimpl, setting
+"""
+OBJECTIVE = """
+@hookimpl
+def pealm_objectives():
+    return ObjectiveSpec(name="odd", summary="odd", factory=Odd)
+class Odd:
+    def __init__(self, model, tokenizer): pass
+    def loss(self, model, batch): return model(batch["idx"], batch["targets"])[1], {}
+    %s
+"""
+SCHEDULE = """
+@hookimpl
+def pealm_schedules():
+    return ScheduleSpec(name="odd", summary="odd", factory=odd)
+def odd():
+    %s
+"""
+EVALUATOR = """
+@hookimpl
+def pealm_evaluators():
+    return EvaluatorSpec(name="odd", summary="odd", factory=Odd)
+class Odd:
+    def evaluate(self, model, tokenizer, *, config, progress): return EvalResult(metrics={"x": (0.5, 0.1)}, n=1)
+    %s
+"""
+DATASET = """
+@hookimpl
+def pealm_datasets():
+    return DatasetSpec(name="odd", summary="odd", factory=Odd)
+class Odd:
+    def documents(self, split): return ["the quick brown fox " * 50] * 2
+    %s
+"""
+# What each must say; for those that are switched off, exit code 0.
+OBJECTIVES = {  # name: (the class's body, what is shown)
+    "a bare loss": ("def loss(self, m, b): return m(b['idx'], b['targets'])[1]", "Odd.loss must return"),
+    "no metrics": ("def loss(self, m, b): return m(b['idx'], b['targets'])[1], None", "Odd.loss must return"),
+    "a list of metrics": ("def loss(self, m, b): return m(b['idx'], b['targets'])[1], []", "Odd.loss must return"),
+    "metrics of text": ("def loss(self, m, b): return m(b['idx'], b['targets'])[1], {'x': 'y'}", "Odd.loss must"),
+    "a metric of two": (
+        "def loss(self, m, b): return m(b['idx'], b['targets'])[1], {'x': torch.ones(2)}",
+        "Odd.loss",
+    ),
+    "a metric named 3": ("def loss(self, m, b): return m(b['idx'], b['targets'])[1], {3: 1.0}", "Odd.loss must"),
+    "a metric named lr": (
+        "def loss(self, m, b): return m(b['idx'], b['targets'])[1], {'lr': 1.0}",
+        "Odd.loss: a metric",
+    ),
+    "a loss of two": ("def loss(self, m, b): return m(b['idx'], b['targets'])[1].expand(2), {}", "Odd.loss must"),
+    "a loss of None": ("def loss(self, m, b): return None, {}", "Odd.loss must return"),
+    "a real loss": ("def loss(self, m, b): return 1.5, {}", "Odd.loss must return"),
+    "a detached loss": (
+        "def loss(self, m, b): return m(b['idx'], b['targets'])[1].detach(), {}",
+        "Odd.loss: the loss",
+    ),
+    "one argument": ("def loss(self, m): return 1", "Odd.loss must|Odd.loss: TypeError"),
+    "no loss": ("loss = None", "loss"),
+    "other metrics each step": (
+        "n = 0\n    def loss(self, m, b): self.n += 1; return m(b['idx'], b['targets'])[1], {str(self.n): 1.0}",
+        "Odd.loss: each step must have the same metrics",
+    ),
+    "prepares nothing": ("def prepare(self, batch, seed): pass", "Odd.prepare must return"),
+    "prepares a list": ("def prepare(self, batch, seed): return [batch]", "Odd.prepare must return"),
+    "prepares no targets": (
+        "def prepare(self, batch, seed): return {'idx': batch['idx']}",
+        "Odd.prepare must return",
+    ),
+    "prepares numbers": ("def prepare(self, batch, seed): return {**batch, 'x': 3}", "Odd.prepare must return"),
+    "prepares fewer rows": (
+        "def prepare(self, batch, seed): return {**batch, 'x': torch.ones(1)}",
+        "Odd.prepare must",
+    ),
+    "prepares with one argument": ("def prepare(self, batch): return batch", "Odd.prepare: TypeError"),
+    "weighs -1": ("def weight(self, batch): return -1", "Odd.weight must return"),
+    "weighs None": ("def weight(self, batch): pass", "Odd.weight must return"),
+    "weighs text": ("def weight(self, batch): return '3'", "Odd.weight must return"),
+    "weighs half": ("def weight(self, batch): return 0.5", "Odd.weight must return"),
+    "validates to 3": ("def validate(self, m, b): return 3", "Odd.validate must return"),
+    "validates to a pair": ("def validate(self, m, b): return m(b['idx'], b['targets'])", "Odd.validate must return"),
+    "raises": ("def loss(self, m, b): return {}['x']", "line \\d+, loss.*KeyError"),
+}
+SCHEDULES = {
+    "None": "return lambda progress, step: None",
+    "text": "return lambda progress, step: '1'",
+    "a tensor": "return lambda progress, step: torch.tensor(1.0)",
+    "NaN": "return lambda progress, step: math.nan",
+    "infinity": "return lambda progress, step: math.inf",
+    "complex": "return lambda progress, step: 1j",
+    "one argument": "return lambda progress: 1.0",
+    "no argument": "return lambda: 1.0",
+    "a number": "return 1.0",
+    "nothing": "pass",
+    "divides by 0": "return lambda progress, step: 1 / step",
+    "huge": "return lambda progress, step: 10**400",
+}
+OBSERVERS = {  # what is done in pealm_metrics, and what is shown
+    "a tensor": ("metrics['x'] = torch.tensor(3.0)", ""),
+    "a tensor of two": ("metrics['x'] = torch.ones(2)", "finite"),
+    "a numpy number": ("import numpy; metrics['x'] = numpy.float32(3)", ""),
+    "None": ("metrics['x'] = None", ""),
+    "NaN": ("metrics['x'] = math.nan", "finite"),
+    "infinity": ("metrics['x'] = torch.tensor(math.inf)", "finite"),
+    "10**400": ("metrics['x'] = 10**400", "finite"),
+    "text": ("metrics['x'] = '3'", "finite"),
+    "a list": ("metrics['x'] = [3]", "finite"),
+    "a table": ("metrics['x'] = {}", "finite"),
+    "a number's name": ("metrics[3] = 1.0", "finite"),
+    "a changed loss": ("metrics['loss'] = 0.0", "core's"),
+    "a changed step": ("metrics['step'] = 7", "core's"),
+    "val_loss": ("metrics['val_loss'] = 5.0", "core's"),
+    "updates the loss": ("metrics.update(loss=0.0)", "core's"),
+    "removes lr": ("del metrics['lr']", "removed"),
+    "pops lr": ("metrics.pop('lr')", "removed"),
+    "clears": ("metrics.clear()", "removed"),
+    "replaces": ("metrics |= {'loss': 1.0}", "core's"),
+    "sets a default": ("metrics.setdefault('x', '3')", "finite"),
+    "odd steps": ("metrics.update({'x': 1.0} if step % 2 else {})", ""),
+}
+HOOKS = {  # a hook, and what is done in it, the exit code, what is shown and the run's status
+    "refuses the run": (
+        "pealm_run_start(trainer)",
+        "raise UserError('no such file')",
+        2,
+        "odd.py/odd: no such file",
+        "",
+    ),
+    "Ctrl-C at the start": (
+        "pealm_run_start(trainer)",
+        "raise KeyboardInterrupt",
+        130,
+        "resume with: pealm --plugin",
+        "",
+    ),
+    "Ctrl-C in a step": (
+        "pealm_step_end(trainer)",
+        "raise KeyboardInterrupt",
+        130,
+        "resume with: .*odd.py train",
+        "interrupted",
+    ),
+    "Ctrl-C with metrics": (
+        "pealm_metrics(trainer, step, metrics)",
+        "raise KeyboardInterrupt",
+        130,
+        "resume with",
+        "interrupted",
+    ),
+    "UserError later": ("pealm_step_end(trainer)", "raise UserError('late')", 0, "continues without it", "done"),
+    "stops at the start": ("pealm_run_start(trainer)", "trainer.stop('enough')", 0, "after step \\d: enough", ""),
+    "stops in step 2": (
+        "pealm_step_end(trainer)",
+        "trainer.step < 2 or trainer.stop('enough')",
+        0,
+        "after step 2: enough",
+        "done",
+    ),
+    "stops with metrics": (
+        "pealm_metrics(trainer, step, metrics)",
+        "trainer.stop('enough')",
+        0,
+        "after step 2: enough",
+        "done",
+    ),
+    "stops at a validation": (
+        "pealm_validation_end(trainer, loss)",
+        "trainer.step and trainer.stop('a\\nFORGED')",
+        0,
+        "",
+        "done",
+    ),
+    "stops without a reason": ("pealm_step_end(trainer)", "trainer.stop(None)", 0, "after step 1", "done"),
+    "another model of 3": (
+        "pealm_eval_model(trainer)",
+        "return 3",
+        3,
+        "odd.py/odd: pealm_eval_model must return",
+        "",
+    ),
+    "a class as a model": (
+        "pealm_eval_model(trainer)",
+        "return torch.nn.Linear",
+        3,
+        "pealm_eval_model must return",
+        "",
+    ),
+    "state of None": (
+        "pealm_run_start(trainer)",
+        "trainer.register_state('x', None)",
+        0,
+        "state_dict and load_state_dict",
+        "done",
+    ),
+    "state that is a set": (
+        "pealm_run_start(trainer)",
+        "trainer.register_state('x', State({1}))",
+        3,
+        "odd.py/odd: .*set",
+        "",
+    ),
+    "state that raises": (
+        "pealm_run_start(trainer)",
+        "trainer.register_state('x', State(0))",
+        3,
+        "odd.py/odd: .*line",
+        "",
+    ),
+    "a local function": (
+        "pealm_run_start(trainer)",
+        "trainer.register_state('x', State({'a': print}))",
+        3,
+        "x.a can't be",
+        "",
+    ),
+    "a fault": ("pealm_step_end(trainer)", "1 / 0", 0, "ZeroDivisionError.*line \\d+, pealm_step_end", "done"),
+}
+STATE = """
+from pealm_core import UserError
+class State:
+    def __init__(self, value): self.value = value
+    def state_dict(self): return self.value or {}['x']
+    def load_state_dict(self, state): pass
+"""
+FITTED = """
+from pealm_core import TokenizerSpec
+@hookimpl
+def pealm_tokenizers():
+    return TokenizerSpec(name="odd", summary="odd", factory=Odd)
+class Odd:
+    names = ""
+    def fit(self, texts): self.names = "".join(sorted({*"".join(texts)}))
+    def save(self, folder): (folder / "names").write_text(self.names)
+    def load(self, folder): self.names = (folder / "names").read_text()
+    def encode(self, text): return [self.names.index(c) for c in text]
+    def decode(self, ids): return "".join(self.names[i] for i in ids)
+    @property
+    def vocab_size(self): return len(self.names)
+    %s
+"""
+FITS = {
+    "no texts": ("def fit(self): pass", "Odd.fit: TypeError"),
+    "saves nothing": ("def save(self, folder): pass", "Odd.load: can't load what `save` wrote"),
+    "loads nothing": ("def load(self, folder): pass", "Odd.load: can't load what `save` wrote"),
+    "loads without a folder": ("def load(self): pass", "Odd.load: can't load"),
+    "lacks save": ("save = None", "can fit but not save and load"),
+    "lacks encode": ("encode = None", "must return an object with encode and decode"),
+    "specials are a text": ("specials = '<|x|>'", "specials"),
+    "specials are a list": ("specials = ['<|x|>']", "specials"),
+    "counts by a fault": ("def fit(self, texts): {}['x']", "line \\d+, fit.*KeyError"),
+}
+SETTINGS = {  # a field of an observer's config, and what is shown; "" is a correct one
+    "ellipsis": ("path: str = setting(..., 'the file')", "needs a value"),
+    "no default": ("path: str", "needs a value"),
+    "a wrong type": ("n: int = setting(0.5)", "has a default of 'n' that is wrong"),
+    "below its bound": ("n: int = setting(0, at_least=1)", "has a default of 'n' that is wrong"),
+    "text for a number": ("n: float = setting('x')", "has a default of 'n' that is wrong"),
+    "None": ("n: int = setting(None)", "has a default of 'n' that is wrong"),
+    "NaN": ("n: float = math.nan", "has a default of 'n' that is wrong"),
+    "no such choice": ("n: Literal['a', 'b'] = setting('c')", "has a default of 'n' that is wrong"),
+    "a list of one wrong": ("n: tuple[int, ...] = (1, 'x')", "has a default of 'n' that is wrong"),
+}
+EVALUATORS = {
+    "None": "def evaluate(self, model, tokenizer, *, config, progress): pass",
+    "no progress": "def evaluate(self, model, tokenizer, *, config): pass",
+    "a number": "def evaluate(self, *_, **__): return 0.5",
+    "a bare metric": "def evaluate(self, *_, **__): return EvalResult({'x': 0.5}, 1)",
+    "a metric of three": "def evaluate(self, *_, **__): return EvalResult({'x': (1, 2, 3)}, 1)",
+    "a metric of text": "def evaluate(self, *_, **__): return EvalResult({'x': ('a', 'b')}, 1)",
+    "a metric of None": "def evaluate(self, *_, **__): return EvalResult({'x': (0.5, None)}, 1)",
+    "a list of metrics": "def evaluate(self, *_, **__): return EvalResult([(0.5, 0.1)], 1)",
+    "n of text": "def evaluate(self, *_, **__): return EvalResult({'x': (0.5, 0.1)}, 'x')",
+    "n of None": "def evaluate(self, *_, **__): return EvalResult({'x': (0.5, 0.1)}, None)",
+    "n below 0": "def evaluate(self, *_, **__): return EvalResult({'x': (0.5, 0.1)}, -1)",
+    "notes of numbers": "def evaluate(self, *_, **__): return EvalResult({'x': (0.5, 0.1)}, 1, [3])",
+    "a tensor in details": "def evaluate(self, *_, **__): return EvalResult({}, 1, (), [{'x': torch.ones(2)}])",
+    "a set in details": "def evaluate(self, *_, **__): return EvalResult({}, 1, (), [{1, 2}])",
+    "a tensor as a metric": "def evaluate(self, *_, **__): return EvalResult({'x': (torch.ones(()), 0.1)}, 1)",
+}
+DATASETS = {  # the class's body, and what is shown
+    "no split": ("def documents(self): return []", "Odd.documents: TypeError"),
+    "None": ("def documents(self, split): pass", "Odd.documents must return"),
+    "one text": ("def documents(self, split): return 'text'", "Odd.documents must return"),
+    "a number": ("def documents(self, split): return 5", "Odd.documents must return"),
+    "numbers": ("def documents(self, split): return [1, 2]", "Odd.documents: a document must be"),
+    "bytes": ("def documents(self, split): return [b'x']", "document"),
+    "pairs": ("def documents(self, split): return [('a', 'b')]", "Odd.documents: a document must be"),
+    "a missing file": (
+        "def documents(self, split): yield from open('/nowhere/x')",
+        "line \\d+, documents.*FileNotFound",
+    ),
+    "no such column": ("def documents(self, split): yield {}['x']", "line \\d+, documents.*KeyError"),
+    "a wrong value": ("def documents(self, split): yield str(int('x'))", "line \\d+, documents.*ValueError"),
+    "no more": ("def documents(self, split): yield 'abc' * 99; raise StopIteration", "documents"),
+    "specials are a text": ("specials = ('<|end|>')", "specials must return|specials"),
+    "specials are numbers": ("specials = (1, 2)", "specials"),
+    "specials have an empty name": ("specials = ('',)", "specials"),
+    "a segment of both": ("def documents(self, split): return [[Segment('a', special='<|e|>')]]", "Segment"),
+    "a segment of 3": ("def documents(self, split): return [[Segment(3)]]", "Segment"),
+    "an unknown special": ("def documents(self, split): return [[Segment(special='<|e|>')]] * 9", "specials"),
+}
 TOKENIZER = """
 from pealm_core import TokenizerSpec, hookimpl
 @hookimpl
@@ -841,6 +1145,13 @@ MODELS = {
     "closes all files": ("pass", "import os; self.training and os.closerange(3, 99)"),
     "a thread dies": ("pass", "import threading; threading.Thread(target=int, args=('x',)).start()"),
     "changes the folder": ("import os; os.chdir('/')", "pass"),
+    "metrics of None": ("pass", "return logits, loss, None"),
+    "metrics of text": ("pass", "return logits, loss, {'x': 'y'}"),
+    "a metric of two": ("pass", "return logits, loss, {'x': torch.ones(2)}"),
+    "a metric of two in training": ("pass", "return logits, loss, {'x': torch.ones(2 if self.training else ())}"),
+    "only the loss in training": ("pass", "return loss if self.training else (logits, loss)"),
+    "bare logits": ("self.register_forward_hook(lambda m, a, r: r if r[1] is not None else r[0])", "pass"),
+    "an unknown name": ("pass", "nowhere"),
 }
 READING = """
 runs . -> 0
@@ -887,6 +1198,7 @@ def blame() -> Iterator[Trial]:
         parts = both(plugin(MODEL), partial(write, "site/odd_model.py", NETWORK % (init, forward)))
         line = "train odd --input.text T --steps 2 --batch-size 2 --eval-tokens 64 -> 0 1 2 3"
         yield from cross(line, {f"a model: {name}": parts})
+    yield from wrong_parts()
     for signature in ("pealm_run_start(trainer)", "pealm_step_end(trainer)", "pealm_run_end(trainer, status)"):
         for code in ("import os; os._exit(0)", "raise ValueError('\\x1b[2J\\nFORGED')", "raise SystemExit(0)"):
             observer = f"from pealm_core import hookimpl\n@hookimpl\ndef {signature}: {code}\n"
@@ -904,6 +1216,46 @@ def blame() -> Iterator[Trial]:
     memory = at("Trainer.gradients", 2, partial(throw, MemoryError("can't allocate memory")))
     yield from cross("TRAIN -> 1", {"": {"fault": memory}}, needs="out of memory", never="failed to load")
     yield from cross("nothing -> 2 \n train nothing -> 2 \n TRAIN --tokenizer nothing -> 2", after=no_duplicates)
+
+
+def wrong_parts() -> Iterator[Trial]:
+    """Yield trials of plugin files whose parts return what they must not."""
+    train = "--plugin odd.py train char-bigram --input.text T --steps 3 --batch-size 2 --eval-tokens 64 "
+
+    def trial(name: str, source: str, line: str, code: int, **rest: Any) -> Iterator[Trial]:
+        never = "Traceback|bug in pealm|pealm-char" if code == 3 else ""
+        rest = {"setup": partial(write, "odd.py", PARTS + source), "never": never, **rest}
+        yield from cross(f"{line} -> {code}", {name: rest}, may="R")
+
+    for name, (code, needs) in OBJECTIVES.items():
+        yield from trial(f"an objective: {name}", OBJECTIVE % code, train + "--objective odd", 3, needs=needs)
+    for name, code in SCHEDULES.items():
+        yield from trial(f"a schedule: {name}", SCHEDULE % code, train + "--schedule odd", 3, needs="odd.py.*odd")
+    for name, (code, needs) in OBSERVERS.items():
+        hook = f"@hookimpl\ndef pealm_metrics(trainer, step, metrics):\n    {code}\n"
+        needs = f"pealm_metrics failed at step 1.*{needs}.*line" if needs else ""
+        ends, never = partial(saved, "N", "done"), "" if needs else "continues without"
+        yield from trial(f"metrics: {name}", hook, train + "--out N", 0, needs=needs, after=ends, never=never)
+    for name, (hook, code, end, needs, status) in HOOKS.items():
+        source = f"{STATE}@hookimpl\ndef {hook}:\n    {code}\n"
+        after: Callable[[str, str], object] = partial(saved, "N", status) if status else anything
+        yield from trial(f"a hook: {name}", source, train + "--out N", end, needs=needs, after=after)
+    for name, (code, needs) in FITS.items():
+        yield from trial(f"a tokenizer: {name}", FITTED % code, train + "--tokenizer odd", 3, needs=needs)
+    for name, (code, needs) in SETTINGS.items():
+        source = (
+            f"from typing import Literal\n@dataclass(frozen=True)\nclass Config:\n    {code}\n" + SCHEDULE % "pass"
+        )
+        source = source.replace("factory=odd", "config=Config, factory=odd")
+        end = 2 if "needs" in needs else 3
+        yield from trial(f"a setting: {name}", source, train + "--schedule odd", end, needs=needs)
+    for name, code in EVALUATORS.items():
+        line = "--plugin odd.py eval --ckpt R --on odd --output N.json"
+        yield from trial(f"an evaluator: {name}", EVALUATOR % code, line, 3, needs="Odd.evaluate")
+    for name, (code, needs) in DATASETS.items():
+        for more in ("", " --tokenizer bpe --tokenizer.vocab-size 300")[: 2 if name[:2] in ("a ", "no") else 1]:
+            line = train.replace("--input.text T", "--input.odd") + more
+            yield from trial(f"a dataset: {name}", DATASET % code, line, 3, needs=needs)
 
 
 def no_duplicates(out: str, err: str) -> None:

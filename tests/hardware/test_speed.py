@@ -158,11 +158,15 @@ def test_bf16_is_for_cpus_that_multiply_it_fast(fast: bool, monkeypatch: pytest.
 def test_more_processes_than_gpus_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert device.pick_device("auto", 1) == torch.device("cuda", 1)
+    variables = {"RANK": "1", "WORLD_SIZE": "3", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
+    for name, value in {**variables, "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    assert device.pick_device("auto") == torch.device("cuda", 1)
+    monkeypatch.setenv("LOCAL_RANK", "2")
     with pytest.raises(
         UserError, match="process 2 of this machine has no GPU: torch finds 2; start --nproc_per_node=2"
     ):
-        device.pick_device("auto", 2)
+        device.pick_device("auto")
 
 
 def test_auto_with_several_processes_is_no_metal_device(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,7 +176,7 @@ def test_auto_with_several_processes_is_no_metal_device(monkeypatch: pytest.Monk
     variables = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert device.pick_device("auto", 1).type == "cpu" and device.pick_device("mps").type == "mps"
+    assert device.pick_device("auto").type == "cpu" and device.pick_device("mps").type == "mps"
 
 
 def test_a_batch_is_copied_to_a_cpu_as_it_is() -> None:

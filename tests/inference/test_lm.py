@@ -218,7 +218,7 @@ def test_every_process_evaluates_on_the_device_that_was_picked_for_it(
     seen: list[torch.device] = []
     picked, text = torch.device("meta"), tmp_path / "text"
     text.write_text("hello world")
-    monkeypatch.setattr("pealm_core.hardware.device.pick_device", lambda name, local_rank=0: picked)
+    monkeypatch.setattr("pealm_core.hardware.device.pick_device", lambda name: picked)
 
     def look(job: object, folder: object, *, device: torch.device, **how: object) -> None:
         seen.append(device)

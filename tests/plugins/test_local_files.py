@@ -137,10 +137,10 @@ def pealm_commands():
 def test_files_come_from_the_environment(
     local: Callable[..., Path], pealm: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one, two = local("local_one", OBJECTS), local("local_two", "")
+    one, two = local("local_one", OBJECTS), local("local_two", OBJECTS)
     monkeypatch.setenv("PEALM_PLUGINS", os.pathsep.join([str(one), "", str(two)]))
     out = pealm("--plugin", one, "plugins").out
-    assert out.count("file:local_one.py") == 1 and "file:local_two.py" in out
+    assert out.count("file:local_one.py ") == 1 and "file:local_two.py" in out
     monkeypatch.setenv("PEALM_DISABLE_PLUGINS", "local_one")
     assert "disabled" in next(line for line in pealm("plugins").out.splitlines() if "local_one" in line)
 
@@ -221,7 +221,7 @@ def test_a_file_that_changed_or_is_missing_is_said(
     local: Callable[..., Path], pealm: Callable[..., Any], tmp_path: Path
 ) -> None:
     file = local("local_changed", OBJECTS)
-    other = local("local_other", "")
+    other = local("local_other", OBJECTS.replace('name="', 'name="other-'))
     run = tmp_path / "run"
     run.mkdir()
     line = ("--plugin", file, "--plugin", other, "train", "mine", "--input.tiny", "--print-config")

@@ -196,14 +196,14 @@ def test_the_same_line_goes_on_and_another_preset_is_an_error(
 DEFECTS = {
     "forward raises": ("logits = self.table(idx if", "raise KeyError('lost')\n        logits = self.table(idx if", "model 'm': KeyError: 'lost'"),
     "no loss": ("return logits, F.cross_entropy(logits.flatten(0, 1), targets.flatten())", "return logits, None", "the loss a scalar tensor"),
-    "wide logits": ("Embedding(config.vocab_size, config.vocab_size)", "Embedding(config.vocab_size, 300)", "logits of shape (1, 1, 258), not (1, 1, 300)"),
+    "wide logits": ("Embedding(config.vocab_size, config.vocab_size)", "Embedding(config.vocab_size, 300)", "logits of shape (1, 1, 258), not (a Tensor of shape (1, 1, 300), None)"),
     "no at": ("cache=None, at=None):", "cache=None):\n        at = None", "unexpected keyword argument 'at'"),
     "no config": ("self.config = config\n        self.table", "self.table", "no attribute 'config'"),
     "fit without save": ("eot_id = 257", "def fit(self, texts):\n        pass", "can fit but not save and load"),
     "ids too large": ("return list(text.encode())", "return [300]", "encode gave ids from 300 to 300, and vocab_size is 258"),
     "no ids": ("return list(text.encode())", "return None", "encode must give a list of token ids"),
     "documents raise": ("for i in range(self.config.lines):", "raise RuntimeError('gone')\n        for i in range(9):", r"pealm-it \(pealm_it_parts.py, line \d+, documents\): RuntimeError: gone"),
-    "documents are a text": ("for i in range(self.config.lines):\n            yield f\"{i} and {i + self.config.seed}\"", "return 'text'", "documents must give documents, not one text"),
+    "documents are a text": ("for i in range(self.config.lines):\n            yield f\"{i} and {i + self.config.seed}\"", "return 'text'", "documents must return documents"),
     "optimizer raises": ("return torch.optim.SGD(", "raise RuntimeError('no')\n    torch.optim.SGD(", "making optimizer 'o' failed: RuntimeError: no"),
     "recipe typo": ('tokenizer="t", presets', 'tokenizer="t", recipe={"train": {"stepz": 3}}, presets', "pealm-it: recipe: [train] stepz: unknown key; did you mean 'steps'?"),
     "preset typo": ('{"width": 9}', '{"width": 9, "train": {"stepz": 3}}', "pealm-it: preset wide: [train] stepz: unknown key; did you mean 'steps'?"),
@@ -235,7 +235,7 @@ def test_a_defect_after_training_is_named_too(
     plug('return EvalResult(metrics={"seed": (config["input"]["seed"], 0.5)}, n=config["input"]["d"])', "return {}")
     assert pealm(*TRAIN, tmp_path / "r").code == 0
     result = pealm("eval", "--ckpt", tmp_path / "r")
-    assert result.code == 3 and "pealm-it: evaluate must give an EvalResult, not {}" in result.err
+    assert result.code == 3 and "pealm-it: Evaluator.evaluate must return an EvalResult" in result.err
 
 
 def test_a_module_that_exits_takes_nobody_with_it(stranger: Callable[..., None], pealm: Callable[..., Any]) -> None:

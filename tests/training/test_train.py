@@ -156,16 +156,17 @@ def test_going_on_with_another_setting_is_an_error_that_names_it(
 def test_a_run_resumes_with_another_rate_and_says_so(
     train: Callable[..., Any], pealm: Callable[..., Any], tmp_path: Path
 ) -> None:
-    """More steps raise the cosine's rate again; another --lr counts from the next step on."""
+    """More steps raise the cosine's rate above the last step's; another --lr counts from the next step on."""
     train(tmp_path / "r", "--steps", 10, "--warmup-steps", 0, "--lr", 0.01)
     more = pealm("train", "--out", tmp_path / "r", "--steps", 20)
-    assert more.code == 0 and "learning rate 0.001 → 0.0055 from step 11" in more.out
-    assert "(to stay there: --schedule constant --lr 0.001)" in more.out
+    assert more.code == 0 and "learning rate 0.0012 → 0.0055 from step 11" in more.out
+    assert "(to stay there: --schedule constant --lr 0.0012)" in more.out
     assert lines(tmp_path / "r")[10]["lr"] == pytest.approx(0.0055)
     other = pealm("train", "--out", tmp_path / "r", "--steps", 30, "--lr", 0.1, "--schedule", "wsd")
     assert other.code == 0 and lines(tmp_path / "r")[20]["lr"] == pytest.approx(0.1 * (0.1 + 0.9 * (1 / 3) / 0.6))
     same = pealm("train", "--out", tmp_path / "r", "--keep", 2)
-    assert same.code == 0 and "learning rate" not in same.out and "--keep 3 → 2" in same.out
+    assert same.code == 0 and "is finished" in same.out
+    assert "learning rate" not in same.out and "changed settings" not in same.out
 
 
 def test_a_setting_that_is_newer_than_the_run_keeps_nothing_from_going_on(
