@@ -142,16 +142,6 @@ def _evaluate(job: Job, ckpt: str | None, base: Path | None, device: Any, dtype:
     }
 
 
-RESULT = "an EvalResult: metrics, each a pair of numbers by name; n, a number; notes, texts; details, values for JSON"
-
-
-def _correct(r: Any) -> bool:
-    """Whether an evaluator's result is one; exceptions mean that it is not."""
-    good = isinstance(r, EvalResult) and r.n >= 0 and all(isinstance(text, str) for text in r.notes)
-    pairs = all(isinstance(value, Real) and isinstance(error, Real) for value, error in r.metrics.values())
-    return good and pairs and bool(json.dumps([*r.details]))
-
-
 def _joined(results: Mapping[str, EvalResult]) -> EvalResult:
     """Return the results of a mixture's inputs as one, with `loss/NAME`."""
     if len(results) == 1:
@@ -163,6 +153,16 @@ def _joined(results: Mapping[str, EvalResult]) -> EvalResult:
         [f"{name}: {note}" for name, result in each for note in result.notes],
         [{"input": name, **detail} for name, result in each for detail in result.details],
     )
+
+
+RESULT = "an EvalResult: metrics, each a pair of numbers by name; n, a number; notes, texts; details, values for JSON"
+
+
+def _correct(r: Any) -> bool:
+    """Whether an evaluator's result is one; exceptions mean that it is not."""
+    good = isinstance(r, EvalResult) and r.n >= 0 and all(isinstance(text, str) for text in r.notes)
+    pairs = all(isinstance(value, Real) and isinstance(error, Real) for value, error in r.metrics.values())
+    return good and pairs and bool(json.dumps([*r.details]))
 
 
 def _with_inputs(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,7 +22,6 @@ DOCUMENTS: Returns = (
 def documents(dataset: Dataset, split: str) -> Iterator[Document]:
     """Yield the documents of a split. Raises PluginError for what goes wrong in the dataset."""
     owned = owner(dataset.documents)
-    owned = owner(dataset.documents)
     try:
         for document in call(dataset.documents, DOCUMENTS, split):
             segments(document, f"{owned}: a document")

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from pealm_core.contract.errors import PealmError, PluginError
+from pealm_core.contract.errors import PealmError
 from pealm_core.contract.protocols import Tokenizer, has
 from pealm_core.data.documents import documents, encode_document, segments
 
@@ -63,10 +63,8 @@ def tokenize_part(tokenizer: Tokenizer, dtype: str, task: tuple[Any, Path]) -> t
 
 def hash_part(part: Any) -> tuple[bytes, int]:
     """Return a hash of the documents of a part, and their number of characters."""
-    digest, characters, documents = sha256(), 0, part.documents()
-    if isinstance(documents, str):
-        raise PluginError(f"{getattr(part, 'name', 'part')}.documents must give documents, not one text: [text]")
-    for document in documents:
+    digest, characters = sha256(), 0
+    for document in part.documents():
         pieces = segments(document)
         if not isinstance(document, str):
             digest.update(SEGMENTS + repr([(piece.learn, piece.special) for piece in pieces]).encode())

@@ -100,7 +100,8 @@ def _code(component: Any) -> str | None:
     """Return a hash that changes with the files beside a component's module and this one; None: it has no file."""
     file = getattr(sys.modules.get(type(component).__module__), "__file__", None)
     folders = [Path(place).parent for place in (__file__, file) if place]
-    return files_version(path for folder in folders for path in sorted(folder.glob("*.py"))) if file else None
+    version = files_version(path for folder in folders for path in sorted(folder.glob("*.py"))) if file else None
+    return hash_of(version) if version else None
 
 
 def _read(dataset: Dataset, version: str | None) -> dict[str, Any]:
