@@ -22,7 +22,8 @@ SHORTER = [
     (r"^pealm train .*--input.kindergarten.*", r"\g<0> --max-seconds 3 --input.stories 200 --eval-tokens 2000"),
     (r"^pealm --plugin .* train .*--input.tinyshakespeare.*", r"\g<0> --steps 12 --eval-tokens 2000"),
     (r"--steps 3100", "--steps 14"),
-    (r"^pealm eval .*kindergarten.*", r"\g<0> --eval.stories 4"),
+    (r"^pealm eval .*kindergarten$", r"\g<0> --eval.stories 4"),
+    (r"^pealm eval .*kindergarten-questions$", r"\g<0> --eval.questions 8"),
     (r"^pealm eval gpt2.*", r"\g<0> --limit 4 --eval.file hellaswag.jsonl"),
     (r"^pealm eval gpt2-pretrained.*", r"\g<0> --model.path openai"),
     (r"^python scripts/hellaswag.py.*", "true"),  # a download; tests/hellaswag has a hub of its own

@@ -162,8 +162,8 @@ class Trainer:
         weights = [count * self.world.size / scored for count in counts]
         sums = accumulate(self.objective, self.module, batch, weights, self.dtype, self.strategy)
         if problem := gradient_problem(self.model, self.strategy, several=self.world.size > 1):
-            plugin = self.job.entries["model"].plugin.dist
-            raise self.world.once(PluginError(f"{plugin}: step {self.step + 1}: {problem}"))
+            dist = self.job.entries["model"].plugin.dist
+            raise self.world.once(PluginError(f"{dist}: step {self.step + 1}: {problem}"))
         return sums
 
     def _optimize(self, line: dict[str, Any], sums: dict[str, Tensor]) -> None:
@@ -183,8 +183,7 @@ class Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if first:  # in this process
-            _, state = self.strategy.full_state(self.model, self.optimizer)  # as it is saved
-            flatten(state, "the optimizer's state")
+            flatten(self.strategy.full_state(self.model, self.optimizer)[1], "the optimizer's state")  # as saved
             self.observers.state()
 
     def read(self) -> None:
@@ -227,8 +226,7 @@ class Trainer:
 
     def affordable(self) -> bool:
         """Return whether a validation is worth its time: with a time limit, they take a tenth of it at most."""
-        since = self.seconds - (self.validated or 0.0)
-        return not self.settings.max_seconds or since > 10 * self.eval_seconds
+        return not self.settings.max_seconds or self.seconds - (self.validated or 0.0) > 10 * self.eval_seconds
 
     def finished(self) -> bool:
         """Return whether the steps or seconds are used up, or a signal or plugin asked the run to end."""
@@ -247,7 +245,6 @@ class Trainer:
     def _memory_advice(self) -> str:
         micro, block = self.micro_batch_size, self.data.block_size
         smaller = f"--micro-batch-size {micro // 2}" if micro > 1 else f"--block-size {block // 2}"
-        return (
-            f"out of memory on {self.device} at step {self.step + 1} (rank {self.world.rank}): {micro} sequences of "
-            f"{block} tokens in a pass; try {smaller} or a smaller model (--model.n-layer, ...)"
-        )
+        where = f"on {self.device} at step {self.step + 1} (rank {self.world.rank})"
+        what = f"{micro} sequences of {block} tokens in a pass"
+        return f"out of memory {where}: {what}; try {smaller} or a smaller model (--model.n-layer, ...)"

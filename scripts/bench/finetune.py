@@ -119,7 +119,7 @@ def pealm(folder: Path, args: argparse.Namespace) -> list[str]:
         *("--model.block-size", str(args.block_size)),
         *("--batch-size", str(args.batch_size), "--lr", str(args.lr), "--grad-clip", "1", "--warmup-steps", "0"),
         *("--schedule", "constant", "--optimizer.weight-decay", "0", "--optimizer.beta2", "0.999"),
-        *("--dtype", "fp32", "--eval-every", "0", "--eval-tokens", str(args.block_size)),
+        *("--dtype", "fp32", "--eval-every", "0", "--eval-tokens", str(max(args.block_size, TURN))),
         *("--steps", str(steps + 1), "--save-every", "0", "--out", str(folder / "run"), "--device", "cpu"),
         *([] if args.full else [*adapter, "--adapter.targets", args.targets]),
     ]

@@ -28,6 +28,8 @@ class Bytes:
     vocab_size, eot_id = 257, 256
     def encode(self, text):
         return list(text.encode())
+    def decode(self, ids):
+        return bytes(ids).decode()
 
 @hookimpl
 def pealm_tokenizers():

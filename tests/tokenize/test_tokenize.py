@@ -196,6 +196,8 @@ def test_a_dead_worker_is_one_line(pealm: Any, docs: Path, tmp_path: Path, local
             vocab_size = 256
             def encode(self, text):
                 return list(text.encode())
+            def decode(self, ids):
+                return bytes(ids).decode()
 
         @hookimpl
         def pealm_datasets():

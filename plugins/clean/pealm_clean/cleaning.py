@@ -82,7 +82,7 @@ def _state(run: Path, keep_best: bool) -> tuple[bool, str]:
     status, ended = "unknown state", False
     with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
         facts = json.loads(disk.read(run / STATUS))
-        status, ended = str(facts["status"]), disk.has_ended(facts.get("pid"), facts.get("host"))
+        status, ended = disk.printable(str(facts["status"])), disk.has_ended(facts.get("pid"), facts.get("host"))
     with suppress(OSError, PealmError), _lock(run, create=False) as answer:
         if answer == "busy" or (answer == "unsupported" and status == "running" and not ended):
             return True, "in use"

@@ -111,5 +111,9 @@ def has_ended(pid: object, host: object) -> bool:
 
 def shown(path: Path) -> str:
     """Return a path as the user would write it, in one line that can't control a terminal."""
-    text = str(path.relative_to(Path.cwd()) if Path.cwd() in path.parents else path)
+    return printable(str(path.relative_to(Path.cwd()) if Path.cwd() in path.parents else path))
+
+
+def printable(text: str) -> str:
+    """Return a text in one line that can't control a terminal."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
