@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("pealm_gpt2")
 pytest.importorskip("transformers")
 BENCH = Path(__file__).parents[2] / "scripts" / "bench" / "finetune.py"
-TINY = "--n-layer 2 --n-embd 32 --n-head 2 --vocab-size 300 --block-size 16 --batch-size 2 --rounds 2 --lr 0.01"
+TINY = "--n-layer 2 --n-embd 32 --n-head 2 --vocab-size 300 --block-size 64 --batch-size 2 --rounds 2 --lr 0.01"
 
 
 @pytest.mark.parametrize("options", ["--targets all --rank 3", "--full"])
