@@ -4,6 +4,7 @@ import errno
 import os
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Sequence
 from importlib import import_module
@@ -30,6 +31,7 @@ from pealm_core.plugins.host import PluginHost
 # What the system says of a name or place that the user chose.
 MISPLACED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP}
 OF_COMMANDS = {module.partition(".")[0] for module, _ in COMMANDS.values()} - {"pealm_core"}  # may be missing
+GRACE = 2.0  # seconds for the process that says why all end: a launcher ends it when another one ends first
 NO_MEMORY = ("MemoryError", "allocate memory")  # also torch's OutOfMemoryError
 
 
@@ -142,6 +144,8 @@ def _report(error: BaseException) -> int:
         case KeyboardInterrupt() | click.Abort():
             return fail("interrupted", 130)
         case click.exceptions.Exit() | ElsewhereError():
+            if isinstance(error, ElsewhereError):
+                time.sleep(GRACE)
             return error.exit_code
         case click.exceptions.NoArgsIsHelpError():
             error.show()

@@ -247,6 +247,29 @@ def test_an_unused_parameter_is_the_plugins_defect(
     assert json.loads((tmp_path / "r" / "run.json").read_text())["status"] == "failed"
 
 
+REFUSING = """
+from pealm_core import UserError, hookimpl
+@hookimpl
+def pealm_run_start(trainer):
+    raise UserError("choose another file")
+@hookimpl
+def pealm_step_end(trainer):
+    raise AssertionError
+"""
+
+
+def test_an_observer_refuses_the_run_of_two_processes(launch: Callable[..., Any], tmp_path: Path, book: Path) -> None:
+    (tmp_path / "refusing.py").write_text(REFUSING)
+    words = ["--plugin", tmp_path / "refusing.py", "train", "char-bigram", "--input.text", book, "--out", "r"]
+    done = launch(2, *PEALM, *words, logs=tmp_path / "logs")
+    logs = [path.read_text() for path in sorted((tmp_path / "logs").glob("*/*/*/stderr.log"))]
+    assert [line for line in "".join(logs).splitlines() if "waiting" not in line] == [
+        "pealm: file:refusing.py/refusing: choose another file"
+    ]
+    assert "exitcode  : 2" in done.stderr
+    assert json.loads((tmp_path / "r" / "run.json").read_text())["status"] == "failed"
+
+
 KILLABLE = """
 import os, pathlib
 pathlib.Path(f"rank{os.environ['RANK']}.pid").write_text(str(os.getpid()))
