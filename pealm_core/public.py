@@ -26,8 +26,6 @@ from pealm_core.inference.lm import load as load
 from pealm_core.inference.scoring import Score as Score
 from pealm_core.inference.scoring import cover as cover
 from pealm_core.inference.scoring import score as score
-from pealm_core.inference.statistics import mcnemar as mcnemar
 from pealm_core.inference.statistics import mean as mean
-from pealm_core.inference.statistics import paired as paired
 from pealm_core.inference.statistics import ratio as ratio
 from pealm_core.training.from_python import train as train

@@ -57,7 +57,8 @@ def choose(
     entries: dict[str, Entry[Any]] = {}
     evaluators = (name for name, (entry, *_) in host.entries(EvaluatorSpec).items() if entry.spec.default)
     defaults = {**DEFAULTS, "eval": next(evaluators, None)}
-    observers = {table: table.partition(".")[2] for layer in layers for table in layer.tables if "observer." in table}
+    named = {table: table.partition(".") for layer in layers for table in layer.tables}
+    observers = {table: name for table, (kind, _, name) in named.items() if kind == "observer"}
     defaults |= observers
     tables = {"input": inputs, "observer": observers}
     for table in (table for name in components for table in tables.get(name, [name])):

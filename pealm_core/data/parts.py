@@ -25,6 +25,7 @@ import numpy as np
 from pealm_core.contract.errors import PealmError
 from pealm_core.contract.protocols import Tokenizer, has
 from pealm_core.data.documents import documents, encode_document, segments
+from pealm_core.hardware.launch import available_cpus
 
 FILES = (".bin", ".offsets", ".mask")  # of a tokenized part: ids, where documents start, which ids are learned
 BUFFER = 2**20  # bytes
@@ -83,12 +84,11 @@ def map_parts(
 ) -> Iterator[Any]:
     """Yield function(task) of each task, in order. Raises what it raises, PealmError if a worker process dies.
 
-    workers: None: one for each core, as far as `size` bytes of source are worth it. Without workers, or if something
-    can't be pickled, this process does it.
+    workers: None: one for each available core, as far as `size` bytes of source are worth it. Without workers, or if
+    something can't be pickled, this process does it.
     """
     if workers is None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        workers = min(cores, size // WORTH)
+        workers = min(available_cpus(), size // WORTH)
     workers = min(workers, len(tasks))
     if workers < 2 or multiprocessing.current_process().daemon or not _can_be_sent((function, tasks[0])):
         yield from map(function, tasks)

@@ -22,7 +22,7 @@ from pealm_core.config.paths import cache_root, digest, mark, temporary, written
 from pealm_core.contract.errors import UserError
 from pealm_core.contract.protocols import Conversation, Dataset, Segment, Tokenizer, has
 from pealm_core.data.documents import encode_document, segments
-from pealm_core.data.files import files_version, stamp
+from pealm_core.data.files import stamp
 from pealm_core.data.parts import FILES, hash_part, map_parts, parts_of, tokenize_part
 from pealm_core.data.stream import SPLITS, Corpus, Split, hash_of
 from pealm_core.data.tokens import TokenFile
@@ -97,11 +97,11 @@ def _version(dataset: Any) -> str | None:
 
 
 def _code(component: Any) -> str | None:
-    """Return a hash that changes with the files beside a component's module and this one; None: it has no file."""
+    """Return a hash of the Python files beside a component's module and this one; None: it has no file."""
     file = getattr(sys.modules.get(type(component).__module__), "__file__", None)
     folders = [Path(place).parent for place in (__file__, file) if place]
-    version = files_version(path for folder in folders for path in sorted(folder.glob("*.py"))) if file else None
-    return hash_of(version) if version else None
+    paths = [path for folder in folders for path in sorted(folder.glob("*.py")) if path.is_file()]
+    return hash_of([path.read_text(errors="replace") for path in paths]) if file else None
 
 
 def _read(dataset: Dataset, version: str | None) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Means over scored items with their standard errors, and the difference of two models on the same items."""
+"""Means over scored items with their standard errors."""
 
 import math
 from collections.abc import Sequence
@@ -32,25 +32,3 @@ def ratio(parts: Sequence[float], wholes: Sequence[float]) -> tuple[float, float
         return value, 0.0
     residuals = [part - value * size for part, size in zip(parts, wholes, strict=True)]
     return value, stdev(residuals, 0.0) * math.sqrt(len(parts)) / whole
-
-
-def paired(first: Sequence[float], second: Sequence[float]) -> tuple[float, float]:
-    """Return the mean of second - first over the same items, and its standard error.
-
-    >>> paired([0, 1, 0, 1], [1, 1, 1, 1])
-    (0.5, 0.28867513459481287)
-    """
-    return mean([b - a for a, b in zip(first, second, strict=True)])
-
-
-def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> float:
-    """Return the two-sided p-value of McNemar's exact test: are both right equally often on the same items?
-
-    Only items on which they differ count (McNemar 1947; exact by the binomial distribution).
-
-    >>> mcnemar([True] * 5, [False] * 5)
-    0.0625
-    """
-    pairs = [(a, b) for a, b in zip(first, second, strict=True) if a != b]
-    n, fewer = len(pairs), min(sum(a for a, _ in pairs), sum(b for _, b in pairs))
-    return min(1.0, 2 * sum(math.comb(n, k) for k in range(fewer + 1)) / (1 << n))

@@ -1,5 +1,6 @@
 """The token cache from independent parts: the same from workers, kept while the files are the same."""
 
+import importlib
 import math
 import os
 import shutil
@@ -230,3 +231,36 @@ def test_cached_tokens_are_hashed_again_only_where_a_time_differs(
     os.utime(file, ns=(facts.st_atime_ns, facts.st_mtime_ns))
     lines: list[str] = []
     assert not tokenize(text(old), LETTERS, "mark", say=lines.append).cached and "is damaged" in lines[0]
+
+
+ENCODING = """
+class Encoding:
+    vocab_size = 300
+
+    def encode(self, text):
+        return [len(word) if {changed} and "z" in word else 299 for word in text.split()]
+"""
+
+
+def test_a_tokenizer_whose_code_changed_tokenizes_again(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if the first document has the same tokens; not if the file was only written again."""
+    monkeypatch.syspath_prepend(tmp_path)
+    file = tmp_path / "changing_encoding.py"
+
+    class Words:
+        def documents(self, split: str) -> Iterator[str]:
+            yield from ["one two three", "a zoo"] if split == "train" else ["zz"]
+
+    def tokenized(changed: bool) -> tuple[list[int], bool]:
+        file.write_text(ENCODING.format(changed=changed))
+        monkeypatch.delitem(sys.modules, "changing_encoding", raising=False)
+        importlib.invalidate_caches()
+        shutil.rmtree(tmp_path / "__pycache__", ignore_errors=True)
+        corpus = tokenize(Words(), importlib.import_module("changing_encoding").Encoding(), "same")
+        return corpus.train.shards[0][:].tolist(), corpus.cached
+
+    assert tokenized(False) == ([299] * 5, False)
+    assert tokenized(False) == ([299] * 5, True)
+    assert tokenized(True) == ([299, 299, 299, 299, 3], False)

@@ -248,6 +248,7 @@ def test_an_unused_parameter_is_the_plugins_defect(
 
 
 REFUSING = """
+import time
 from pealm_core import UserError, hookimpl
 @hookimpl
 def pealm_run_start(trainer):
@@ -255,6 +256,9 @@ def pealm_run_start(trainer):
 @hookimpl
 def pealm_step_end(trainer):
     raise AssertionError
+@hookimpl
+def pealm_run_end(trainer, status):
+    time.sleep(1 if trainer.world.main else 0)  # the process with the message is the last
 """
 
 
