@@ -168,7 +168,7 @@ def test_a_later_start_does_not_read_the_text(cache: Path, old: Path, monkeypatc
     assert (again.key, again.characters_per_token) == (first.key, first.characters_per_token)
     with pytest.raises(pytest.fail.Exception):
         content_of(text(old, val_fraction=0.2))
-    monkeypatch.setattr(token_cache, "files_version", lambda paths: {"another version of the code": []})
+    monkeypatch.setattr(token_cache, "_code", lambda component: "another version of the code")
     with pytest.raises(pytest.fail.Exception):
         content_of(text(old))
 
