@@ -248,7 +248,6 @@ def test_an_unused_parameter_is_the_plugins_defect(
 
 
 REFUSING = """
-import time
 from pealm_core import UserError, hookimpl
 @hookimpl
 def pealm_run_start(trainer):
@@ -256,6 +255,10 @@ def pealm_run_start(trainer):
 @hookimpl
 def pealm_step_end(trainer):
     raise AssertionError
+"""
+SLOW = """
+import time
+from pealm_core import hookimpl
 @hookimpl
 def pealm_run_end(trainer, status):
     time.sleep(1 if trainer.world.main else 0)  # the process with the message is the last
@@ -264,7 +267,9 @@ def pealm_run_end(trainer, status):
 
 def test_an_observer_refuses_the_run_of_two_processes(launch: Callable[..., Any], tmp_path: Path, book: Path) -> None:
     (tmp_path / "refusing.py").write_text(REFUSING)
-    words = ["--plugin", tmp_path / "refusing.py", "train", "char-bigram", "--input.text", book, "--out", "r"]
+    (tmp_path / "slow.py").write_text(SLOW)
+    plugins = ["--plugin", tmp_path / "refusing.py", "--plugin", tmp_path / "slow.py"]
+    words = [*plugins, "train", "char-bigram", "--input.text", book, "--out", "r"]
     done = launch(2, *PEALM, *words, logs=tmp_path / "logs")
     logs = [path.read_text() for path in sorted((tmp_path / "logs").glob("*/*/*/stderr.log"))]
     assert [line for line in "".join(logs).splitlines() if "waiting" not in line] == [
