@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -34,9 +35,7 @@ def make_app(
 
     routes: list[BaseRoute] = [Route("/health", health)]
     if find_spec("pealm_serve.views"):
-        from pealm_serve import views
-
-        routes += views.routes(engine)
+        routes += import_module("pealm_serve.views").routes(engine)
     routes.append(Mount("/", StaticFiles(directory=STATIC, html=True)))
     guard = Middleware(Guard, limits=limits or Limits(), api_key=api_key, hosts=hosts)
     return Starlette(routes=routes, middleware=[guard], lifespan=lifespan)

@@ -6,7 +6,7 @@ behind the others. So a short request never waits for a long one, and no model i
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import aclosing, suppress
 from queue import SimpleQueue
 from typing import Any, TypeVar
@@ -63,7 +63,7 @@ class Engine:
         *,
         ends: Collection[int] | None = None,
         top: int = 0,
-    ) -> AsyncIterator[Piece]:
+    ) -> AsyncGenerator[Piece, None]:
         """Yield the continuation of token ids, a Piece for each token of each of `sampling.num_samples` rows.
 
         ends: the ids that end a text, by default end-of-text. top: how many of the likeliest tokens a piece lists.
@@ -75,7 +75,7 @@ class Engine:
                 for piece in step:
                     yield piece
 
-    async def turns(self, work: Iterator[T]) -> AsyncIterator[T]:
+    async def turns(self, work: Iterator[T]) -> AsyncGenerator[T, None]:
         """Yield what an iterator yields, whose every `next` is called in the model thread, in turn with others.
 
         When the caller closes this or is cancelled, the iterator is closed at its next turn, in that thread.
