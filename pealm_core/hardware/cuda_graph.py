@@ -40,4 +40,4 @@ def record(function: Callable[[], Tensor]) -> Callable[[], Tensor]:
 @cache
 def _side_stream(device: torch.device) -> torch.cuda.Stream:
     """Return the stream to record on; cuBLAS keeps memory for each one that it has seen."""
-    return torch.cuda.Stream(device)
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
@@ -120,7 +121,8 @@ class Machine:
         """GPT-2 with random weights, the same ones each time."""
         torch.manual_seed(0)
         with self.device:
-            return GPT2(GPT2Config(**{**self.shape, **changes}))
+            sizes: dict[str, Any] = {**self.shape, **changes}
+            return GPT2(GPT2Config(**sizes))
 
     def reset_memory(self) -> None:
         """Free what is no longer used, and count from here."""
@@ -199,8 +201,7 @@ def seconds(m: Machine, function: Callable[[], Any]) -> float:
 
 def peak(m: Machine, squares: list[int]) -> dict[str, Any]:
     """Measure square matrix products and a copy, as scripts/bench/train.py does."""
-    import train_worker
-
+    train_worker = import_module("train_worker")
     rows: list[dict[str, Any]] = []
     short = {"squares": squares, "copy": 2**20 if m.quick else 2**30, "seconds": 0 if m.quick else 0.2, "rounds": 4}
     train_worker.peak(short, m.device, rows.append)
@@ -209,8 +210,7 @@ def peak(m: Machine, squares: list[int]) -> dict[str, Any]:
 
 def step(m: Machine, facts: Facts) -> None:
     """Tokens/s and MFU, the cost of the trainer, and waits for the GPU."""
-    import train
-
+    train = import_module("train")
     batch, block = 2 if m.quick else 64, m.shape["block_size"]
     count, rounds = (2, 1) if m.quick else (10, 3)
     device = peak(m, [64] if m.quick else [8192])
@@ -374,7 +374,7 @@ def sharp(model: GPT2) -> GPT2:
     """Make random weights larger, so that the likeliest token is clear and texts vary."""
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter *= 3 if parameter.dim() == 2 else 1
+            parameter.mul_(3 if parameter.dim() == 2 else 1)
     return model.eval()
 
 
@@ -384,7 +384,7 @@ def decode(m: Machine, facts: Facts) -> None:
     if m.quick:
         m.shape |= {"block_size": 64}
     plain = sharp(m.model())
-    fast = prepare(copy.deepcopy(plain), None, m.dtype)
+    fast: Any = prepare(copy.deepcopy(plain), None, m.dtype)
     weights = bytes_per_token(fast)
     figures: dict[str, float] = {}
     for batch in (1, 4 if m.quick else 64):
@@ -426,12 +426,9 @@ def decode(m: Machine, facts: Facts) -> None:
         same = sum(a == b for a, b in zip(one, other, strict=True))
         facts.check("fp32: tokens with and without graphs", same == tokens, f"{same} of {tokens} steps are equal")
     try:
-        from generate import gpt2_of_transformers
-        from transformers.utils import logging
-
-        logging.disable_progress_bar()
+        import_module("transformers.utils.logging").disable_progress_bar()
         with m.device:
-            peer = gpt2_of_transformers(plain).to(m.device).eval()
+            peer = import_module("generate").gpt2_of_transformers(plain).to(m.device).eval()
     except ImportError as error:
         facts.skip("transformers", f"not importable: {error}")
         return
@@ -468,7 +465,7 @@ def compiled(m: Machine, facts: Facts) -> None:
         facts.skip("a compiled model", "no CUDA")
         return
     tokens = 224
-    fast = prepare(sharp(m.model()), None, m.dtype)
+    fast: Any = prepare(sharp(m.model()), None, m.dtype)
     began = time.perf_counter()
     fast.compile(dynamic=False)
     for batch in (1, 4 if m.quick else 64):
@@ -557,7 +554,7 @@ def not_finite(m: Machine, facts: Facts, shape: Mapping[str, int]) -> None:
     """Check that a loss that is not finite ends the run with its step, though the GPU's losses are read late."""
     with training(m, m.model(**shape), 2, dtype=torch.float32, without=("compile",)) as trainer:
         run_steps(trainer, 3)
-        trainer.model.ln_f.weight.data.fill_(float("nan"))
+        next(trainer.model.parameters()).data.fill_(float("nan"))
         reason = ""
         try:
             for _ in range(12):
