@@ -71,7 +71,10 @@ class Recorded:
     ) -> None:
         self._model, self._cache, self._record = model, cache, record
         keys = cache._layers[0][0]
-        self._capacity = keys.shape[2]
+        self._capacity, length = keys.shape[2], cache.length
+        for layer in cache._layers:
+            for part in layer:
+                part.narrow(2, length, self._capacity - length).zero_()  # a hidden place must not be NaN
         self._idx = torch.zeros(len(keys), 1, dtype=torch.long, device=keys.device)
         self._position = torch.zeros(1, dtype=torch.long, device=keys.device)
         self._passes: dict[int, Callable[[], Tensor]] = {}

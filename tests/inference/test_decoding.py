@@ -46,7 +46,7 @@ def compare(model: Any, record: Callable[[Callable[[], Tensor]], Callable[[], Te
         cache = model.make_cache(2, 25)
         for layer in cache._layers:
             for part in layer:
-                part.fill_(7)  # what must not be seen
+                part.fill_(torch.nan)  # as new memory may be
         model(ids[:, :5], cache=cache)
         run = Recorded(model, cache, record) if recorded else one_token_pass(model, cache, 20)
         logits.append(torch.cat([run(ids[:, at : at + 1]) for at in range(5, 25)], dim=1))
