@@ -117,7 +117,7 @@ def main() -> None:
         "--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART", help=", ".join(PARTS)
     )
     parser.add_argument("--seconds", type=float, default=360, help="for all parts; the last ones are skipped [360]")
-    parser.add_argument("--hellaswag", type=Path, help="HellaSwag's rows, with tiktoken's cache [made rows]")
+    parser.add_argument("--hellaswag", type=Path, help="real rows of HellaSwag, besides made ones")
     args = parser.parse_args()
     device = args.device or ("cuda" if has_gpu() else "cpu")
     args.out.mkdir(parents=True, exist_ok=True)
