@@ -40,13 +40,17 @@ class Running:
 
     engine: Engine
     host: str
+    client: httpx.Client
 
     @property
     def url(self) -> str:
         return f"http://{self.host}"
 
     def post(self, path: str, body: Any = None, **more: Any) -> httpx.Response:
-        return httpx.post(self.url + path, json=body, timeout=60, **more)
+        return self.client.post(path, json=body, **more)
+
+    def get(self, path: str, **more: Any) -> httpx.Response:
+        return self.client.get(path, **more)
 
     def error(self, path: str, body: Any, **more: Any) -> tuple[int, str]:
         """The status and the message of an error."""
@@ -65,7 +69,9 @@ def running(engine: Engine, limits: Limits | None = None, api_key: str | None = 
     thread.start()
     try:
         assert server.ready.wait(60)
-        yield Running(engine, f"127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}")
+        host = f"127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+        with httpx.Client(base_url=f"http://{host}", timeout=60) as client:
+            yield Running(engine, host, client)
     finally:
         server.should_exit = True
         thread.join(60)
