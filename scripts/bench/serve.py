@@ -162,15 +162,13 @@ def main() -> int:
     print(f"pealm serve         {median(speeds):8,.0f} tokens/s ({min(speeds):,.0f} to {max(speeds):,.0f})")
     print(f"transformers, B = 1 {median(peers):8,.0f} tokens/s ({min(peers):,.0f} to {max(peers):,.0f})")
     print(f"ratio               {median(ratios):8.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
-    fair = 1000 * args.clients / median(speeds)
+    fair, late = 1000 * args.clients / median(speeds), 1000 * firsts[int(0.95 * len(firsts))]
     print(
-        f"first token         {1000 * median(firsts):8.1f} ms median, {1000 * firsts[int(0.95 * len(firsts))]:.1f} ms "
-        f"at 95 %; a fair share is {fair:.1f} ms"
+        f"first token         {1000 * median(firsts):8.1f} ms median, {late:.1f} ms at 95 %; fair share {fair:.1f} ms"
     )
     print(f"tokens of a client  {min(map(min, shares)):8,} to {max(map(max, shares)):,} in a round")
-    print(
-        f"memory              {sizes[0] / 2**20:8.1f} MB, at the end {sizes[1] / 2**20:.1f} MB ({100 * growth:+.1f} %)"
-    )
+    before, after = (size / 2**20 for size in sizes)
+    print(f"memory              {before:8.1f} MB, at the end {after:.1f} MB ({100 * growth:+.1f} %)")
     print("\n".join([*errors[:5], log.strip()]).strip())
     return 1 if errors or growth > 0.02 or "Traceback" in log else 0
 
