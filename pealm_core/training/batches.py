@@ -7,11 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pealm_core.contract.errors import describe
 from pealm_core.contract.training_parts import Batch, Source
 from pealm_core.hardware.device import to_device
 from pealm_core.hardware.distributed import World
 from pealm_core.training.objective import part, prepared, scored
 
+NO_MEMORY = "can't allocate memory"  # as torch says it on a CPU
 Counts = list[int]  # of scored targets, by pass
 
 
@@ -60,3 +62,15 @@ class Batches:
         parts = range(0, self._local, self._micro)
         counts = [scored(self._objective, part(batch, start, self._micro)) for start in parts]
         return to_device(batch, self._device), counts
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that the device has no memory left."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or NO_MEMORY in describe(error)
+
+
+def memory_advice(where: str, micro: int, block: int) -> str:
+    """Return the line for a pass of `micro` sequences of `block` tokens that does not fit into memory."""
+    smaller = f"--micro-batch-size {micro // 2}" if micro > 1 else f"--block-size {block // 2}"
+    what = f"{micro} sequences of {block} tokens in a pass"
+    return f"out of memory {where}: {what}; try {smaller} or a smaller model (--model.n-layer, ...)"

@@ -23,7 +23,7 @@ BATCH: Returns = (
     lambda r: len({r["idx"].shape[0], *(tensor.shape[0] for tensor in r.values())}) == 1 and r["targets"].dim(),
     "a batch: tensors by name with a row for each sample, `idx` and `targets` among them",
 )
-RESERVED = {"step", "tokens", "loss", "val_loss", "lr", "grad_norm", "tokens_per_second", "seconds"}
+RESERVED = {"step", "tokens", "loss", "val_loss", "lr", "grad_norm", "loss_scale", "tokens_per_second", "seconds"}
 
 
 class NextToken:
@@ -66,12 +66,18 @@ def scored(objective: Any, batch: Batch) -> int:
 
 
 def accumulate(
-    objective: Any, module: Any, batch: Batch, weights: Sequence[float], dtype: torch.dtype, strategy: Strategy
+    objective: Any,
+    module: Any,
+    batch: Batch,
+    weights: Sequence[float],
+    dtype: torch.dtype,
+    strategy: Strategy,
+    scaler: torch.amp.GradScaler,
 ) -> dict[str, Tensor]:
     """Run a forward and a backward pass over each of `len(weights)` equal parts of a batch.
 
     Returns the weighted sums of `loss` (nats per token) and of the metrics, which stay on the device. The last
-    backward pass averages the gradients over the processes.
+    backward pass averages the gradients over the processes. The gradients are scaled, where the scaler is enabled.
     """
     size, device = len(batch["idx"]) // len(weights), batch["idx"].device
     sums = {"loss": torch.zeros((), device=device)}
@@ -83,7 +89,7 @@ def accumulate(
                 what = "the loss has no gradient: is it detached, or all of the model frozen?"
                 raise PluginError(f"{author(objective, module)}: {what}")
             loss = loss * weight
-            loss.backward()
+            scaler.scale(loss).backward()
         sums["loss"] += loss.detach()
         if taken := metrics.keys() & RESERVED:
             by = author(objective, module)
