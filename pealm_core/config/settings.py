@@ -53,6 +53,15 @@ class TrainSettings:
 
 
 @dataclass(frozen=True)
+class DataParallelConfig:
+    """Data parallel: a copy of the model in each process."""
+
+    gradients: Literal["fp32", "bf16"] = setting(
+        "fp32", "precision in which processes exchange gradients; bf16 is half the traffic, for slow networks"
+    )
+
+
+@dataclass(frozen=True)
 class Sampling:
     """How to draw the next token. Temperature 0 takes the most likely one."""
 
