@@ -1,19 +1,17 @@
-"""What a model's own stories are worth, and how near its loss is to what the grammar leaves to chance.
+"""How good a model's own stories are, and how near its loss is to the lowest possible one.
 
-A model tells stories from their very start. A story counts where the grammar has a derivation for it, a sentence
-where it occurs in some story. The loss is taken story by story, from the start to the end mark, on stories that no
-model was trained on, and set beside the entropy floor.
+A model generates stories from their start. A story is accepted if the grammar has a derivation for it, a sentence if
+it occurs in some story. The loss is computed story by story, from the start to the end mark, on stories that no model
+was trained on, and divided by the grammar's own loss on the same stories: sampling noise of the stories cancels.
 """
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+import shlex
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
-
-from pealm_core import EvalResult, Sampling, Tokenizer, cover, generate_ids, score, start_token
+from pealm_core import EvalResult, Sampling, Tokenizer, cover, generate_ids, mean, ratio, score, start_token
 from pealm_kindergarten.config import TellingConfig
-from pealm_kindergarten.corpus import check_sentences, diversity, entropy_floor, max_length, parse, stories
+from pealm_kindergarten.corpus import check_sentences, diversity, entropy_floor, log_prob, max_length, parse, stories
 from pealm_kindergarten.grammar import END
 
 BATCH = 64  # stories told at once
@@ -41,16 +39,18 @@ class Telling:
         accepted = [text for text, good in zip(told, whole, strict=True) if good]
         judged = [[good for _, good in check_sentences(text)] for text in told]
         metrics = {
-            "stories accepted": _share(whole),
-            "sentences accepted": _ratio([sum(row) for row in judged], [len(row) for row in judged]),
+            "stories accepted": mean(whole),
+            "sentences accepted": ratio([sum(row) for row in judged], [len(row) for row in judged])
+            if any(judged)
+            else (0.0, 0.0),
         }
         notes = []
         training = _training_stories(config)
         if training is None:
-            notes.append("The model was not trained on these stories, so how many of its own are new is not told.")
+            notes.append("How many stories are new is not counted: the model was not trained on these stories.")
         elif accepted:
-            metrics["accepted ones that are new"] = _share([text not in training for text in accepted])
-        # Both are samples of one size, the grammar's being fresh ones.
+            metrics["accepted ones that are new"] = mean([text not in training for text in accepted])
+        # Both are samples of one size; the grammar's is fresh.
         own = diversity(told)
         grammars = diversity(list(stories("val", SCORED + 1, n)))
         notes += [
@@ -58,16 +58,17 @@ class Telling:
             f"distinct word triples {own.distinct_3:.3f} ({grammars.distinct_3:.3f}), "
             f"entropy of plots {own.plots:.2f} ({grammars.plots:.2f}) nats"
         ]
-        losses, lengths = self.losses(model, tokenizer, lambda done: progress(n + done, 2 * n))
-        loss, stderr = _ratio(losses, lengths)
-        floor = entropy_floor()
-        metrics["loss (nats per character)"] = (loss, stderr)
-        metrics["entropy floor"] = (floor, 0.0)
-        metrics["loss / floor"] = (loss / floor, stderr / floor)
+        texts = list(stories("val", SCORED, n))
+        losses = self.losses(model, tokenizer, texts, lambda done: progress(n + done, 2 * n))
+        floors, lengths = [-log_prob(text) for text in texts], [len(text + END) for text in texts]
+        metrics["loss (nats per character)"] = ratio(losses, lengths)
+        metrics["floor of these stories"] = ratio(floors, lengths)
+        metrics["entropy floor"] = (entropy_floor(), 0.0)
+        metrics["loss / floor"] = ratio(losses, floors)
         first = next((text for text, good in zip(told, whole, strict=True) if not good), None)
         if first is not None:
             notes.append(f"one that is not accepted: {first}")
-            notes.append(f"  why: python -m pealm_kindergarten --explain {_quote(first)}")
+            notes.append(f"  why: python -m pealm_kindergarten --explain={shlex.quote(first)}")
         details = [{"story": text, "accepted": good} for text, good in zip(told, whole, strict=True)]
         return EvalResult(metrics=metrics, n=n, notes=notes, details=details)
 
@@ -96,21 +97,20 @@ class Telling:
         return told
 
     def losses(
-        self, model: Any, tokenizer: Tokenizer, progress: Callable[[int], None]
-    ) -> tuple[list[float], list[int]]:
-        """Nats and characters of each of the grammar's fresh stories, end mark included."""
-        texts = [story + END for story in stories("val", SCORED, self.config.stories)]
+        self, model: Any, tokenizer: Tokenizer, texts: list[str], progress: Callable[[int], None]
+    ) -> list[float]:
+        """Return the nats of each story, end mark included."""
         start = start_token(tokenizer)
         requests, owners = [], []
         for number, text in enumerate(texts):
-            for request in cover([start, *(int(i) for i in tokenizer.encode(text))], model.config.block_size):
+            for request in cover([start, *(int(i) for i in tokenizer.encode(text + END))], model.config.block_size):
                 requests.append(request)
                 owners.append(number)
         losses = [0.0] * len(texts)
         scores = score(model, requests, progress=lambda done, total: progress(len(texts) * done // total))
         for number, result in zip(owners, scores, strict=True):
             losses[number] -= result.log_prob
-        return losses, [len(text) for text in texts]
+        return losses
 
 
 def _training_stories(config: Mapping[str, Any]) -> set[str] | None:
@@ -120,21 +120,3 @@ def _training_stories(config: Mapping[str, Any]) -> set[str] | None:
         return None
     seed = table["kindergarten"]
     return set(stories("train", 1 if seed is True else int(seed), int(table["stories"])))
-
-
-def _share(flags: Sequence[bool]) -> tuple[float, float]:
-    """A share and its standard error."""
-    p = sum(flags) / len(flags)
-    return p, math.sqrt(p * (1 - p) / len(flags))
-
-
-def _ratio(parts: Sequence[float], wholes: Sequence[float]) -> tuple[float, float]:
-    """sum(parts) / sum(wholes) over stories, and its standard error (the ratio estimator's, linearised)."""
-    ratio = sum(parts) / max(1, sum(wholes))
-    residuals = torch.tensor([a - ratio * b for a, b in zip(parts, wholes, strict=True)], dtype=torch.float64)
-    mean = sum(wholes) / len(wholes)
-    return ratio, float(residuals.std()) / max(mean, 1e-12) / math.sqrt(len(wholes))
-
-
-def _quote(text: str) -> str:
-    return '"' + text.replace('"', '\\"') + '"'
