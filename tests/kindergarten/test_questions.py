@@ -8,7 +8,7 @@ import torch
 
 from pealm_core import CHAT_LAYOUT, UserError
 from pealm_core.data.specials import with_specials
-from pealm_kindergarten import kindergarten, parse
+from pealm_kindergarten import KINDERGARTEN, parse
 from pealm_kindergarten.answering import Answering
 from pealm_kindergarten.config import AnsweringConfig, QuestionsConfig
 from pealm_kindergarten.dataset import Questions, conversations
@@ -38,7 +38,7 @@ def test_answers_are_what_the_story_says() -> None:
 def test_every_story_has_four_kinds_and_something_unknown() -> None:
     plots = set()
     for seed in range(1500):
-        story = kindergarten().tell(random.Random(seed))
+        story = KINDERGARTEN.grammar.tell(random.Random(seed))
         asked = questions(story, random.Random(seed))
         plots.add(story.plot)
         assert len({question.kind for question in asked if question.known}) >= 4 and not all(q.known for q in asked)
@@ -60,7 +60,7 @@ def test_a_tenth_can_not_be_answered() -> None:
     known = [
         question.known
         for seed in range(1000)
-        for question in ask(kindergarten().tell(random.Random(seed)), random.Random(seed), 3)
+        for question in ask(KINDERGARTEN.grammar.tell(random.Random(seed)), random.Random(seed), 3)
     ]
     assert 0.08 < 1 - sum(known) / len(known) < 0.12
 

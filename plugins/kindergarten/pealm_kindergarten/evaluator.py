@@ -11,8 +11,8 @@ from typing import Any
 
 from pealm_core import EvalResult, Sampling, Tokenizer, cover, generate_ids, mean, ratio, score, start_token
 from pealm_kindergarten.config import TellingConfig
-from pealm_kindergarten.corpus import check_sentences, diversity, entropy_floor, log_prob, max_length, parse, stories
-from pealm_kindergarten.grammar import END
+from pealm_kindergarten.corpus import KINDERGARTEN, SECOND_GRADE, Grade
+from pealm_kindergarten.parts import END
 
 BATCH = 64  # stories told at once
 SCORED = 987_654_321  # the seed of the stories to score: unlike any that people train on
@@ -20,6 +20,8 @@ SCORED = 987_654_321  # the seed of the stories to score: unlike any that people
 
 class Telling:
     """The evaluation `kindergarten`."""
+
+    grade = KINDERGARTEN
 
     def __init__(self, config: TellingConfig | None = None) -> None:
         self.config = config or TellingConfig()
@@ -33,11 +35,11 @@ class Telling:
         progress: Callable[[int, int], None],
     ) -> EvalResult:
         """Let the model tell stories, judge them, and score it on the grammar's own."""
-        n = self.config.stories
+        n, grade = self.config.stories, self.grade
         told = self.tell(model, tokenizer, lambda done: progress(done, 2 * n))
-        whole = [parse(text) is not None for text in told]
+        whole = [grade.parse(text) is not None for text in told]
         accepted = [text for text, good in zip(told, whole, strict=True) if good]
-        judged = [[good for _, good in check_sentences(text)] for text in told]
+        judged = [[good for _, good in grade.check_sentences(text)] for text in told]
         metrics = {
             "stories accepted": mean(whole),
             "sentences accepted": ratio([sum(row) for row in judged], [len(row) for row in judged])
@@ -45,30 +47,31 @@ class Telling:
             else (0.0, 0.0),
         }
         notes = []
-        training = _training_stories(config)
+        training = _training_stories(grade, config)
         if training is None:
             notes.append("How many stories are new is not counted: the model was not trained on these stories.")
         elif accepted:
             metrics["accepted ones that are new"] = mean([text not in training for text in accepted])
         # Both are samples of one size; the grammar's is fresh.
-        own = diversity(told)
-        grammars = diversity(list(stories("val", SCORED + 1, n)))
+        own = grade.diversity(told)
+        grammars = grade.diversity(list(grade.stories("val", SCORED + 1, n)))
         notes += [
             f"distinct stories {own.distinct:.3f} (the grammar's own {grammars.distinct:.3f}), "
             f"distinct word triples {own.distinct_3:.3f} ({grammars.distinct_3:.3f}), "
             f"entropy of plots {own.plots:.2f} ({grammars.plots:.2f}) nats"
         ]
-        texts = list(stories("val", SCORED, n))
+        texts = list(grade.stories("val", SCORED, n))
         losses = self.losses(model, tokenizer, texts, lambda done: progress(n + done, 2 * n))
-        floors, lengths = [-log_prob(text) for text in texts], [len(text + END) for text in texts]
+        floors, lengths = [-grade.log_prob(text) for text in texts], [len(text + END) for text in texts]
         metrics["loss (nats per character)"] = ratio(losses, lengths)
         metrics["floor of these stories"] = ratio(floors, lengths)
-        metrics["entropy floor"] = (entropy_floor(), 0.0)
+        metrics["entropy floor"] = (grade.entropy_floor(), 0.0)
         metrics["loss / floor"] = ratio(losses, floors)
         first = next((text for text, good in zip(told, whole, strict=True) if not good), None)
         if first is not None:
             notes.append(f"one that is not accepted: {first}")
-            notes.append(f"  why: python -m pealm_kindergarten --explain={shlex.quote(first)}")
+            which = "" if grade is KINDERGARTEN else f" --grade {grade.name}"
+            notes.append(f"  why: python -m pealm_kindergarten{which} --explain={shlex.quote(first)}")
         details = [{"story": text, "accepted": good} for text, good in zip(told, whole, strict=True)]
         return EvalResult(metrics=metrics, n=n, notes=notes, details=details)
 
@@ -78,7 +81,7 @@ class Telling:
         while len(told) < self.config.stories:
             rows = min(BATCH, self.config.stories - len(told))
             sampling = Sampling(
-                max_new_tokens=max_length() + 1,
+                max_new_tokens=self.grade.max_length() + 1,
                 temperature=self.config.temperature,
                 seed=self.config.seed * 1_000_003 + len(told),
                 num_samples=rows,
@@ -113,10 +116,16 @@ class Telling:
         return losses
 
 
-def _training_stories(config: Mapping[str, Any]) -> set[str] | None:
+class TellingSecondGrade(Telling):
+    """The evaluation `second-grade`."""
+
+    grade = SECOND_GRADE
+
+
+def _training_stories(grade: Grade, config: Mapping[str, Any]) -> set[str] | None:
     """The stories that a checkpoint was trained on, told again; None where it was trained on something else."""
     table = config.get("input", {})
-    if "kindergarten" not in table:
+    if grade.name not in table:
         return None
-    seed = table["kindergarten"]
-    return set(stories("train", 1 if seed is True else int(seed), int(table["stories"])))
+    seed = table[grade.name]
+    return set(grade.stories("train", 1 if seed is True else int(seed), int(table["stories"])))
