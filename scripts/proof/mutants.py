@@ -11,6 +11,7 @@ are printed with their line. Some are equivalent to the original (a batch size, 
 import argparse
 import ast
 import copy
+import importlib
 import importlib.machinery
 import os
 import signal
@@ -140,13 +141,13 @@ def main() -> None:
     parser.add_argument("-k", default="", metavar="EXPRESSION", help="only these tests, as pytest's -k")
     parser.add_argument("--seconds", type=int, default=60, help="for the tests of a mutant")
     parser.add_argument("--part", default="1/1", metavar="I/N", help="every Nth mutant, from the Ith on [1/1]")
+    parser.add_argument("--preload", default="torch", metavar="MODULE", help="import it only once [torch]")
     given = parser.parse_args()
     part, parts = map(int, given.part.split("/"))
     path = given.module.resolve()
-    arguments = [*given.tests, "-x", "-q", "-n", "0", "-p", "no:cacheprovider", "-k", given.k]
-    import torch
-
-    torch.set_num_threads(1)
+    arguments = [*given.tests, "-x", "-q", "-p", "no:cacheprovider", "-k", given.k]
+    os.environ["OMP_NUM_THREADS"] = "1"
+    importlib.import_module(given.preload)
     source = path.read_text(encoding="utf-8")
     if not survives(ast.parse(source), path, arguments, given.seconds):
         sys.exit("the tests fail without a change")
