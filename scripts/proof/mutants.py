@@ -141,13 +141,14 @@ def main() -> None:
     parser.add_argument("-k", default="", metavar="EXPRESSION", help="only these tests, as pytest's -k")
     parser.add_argument("--seconds", type=int, default=60, help="for the tests of a mutant")
     parser.add_argument("--part", default="1/1", metavar="I/N", help="every Nth mutant, from the Ith on [1/1]")
-    parser.add_argument("--preload", default="torch", metavar="MODULE", help="import it only once [torch]")
+    parser.add_argument("--preload", default="torch,hypothesis", metavar="NAMES", help="modules to import once")
     given = parser.parse_args()
     part, parts = map(int, given.part.split("/"))
     path = given.module.resolve()
     arguments = [*given.tests, "-x", "-q", "-p", "no:cacheprovider", "-k", given.k]
     os.environ["OMP_NUM_THREADS"] = "1"
-    importlib.import_module(given.preload)
+    for name in given.preload.split(","):
+        importlib.import_module(name)
     source = path.read_text(encoding="utf-8")
     if not survives(ast.parse(source), path, arguments, given.seconds):
         sys.exit("the tests fail without a change")

@@ -5,6 +5,7 @@ from math import cos, pi
 
 import pytest
 
+from pealm_core import PluginError
 from pealm_core.config.settings import TrainSettings
 from pealm_core.training.learning_rate import Budget, CosineConfig, constant, cosine, due, in_steps, lr_factor
 from pealm_schedules.schedules import InverseSqrtConfig, LinearConfig, WSDConfig, inverse_sqrt, linear, wsd
@@ -69,6 +70,13 @@ def test_epochs_become_steps_and_the_last_one_may_be_smaller() -> None:
     assert [in_steps(settings, samples).steps for samples in (4, 5, 16, 17)] == [1, 2, 4, 5]
     assert in_steps(settings, 16).epochs is None
     assert in_steps(STEPS, 16) is STEPS
+
+
+@pytest.mark.parametrize("factor", [float("nan"), float("inf"), None, "1", 1j])
+def test_a_schedule_gives_a_finite_number(factor: object) -> None:
+    with pytest.raises(PluginError, match="the learning rate as a fraction of its peak, a finite number"):
+        lr_factor(lambda progress, step: factor, 0.5, 20, STEPS)  # type: ignore[arg-type,return-value]
+    assert lr_factor(lambda progress, step: 0, 0.5, 20, STEPS) == 0.0
 
 
 def test_what_is_due() -> None:
