@@ -74,7 +74,10 @@ def test_there_are_too_many_stories_to_memorise():
 
 
 def test_a_seed_and_an_index_name_one_story_for_good():
-    assert kg.story(0, 0) == kg.story(0, 0) != kg.story(0, 1)
+    assert kg.story(0, 0) == (
+        "Kate found a red car at the market. She played with the red car all week. But then she lost the red car. The baker found the red car on the stairs. Kate was merry once more."
+    )
+    assert kg.story(0, 0) != kg.story(0, 1)
     assert kg.story(1, 0) != kg.story(0, 0)
     assert list(kg.stories("train", 5, 30))[:10] == list(kg.stories("train", 5, 10))
     assert kg.generate(random.Random(3)) == kg.generate(random.Random(3))

@@ -46,7 +46,6 @@ class Teller(torch.nn.Module):
         self.config = SimpleNamespace(vocab_size=made.vocab_size, block_size=256)
         self.zero = torch.nn.Parameter(torch.zeros(()))
         self.texts = [made.encode(story + "\n") for story in stories]
-        self.at, self.round = 0, 0
 
     def forward(self, idx: Any, targets: Any = None, *, cache: Any = None, at: Any = None) -> Any:
         logits = self.zero.detach().expand(*idx.shape, self.config.vocab_size)

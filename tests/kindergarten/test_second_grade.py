@@ -66,6 +66,14 @@ def test_stories_are_plain_english() -> None:
             assert re.match(r'"?[A-Z]', sentence) and re.search(r'[.!]"?$', sentence)
 
 
+def test_a_number_names_one_story_for_good() -> None:
+    assert SECOND_GRADE.story(0, 2) == (
+        "On Friday Leo went to see Zoe. Zoe had five pennies and Leo had six. Leo gave three to Zoe. A funny dog came by. "
+        "Zoe got two more from Mum. They counted again and again. Leo picked up one more. Together they had fourteen "
+        "pennies. Leo was happy again."
+    )
+
+
 class World:
     """Understands the sentences of a story, one after the other, without the grammar."""
 
@@ -213,15 +221,13 @@ def test_the_other_child_or_another_place_in_the_end_is_refused() -> None:
         end = sentences(told.text)[-1]
         changed = re.sub(r"\w+|\W+", lambda found, swapped=swapped: swapped.get(found.group(), found.group()), end)
         if re.match("So|In the end|.*had to go", end):
-            same_owner = end.startswith("In the end") and changed.count(words["{child}"]) == 1
-            assert SECOND_GRADE.derivations(told.text.replace(end, changed)) == 0 or same_owner
-            tried += not same_owner
+            assert SECOND_GRADE.derivations(told.text.replace(end, changed)) == 0
+            tried += 1
         if "{where}" in words:
             places = {SECOND_GRADE.grammar.word("where", row) for row in range(SECOND_GRADE.grammar.rows("where"))}
-            before, place, after = re.split(f"({words['{where}']})", told.text)[-3:]
+            before, place, after = told.text.rpartition(words["{where}"])
             for other in places - {place}:
-                *rest, _, _, _ = re.split(f"({place})", told.text)
-                assert SECOND_GRADE.derivations("".join(rest) + before + other + after) == 0
+                assert SECOND_GRADE.derivations(before + other + after) == 0
                 tried += 1
     assert tried > 200
 
