@@ -1,6 +1,9 @@
 """Muon: what a step is, which parameters it takes, and that a run goes on from its state."""
 
 import copy
+import json
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -71,6 +74,44 @@ def test_a_batch_gives_what_each_matrix_alone_gives_whichever_way_round() -> Non
             wide = one if one.shape[0] <= one.shape[1] else one.mT
             alone = orthogonalize(wide[None])[0]
             torch.testing.assert_close(got if one.shape[0] <= one.shape[1] else got.mT, alone, rtol=1e-4, atol=1e-4)
+
+
+RANKS = """
+import json, os, sys
+from pathlib import Path
+import torch
+import torch.distributed as dist
+from pealm_muon import optimizer
+torch.set_num_threads(1)
+rank = int(os.fork() == 0)  # modules are imported once
+dist.init_process_group("gloo", init_method="file://" + sys.argv[1], rank=rank, world_size=2)
+inner, sizes = optimizer.orthogonalize, []
+optimizer.orthogonalize = lambda batch: sizes.append(len(batch)) or inner(batch)
+torch.manual_seed(0)
+tensors = [torch.randn(shape) for shape in {shapes}]
+result = [tensor.tolist() for tensor in optimizer.orthogonalize_all(tensors)]
+Path(sys.argv[1] + str(rank)).write_text(json.dumps([result, sizes]))
+dist.barrier()
+os._exit(0 if rank else os.waitstatus_to_exitcode(os.wait()[1]))
+"""
+
+
+def test_two_processes_share_the_work_and_have_the_same_result(tmp_path: Path) -> None:
+    shapes = [
+        (4, 8),
+        (3, 5),
+        (4, 4, 8),
+        (3, 5),
+        (6, 6),
+    ]  # 5, 2 and 1 of a shape: one process has less to do, or nothing
+    code = RANKS.replace("{shapes}", repr(shapes))
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "store")], check=True, timeout=100)
+    (first, mine), (second, others) = (json.loads((tmp_path / f"store{rank}").read_text()) for rank in range(2))
+    assert first == second
+    assert (mine, others) == ([3, 1, 1], [2, 1])
+    torch.manual_seed(0)
+    for result, alone in zip(first, orthogonalize_all([torch.randn(shape) for shape in shapes]), strict=True):
+        torch.testing.assert_close(torch.tensor(result), alone, rtol=1e-2, atol=1e-2)  # as exact as bf16
 
 
 def test_it_takes_the_matrices_and_leaves_tables_head_and_vectors_to_adamw() -> None:
