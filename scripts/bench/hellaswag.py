@@ -10,7 +10,7 @@ The goal is 3 times the rows per second of lm-eval's best batch size, in no more
 others use the machine, too, rows for a second of CPU time tell more.
 
 `--tiny --rows 40 --save tests/hellaswag/harness.json` makes the figures that a test compares with, and with
-`--file tests/hellaswag/wikihow.jsonl --save tests/hellaswag/wikihow_harness.json` those of rows with WikiHow's markers.
+`--rows 18 --file tests/hellaswag/wikihow.jsonl --save tests/hellaswag/wikihow_harness.json` those of rows with markers.
 """
 
 import argparse
