@@ -122,6 +122,35 @@ def test_the_loss_is_compared_with_the_floor_of_the_same_stories() -> None:
     assert metrics["loss (nats per character)"][0] == pytest.approx(1.05 * value)
 
 
+class Draws(Oracle):
+    """Generates each character with the same probability, or without end the character `only`."""
+
+    def __init__(self, made: CharTokenizer, only: str = "") -> None:
+        super().__init__(made, 1.0)
+        self.logits = torch.zeros(made.vocab_size)
+        if only:
+            self.logits[int(made.encode(only)[0])] = 100.0
+
+    def forward(self, idx: Any, targets: Any = None, *, cache: Any = None, at: Any = None) -> Any:
+        return self.logits.expand(*idx.shape, -1)[:, at], None
+
+
+def test_stories_are_drawn_in_batches_that_differ(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pealm_kindergarten.evaluator.BATCH", 3)
+    made, done = tokenizer(), list[int]()
+
+    def tell(model: Draws, **settings: Any) -> list[str]:
+        return Telling(TellingConfig(**{"stories": 7, **settings})).tell(model, made, done.append)
+
+    told = tell(Draws(made))
+    assert done == [3, 6, 7] and len({*told}) == len(told) == 7
+    assert told == tell(Draws(made)) and not {*told} & {*tell(Draws(made), seed=1)}
+    assert all("\n" not in text for text in told)
+    endless = tell(Draws(made, "a"), stories=2)
+    assert endless == ["a" * (kg.max_length() + 1)] * 2 and not any(map(kg.parse, endless))
+    assert len({*tell(Draws(made, "a"), temperature=100.0)}) == 7
+
+
 def test_a_model_that_ends_at_once_gets_zero() -> None:
     metrics = evaluate([""]).metrics
     assert metrics["stories accepted"] == metrics["sentences accepted"] == (0.0, 0.0)
