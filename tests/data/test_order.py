@@ -27,6 +27,9 @@ def test_hashes_are_those_of_splitmix64() -> None:
 
 def test_values_stay_as_they_are() -> None:
     assert permute(np.arange(10), 10, key=7).tolist() == [2, 8, 1, 7, 4, 5, 6, 0, 9, 3]
+    assert permute(np.arange(5), 5, key=3).tolist() == [2, 0, 4, 3, 1]
+    assert permute(np.arange(16), 16, key=3).tolist() == [12, 0, 4, 5, 7, 11, 14, 8, 15, 3, 1, 6, 2, 9, 13, 10]
+    assert permute(np.arange(17), 17, key=3).tolist() == [9, 5, 0, 12, 2, 11, 7, 6, 16, 3, 1, 14, 13, 8, 4, 15, 10]
     passes, places = shuffled(range(4, 10), 6, seed=3, label=2)
     assert (passes.tolist(), places.tolist()) == ([0, 0, 1, 1, 1, 1], [1, 4, 4, 1, 2, 3])
     assert noise([0, 5], 3, seed=1).ravel().tolist() == NOISE

@@ -125,6 +125,9 @@ def test_it_takes_the_matrices_and_leaves_tables_head_and_vectors_to_adamw() -> 
     wide = Net()
     wide.up, wide.down = nn.Linear(4, 7), nn.Linear(7, 4, bias=False)  # as many as the vocabulary has tokens
     assert [id(p) for p in matrices(wide)] == [id(wide.up.weight), id(wide.down.weight)]
+    wide.up, wide.down = nn.Linear(4, 4), nn.Linear(4, 7)
+    assert [id(p) for p in matrices(wide)] == [id(wide.up.weight), id(wide.down.weight)]
+    wide.up, wide.down = nn.Linear(4, 7), nn.Linear(7, 4, bias=False)
     del wide.head  # as where the logits are products with the table
     assert [id(p) for p in matrices(wide)] == [id(wide.up.weight), id(wide.down.weight)]
 
@@ -141,6 +144,25 @@ def test_the_first_step_is_the_orthogonalised_gradient_at_the_rate_of_its_shape(
     assert (table - net.table.weight).abs().max().item() == pytest.approx(0.02, rel=1e-3)  # AdamW's first step
 
 
+def test_each_slice_of_three_dimensions_is_a_matrix() -> None:
+    class Experts(nn.Module):
+        def __init__(self, weight: torch.Tensor) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(weight.clone())
+
+        def muon_parameters(self) -> list[nn.Parameter]:
+            return [self.weight]
+
+    torch.manual_seed(1)
+    start, gradient = torch.randn(3, 6, 4), torch.randn(3, 6, 4)
+    together, alone = Experts(start), [Experts(matrix) for matrix in start]
+    for model, its in zip([together, *alone], [gradient, *gradient], strict=True):
+        model.weight.grad = its.clone()
+        build(MuonConfig(), model, lr=0.1).step()
+    for row, model in zip(together.weight, alone, strict=True):
+        torch.testing.assert_close(row, model.weight, rtol=1e-2, atol=1e-3)
+
+
 @pytest.mark.parametrize("cautious", [True, False])
 def test_weights_decay(cautious: bool) -> None:
     net, free = Net(), Net()
@@ -153,6 +175,21 @@ def test_weights_decay(cautious: bool) -> None:
     torch.testing.assert_close(free.up.weight - net.up.weight, lost, rtol=1e-4, atol=1e-6)
     with pytest.raises(ValueError, match="no matrices"):
         build(MuonConfig(), nn.LayerNorm(3), lr=0.1)
+
+
+def test_of_the_rest_only_tables_decay() -> None:
+    net, free = Net(), Net()
+    with torch.no_grad():
+        for model in (net, free):
+            model.up.bias.fill_(2.0)
+    step(net, build(MuonConfig(adam_decay=0.5, adam_lr=0.1), net, lr=0.1))
+    step(free, build(MuonConfig(adam_lr=0.1), free, lr=0.1))
+    for name in ("table", "head"):
+        before = getattr(Net(), name).weight
+        lost = getattr(free, name).weight - getattr(net, name).weight
+        torch.testing.assert_close(lost, 0.1 * 0.5 * before, rtol=1e-3, atol=1e-6)
+    assert torch.equal(net.up.bias, free.up.bias) and torch.equal(net.norm.weight, free.norm.weight)
+    assert float((net.norm.weight.detach() - 1).abs().max()) < 0.11  # one step of AdamW, and no decay
 
 
 def test_it_learns_and_goes_on_from_its_state_bit_for_bit() -> None:

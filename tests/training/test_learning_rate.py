@@ -34,6 +34,9 @@ def test_a_schedule_by_steps_starts_after_the_warm_up_and_ends_with_the_run() ->
     lr_factor(schedule, 0.0, 10, replace(STEPS, steps=10))  # warm-up alone
     assert seen == [(0.0, 0)]
     seen.clear()
+    lr_factor(schedule, 0.0, 11, replace(STEPS, steps=11))
+    assert seen == [(1.0, 1)]
+    seen.clear()
     for progress in (-0.5, 0.0, 0.25, 1.0, 1.5):
         lr_factor(schedule, progress, 20, replace(STEPS, steps=None, max_seconds=60.0))
     assert seen == [(0.0, 10), (0.0, 10), (0.25, 10), (1.0, 10), (1.0, 10)]
@@ -48,6 +51,12 @@ def test_schedules_have_their_closed_forms(end: float) -> None:
         flat = wsd(WSDConfig(min_lr_ratio=end, decay_fraction=0.4))(p, 3)
         assert flat == pytest.approx(1.0 if p <= 0.6 else end + (1 - end) * (1 - p) / 0.4)
         assert constant()(p, 3) == 1.0
+
+
+def test_defaults() -> None:
+    assert CosineConfig() == CosineConfig(0.1) and LinearConfig() == LinearConfig(0.1)
+    assert WSDConfig() == WSDConfig(min_lr_ratio=0.1, decay_fraction=0.6)
+    assert InverseSqrtConfig() == InverseSqrtConfig(1000)
 
 
 def test_the_inverse_root_needs_no_end() -> None:
