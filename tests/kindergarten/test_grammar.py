@@ -61,6 +61,7 @@ COUNTING = Grammar(
             "I lost {few} and found {few}.{sum=sum-few+few}",
             "I doubled it.{half=half+half}",
             "I swapped them.{sum,half=half,sum}",
+            "I put half aside and back.{sum=sum-half+half}",
         ],
         "ball": ["{child} met {friend}.{owner,other=child,friend} <pass> <pass> <has>"],
         "has": ["{owner} has it, not {other.he}."],
