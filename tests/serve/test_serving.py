@@ -105,24 +105,6 @@ def test_a_client_that_leaves_frees_its_work(server: Any, monkeypatch: pytest.Mo
     until(lambda: server.engine.active == 0 and server.engine.free == 64)
 
 
-def test_leaving_before_the_first_turn_calls_nothing() -> None:
-    called: list[int] = []
-
-    async def leave(engine: Engine) -> None:
-        held = threading.Event()
-        engine._ready.put(engine_module._Work(iter([None]), lambda more, item: held.wait(PATIENCE) and None))
-        work = asyncio.ensure_future(engine.turns(iter(called.append(1) or [1])).__anext__())  # type: ignore[func-returns-value]
-        await asyncio.sleep(0)
-        work.cancel()
-        await asyncio.gather(work, return_exceptions=True)
-        held.set()
-
-    with Engine({}) as engine:
-        called.clear()
-        asyncio.run(leave(engine))
-    assert engine.active == 0
-
-
 def test_an_error_of_the_model_reaches_the_caller_alone(loaded: Any) -> None:
     def fails(lm: Any) -> None:
         raise RuntimeError("on purpose")
