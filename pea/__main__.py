@@ -1,6 +1,7 @@
 """Train a small network to separate two moons, and draw its decision boundary in characters.
 
-`--walk` goes through one training step of a single neuron instead, an operation at a time; `--html FILE` saves its graph.
+`--walk` goes through one training step of a single neuron instead, an operation at a time; `--html FILE` draws
+its graph.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ def token_text(lm: LM, token: int, before: Sequence[int] = ()) -> str:
 
 def _special(lm: LM, token: int) -> str:
     names = {number: name for name, number in getattr(lm.tokenizer, "specials", {}).items()}
-    return names.get(token, f"<{token}>")
+    return str(names.get(token, f"<{token}>"))
 
 
 def checked_ids(lm: LM, ids: object) -> list[int]:
@@ -97,7 +97,13 @@ def following(lm: LM, ids: Sequence[int], chosen: Sampling, token: int | None = 
     if token is not None and token not in best:
         best.append(token)
     rows = [
-        {"id": i, "text": token_text(lm, i, ids), "p": float(p[i]), "q": float(q[i]), "rank": int((p > p[i]).sum()) + 1}
+        {
+            "id": i,
+            "text": token_text(lm, i, ids),
+            "p": float(p[i]),
+            "q": float(q[i]),
+            "rank": int((p > p[i]).sum()) + 1,
+        }
         for i in best
     ]
     bits = float(-(p * p.clamp_min(1e-30).log2()).sum())

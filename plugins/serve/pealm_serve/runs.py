@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +72,8 @@ def thinned(lines: list[Json]) -> list[Json]:
     return [line for number, line in enumerate(lines) if number % every == 0 or "val_loss" in line]
 
 
-async def follow(run: Path, *, seconds: float = SECONDS) -> AsyncIterator[Json]:
-    """Yield what a run has written, and then what it adds, until it ends."""
+async def follow(run: Path, stopping: asyncio.Event) -> AsyncIterator[Json]:
+    """Yield what a run has written, and then what it adds, until it ends or the server does."""
     metrics, samples, before = Lines(run / "metrics.jsonl"), Lines(run / "samples.jsonl"), None
     while True:
         state = state_of(run)  # read before the lines: those of an ended run are complete
@@ -87,6 +88,7 @@ async def follow(run: Path, *, seconds: float = SECONDS) -> AsyncIterator[Json]:
             update["state"] = before = state
         if update:
             yield update
-        if state["status"] in (*ENDED, "killed", "unknown"):
+        if state["status"] in (*ENDED, "killed", "unknown") or stopping.is_set():
             return
-        await asyncio.sleep(seconds)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(stopping.wait(), SECONDS)

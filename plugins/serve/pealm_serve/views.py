@@ -5,7 +5,7 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from functools import lru_cache, partial
-from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from starlette.requests import Request
@@ -20,31 +20,27 @@ from pealm_serve.models import Loaded
 from pealm_serve.runs import follow, run_of, steps_of
 
 Json = dict[str, Any]
-Handler = Callable[["Views", Json], Awaitable[Response]]
 
 MOST_TOKENS = 1000  # that one request writes
-TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
-PAGE = {
-    file.name: (file.read_bytes(), TYPES[suffix])
-    for file in files("pealm_serve").joinpath("static").iterdir()
-    if (suffix := file.name[file.name.rfind(".") :]) in TYPES
-}  # read once: no request names a file
+
+
+def routes(engine: Engine) -> list[Route]:
+    """Return the routes of the page's views."""
+    return Views(engine).routes()
 
 
 class Views:
     """The routes of the page for the models and the runs of an engine."""
 
-    def __init__(self, engine: Engine, **how: Any) -> None:
+    def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.runs = {name: run for name, model in engine.models.items() if (run := run_of(model.path))}
-        self.open = lru_cache(maxsize=2)(partial(_open, self.runs, how))  # checkpoints of a run: two are in memory
+        self.open = lru_cache(maxsize=2)(partial(_open, self.runs))  # checkpoints of a run: two are in memory
 
     def routes(self) -> list[Route]:
         """Return the routes."""
         posts = {"encode": self.encode, "next": self.following, "inside": self.inside, "neighbours": self.neighbours}
         return [
-            Route("/", lambda request: _file("index.html")),
-            Route("/static/{name}", lambda request: _file(request.path_params["name"])),
             Route("/view/models", self.models),
             Route("/view/runs/{name:path}", self.follow),
             *[Route(f"/view/{name}", partial(_answer, handler), methods=["POST"]) for name, handler in posts.items()],
@@ -92,7 +88,9 @@ class Views:
         model, step = self._model(body), body.get("step")
         lm = model.lm if step is None else await asyncio.to_thread(self.open, model.name, step)
         if "text" in body:
-            given = await self._once(inside.encoded, lm, _text(body))
+            text = _text(body)
+            async with aclosing(self.engine.turns(inside.encoded(lm, text) for _ in range(1))) as answers:
+                given = await anext(answers)
             ids = [token["id"] for token in given["tokens"]]
             first = [{**token, "given": True} for token in given["tokens"]]
         else:
@@ -111,11 +109,6 @@ class Views:
                 if piece.finish != "stop":
                     yield {"id": piece.id, "text": piece.text, "logprob": piece.logprob}
 
-    async def _once(self, function: Callable[..., Json], *args: Any) -> Json:
-        async with aclosing(self.engine.turns(iter([None, *map(partial(function, *args[:-1]), args[-1:])]))) as items:
-            found = [item async for item in items]
-        return found[-1]
-
     async def follow(self, request: Request) -> Response:
         """Stream what a run has written, and what it adds."""
         run = self.runs.get(request.path_params["name"])
@@ -133,12 +126,12 @@ class Views:
         return self.engine.models[self._name(body)]
 
 
-def _open(runs: dict[str, Any], how: Json, name: str, step: str) -> LM:
+def _open(runs: dict[str, Path], name: str, step: str) -> LM:
     """Load a step of a run. Raises UserError for another name than its checkpoints have."""
     path = next((path for path in steps_of(runs[name]) if path.name == step), None) if name in runs else None
     if path is None:
         raise UserError(f"step: {name} has no checkpoint {step!r:.40}")
-    return load(path, **how)
+    return load(path)
 
 
 def _text(body: Json) -> str:
@@ -146,13 +139,6 @@ def _text(body: Json) -> str:
     if not isinstance(text, str):
         raise UserError("text: a string is needed")
     return text
-
-
-def _file(name: str) -> Response:
-    if name not in PAGE:
-        return _failure(404, "no such page")
-    content, kind = PAGE[name]
-    return Response(content, media_type=kind, headers={"Cache-Control": "no-cache"})
 
 
 async def _answer(handler: Callable[[Json], Awaitable[Response]], request: Request) -> Response:
@@ -177,4 +163,4 @@ def _events(items: AsyncIterator[Json]) -> Response:
         except PealmError as error:
             yield f"data: {json.dumps({'error': {'message': str(error)}})}\n\n"
 
-    return StreamingResponse(lines(), media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+    return StreamingResponse(lines(), media_type="text/event-stream")
