@@ -12,15 +12,16 @@ from torch.overrides import TorchFunctionMode
 
 from pealm_core.contract.errors import PluginError, UserError
 from pealm_core.contract.protocols import Tokenizer, has
+from pealm_core.inference.generate import stream_decoder
 
 
 @dataclass(frozen=True)
 class Trace:
     """One forward pass over T tokens, in fp32 on the CPU. What the model doesn't show is None.
 
-    logits: (T, V), of what follows each token. logprobs: (T - 1,), the log-probabilities (nats) of the tokens after
-    the first, given those before them. hidden: (L + 1, T, C), before the first layer and after each. attention:
-    (L, H, T, T), how much each token attends to each, rows that sum to 1.
+    tokens: the text that each id completes. logits: (T, V), of what follows each token. logprobs: (T - 1,), the
+    log-probabilities (nats) of the tokens after the first, given those before them. hidden: (L + 1, T, C), before the
+    first layer and after each. attention: (L, H, T, T), how much each token attends to each, rows that sum to 1.
     """
 
     ids: list[int]
@@ -111,7 +112,7 @@ def trace(model: Any, ids: Sequence[int], tokenizer: Tokenizer) -> Trace:
     chosen = idx[0, 1:, None]
     return Trace(
         ids=list(ids),
-        tokens=[tokenizer.decode([token]) for token in ids],
+        tokens=list(map(stream_decoder(tokenizer), ids)),
         logits=logits.cpu(),
         logprobs=logits[:-1].log_softmax(-1).gather(-1, chosen)[:, 0].cpu(),
         hidden=torch.stack(states).cpu() if layers else None,
