@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pealm_core import LM, Sampling, UserError, probabilities, start_token, stream_decoder
+from pealm_core import LM, Sampling, UserError, cover, probabilities, start_token, stream_decoder
+from pealm_serve.generation import logprobs_of
 
 Json = dict[str, Any]
 
@@ -62,11 +63,21 @@ def sampling(values: object, **fixed: Any) -> Sampling:
         raise UserError(f"sampling: {error}") from error
 
 
-def encoded(lm: LM, text: str) -> Json:
-    """Return the tokens of a text, each with its log-probability given those before it, where it has one."""
-    ids = lm.encode(text)
-    logprobs = lm.logprobs(text) if text else []
-    return _tokens(lm, ids, [*[None] * (len(ids) - len(logprobs)), *logprobs])
+@torch.inference_mode()
+def encoded(lm: LM, text: str) -> Iterator[Json]:
+    """Yield the tokens of a text, each with its log-probability given those before it, where it has one.
+
+    As `LM.logprobs`, but a pass at a time, between which others have their turns; what comes first is empty.
+    """
+    ids, block = lm.encode(text), lm.model.config.block_size  # type: ignore[union-attr]
+    begins = not text or getattr(lm.tokenizer, "bos_id", None) is not None
+    logprobs: list[float | None] = [None] if begins else []
+    for context, rest in cover(ids if begins else [start_token(lm.tokenizer), *ids], block):  # type: ignore[arg-type]
+        idx = torch.tensor([[*context, *rest[:-1]]], device=_device(lm))
+        logits = lm.model(idx, at=slice(len(context) - 1, None))[0][0]  # (n, V)
+        logprobs += logprobs_of(logits, torch.tensor(rest, device=_device(lm)), 0)[0]
+        yield {}
+    yield _tokens(lm, ids, logprobs)
 
 
 def _tokens(lm: LM, ids: Sequence[int], logprobs: Sequence[float | None]) -> Json:

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing
 from functools import lru_cache, partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from pealm_serve.runs import follow, run_of, steps_of
 
 Json = dict[str, Any]
 
-MOST_TOKENS = 1000  # that one request writes
+MOST_TOKENS, MOST_TEXT = 1000, 20_000  # that one request writes and reads
 
 
 def routes(engine: Engine) -> list[Route]:
@@ -58,7 +58,7 @@ class Views:
 
     async def encode(self, body: Json) -> Response:
         """Return the tokens of a text."""
-        return JSONResponse(await self.engine.run(self._name(body), inside.encoded, _text(body)))
+        return JSONResponse(await self._gathered(inside.encoded(self._model(body).lm, _text(body))))
 
     async def following(self, body: Json) -> Response:
         """Return the likeliest next tokens after ids."""
@@ -71,11 +71,7 @@ class Views:
 
     async def inside(self, body: Json) -> Response:
         """Return what a model does with a text, layer by layer, so that others have their turns."""
-        found: Json = {}
-        async with aclosing(self.engine.turns(inside.inside(self._model(body).lm, _text(body)))) as parts:
-            async for part in parts:
-                found |= part
-        return JSONResponse(found)
+        return JSONResponse(await self._gathered(inside.inside(self._model(body).lm, _text(body))))
 
     async def neighbours(self, body: Json) -> Response:
         """Return the tokens whose embeddings are nearest to one's."""
@@ -86,11 +82,11 @@ class Views:
     async def write(self, body: Json) -> Response:
         """Stream a continuation of ids, or of a text whose tokens come first, marked as given."""
         model, step = self._model(body), body.get("step")
+        if not isinstance(step, str | None):
+            raise UserError("step: the name of a checkpoint is needed")
         lm = model.lm if step is None else await asyncio.to_thread(self.open, model.name, step)
         if "text" in body:
-            text = _text(body)
-            async with aclosing(self.engine.turns(inside.encoded(lm, text) for _ in range(1))) as answers:
-                given = await anext(answers)
+            given = await self._gathered(inside.encoded(lm, _text(body)))
             ids = [token["id"] for token in given["tokens"]]
             first = [{**token, "given": True} for token in given["tokens"]]
         else:
@@ -100,6 +96,14 @@ class Views:
             raise UserError(f"n: a number from 1 to {MOST_TOKENS:,} is needed")
         work = generate(lm, ids or lm.encode(""), inside.sampling(body.get("sampling", {}), max_new_tokens=n))
         return _events(self._written(first, self.engine.turns(work)))
+
+    async def _gathered(self, parts: Iterator[Json]) -> Json:
+        """Return one object of the parts that an iterator yields, each in its turn."""
+        found: Json = {}
+        async with aclosing(self.engine.turns(parts)) as turns:
+            async for part in turns:
+                found |= part
+        return found
 
     async def _written(self, first: list[Json], steps: AsyncIterator[list[Piece]]) -> AsyncIterator[Json]:
         for token in first:
@@ -138,6 +142,9 @@ def _text(body: Json) -> str:
     text = body.get("text")
     if not isinstance(text, str):
         raise UserError("text: a string is needed")
+    if len(text) > MOST_TEXT:
+        raise UserError(f"text: {len(text):,} characters are too many; at most {MOST_TEXT:,} are read")
+    text.encode()  # a half of a surrogate pair is a ValueError
     return text
 
 

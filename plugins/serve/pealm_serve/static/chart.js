@@ -2,7 +2,7 @@
 
 import { h, svg } from "./dom.js";
 
-const [W, H, LEFT, RIGHT, TOP, BOTTOM] = [640, 240, 58, 12, 12, 30];
+const [H, LEFT, RIGHT, TOP, BOTTOM] = [240, 52, 12, 12, 30];
 const short = (x) => (Math.abs(x) >= 1e6 ? `${+(x / 1e6).toPrecision(3)}M` : Math.abs(x) >= 1e4 ? `${+(x / 1e3).toPrecision(3)}k` : `${+x.toPrecision(3)}`);
 
 function ticks(low, high, count) {
@@ -15,6 +15,7 @@ function ticks(low, high, count) {
 
 /** series: [{ name, points: [[x, y], ...], className }]. lines: [{ name, y }], horizontal. */
 export function chart(title, unit, series, lines = []) {
+  const W = Math.max(280, Math.min(640, innerWidth - 60)); // so that text has its size on a narrow screen
   const points = series.flatMap((one) => one.points);
   if (!points.length) return h("figure", { hidden: true });
   const xs = points.map(([x]) => x), ys = [...points.map(([, y]) => y), ...lines.map(({ y }) => y)];
@@ -27,7 +28,7 @@ export function chart(title, unit, series, lines = []) {
   for (const y of ticks(y0, y1, 4)) {
     picture.append(svg("line", { class: "grid", x1: LEFT, x2: W - RIGHT, y1: Y(y), y2: Y(y) }), svg("text", { x: LEFT - 6, y: Y(y) + 4, "text-anchor": "end" }, short(y)));
   }
-  for (const x of ticks(x0, x1, 6)) picture.append(svg("text", { x: X(x), y: H - 10, "text-anchor": "middle" }, short(x)));
+  for (const x of ticks(x0, x1, W / 100)) picture.append(svg("text", { x: X(x), y: H - 10, "text-anchor": "middle" }, short(x)));
   for (const { y } of lines) picture.append(svg("line", { class: "floor", x1: LEFT, x2: W - RIGHT, y1: Y(y), y2: Y(y) }));
   for (const one of series) {
     const d = one.points.map(([x, y], i) => `${i ? "L" : "M"}${X(x).toFixed(1)} ${Y(y).toFixed(1)}`).join("");

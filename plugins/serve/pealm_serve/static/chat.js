@@ -23,8 +23,13 @@ export function create(app) {
         answer.text.textContent += piece;
         log.scrollTop = log.scrollHeight;
       }, signal);
-    } finally {
-      if (!answer.message.content) answer.text.textContent = "(nothing)";
+    } catch (error) {
+      if (!answer.message.content) {
+        messages = messages.slice(0, -2);
+        for (let i = 0; i < 2; i++) log.lastChild.remove();
+        input.value = content;
+      }
+      throw error;
     }
   });
   const again = h("button", { type: "button", onclick: () => reset() }, "New conversation");

@@ -18,7 +18,7 @@ export function svg(tag, props = {}, ...children) {
   return element;
 }
 
-export const percent = (p) => (p >= 0.0995 ? `${Math.round(100 * p)} %` : `${(100 * p).toPrecision(p < 0.0001 ? 1 : 2)} %`);
+export const percent = (p) => (p >= 0.0995 ? `${Math.round(100 * p)} %` : p < 0.0001 ? "< 0.01 %" : `${+(100 * p).toPrecision(2)} %`);
 export const bits = (logprob) => -logprob / Math.LN2;
 export const shown = (text) => text.replace(/\n/g, "⏎").replace(/\t/g, "⇥").replace(/^ | $/g, "␣") || "␣";
 export const spoken = (text) => ({ " ": "space", "\n": "new line", "\t": "tab" })[text] ?? (text.trim() || "blank");
@@ -129,10 +129,13 @@ export function sliders(onchange, { tokens = 60, most = 500 } = {}) {
   };
 }
 
+let rows = 0;
+
 /** Tokens in a row, coloured by surprise. Arrow keys move, Enter selects; onpoint follows pointer and focus. */
 export function tokenRow(label, { onselect = () => {}, onpoint = () => {} } = {}) {
   const element = h("div", { className: "tokens", role: "listbox", "aria-label": label, tabIndex: 0 });
-  let tokens = [], spans = [], at = -1, selected = -1;
+  const prefix = `row${(rows += 1)}`;
+  let spans = [], at = -1, selected = -1;
   const move = (to) => {
     if (!spans.length) return;
     spans[at]?.classList.remove("at");
@@ -155,22 +158,23 @@ export function tokenRow(label, { onselect = () => {}, onpoint = () => {} } = {}
   const index = (event) => spans.indexOf(event.target.closest("[role=option]"));
   element.addEventListener("click", (event) => index(event) >= 0 && (move(index(event)), select(index(event))));
   element.addEventListener("pointerover", (event) => index(event) >= 0 && onpoint(index(event)));
+  let count = 0;
   const add = (token) => {
     const known = token.logprob !== null && token.logprob !== undefined;
     const about = known ? `${percent(Math.exp(token.logprob))}, ${bits(token.logprob).toFixed(1)} bits` : "";
-    const text = token.text.replace(/\n/g, "⏎\n");
-    const span = h("span", { role: "option", id: `t${(add.count = (add.count ?? Math.floor(1e6 * Math.random()) * 1e4) + 1)}`, "aria-selected": "false", title: about,
+    const text = token.text.replace(/\n/g, "⏎\n") || "◦"; // a part of a character
+    const span = h("span", { role: "option", id: `${prefix}-${count++}`, "aria-selected": "false", title: about,
       "aria-label": `${spoken(token.text)}${about && `, ${about}`}` }, text);
     if (known) span.style.setProperty("--surprise", `${Math.min(100, 10 * bits(token.logprob))}%`);
     if (token.given) span.classList.add("given");
-    tokens.push(token);
     spans.push(span);
     element.append(span);
   };
   return {
     element, add, select, spans: () => spans,
     set(list) {
-      tokens = []; spans = []; at = selected = -1;
+      spans = [];
+      at = selected = -1;
       element.replaceChildren();
       element.removeAttribute("aria-activedescendant");
       list.forEach(add);

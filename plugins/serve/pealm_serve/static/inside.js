@@ -19,10 +19,11 @@ export function create(app) {
   const layers = h("div");
   const close = h("ol", { className: "near" });
   const attention = h("section", { "aria-label": "Attention" }, h("h2", {}, "Attention"),
-    h("p", { className: "quiet" }, "Rows read, columns are read: the darker, the more attention. Choose a head; arrow keys move."),
-    heads, big);
+    h("p", { className: "quiet" }, "A row is what a token reads: the stronger the colour, the more attention. Choose a head; arrow keys move."),
+    h("div", { className: "maps" }, heads, big));
   const results = h("div", { hidden: true }, cut, scroller, legend(), summary, attention,
-    h("section", { "aria-label": "Logit lens" }, h("h2", {}, "What each layer would predict"), layers, lens),
+    h("section", { "aria-label": "Logit lens" }, h("h2", {}, "What each layer would predict"), layers,
+      h("h3", {}, "First guess of each layer after each token"), lens),
     h("section", { "aria-label": "Neighbours" }, h("h2", {}, "Nearest embeddings"), close));
   const element = h("div", {}, h("label", { htmlFor: "text" }, "Text"), text, h("div", { className: "buttons" }, look.button), results);
   text.addEventListener("keydown", (event) => {
@@ -107,6 +108,8 @@ export function create(app) {
     drawArcs();
     drawLayers();
     for (const cell of lens.querySelectorAll("[data-t]")) cell.classList.toggle("pointed", cell.dataset.t === String(at));
+    const first = lens.querySelector(".pointed");
+    lens.scrollLeft = first.offsetLeft - lens.clientWidth / 2;
     neighbours();
   }
 
@@ -135,8 +138,8 @@ export function create(app) {
   function drawLayers() {
     const rows = data.lens.map((tokens, l) => h("tr", {}, h("th", { scope: "row" }, name(l)),
       tokens[at].map(([guess, p]) => h("td", {}, h("b", {}, shown(guess)), ` ${percent(p)}`)))).reverse();
-    layers.replaceChildren(h("div", { className: "scroll", tabIndex: 0, role: "region", "aria-label": "Predictions of each layer" },
-      h("table", {}, h("caption", {}, "After ", h("b", {}, shown(data.tokens[at].text))),
+    layers.replaceChildren(h("h3", {}, "After “", shown(data.tokens[at].text), "”"), h("div", { className: "scroll", tabIndex: 0, role: "region", "aria-label": "Predictions of each layer" },
+      h("table", {}, 
         h("tr", {}, h("th", { scope: "col" }, "layer"), ...data.lens[0][at].map((_, i) => h("th", { scope: "col" }, `${i + 1}.`))), rows)));
   }
 
@@ -152,7 +155,7 @@ export function create(app) {
       found.dataset.t = t;
       return found;
     });
-    lens.replaceChildren(h("table", {}, h("caption", {}, "First guess of each layer after each token"), h("tr", {}, h("th", { scope: "col" }, "layer"), top),
+    lens.replaceChildren(h("table", {}, h("tr", {}, h("th", { scope: "col" }, "layer"), top),
       data.lens.map((tokens, l) => h("tr", {}, h("th", { scope: "row" }, name(l)), tokens.map(cell))).reverse()));
   }
 

@@ -55,7 +55,8 @@ export function create(app) {
   async function grow(signal) {
     if (end === tree) await read();
     const body = { model: app.model.id, ids: path(end).map(({ id }) => id), n: settings.n(), sampling: settings.values() };
-    row.select((place = null) ?? -1, false);
+    place = null;
+    row.select(-1, false);
     try {
       await stream("view/write", body, (token) => {
         if (token.id === undefined) return;
@@ -105,7 +106,7 @@ export function create(app) {
       const body = { model: app.model.id, ids: path(before).map(({ id }) => id), sampling: settings.values(), token: place?.id ?? null };
       try {
         const found = await api("view/next", body, asked.signal);
-        title.textContent = place ? `Instead of ${shown(place.text)}` : "What may come next";
+        title.textContent = place ? `Instead of “${shown(place.text)}”` : "What may come next";
         note.textContent = `${found.bits.toFixed(2)} bits of entropy; ${found.kept.toLocaleString("en")} of ` +
           `${found.vocabulary.toLocaleString("en")} tokens can be drawn`;
         bars.replaceChildren(...found.tokens.map((token) => bar(token, before)));
