@@ -16,7 +16,7 @@ function show() {
   const name = location.hash.slice(1) in views ? location.hash.slice(1) : "write";
   for (const [other, view] of Object.entries(made)) if (other !== name) view.hide?.();
   made[name] ??= views[name](app);
-  $("main").replaceChildren(made[name].element);
+  $("view").replaceChildren(made[name].element);
   for (const link of $("nav").children) link.hash === `#${name}` ? link.setAttribute("aria-current", "page") : link.removeAttribute("aria-current");
   document.title = `${name[0].toUpperCase()}${name.slice(1)} · pealm`;
   $("pick").hidden = name === "compare" || name === "runs";
