@@ -110,7 +110,9 @@ class Views:
             yield token
         async with aclosing(steps):  # type: ignore[type-var]
             async for (piece,) in steps:
-                if piece.finish != "stop":
+                if piece.finish == "stop":
+                    yield {"ended": True}
+                else:
                     yield {"id": piece.id, "text": piece.text, "logprob": piece.logprob}
 
     async def follow(self, request: Request) -> Response:

@@ -17,7 +17,7 @@ function show() {
   for (const [other, view] of Object.entries(made)) if (other !== name) view.hide?.();
   made[name] ??= views[name](app);
   $("view").replaceChildren(made[name].element);
-  for (const link of $("nav").children) link.hash === `#${name}` ? link.setAttribute("aria-current", "page") : link.removeAttribute("aria-current");
+  for (const link of $("nav").children) link.ariaCurrent = link.hash === `#${name}` ? "page" : null;
   document.title = `${name[0].toUpperCase()}${name.slice(1)} · pealm`;
   $("pick").hidden = name === "compare" || name === "runs";
   $("facts").hidden = $("pick").hidden;

@@ -13,9 +13,9 @@ export function create(app) {
     input.value = "";
     say("user", content);
     const answer = say("assistant", "");
-    const { temperature, top_k, top_p, min_p, seed } = settings.values();
+    const chosen = Object.entries(settings.values()).filter(([, value]) => value !== null);
     const body = { model: app.model.id, messages: messages.slice(0, -1), stream: true, max_tokens: settings.n() };
-    for (const [name, value] of Object.entries({ temperature, top_k, top_p, min_p, seed })) if (value !== null) body[name] = value;
+    Object.assign(body, Object.fromEntries(chosen));
     try {
       await stream("v1/chat/completions", body, (event) => {
         const piece = event.choices[0]?.delta?.content ?? "";
@@ -33,9 +33,10 @@ export function create(app) {
     }
   });
   const again = h("button", { type: "button", onclick: () => reset() }, "New conversation");
-  const none = h("p", { className: "quiet" }, "This checkpoint has no chat layout: it was not trained on conversations. Write, Inside and Compare work.");
+  const none = h("p", { className: "quiet" }, "This checkpoint has no chat layout: it was not trained on conversations. ",
+    "Write, Inside and Compare work.");
   const talk = h("section", { className: "talk", "aria-label": "Chat" }, log,
-    h("form", { onsubmit: (event) => (event.preventDefault(), send.run()) }, input, h("div", { className: "buttons" }, send.button, again)));
+    h("div", {}, input, h("div", { className: "buttons" }, send.button, again)));
   const element = h("div", { className: "split" });
   input.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {

@@ -6,7 +6,8 @@ export function create(app) {
   const sources = app.models.map(({ id }) => ({ label: id, model: id }));
   const byRun = new Map();
   for (const { id, steps } of app.models) {
-    const found = (steps ?? []).map((step) => ({ label: `${id}, step ${Number(step.slice(5)).toLocaleString("en")}`, model: id, step }));
+    const label = (step) => `${id}, step ${Number(step.slice("step-".length)).toLocaleString("en")}`;
+    const found = steps.map((step) => ({ label: label(step), model: id, step }));
     sources.push(...found);
     if (found.length > 1) byRun.set(id, found);
   }
@@ -45,7 +46,7 @@ export function create(app) {
       note.textContent = "writes …";
       try {
         await stream("view/write", { model, step, text: prompt.value, n: settings.n(), sampling }, (token) => {
-          if (token.id === undefined) return;
+          if (token.ended) return;
           row.add(token);
           if (token.given) return;
           count += 1;

@@ -18,7 +18,8 @@ export function svg(tag, props = {}, ...children) {
   return element;
 }
 
-export const percent = (p) => (p >= 0.0995 ? `${Math.round(100 * p)} %` : p < 0.0001 ? "< 0.01 %" : `${+(100 * p).toPrecision(2)} %`);
+export const percent = (p) =>
+  p < 0.0001 ? "< 0.01 %" : `${p < 0.0995 ? +(100 * p).toPrecision(2) : Math.round(100 * p)} %`;
 export const bits = (logprob) => -logprob / Math.LN2;
 export const shown = (text) => text.replace(/\n/g, "⏎").replace(/\t/g, "⇥").replace(/^ | $/g, "␣") || "␣";
 export const spoken = (text) => ({ " ": "space", "\n": "new line", "\t": "tab" })[text] ?? (text.trim() || "blank");
@@ -77,7 +78,8 @@ export async function stream(path, body, onevent, signal) {
 /** A button that starts `work(signal)` and, while it runs, stops it. */
 export function runner(label, work, props = {}) {
   let control = null;
-  const button = h("button", { type: "button", className: "main", ...props, onclick: () => (control ? control.abort() : run()) }, label);
+  const onclick = () => (control ? control.abort() : run());
+  const button = h("button", { type: "button", className: "main", ...props, onclick }, label);
   async function run() {
     control = new AbortController();
     button.textContent = "Stop";

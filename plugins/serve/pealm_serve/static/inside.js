@@ -19,13 +19,15 @@ export function create(app) {
   const layers = h("div");
   const close = h("ol", { className: "near" });
   const attention = h("section", { "aria-label": "Attention" }, h("h2", {}, "Attention"),
-    h("p", { className: "quiet" }, "A row is what a token reads: the stronger the colour, the more attention. Choose a head; arrow keys move."),
+    h("p", { className: "quiet" }, "A row is what a token reads: the stronger the colour, the more attention. ",
+      "Choose a head; arrow keys move."),
     h("div", { className: "maps" }, heads, big));
   const results = h("div", { hidden: true }, cut, scroller, legend(), summary, attention,
     h("section", { "aria-label": "Logit lens" }, h("h2", {}, "What each layer would predict"), layers,
       h("h3", {}, "First guess of each layer after each token"), lens),
     h("section", { "aria-label": "Neighbours" }, h("h2", {}, "Nearest embeddings"), close));
-  const element = h("div", {}, h("label", { htmlFor: "text" }, "Text"), text, h("div", { className: "buttons" }, look.button), results);
+  const buttons = h("div", { className: "buttons" }, look.button);
+  const element = h("div", {}, h("label", { htmlFor: "text" }, "Text"), text, buttons, results);
   text.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) look.run();
   });
@@ -68,9 +70,11 @@ export function create(app) {
       const buttons = [];
       for (let k = 0; k < data.heads; k++) {
         const canvas = h("canvas", { "aria-hidden": "true" });
-        buttons.push(h("button", { type: "button", "aria-label": `Layer ${l + 1}, head ${k + 1}`, onclick: () => choose(l, k) }, canvas));
+        const label = `Layer ${l + 1}, head ${k + 1}`;
+        buttons.push(h("button", { type: "button", "aria-label": label, onclick: () => choose(l, k) }, canvas));
       }
-      heads.append(h("div", { className: "layer", role: "group", "aria-label": `Layer ${l + 1}` }, h("span", {}, `${l + 1}`), ...buttons));
+      const number = h("span", {}, `${l + 1}`);
+      heads.append(h("div", { className: "layer", role: "group", "aria-label": `Layer ${l + 1}` }, number, ...buttons));
       buttons.forEach((button, k) => paint(button.firstChild, l, k));
     }
     choose(layer, head, false);
@@ -95,7 +99,8 @@ export function create(app) {
   }
 
   big.addEventListener("pointermove", (event) => {
-    const box = big.getBoundingClientRect(), place = (x, size) => Math.max(0, Math.min(count() - 1, Math.floor((x / size) * count())));
+    const box = big.getBoundingClientRect();
+    const place = (x, size) => Math.max(0, Math.min(count() - 1, Math.floor((x / size) * count())));
     const t = place(event.clientY - box.top, box.height), s = place(event.clientX - box.left, box.width);
     big.title = `${shown(data.tokens[t].text)} attends to ${shown(data.tokens[s].text)}: ${percent(weight(layer, head, t, s))}`;
   });
@@ -117,7 +122,8 @@ export function create(app) {
     const spans = row.spans(), middle = (i) => spans[i].offsetLeft + spans[i].offsetWidth / 2;
     const width = row.element.scrollWidth, height = weights ? 90 : 0;
     arcs.replaceChildren();
-    for (const [name, value] of Object.entries({ width, height, viewBox: `0 0 ${width} ${height || 1}` })) arcs.setAttribute(name, value);
+    const size = { width, height, viewBox: `0 0 ${width} ${height || 1}` };
+    for (const [name, value] of Object.entries(size)) arcs.setAttribute(name, value);
     if (!weights) return (summary.textContent = "This model shows no attention.");
     const strongest = [];
     for (let s = 0; s <= at; s++) {
@@ -125,7 +131,8 @@ export function create(app) {
       strongest.push([w, s]);
       if (w < 0.02) continue;
       const rise = Math.min(80, 14 + Math.abs(y - x) / 3);
-      const d = s === at ? `M${x - 6} ${height} q-8 -22 6 -22 q14 0 6 22` : `M${x} ${height} C${x} ${height - rise} ${y} ${height - rise} ${y} ${height}`;
+      const to = height - rise, self = `M${x - 6} ${height} q-8 -22 6 -22 q14 0 6 22`;
+      const d = s === at ? self : `M${x} ${height} C${x} ${to} ${y} ${to} ${y} ${height}`;
       arcs.append(svg("path", { d, "stroke-width": (0.8 + 7 * w).toFixed(2), opacity: (0.25 + 0.75 * w).toFixed(2) }));
     }
     const named = strongest.sort((a, b) => b[0] - a[0]).slice(0, 4).filter(([w]) => w >= 0.01);
@@ -133,14 +140,18 @@ export function create(app) {
       named.map(([w, s]) => `${shown(data.tokens[s].text)} ${percent(w)}`).join(", "), ".");
   }
 
-  const name = (l) => (data.lens.length === 1 ? "model" : l === 0 ? "embedding" : l === data.lens.length - 1 ? `${l} (output)` : `${l}`);
+  const name = (l) => {
+    if (data.lens.length === 1) return "model";
+    return l === 0 ? "embedding" : `${l}${l === data.lens.length - 1 ? " (output)" : ""}`;
+  };
 
   function drawLayers() {
     const rows = data.lens.map((tokens, l) => h("tr", {}, h("th", { scope: "row" }, name(l)),
       tokens[at].map(([guess, p]) => h("td", {}, h("b", {}, shown(guess)), ` ${percent(p)}`)))).reverse();
-    layers.replaceChildren(h("h3", {}, "After “", shown(data.tokens[at].text), "”"), h("div", { className: "scroll", tabIndex: 0, role: "region", "aria-label": "Predictions of each layer" },
-      h("table", {}, 
-        h("tr", {}, h("th", { scope: "col" }, "layer"), ...data.lens[0][at].map((_, i) => h("th", { scope: "col" }, `${i + 1}.`))), rows)));
+    const places = data.lens[0][at].map((_, i) => h("th", { scope: "col" }, `${i + 1}.`));
+    const region = { className: "scroll", tabIndex: 0, role: "region", "aria-label": "Predictions of each layer" };
+    layers.replaceChildren(h("h3", {}, `After “${shown(data.tokens[at].text)}”`),
+      h("div", region, h("table", {}, h("tr", {}, h("th", { scope: "col" }, "layer"), places), rows)));
   }
 
   function drawLens() {

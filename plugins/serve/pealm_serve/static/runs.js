@@ -11,7 +11,8 @@ export function create(app) {
   const texts = h("div", { className: "samples" });
   const element = app.runs.length
     ? h("div", {}, h("label", {}, "Run ", pick), facts, charts, h("section", { "aria-label": "Samples" }, texts))
-    : h("p", { className: "quiet" }, "None of the checkpoints belongs to a run's folder: start the server with --ckpt runs/NAME.");
+    : h("p", { className: "quiet" }, "None of the checkpoints belongs to a run's folder: start the server with ",
+      "--ckpt runs/NAME.");
   pick.addEventListener("change", follow);
 
   async function follow() {
@@ -37,19 +38,22 @@ export function create(app) {
 
   function draw() {
     const last = lines.at(-1), val = column("val_loss"), best = val.filter(([step]) => step > 0).sort((a, b) => a[1] - b[1])[0];
-    const parts = [state.status, last && `step ${last.step.toLocaleString("en")}`, last && `${last.tokens.toLocaleString("en")} tokens`,
-      best && `best validation loss ${best[1].toFixed(4)} at step ${best[0].toLocaleString("en")}`,
-      state.parameters && `${state.parameters.toLocaleString("en")} parameters`, state.device && `${state.device}, ${state.dtype}`];
+    const n = (number) => number.toLocaleString("en");
+    const parts = [state.status, last && `step ${n(last.step)}`, last && `${n(last.tokens)} tokens`,
+      best && `best validation loss ${best[1].toFixed(4)} at step ${n(best[0])}`,
+      state.parameters && `${n(state.parameters)} parameters`, state.device && `${state.device}, ${state.dtype}`];
     facts.textContent = parts.filter(Boolean).join(" · ");
     const floor = state.entropy_floor ? [{ name: "entropy floor", y: state.entropy_floor }] : [];
-    const noisy = (key, name) => [{ name: "", points: column(key), className: "pale" }, { name, points: smooth(column(key)), className: "train" }];
+    const noisy = (key, name) => [{ name: "", points: column(key), className: "pale" },
+      { name, points: smooth(column(key)), className: "train" }];
     charts.replaceChildren(
       chart("Loss", "nats per token", [...noisy("loss", "training"), { name: "validation", points: val, className: "val" }], floor),
       chart("Learning rate", "", [{ name: "learning rate", points: column("lr"), className: "train" }]),
       chart("Gradient norm", "", noisy("grad_norm", "gradient norm")),
       chart("Speed", "tokens per second", noisy("tokens_per_second", "speed")));
-    texts.replaceChildren(...(samples.length ? [h("h2", {}, "Samples")] : []), ...samples.slice(-20).reverse().map(({ step, prompt, text }) =>
-      h("article", {}, h("h3", {}, `Step ${step?.toLocaleString("en")}`), h("p", { className: "sample" }, h("b", {}, prompt ?? ""), text ?? ""))));
+    const sample = ({ step, prompt, text }) => h("article", {}, h("h3", {}, `Step ${n(step)}`),
+      h("p", { className: "sample" }, h("b", {}, prompt ?? ""), text ?? ""));
+    texts.replaceChildren(...(samples.length ? [h("h2", {}, "Samples")] : []), ...samples.slice(-20).reverse().map(sample));
   }
 
   return { element, show: () => app.runs.length && follow(), hide: () => control?.abort() };

@@ -4,7 +4,9 @@ import { api, bits, fail, h, legend, percent, runner, shown, sliders, spoken, st
 
 export function create(app) {
   const root = () => ({ id: null, text: "", logprob: null, parent: null, children: [] });
-  let tree = root(), end = tree, place = null, asked = null, timer = 0; // place: the token whose alternatives are shown
+  let tree = root(), end = tree; // the text is the path from the root to the end
+  let place = null; // the token whose alternatives are shown; null: what may follow the end
+  let asked = null, timer = 0, ended = false;
 
   const path = (node) => {
     const nodes = [];
@@ -57,9 +59,10 @@ export function create(app) {
     const body = { model: app.model.id, ids: path(end).map(({ id }) => id), n: settings.n(), sampling: settings.values() };
     place = null;
     row.select(-1, false);
+    ended = false;
     try {
       await stream("view/write", body, (token) => {
-        if (token.id === undefined) return;
+        if (token.ended) return (ended = true);
         end = child(end, token);
         row.add(end);
       }, signal);
@@ -72,8 +75,11 @@ export function create(app) {
     const nodes = path(end), known = nodes.filter(({ logprob, given }) => logprob !== null && !given);
     row.set(nodes);
     const total = known.reduce((sum, { logprob }) => sum + bits(logprob), 0);
-    mean.textContent = known.length ? `${known.length} tokens written, ${(total / known.length).toFixed(2)} bits each on average` : "";
-    branches.replaceChildren(list(tree) ?? h("p", { className: "quiet" }, "Choose another token, or write again: each text stays here."));
+    const average = `${known.length} tokens written, ${(total / known.length).toFixed(2)} bits each on average`;
+    mean.textContent = known.length ? average + (ended ? "; the model ended the text" : "") : "";
+    ended = false;
+    const none = h("p", { className: "quiet" }, "Choose another token, or write again: each text stays here.");
+    branches.replaceChildren(list(tree) ?? none);
     look(null);
   }
 
@@ -103,7 +109,8 @@ export function create(app) {
       asked?.abort();
       asked = new AbortController();
       const before = place ? place.parent : end;
-      const body = { model: app.model.id, ids: path(before).map(({ id }) => id), sampling: settings.values(), token: place?.id ?? null };
+      const ids = path(before).map(({ id }) => id);
+      const body = { model: app.model.id, ids, sampling: settings.values(), token: place?.id ?? null };
       try {
         const found = await api("view/next", body, asked.signal);
         title.textContent = place ? `Instead of “${shown(place.text)}”` : "What may come next";
@@ -122,8 +129,8 @@ export function create(app) {
     const p = h("i", { className: "p" }), q = h("i", { className: "q" });
     p.style.width = `${100 * token.p}%`;
     q.style.width = `${100 * token.q}%`;
-    return h("li", {}, h("button", { type: "button", "aria-label": about, "aria-current": chosen ? "true" : null, title: `rank ${token.rank}`,
-      onclick: () => choose(token, before) },
+    const props = { type: "button", "aria-label": about, title: `rank ${token.rank}`, onclick: () => choose(token, before) };
+    return h("li", {}, h("button", { ...props, "aria-current": chosen ? "true" : null },
       h("b", {}, shown(token.text)), h("span", { className: "bar" }, p, q), h("span", {}, token.q ? percent(token.q) : "–")));
   }
 
