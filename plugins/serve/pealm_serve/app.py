@@ -1,29 +1,36 @@
 """The ASGI application: the API, the JSON endpoints of the page's views, and the page."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from pealm_serve import protocol
 from pealm_serve.engine import Engine
+from pealm_serve.errors import JSON, ApiError, answer_error
 from pealm_serve.guard import Guard, Limits
 
 STATIC = Path(__file__).parent / "static"
 
 
 def make_app(
-    engine: Engine, limits: Limits | None = None, *, api_key: str | None = None, hosts: tuple[str, ...] = ()
+    engine: Engine,
+    limits: Limits | None = None,
+    *,
+    api_key: str | None = None,
+    hosts: Collection[str] | None = None,
 ) -> Starlette:
-    """Return the application. api_key: what clients must send, or None. hosts: the accepted names of this machine in
-    the header Host, without port; (): all."""
+    """Return the application. api_key, hosts: as for Guard. `/health` and the page's files need no key."""
+    limits = limits or Limits()
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -31,11 +38,17 @@ def make_app(
             yield
 
     async def health(request: Request) -> Response:
-        return JSONResponse({"status": "ok", "active": engine.active})
+        return JSON({"status": "ok", "models": len(engine.models), "active": engine.active})
 
-    routes: list[BaseRoute] = [Route("/health", health)]
+    more: list[BaseRoute] = []
     if find_spec("pealm_serve.views"):
-        routes += import_module("pealm_serve.views").routes(engine)
-    routes.append(Mount("/", StaticFiles(directory=STATIC, html=True)))
-    guard = Middleware(Guard, limits=limits or Limits(), api_key=api_key, hosts=hosts)
-    return Starlette(routes=routes, middleware=[guard], lifespan=lifespan)
+        more = import_module("pealm_serve.views").routes(engine)
+    page = Mount("/", StaticFiles(directory=STATIC, html=True))
+    files = [f"/{path.relative_to(STATIC).as_posix()}" for path in STATIC.rglob("*") if path.is_file()]
+    guard = Middleware(Guard, limits=limits, api_key=api_key, hosts=hosts, public={"/", "/health", *files})
+    return Starlette(
+        routes=[Route("/health", health), *protocol.routes(engine, limits), *more, page],
+        middleware=[guard],
+        lifespan=lifespan,
+        exception_handlers={ApiError: answer_error, HTTPException: answer_error, Exception: answer_error},
+    )

@@ -7,11 +7,12 @@ behind the others. So a short request never waits for a long one, and no model i
 import asyncio
 import threading
 from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import aclosing, suppress
+from contextlib import aclosing, contextmanager, suppress
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from pealm_core import Sampling
+from pealm_serve.errors import ApiError
 from pealm_serve.generation import Piece, generate
 from pealm_serve.models import Loaded
 
@@ -21,11 +22,12 @@ T = TypeVar("T")
 class Engine:
     """The models by name, and the thread that runs them. `start` and `stop` it, or use it in a `with` statement.
 
-    stopping: set when the server was asked to end; an endless response (server-sent events) then returns.
+    concurrent: the most texts that are generated at the same time. stopping: set when the server was asked to end; an
+    endless response (server-sent events) then returns.
     """
 
-    def __init__(self, models: Mapping[str, Loaded]) -> None:
-        self.models = dict(models)
+    def __init__(self, models: Mapping[str, Loaded], concurrent: int = 64) -> None:
+        self.models, self.free = dict(models), concurrent
         self.stopping = asyncio.Event()
         self.active = 0  # iterators that are not finished yet
         self._ready: SimpleQueue[_Work | None] = SimpleQueue()
@@ -38,6 +40,18 @@ class Engine:
     def __exit__(self, *_: object) -> None:
         self._ready.put(None)
         self._thread.join()
+
+    @contextmanager
+    def seats(self, texts: int) -> Iterator[None]:
+        """Count texts that are generated in the body. Raises ApiError (429) if there would be too many."""
+        if texts > self.free:
+            message = f"the server is busy: {texts} more texts at the same time are too many; try again later"
+            raise ApiError(message, 429, code="server_busy", headers={"Retry-After": "1"})
+        self.free -= texts
+        try:
+            yield
+        finally:
+            self.free += texts
 
     async def run(self, name: str, function: Callable[..., T], *args: Any) -> T:
         """Return function(lm, *args) of a model, called in the model thread between two tokens.

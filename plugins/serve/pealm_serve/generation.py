@@ -20,7 +20,7 @@ class Piece:
     tokens. logprob: of the token (nats), before temperature and the other settings; None: of the first token of a
     prompt, which nothing precedes. top: (id, logprob) of the likeliest tokens, most likely first. finish: "stop" with
     the last piece of a row that ended by itself, "length" if it was cut. A token that ends a text is listed, and its
-    text is not.
+    text is not. made: whether it was generated; False: it is of a prompt.
     """
 
     row: int
@@ -29,6 +29,7 @@ class Piece:
     logprob: float | None
     top: list[tuple[int, float]] = field(default_factory=list)
     finish: Literal["stop", "length"] | None = None
+    made: bool = True
 
 
 def generate(
@@ -65,12 +66,12 @@ def score_prompt(lm: LM, ids: Sequence[int], top: int = 0) -> list[Piece]:
     """Return a piece for each token of a prompt, at most block_size of them, with "" as its text."""
     idx = torch.tensor([[*ids]], device=next(lm.model.parameters()).device)  # (1, T)
     logits, _ = lm.model(idx)  # (1, T, V)
-    pieces = [Piece(0, "", int(ids[0]), None)]
+    pieces = [Piece(0, "", int(ids[0]), None, made=False)]
     for start in range(0, len(ids) - 1, CHUNK):
         targets = idx[0, start + 1 : start + 1 + CHUNK]
         chosen, likeliest = logprobs_of(logits[0, start : start + len(targets)], targets, top)
         rows = zip(targets.tolist(), chosen, likeliest, strict=True)
-        pieces += [Piece(0, "", token, logprob, best) for token, logprob, best in rows]
+        pieces += [Piece(0, "", token, logprob, best, made=False) for token, logprob, best in rows]
     return pieces
 
 

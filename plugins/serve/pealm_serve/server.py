@@ -18,7 +18,7 @@ from pealm_serve.engine import Engine
 from pealm_serve.guard import Limits
 from pealm_serve.models import load_models
 
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
+LOOPBACK = ("localhost", "127.0.0.1", "[::1]")  # as the header Host spells them
 
 
 class Server(uvicorn.Server):
@@ -51,9 +51,9 @@ def run(paths: Sequence[str], *, host: str, port: int, api_key: str | None, brow
         )
     listener = listen(host, port)
     with listener:
-        engine = Engine(load_models(paths, **how))
         limits = Limits()
-        app = make_app(engine, limits, api_key=api_key, hosts=LOOPBACK if is_loopback(host) else ())
+        engine = Engine(load_models(paths, **how), limits.concurrent)
+        app = make_app(engine, limits, api_key=api_key, hosts={*LOOPBACK, host} if is_loopback(host) else None)
         config = uvicorn.Config(
             app,
             log_level="warning",
