@@ -134,7 +134,7 @@ MISTAKES = {
         "temperature must be from 0",
     ),
     "top-k": ("write", {"model": "fox", "ids": [], "sampling": {"top_k": 1.5}}, "top_k must be from 1"),
-    "nan": ("write", {"model": "fox", "ids": [], "sampling": {"top_p": math.nan}}, "top_p must be from"),
+    "nan": ("write", {"model": "fox", "ids": [], "sampling": {"top_p": math.nan}}, "NaN is not JSON"),
     "sampling": ("write", {"model": "fox", "ids": [], "sampling": [1]}, "sampling: an object is needed"),
     "n": ("write", {"model": "fox", "ids": [], "n": 10**9}, "n: a number from 1 to 1,000"),
     "step": ("write", {"model": "fox", "ids": [], "step": "../best"}, "fox has no checkpoint '../best'"),

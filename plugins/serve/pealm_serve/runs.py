@@ -3,7 +3,7 @@
 import asyncio
 import json
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,7 @@ def thinned(lines: list[Json]) -> list[Json]:
     return [line for number, line in enumerate(lines) if number % every == 0 or "val_loss" in line]
 
 
-async def follow(run: Path, stopping: asyncio.Event) -> AsyncIterator[Json]:
+async def follow(run: Path, stopping: asyncio.Event) -> AsyncGenerator[Json, None]:
     """Yield what a run has written, and then what it adds, until it ends or the server does."""
     metrics, samples, before = Lines(run / "metrics.jsonl"), Lines(run / "samples.jsonl"), None
     while True:

@@ -2,21 +2,23 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import aclosing
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from pealm_core import LM, PealmError, UserError, load
 from pealm_serve import inside
 from pealm_serve.engine import Engine
+from pealm_serve.errors import JSON, ApiError
 from pealm_serve.generation import Piece, generate
 from pealm_serve.models import Loaded
+from pealm_serve.params import parse
 from pealm_serve.runs import follow, run_of, steps_of
 
 Json = dict[str, Any]
@@ -54,11 +56,11 @@ class Views:
             steps = [path.name for path in steps_of(self.runs[name])] if name in self.runs else []
             facts = await self.engine.run(name, inside.about)
             found.append({"id": name, "chat": model.chat, "steps": steps, **facts})
-        return JSONResponse({"models": found, "runs": list(self.runs)})
+        return JSON({"models": found, "runs": list(self.runs)})
 
     async def encode(self, body: Json) -> Response:
         """Return the tokens of a text."""
-        return JSONResponse(await self._gathered(inside.encoded(self._model(body).lm, _text(body))))
+        return JSON(await self._gathered(inside.encoded(self._model(body).lm, _text(body))))
 
     async def following(self, body: Json) -> Response:
         """Return the likeliest next tokens after ids."""
@@ -67,17 +69,17 @@ class Views:
         if token is not None:
             inside.checked_ids(model.lm, [token])
         chosen = inside.sampling(body.get("sampling", {}))
-        return JSONResponse(await self.engine.run(model.name, inside.following, ids, chosen, token))
+        return JSON(await self.engine.run(model.name, inside.following, ids, chosen, token))
 
     async def inside(self, body: Json) -> Response:
         """Return what a model does with a text, layer by layer, so that others have their turns."""
-        return JSONResponse(await self._gathered(inside.inside(self._model(body).lm, _text(body))))
+        return JSON(await self._gathered(inside.inside(self._model(body).lm, _text(body))))
 
     async def neighbours(self, body: Json) -> Response:
         """Return the tokens whose embeddings are nearest to one's."""
         model = self._model(body)
         (token,) = inside.checked_ids(model.lm, [body.get("token")])
-        return JSONResponse(await self.engine.run(model.name, inside.neighbours, token))
+        return JSON(await self.engine.run(model.name, inside.neighbours, token))
 
     async def write(self, body: Json) -> Response:
         """Stream a continuation of ids, or of a text whose tokens come first, marked as given."""
@@ -95,31 +97,33 @@ class Views:
         if type(n) is not int or not 1 <= n <= MOST_TOKENS:
             raise UserError(f"n: a number from 1 to {MOST_TOKENS:,} is needed")
         work = generate(lm, ids or lm.encode(""), inside.sampling(body.get("sampling", {}), max_new_tokens=n))
-        return _events(self._written(first, self.engine.turns(work)))
+        return _events(self._written(first, work))
 
     async def _gathered(self, parts: Iterator[Json]) -> Json:
         """Return one object of the parts that an iterator yields, each in its turn."""
         found: Json = {}
-        async with aclosing(self.engine.turns(parts)) as turns:
-            async for part in turns:
-                found |= part
+        with self.engine.seats(1):
+            async with aclosing(self.engine.turns(parts)) as turns:
+                async for part in turns:
+                    found |= part
         return found
 
-    async def _written(self, first: list[Json], steps: AsyncIterator[list[Piece]]) -> AsyncIterator[Json]:
+    async def _written(self, first: list[Json], work: Iterator[list[Piece]]) -> AsyncGenerator[Json, None]:
         for token in first:
             yield token
-        async with aclosing(steps):  # type: ignore[type-var]
-            async for (piece,) in steps:
-                if piece.finish == "stop":
-                    yield {"ended": True}
-                else:
-                    yield {"id": piece.id, "text": piece.text, "logprob": piece.logprob}
+        with self.engine.seats(1):
+            async with aclosing(self.engine.turns(work)) as steps:
+                async for (piece,) in steps:
+                    if piece.finish == "stop":
+                        yield {"ended": True}
+                    else:
+                        yield {"id": piece.id, "text": piece.text, "logprob": piece.logprob}
 
     async def follow(self, request: Request) -> Response:
         """Stream what a run has written, and what it adds."""
         run = self.runs.get(request.path_params["name"])
         if run is None:
-            return _failure(404, f"no run {request.path_params['name']!r}")
+            raise ApiError(f"no run {request.path_params['name']!r}", 404)
         return _events(follow(run, self.engine.stopping))
 
     def _name(self, body: Json) -> str:
@@ -146,30 +150,23 @@ def _text(body: Json) -> str:
         raise UserError("text: a string is needed")
     if len(text) > MOST_TEXT:
         raise UserError(f"text: {len(text):,} characters are too many; at most {MOST_TEXT:,} are read")
-    text.encode()  # a half of a surrogate pair is a ValueError
     return text
 
 
 async def _answer(handler: Callable[[Json], Awaitable[Response]], request: Request) -> Response:
     try:
-        body = json.loads(await request.body())
-        if not isinstance(body, dict):
-            raise UserError("the body: an object is needed")
-        return await handler(body)
-    except (PealmError, ValueError, RecursionError) as error:
-        return _failure(400, str(error) or type(error).__name__)
+        return await handler(parse(await request.body()))
+    except (PealmError, ValueError) as error:
+        raise ApiError(str(error)) from error
 
 
-def _failure(status: int, message: str) -> Response:
-    return JSONResponse({"error": {"message": message}}, status_code=status)
-
-
-def _events(items: AsyncIterator[Json]) -> Response:
-    async def lines() -> AsyncIterator[str]:
-        try:
-            async for item in items:
-                yield f"data: {json.dumps(item)}\n\n"
-        except PealmError as error:
-            yield f"data: {json.dumps({'error': {'message': str(error)}})}\n\n"
+def _events(items: AsyncGenerator[Json, None]) -> Response:
+    async def lines() -> AsyncGenerator[str, None]:
+        async with aclosing(items):
+            try:
+                async for item in items:
+                    yield f"data: {json.dumps(item)}\n\n"
+            except (PealmError, ApiError) as error:
+                yield f"data: {json.dumps({'error': {'message': str(error)}})}\n\n"
 
     return StreamingResponse(lines(), media_type="text/event-stream")
