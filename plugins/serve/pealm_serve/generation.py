@@ -41,7 +41,7 @@ def generate(
     decoders = [stream_decoder(lm.tokenizer) for _ in range(sampling.num_samples)]
     stoppers = [Stopper(sampling.stop) for _ in decoders]
     active = [*range(sampling.num_samples)]
-    for step, (drawn, logits) in enumerate(generate_steps(lm.model, [ids], sampling), 1):
+    for step, (drawn, logits) in enumerate(generate_steps(lm.model, [ids], sampling, graphs=lm.graphs), 1):
         chosen, likeliest = logprobs_of(logits, drawn, top)
         tokens, pieces = drawn.tolist(), []
         for row in active:

@@ -1,0 +1,316 @@
+"""Turns, clients that leave, signals, limits, keys, hosts, hostile requests."""
+
+import asyncio
+import http.client
+import json
+import os
+import re
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+import httpx2 as httpx
+import pytest
+
+from pealm_core import Sampling
+from pealm_serve import engine as engine_module
+from pealm_serve.engine import Engine
+from pealm_serve.guard import CSP, Limits
+from pealm_testing import CommandConformance
+
+ROOT = Path(__file__).parents[2]
+LONG = {"model": "char-transformer", "prompt": "A", "max_tokens": 4000}
+PATIENCE = 60.0  # seconds
+
+
+class TestCommand(CommandConformance):
+    spec = "serve"
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for what will happen soon. Fails after PATIENCE."""
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+def test_work_takes_turns() -> None:
+    order: list[str] = []
+
+    def work(name: str, steps: int) -> Iterator[int]:
+        for step in range(steps):
+            order.append(name)
+            yield step
+
+    async def drain(engine: Engine, name: str, steps: int) -> list[int]:
+        return [step async for step in engine.turns(work(name, steps))]
+
+    async def both(engine: Engine) -> list[list[int]]:
+        held = threading.Event()  # the thread waits until both are in the queue
+        first = asyncio.ensure_future(drain(engine, "long", 50))
+        engine._ready.put(engine_module._Work(iter([None]), lambda more, item: held.wait(PATIENCE) and None))
+        await asyncio.sleep(0)
+        second = asyncio.ensure_future(drain(engine, "short", 5))
+        await asyncio.sleep(0)
+        held.set()
+        return [*await asyncio.gather(first, second)]
+
+    with Engine({}) as engine:
+        assert asyncio.run(both(engine)) == [[*range(50)], [*range(5)]]
+    start = order.index("short")
+    assert order[start : start + 9] == ["short", "long"] * 4 + ["short"]
+
+
+def test_a_short_request_does_not_wait_for_a_long_one(server: Any) -> None:
+    with server.client.stream("POST", "/v1/completions", json={**LONG, "stream": True}) as long:
+        lines = long.iter_lines()
+        assert next(lines).startswith("data: ")
+        short = server.post("/v1/completions", {"prompt": "B", "max_tokens": 3})
+        assert short.json()["usage"]["completion_tokens"] == 3
+        assert server.engine.active == 1  # the long one is still at work
+    until(lambda: server.engine.active == 0)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_leaves_frees_its_work(server: Any, monkeypatch: pytest.MonkeyPatch, stream: bool) -> None:
+    steps, closed = list[int](), threading.Event()
+
+    def watched(*args: Any, **more: Any) -> Iterator[Any]:
+        try:
+            for step in generate(*args, **more):
+                steps.append(1)
+                yield step
+        finally:
+            closed.set()
+
+    generate = engine_module.generate
+    monkeypatch.setattr(engine_module, "generate", watched)
+    body = json.dumps({**LONG, "stream": stream}).encode()
+    host, _, port = server.host.partition(":")
+    with socket.create_connection((host, int(port))) as connection:
+        head = f"POST /v1/completions HTTP/1.1\r\nHost: {server.host}\r\nContent-Length: {len(body)}\r\n\r\n"
+        connection.sendall(head.encode() + body)
+        until(lambda: bool(steps))
+    assert closed.wait(PATIENCE)
+    assert len(steps) < LONG["max_tokens"]  # type: ignore[operator]
+    until(lambda: server.engine.active == 0 and server.engine.free == 64)
+
+
+def test_leaving_before_the_first_turn_calls_nothing() -> None:
+    called: list[int] = []
+
+    async def leave(engine: Engine) -> None:
+        held = threading.Event()
+        engine._ready.put(engine_module._Work(iter([None]), lambda more, item: held.wait(PATIENCE) and None))
+        work = asyncio.ensure_future(engine.turns(iter(called.append(1) or [1])).__anext__())  # type: ignore[func-returns-value]
+        await asyncio.sleep(0)
+        work.cancel()
+        await asyncio.gather(work, return_exceptions=True)
+        held.set()
+
+    with Engine({}) as engine:
+        called.clear()
+        asyncio.run(leave(engine))
+    assert engine.active == 0
+
+
+def test_an_error_of_the_model_reaches_the_caller_alone(loaded: Any) -> None:
+    def fails(lm: Any) -> None:
+        raise RuntimeError("on purpose")
+
+    async def ask(engine: Engine) -> str:
+        with pytest.raises(RuntimeError, match="on purpose"):
+            await engine.run("talk", fails)
+        async with aclosing(engine.stream("talk", [0], Sampling(max_new_tokens=3, seed=1), ends=())) as pieces:
+            return " ".join([piece.finish or "-" async for piece in pieces])
+
+    with Engine(loaded) as engine:
+        assert asyncio.run(ask(engine)) == "- - length"
+
+
+def test_a_failure_is_an_error_in_the_form_of_the_protocol(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*args: Any, **more: Any) -> Iterator[Any]:
+        raise RuntimeError("secret")
+        yield
+
+    monkeypatch.setattr(engine_module, "generate", fails)
+    for stream in (False, True):
+        answer = server.post("/v1/completions", {"prompt": "a", "stream": stream})
+        assert answer.status_code == 500 and answer.json()["error"]["type"] == "server_error"
+        assert "secret" not in answer.text
+    assert server.engine.active == 0 and server.engine.free == 64
+
+
+def test_limits(small: Any) -> None:
+    with small(Limits(body=1000, max_tokens=50, concurrent=2, choices=4)) as server:
+        path = "/v1/completions"
+        assert server.error(path, {"prompt": "a" * 2000}) == (
+            413,
+            "the body of the request is larger than 1,000 bytes",
+        )
+        assert server.error(path, {"prompt": "a", "max_tokens": 51})[0] == 400
+        assert server.error(path, {"prompt": ["a", "b"], "n": 3})[0] == 400
+        status, message = server.error(path, {"prompt": "a", "n": 3})
+        assert status == 429 and "busy" in message
+        assert server.post(path, {"prompt": "a", "n": 2, "max_tokens": 2}).status_code == 200
+
+
+def test_requests_beyond_the_limit_are_refused_at_once(small: Any) -> None:
+    with (
+        small(Limits(concurrent=1)) as server,
+        server.client.stream("POST", "/v1/completions", json={**LONG, "stream": True}) as long,
+    ):
+        lines = long.iter_lines()  # if it is not kept, the connection is closed
+        next(lines)
+        answer = server.post("/v1/completions", {"prompt": "a"})
+        assert answer.status_code == 429 and answer.headers["Retry-After"] == "1"
+        assert server.post("/tokenize", {"prompt": "ab"}).json()["count"] == 2  # what takes no time is answered
+
+
+def test_time_is_limited(small: Any) -> None:
+    with small(Limits(seconds=0.2)) as server:
+        assert server.error("/v1/completions", LONG)[0] == 504
+        events = server.post("/v1/completions", {**LONG, "stream": True}).text.split("\n\n")
+        assert "longer than 0.2 seconds" in json.loads(events[-3].removeprefix("data: "))["error"]["message"]
+        assert events[-2] == "data: [DONE]"
+        until(lambda: server.engine.active == 0)
+
+
+def test_a_slow_body_is_refused(small: Any) -> None:
+    with small(Limits(body_seconds=0.05)) as server:
+        connection = http.client.HTTPConnection(server.host, timeout=PATIENCE)
+        connection.putrequest("POST", "/v1/completions")
+        connection.putheader("Content-Length", "100")
+        connection.endheaders(b"{")
+        answer = connection.getresponse()
+        assert answer.status == 408 and json.loads(answer.read())["error"]["message"]
+        connection.close()
+
+
+def test_a_key_is_needed_for_all_but_the_page(small: Any) -> None:
+    with small(api_key="s3cret") as server:
+        for path in ("/v1/models", "/tokenizer_info", "/view/models", "/nothing", "//"):
+            for key in (None, "Bearer", "Bearer s3cre", "Basic s3cret", "s3cret", "Bearer s3cret\xff"):
+                headers = {} if key is None else {"Authorization": key.encode("latin-1")}
+                answer = server.get(path, headers=headers)
+                assert (answer.status_code, answer.json()["error"]["code"]) == (401, "invalid_api_key"), path
+        assert server.error("/v1/completions", {"prompt": "a"})[0] == 401
+        right = {"Authorization": "Bearer s3cret"}
+        assert server.get("/v1/models", headers=right).status_code == 200
+        assert server.post("/v1/completions", {"prompt": "a"}, headers=right).status_code == 200
+        for path in ("/", "/index.html", "/health"):
+            assert server.get(path).status_code == 200
+
+
+def test_other_machines_need_a_key(pealm: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PEALM_API_KEY", raising=False)
+    for host in ("0.0.0.0", "::", "192.0.2.1", "example.invalid"):
+        done = pealm("serve", "--ckpt", ROOT / "weights/char-bigram", "--host", host)
+        assert done.code == 2 and "--api-key" in done.err
+    done = pealm("serve", "--ckpt", ROOT / "weights/char-bigram", "--host", "0.0.0.0", "--api-key", "")
+    assert done.code == 2 and "--api-key" in done.err
+
+
+def test_a_taken_port_and_a_wrong_checkpoint_are_named(pealm: Callable[..., Any], tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = pealm("serve", "--ckpt", ROOT / "weights/char-bigram", "--port", port)
+    assert done.code == 2 and f"--port {port}: Address already in use" in done.err
+    assert pealm("serve", "--ckpt", tmp_path, "--port", 0).code == 2
+    twice = ["--ckpt", ROOT / "weights/char-bigram"] * 2
+    assert "named twice" in pealm("serve", *twice, "--port", 0).err
+
+
+def test_only_names_of_this_machine_are_answered(server: Any) -> None:
+    """A page whose name was changed to 127.0.0.1 (DNS rebinding) sends its own name."""
+    port = server.host.partition(":")[2]
+    for host in ("evil.example", f"evil.example:{port}", "127.0.0.1.evil.example", "localhost.", "", "127.0.0.1@x"):
+        answer = server.get("/v1/models", headers={"Host": host})
+        assert answer.status_code in (400, 403) and "data" not in answer.text
+    for host in (f"localhost:{port}", "LOCALHOST", "[::1]:1"):
+        assert server.get("/v1/models", headers={"Host": host}).status_code == 200
+
+
+def test_pages_of_other_sites_are_refused(server: Any) -> None:
+    for origin in ("http://evil.example", "null", "", "http://127.0.0.1:1", f"http://{server.host}.evil.example"):
+        answer = server.post("/v1/completions", {"prompt": "a"}, headers={"Origin": origin})
+        assert answer.status_code == 403 and "access-control-allow-origin" not in answer.headers
+    own = server.post("/v1/completions", {"prompt": "a"}, headers={"Origin": server.url})
+    assert own.status_code == 200 and "access-control-allow-origin" not in own.headers
+    assert server.client.options("/v1/completions").status_code == 405
+
+
+def test_no_file_outside_the_page_is_served(server: Any) -> None:
+    paths = (
+        "/../guard.py",
+        "/%2e%2e/guard.py",
+        "/..%2fguard.py",
+        "/static/../../app.py",
+        "//etc/passwd",
+        "/%2fetc/passwd",
+    )
+    for path in (*paths, "/....//guard.py", "/index.html%00.py", "/./../server.py", "/..\\guard.py", "/__init__.py"):
+        connection = http.client.HTTPConnection(server.host, timeout=PATIENCE)
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        assert answer.status == 404 and b"import" not in answer.read(), path
+        connection.close()
+
+
+def test_all_answers_have_the_security_headers(server: Any) -> None:
+    for path in ("/", "/v1/models", "/nothing", "/health"):
+        for headers in ({}, {"Host": "evil.example"}):
+            answer = server.get(path, headers=headers)
+            assert answer.headers["content-security-policy"] == CSP and "server" not in answer.headers
+            assert answer.headers["x-content-type-options"] == "nosniff"
+    assert "unsafe" not in CSP and "http" not in CSP and "default-src 'none'" in CSP
+
+
+def test_malformed_requests_are_answered_with_errors(server: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    storm = runpy.run_path(str(ROOT / "scripts" / "proof" / "serve_storm.py"))["storm"]
+    statuses, failures = storm(server.host, 300, 7)
+    assert failures == 0, capsys.readouterr().out
+    assert statuses[400] > 50 and statuses[200] > 10
+    assert server.engine.free == 64
+    until(lambda: server.engine.active == 0)
+
+
+@pytest.fixture(scope="module")
+def process() -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A server as users start it, and its address."""
+    environment = {**os.environ, "PEALM_API_KEY": "k"}
+    command = [sys.executable, "-m", "pealm_core._pealm", "serve", "--port", "0", "--device", "cpu"]
+    command += ["--ckpt", str(ROOT / "weights" / "char-transformer")]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as started:
+        assert started.stderr is not None
+        line = started.stderr.readline()
+        address = re.search(r"serving char-transformer at (http://127\.0\.0\.1:\d+) ", line)
+        assert address, line + started.stderr.read()
+        yield started, address[1]
+        started.kill()
+
+
+def test_sigterm_finishes_what_streams(process: tuple[subprocess.Popen[str], str]) -> None:
+    server, url = process
+    body = {"prompt": "A", "max_tokens": 1500, "stream": True}
+    with httpx.stream(
+        "POST", f"{url}/v1/completions", json=body, headers={"Authorization": "Bearer k"}, timeout=60
+    ) as answer:
+        lines = filter(None, answer.iter_lines())
+        events = [next(lines)]
+        server.send_signal(signal.SIGTERM)
+        events += lines
+    assert events[-1] == "data: [DONE]" and len(events) == 1501
+    assert server.wait(PATIENCE) == -signal.SIGTERM
+    assert server.stderr is not None and server.stderr.read() == ""
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{url}/health")
