@@ -16,6 +16,9 @@ from pea import Value, viz, walk
 from pea.nn import MLP
 
 
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+
+
 def last_gradients(lines: list[str]) -> dict[str, float]:
     """What the lines add up to, by name."""
     found: dict[str, float] = {}
@@ -59,6 +62,7 @@ def test_the_demo_walks_without_a_terminal() -> None:
     done = subprocess.run([sys.executable, "-m", "pea", "--walk"], capture_output=True, text=True, check=True)
     assert "  loss = v5 ** 2 = 2.138\n" in done.stdout and "  grad w2 += slope 2 * grad v2 = -4.6\n" in done.stdout
     assert done.stdout.endswith("the loss was 2.138 and is now 0.08623\n")
+    assert f"```text\n{done.stdout}```" in (DOCS / "pea.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -108,6 +112,8 @@ def test_the_page_of_a_graph_is_one_file(tmp_path: Path) -> None:
     page = Page(target.read_text(encoding="utf-8"))
     assert {"svg", "table"} <= {*page.tags} and "script" not in page.tags and page.loads == []
     assert "url(" not in target.read_text() and "<!DOCTYPE svg" not in target.read_text()
+    shown = Page((DOCS / "assets" / "neuron.html").read_text(encoding="utf-8"))
+    assert shown.cells == page.cells  # dot may place boxes elsewhere
     rows = {page.cells[i]: page.cells[i + 1 : i + 3] for i in range(0, len(page.cells), 3)}
     assert rows["w2"][0] == "-0.5" and float(rows["w2"][1]) == pytest.approx(-4.5995, abs=1e-3)
     assert [p.name for p in tmp_path.iterdir()] == ["neuron.html"]
