@@ -15,7 +15,6 @@ import pytest
 from pea import Value, viz, walk
 from pea.nn import MLP
 
-
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 
