@@ -64,7 +64,11 @@ class Running:
 def running(engine: Engine, limits: Limits | None = None, api_key: str | None = None) -> Iterator[Running]:
     """Run a server for an engine."""
     app = make_app(engine, limits, api_key=api_key, hosts=LOOPBACK)
-    server = Quiet(uvicorn.Config(app, port=0, log_level="critical", lifespan="on", timeout_graceful_shutdown=5))
+    server = Quiet(
+        uvicorn.Config(
+            app, port=0, log_level="critical", lifespan="on", server_header=False, timeout_graceful_shutdown=5
+        )
+    )
     thread = threading.Thread(target=server.run)
     thread.start()
     try:

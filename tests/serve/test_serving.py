@@ -198,7 +198,7 @@ def test_a_slow_body_is_refused(small: Any) -> None:
 
 def test_a_key_is_needed_for_all_but_the_page(small: Any) -> None:
     with small(api_key="s3cret") as server:
-        for path in ("/v1/models", "/tokenizer_info", "/view/models", "/nothing", "//"):
+        for path in ("/v1/models", "/tokenizer_info", "/view/models", "/nothing", "/static/"):
             for key in (None, "Bearer", "Bearer s3cre", "Basic s3cret", "s3cret", "Bearer s3cret\xff"):
                 headers = {} if key is None else {"Authorization": key.encode("latin-1")}
                 answer = server.get(path, headers=headers)
@@ -301,7 +301,7 @@ def process() -> Iterator[tuple[subprocess.Popen[str], str]]:
 
 def test_sigterm_finishes_what_streams(process: tuple[subprocess.Popen[str], str]) -> None:
     server, url = process
-    body = {"prompt": "A", "max_tokens": 1500, "stream": True}
+    body = {"prompt": "A", "max_tokens": 200, "stream": True}
     with httpx.stream(
         "POST", f"{url}/v1/completions", json=body, headers={"Authorization": "Bearer k"}, timeout=60
     ) as answer:
@@ -309,7 +309,7 @@ def test_sigterm_finishes_what_streams(process: tuple[subprocess.Popen[str], str
         events = [next(lines)]
         server.send_signal(signal.SIGTERM)
         events += lines
-    assert events[-1] == "data: [DONE]" and len(events) == 1501
+    assert events[-1] == "data: [DONE]" and len(events) == 201
     assert server.wait(PATIENCE) == -signal.SIGTERM
     assert server.stderr is not None and server.stderr.read() == ""
     with pytest.raises(httpx.ConnectError):

@@ -2,6 +2,7 @@
 
 import asyncio
 import ipaddress
+import re
 import socket
 import threading
 import webbrowser
@@ -49,6 +50,8 @@ def run(paths: Sequence[str], *, host: str, port: int, api_key: str | None, brow
         raise UserError(
             f"--host {host}: other machines could use the models; give --api-key KEY or set PEALM_API_KEY"
         )
+    if api_key is not None and not re.fullmatch("[!-~]+", api_key):
+        raise UserError("--api-key: use at least one character, only ASCII, and no spaces")
     listener = listen(host, port)
     with listener:
         limits = Limits()
