@@ -37,7 +37,6 @@ def train(run: Path, steps: int) -> None:
 
 def draw(run: Path, target: Path) -> list[list[float]]:
     """Draw the attention of the best induction head; return each head's mean attention to the token after."""
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
     lm = pealm_core.load(run)
@@ -54,7 +53,7 @@ def draw(run: Path, target: Path) -> list[list[float]]:
     axes.set_xlabel("is read")
     axes.set_ylabel("reads")
     target.parent.mkdir(parents=True, exist_ok=True)
-    FigureCanvasSVG(figure).print_svg(target, metadata={"Date": None})
+    figure.savefig(target, format="svg", metadata={"Date": None})
     found: list[list[float]] = scores.tolist()
     return found
 
