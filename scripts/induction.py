@@ -1,0 +1,74 @@
+"""Train a small model on letters that repeat, find its induction heads, and draw what the best one attends to.
+
+    python scripts/induction.py               # trains runs/induction, or uses it if it exists
+    python scripts/induction.py --steps 50    # fewer steps
+
+The picture is docs/assets/induction.svg.
+"""
+
+import argparse
+import random
+from pathlib import Path
+from typing import Any
+
+import pealm_core
+
+ROOT = Path(__file__).resolve().parent.parent
+LETTERS = "abcdefghijklmnop"
+HALF = "kfbmadpgch"  # ten letters in an order that the model has never seen
+MODEL: dict[str, Any] = {"name": "sprout", "ngram": 2, "n_layer": 2, "n_head": 4, "n_embd": 48, "block_size": 64}
+
+
+def text(lines: int, seed: int = 0) -> str:
+    """Lines of 8 to 12 random letters, each five times in a row."""
+    rng = random.Random(seed)
+    return "".join("".join(rng.choice(LETTERS) for _ in range(rng.randint(8, 12))) * 5 + "\n" for _ in range(lines))
+
+
+def train(run: Path, steps: int) -> None:
+    """Train the model, if the run does not exist yet."""
+    if not (run / "config.toml").exists():
+        run.parent.mkdir(parents=True, exist_ok=True)
+        book = run.parent / "letters.txt"
+        book.write_text(text(8000))
+        how: dict[str, Any] = {"lr": 0.004, "batch_size": 32, "eval_every": 50, "eval_tokens": 4000, "seed": 1}
+        pealm_core.train(MODEL, {"text": str(book)}, steps=steps, optimizer="adamw", out=run, **how)
+
+
+def draw(run: Path, target: Path) -> list[list[float]]:
+    """Draw the attention of the best induction head; return each head's mean attention to the token after."""
+    from matplotlib.figure import Figure
+
+    lm = pealm_core.load(run)
+    trace = lm.trace(HALF * 2)
+    assert trace.attention is not None
+    scores = trace.attention[:, :, len(HALF) :].diagonal(1, 2, 3).mean(-1)  # (L, H)
+    layer, head = divmod(int(scores.argmax()), scores.shape[1])
+    figure = Figure(figsize=(5, 5), facecolor="white", layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(trace.attention[layer, head].numpy(), cmap="Blues", vmin=0, vmax=1)
+    axes.set_xticks(range(len(trace.tokens)), trace.tokens)
+    axes.set_yticks(range(len(trace.tokens)), trace.tokens)
+    axes.set_title(f"layer {layer + 1}, head {head + 1}", fontsize=11)
+    axes.set_xlabel("is read")
+    axes.set_ylabel("reads")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(target, format="svg", metadata={"Date": None})
+    found: list[list[float]] = scores.tolist()
+    return found
+
+
+def main() -> None:
+    """Train, draw, and print the heads."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--run", type=Path, default=ROOT / "runs" / "induction", help="the run's folder")
+    parser.add_argument("--steps", type=int, default=700, help="training steps")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "assets" / "induction.svg", help="the picture")
+    given = parser.parse_args()
+    train(given.run, given.steps)
+    for layer, heads in enumerate(draw(given.run, given.out), 1):
+        print(f"layer {layer}: " + "  ".join(f"{score:.2f}" for score in heads))
+
+
+if __name__ == "__main__":
+    main()
