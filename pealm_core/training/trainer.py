@@ -57,6 +57,7 @@ class Trainer:
     best_loss: float = math.inf
     val_loss: float | None = None  # of the last validation
     first_val_loss: float | None = None
+    stale: int = 0  # validations since the one with the lowest loss
     eval_seconds: float = 0.0  # what a validation takes
     validated: float | None = None  # the clock at the end of this process's last validation
     interrupted: int = 0  # the signal that asked the run to end, once every rank knows of it
