@@ -57,7 +57,6 @@ class Trainer:
     best_loss: float = math.inf
     val_loss: float | None = None  # of the last validation
     first_val_loss: float | None = None
-    stale: int = 0  # validations since the one with the lowest loss
     eval_seconds: float = 0.0  # what a validation takes
     validated: float | None = None  # the clock at the end of this process's last validation
     interrupted: int = 0  # the signal that asked the run to end, once every rank knows of it
@@ -71,10 +70,10 @@ class Trainer:
         self.budget, self.signals = Budget(self.settings), Signals(launched=self.world.size > 1)
         self.observers, self.recorder, self.saver = Observers(self), Recorder(self), Saver(self)
         self.val_losses: dict[str, float] = {}  # of the last validation by input, if there are several
+        self.read_every, self.stale = READ_EVERY[self.device.type], 0  # stale: validations since the lowest loss
         self.options, self.register_state = self.job.observer, self.observers.register_state  # for hooks
-        self.read_every = READ_EVERY[self.device.type]
         s, local = self.settings, self.settings.batch_size // self.world.size
-        self.micro_batch_size = min(s.micro_batch_size or local, local)  # sequences in a pass
+        self.micro_batch_size = min(s.micro_batch_size or local, local)  # in a pass
         self.batches = Batches(
             self.data.train,
             self.objective,

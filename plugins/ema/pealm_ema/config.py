@@ -11,7 +11,7 @@ class EMAConfig:
 
     decay: float | None = setting(
         None,
-        "decay of an average of the weights over about 1 / (1 - decay) steps; none: no average",
+        "decay of the average, over about 1 / (1 - decay) steps; none: no average",
         above=0,
         below=1,
     )

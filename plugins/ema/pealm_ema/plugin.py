@@ -32,7 +32,8 @@ def pealm_run_start(trainer: "Trainer") -> None:
         return
     from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-    averages[trainer] = AveragedModel(trainer.model, multi_avg_fn=get_ema_multi_avg_fn(decay))
+    update = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+    averages[trainer] = AveragedModel(trainer.model, multi_avg_fn=update)
     trainer.register_state("ema", averages[trainer])
 
 
