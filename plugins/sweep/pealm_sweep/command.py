@@ -6,7 +6,7 @@ import shlex
 import signal
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -51,19 +51,15 @@ def sweep(ctx: click.Context, file: Path, out: Path | None, jobs: int) -> None:
     folder = out or Path("runs") / file.stem
     train = _Train(ctx, plan, folder)
     train.check(file)
+    from pealm_sweep.study import Study
+
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        study = Study(plan, folder)
         train.write_base()
     except OSError as error:
         raise UserError(f"{folder}: the study's folder can't be written: {error.strerror}") from None
-    from pealm_sweep.study import Study
-
-    study = Study(plan, folder)
-    with _signals() as signals:
-        try:
-            _work(study, train, jobs, signals)
-        finally:
-            study.close()
+    with _signals() as signals, closing(study):
+        _work(study, train, jobs, signals)
     if signals:
         click.echo(f"interrupted; resume with: pealm sweep {shlex.quote(str(file))} --out {shlex.quote(str(folder))}")
         ctx.exit(128 + signals[0])
@@ -127,44 +123,47 @@ class _Train:
 
 def _work(study: Any, train: _Train, jobs: int, signals: list[int]) -> None:
     """Train until all trials are started and ours have ended, or a signal comes."""
-    from pealm_sweep.page import describe, write
+    from pealm_sweep.page import describe, printable, write
     from pealm_sweep.runner import Running, environment
 
     running: list[Running] = []
-    while not signals:
-        while len(running) < jobs and (trial := study.ask()) is not None:
-            slot = min(set(range(jobs)) - {other.slot for other in running})
-            run = study.folder / trial.user_attrs["run"]
-            running.append(Running(trial, run, train.words(trial.params), environment(slot, jobs), slot))
-            click.echo(f"{run.name}: {describe(trial.params)}")
-        if not running:
-            break
-        for one in list(running):
-            if (outcome := one.poll()) is None:
-                continue
-            running.remove(one)
-            study.tell(one.trial, outcome.value, outcome.reason, pruned=outcome.pruned)
-            result = "failed" if outcome.value is None else f"validation loss {outcome.value:.4f}"
-            more = f": {outcome.reason}" if outcome.reason else ", pruned" if outcome.pruned else ""
-            click.echo(f"{one.run.name}: {result}{more}")
-            write(study)
-            _check_hope(study)
-        time.sleep(POLL)
-    for one in running:
-        one.end()
-    for one in running:
-        if one.process is not None:
-            one.process.wait()
+    try:
+        while not signals:
+            while len(running) < jobs and (trial := study.ask()) is not None:
+                slot = min(set(range(jobs)) - {other.slot for other in running})
+                run = study.folder / trial.user_attrs["run"]
+                running.append(Running(trial, run, train.words(trial.params), environment(slot, jobs), slot))
+                click.echo(f"{run.name}: {describe(trial.params)}")
+            if not running:
+                break
+            for one in list(running):
+                if (outcome := one.poll()) is None:
+                    continue
+                running.remove(one)
+                study.tell(one.trial, outcome.value, outcome.reason, pruned=outcome.pruned)
+                result = "failed" if outcome.value is None else f"validation loss {outcome.value:.4f}"
+                more = f": {outcome.reason}" if outcome.reason else ", pruned" if outcome.pruned else ""
+                click.echo(printable(f"{one.run.name}: {result}{more}"))
+                write(study)
+                _check_hope(study)
+            time.sleep(POLL)
+    finally:
+        for one in running:
+            one.end()
+        for one in running:
+            one.wait()
     write(study)
 
 
 def _check_hope(study: Any) -> None:
     """Raise PealmError if the first trials have all failed."""
+    from pealm_sweep.page import printable
+
     states = [trial.state.name for trial in study.trials()]
     failed = [trial for trial in study.trials() if trial.state.name == "FAIL"]
     if len(failed) >= HOPELESS and not {"COMPLETE", "PRUNED"} & {*states}:
         reason = failed[-1].user_attrs["reason"]
-        raise PealmError(f"the first {len(failed)} trials have all failed; the last one: {reason}")
+        raise PealmError(printable(f"the first {len(failed)} trials have all failed; the last one: {reason}"))
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ STATES = {TrialState.COMPLETE: "done", TrialState.PRUNED: "pruned", TrialState.F
 STYLE = """
 :root { color-scheme: light dark; --ink: #222; --quiet: #767676; --mark: #0072b2; --best: #d55e00 }
 @media (prefers-color-scheme: dark) { :root { --ink: #ddd; --quiet: #999; --mark: #56b4e9; --best: #e69f00 } }
-body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); max-width: 1000px; margin: 2rem auto; padding: 0 1rem }
+body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); max-width: 1000px; margin: 2rem auto }
 table { border-collapse: collapse; display: block; overflow-x: auto }
 th, td { padding: .2rem .8rem .2rem 0; text-align: left; border-bottom: 1px solid #8883; white-space: nowrap }
 .charts { display: flex; flex-wrap: wrap; gap: 1rem } figure { margin: 0 } .best { font-weight: bold }
@@ -40,7 +41,7 @@ def describe(params: Mapping[str, Any]) -> str:
 
 def table(study: Study) -> str:
     """Return the trials as lines, the lowest loss first."""
-    rows = [["trial", "state", "val_loss", *study.plan.options, "reason"], *_rows(study)]
+    rows = [_head(study), *_rows(study)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
@@ -61,24 +62,20 @@ def render(study: Study, best: FrozenTrial | None, config: str) -> str:
     trials = [trial for trial in study.trials() if value_of(trial) is not None]
     charts = [_chart("trial", trials, lambda trial: trial.number, best)] if trials else []
     for name, option in study.plan.options.items():
-        values = [str(value) for value in option.values]
+        values = [_text(value) for value in option.values]
         if isinstance(option, Range):
-            charts.append(_chart(name, trials, lambda trial, name=name: trial.params[name], best, log=option.log))
+            charts.append(_chart(name, trials, partial(_number, name), best, log=option.log))
         else:
-            places = {value: place for place, value in enumerate(values)}
-            at: Callable[[FrozenTrial], float] = lambda t, name=name, places=places: places[str(t.params[name])]  # noqa: E731
-            charts.append(_chart(name, trials, at, best, ticks=values))
-    head = "".join(
-        f"<th>{escape(name)}</th>" for name in ["trial", "state", "val_loss", *study.plan.options, "reason"]
-    )
+            charts.append(_chart(name, trials, partial(_place, name, values), best, ticks=values))
+    head = "".join(f"<th>{escape(name)}</th>" for name in _head(study))
     marked = best and best.user_attrs["run"]
     body = "".join(
         f"<tr{' class=best' if row[0] == marked else ''}>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>"
         for row in _rows(study)
     )
-    found = (
-        f"best validation loss {best.value:.4f} ({marked}: {describe(best.params)})" if best else "no trial is done"
-    )
+    found = "no trial is done"
+    if best is not None:
+        found = f"best validation loss {best.value:.4f} ({marked}: {describe(best.params)})"
     return f"""<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
@@ -101,6 +98,10 @@ def value_of(trial: FrozenTrial) -> float | None:
     return None
 
 
+def _head(study: Study) -> list[str]:
+    return ["trial", "state", "val_loss", *study.plan.options, "reason"]
+
+
 def _rows(study: Study) -> list[list[str]]:
     """Return the cells of each trial, the lowest loss first, then pruned, failed and running ones."""
     order = {TrialState.COMPLETE: 0, TrialState.PRUNED: 1, TrialState.FAIL: 2}
@@ -114,15 +115,32 @@ def _rows(study: Study) -> list[list[str]]:
         loss, user = value_of(trial), trial.user_attrs
         cells = [_text(trial.params.get(name, "–")) for name in study.plan.options]
         state = STATES.get(trial.state, "running" if trial.state == TrialState.RUNNING else "waiting")
-        reason = "".join(c if c.isprintable() else "�" for c in str(user.get("reason", "")))
-        rows.append([user.get("run", "–"), state, "–" if loss is None else f"{loss:.4f}", *cells, reason])
+        row = [user.get("run", "–"), state, "–" if loss is None else f"{loss:.4f}", *cells, user.get("reason", "")]
+        rows.append([printable(str(cell)) for cell in row])
     return rows
 
 
+def _number(name: str, trial: FrozenTrial) -> float:
+    return float(trial.params[name])
+
+
+def _place(name: str, values: Sequence[str], trial: FrozenTrial) -> float:
+    return float(values.index(_text(trial.params[name])))
+
+
 def _text(value: Any) -> str:
-    return (
-        str(value).lower() if isinstance(value, bool) else f"{value:.6g}" if isinstance(value, float) else str(value)
-    )
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def printable(text: str) -> str:
+    """Return a text that takes one line and can't control a terminal.
+
+    >>> printable("a\\x1b[2J")
+    'a�[2J'
+    """
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def _chart(

@@ -14,7 +14,7 @@ import tomli_w
 from pealm_core import UserError
 
 SAMPLERS, PRUNING = ("tpe", "random", "grid"), ("median", "none")
-DEFAULTS = {"sampler": "tpe", "trials": None, "pruning": "median", "seed": 0, "options": None}
+DEFAULTS: dict[str, Any] = {"sampler": "tpe", "trials": None, "pruning": "median", "seed": 0, "options": None}
 TAKEN = ("out", "config", "print-config", "help")  # options that the sweep sets itself, or that train nothing
 LARGEST = 2**20  # bytes of the file
 MOST = 10_000  # trials

@@ -69,6 +69,11 @@ class Running:
             with suppress(ProcessLookupError):
                 self.process.terminate()
 
+    def wait(self) -> None:
+        """Wait until the process has ended."""
+        if self.process is not None:
+            self.process.wait()
+
     def _start(self) -> None:
         command = [sys.executable, "-m", "pealm", "train", *self.words, "--out", str(self.run)]
         with self.log.open("ab") as log:

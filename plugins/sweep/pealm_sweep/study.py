@@ -66,7 +66,7 @@ class Study:
     def best(self) -> FrozenTrial | None:
         """Return the completed trial with the lowest loss."""
         done = [trial for trial in self.trials() if trial.state == TrialState.COMPLETE]
-        return min(done, key=lambda trial: trial.value, default=None)
+        return min(done, key=lambda trial: trial.value or 0.0, default=None)
 
     def ask(self) -> Trial | None:
         """Start a trial; None if all are started."""
