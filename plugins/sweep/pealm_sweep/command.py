@@ -98,15 +98,17 @@ class _Train:
             base.write_text(self.plan.config(), encoding="utf-8")
             for name, option in self.plan.options.items():
                 for value in option.values[:CHECKED]:
-                    problems = []
+                    problem = ""
                     for attempt in range(ATTEMPTS):
                         others = {key: draw.choice(other.values) for key, other in self.plan.options.items()}
                         words = self.plan.words((others if attempt else first) | {name: value})
-                        if not (problem := self._refused(["--config", str(base), *words])):
+                        refused = self._refused(["--config", str(base), *words])
+                        problem = problem or refused
+                        if not refused or refused.startswith(f"--{name} "):  # the others don't matter
                             break
-                        problems.append(problem.replace(str(base), str(file)))
-                    else:
-                        raise UserError(f"{file}: {problems[0].splitlines()[0].removeprefix(f'{file}: ')}")
+                    if refused:
+                        line = problem.replace(str(base), str(file)).splitlines()[0]
+                        raise UserError(f"{file}: {line.removeprefix(f'{file}: ')}")
 
     def _refused(self, words: list[str]) -> str:
         """Return why `pealm train` does not accept a command line; "" if it does."""

@@ -1,5 +1,6 @@
 """A trial: `pealm train` in a process of its own, whose validation losses are read from its run folder."""
 
+import fcntl
 import json
 import math
 import os
@@ -29,7 +30,7 @@ class Outcome:
 
 @dataclass
 class Running:
-    """A trial that trains. Its process starts when no other one works in the run's folder."""
+    """A trial that trains. Its process starts when no other one works on the trial."""
 
     trial: Trial
     run: Path
@@ -49,7 +50,7 @@ class Running:
     def poll(self) -> Outcome | None:
         """Start the process if it may, report new losses, end it if the trial is pruned; return how it ended."""
         if self.process is None:
-            if not is_locked(self.run / ".lock"):  # by a process that a killed sweep has left
+            if not is_locked(self.log):  # by a process that a killed sweep has left
                 self._start()
             return None
         code = self.process.poll()  # before the losses are read, so that none is missed
@@ -77,6 +78,7 @@ class Running:
     def _start(self) -> None:
         command = [sys.executable, "-m", "pealm", "train", *self.words, "--out", str(self.run)]
         with self.log.open("ab") as log:
+            fcntl.flock(log, fcntl.LOCK_EX)  # which the process keeps until it ends: the file is its output
             # A session of its own: Ctrl-C is for the sweep, which asks its trials to end once.
             self.process = subprocess.Popen(
                 command,

@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import socket
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
@@ -22,6 +23,22 @@ from pealm_sweep.plan import Choices, Plan, Range
 WARM_UP = 3  # completed trials before one is pruned
 
 
+class _Lock:
+    """The journal's lock. The system releases it when a process is killed; Optuna's own would last for 30 seconds."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file.open("w")
+
+    def acquire(self) -> bool:
+        """Wait for the lock."""
+        fcntl.flock(self.file, fcntl.LOCK_EX)
+        return True
+
+    def release(self) -> None:
+        """Release it."""
+        fcntl.flock(self.file, fcntl.LOCK_UN)
+
+
 class Study:
     """The trials of a folder. While it is open, it holds a lock by which others see that its process lives."""
 
@@ -31,26 +48,18 @@ class Study:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         (folder / "workers").mkdir(parents=True, exist_ok=True)
         self.worker = f"{socket.gethostname()}-{os.getpid()}"
+        self._journal_lock: Any = _Lock(folder / ".journal.lock")
         self._alive = (folder / "workers" / self.worker).open("w")
         fcntl.flock(self._alive, fcntl.LOCK_EX)
         self.distributions = {name: _distribution(option) for name, option in plan.options.items()}
-        seed = plan.seed + os.getpid() if plan.sampler == "random" else plan.seed
-        samplers = {"tpe": optuna.samplers.TPESampler(seed=plan.seed, constant_liar=True)}
-        with self.locked():
-            try:
-                self.study = optuna.create_study(
-                    storage=JournalStorage(JournalFileBackend(str(folder / "study.journal"))),
-                    study_name="sweep",
-                    sampler=samplers.get(plan.sampler, optuna.samplers.RandomSampler(seed=seed)),
-                    pruner=optuna.pruners.MedianPruner(n_startup_trials=WARM_UP, n_warmup_steps=1)
-                    if plan.pruning
-                    else optuna.pruners.NopPruner(),
-                    load_if_exists=True,
-                )
-            except (ValueError, KeyError, TypeError) as error:
-                raise UserError(f"{folder / 'study.journal'} is not a study, or damaged: {error}") from error
-            self._check()
-            self._restart()
+        try:
+            with self.locked():
+                self.study = self._open()
+                self._check()
+                self._restart()
+        except BaseException:
+            self.close()
+            raise
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -99,6 +108,25 @@ class Study:
         with suppress(OSError):
             (self.folder / "workers" / self.worker).unlink()
         self._alive.close()
+        self._journal_lock.file.close()
+
+    def _open(self) -> optuna.Study:
+        plan, journal = self.plan, self.folder / "study.journal"
+        if plan.sampler == "tpe":
+            sampler: optuna.samplers.BaseSampler = optuna.samplers.TPESampler(seed=plan.seed, constant_liar=True)
+        else:  # of a grid, each trial's values are set
+            sampler = optuna.samplers.RandomSampler(seed=zlib.crc32(f"{plan.seed} {self.worker}".encode()))
+        pruner = optuna.pruners.MedianPruner(n_startup_trials=WARM_UP, n_warmup_steps=1)
+        try:
+            return optuna.create_study(
+                storage=JournalStorage(JournalFileBackend(str(journal), self._journal_lock)),
+                study_name="sweep",
+                sampler=sampler,
+                pruner=pruner if plan.pruning else optuna.pruners.NopPruner(),
+                load_if_exists=True,
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{journal} is not a study, or damaged: {error}") from error
 
     def _check(self) -> None:
         """Raise UserError unless the study has these options and the same config."""
