@@ -31,7 +31,7 @@ def test_the_fit(scaling: ModuleType) -> None:
 def test_a_miniseries(
     scaling: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    line = ["--width", "4", "--depths", "1,2,3", "--fraction", "0.5", "--stories", "100", "--out", tmp_path]
+    line = ["--width", "4", "--depths", "1,2,3", "--fraction", "0.2", "--stories", "100", "--out", tmp_path]
     monkeypatch.setattr(sys, "argv", ["scaling.py", *map(str, line)])
     scaling.main()
     table = capsys.readouterr().out.partition("gpt2, 4 features")[2].splitlines()

@@ -1,5 +1,6 @@
 """`--depth N`: the law behind it, what it sets in each model, and that such a model trains."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,20 @@ def test_twenty_tokens_a_parameter_and_whole_passes(depth: int) -> None:
     assert tokens == pytest.approx(20 * matrices, rel=0.01)
     assert train["batch_size"] % train["micro_batch_size"] == 0
     assert train["warmup_steps"] < train["steps"]
+
+
+def test_the_table_of_the_docs() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "trainer.md").read_text()
+    rows = re.findall(
+        r"^\| (\d+) \| ([\d,]+) \| ([\d,]+) \| ([\d,]+) \| ([\d,]+) \| ([\d.]+) \| ([\d,]+) \|", page, re.M
+    )
+    assert len(rows) == 9
+    for depth, *cells in rows:
+        preset = depth_preset(int(depth))
+        train, width = preset["train"], preset["n_embd"]
+        matrices = 12 * int(depth) * width**2
+        expected = [width, matrices, preset["block_size"], train["batch_size"], train["lr"], train["steps"]]
+        assert [float(cell.replace(",", "")) for cell in cells] == expected
 
 
 def test_a_larger_model_has_a_larger_batch_and_a_lower_rate() -> None:
