@@ -13,6 +13,7 @@ from importlib import import_module
 from pathlib import Path as _Path
 from typing import TYPE_CHECKING, Any
 
+from pealm_core.config.depth import depth_preset as depth_preset
 from pealm_core.config.paths import cache_root as cache_root
 from pealm_core.config.settings import Sampling as Sampling
 from pealm_core.contract.errors import PealmError as PealmError

@@ -31,6 +31,7 @@ THIRD_PARTY = {
     "gguf": "reads GGUF files",
     "matplotlib": "charts of the reports",
     "numpy": "token arrays",
+    "optuna": "searches hyperparameters",
     "packaging": "version numbers and their bounds",
     "pluggy": "hooks",
     "prompt-toolkit": "edits lines in the terminal",
@@ -42,10 +43,12 @@ THIRD_PARTY = {
     "rich": "tables and progress bars",
     "safetensors": "checkpoint files",
     "setuptools": "builds every distribution",
+    "tensorboard": "shows runs, if installed separately",
     "tiktoken": "OpenAI's encodings",
     "tokenizers": "learns byte-pair encodings",
     "tomli-w": "writes config files",
     "torch": "tensors and gradients",
+    "wandb": "shows runs, if installed separately",
 }
 
 

@@ -18,6 +18,7 @@ PACKAGES = (
     "pealm_conversations",
     "pealm_core",
     "pealm_data",
+    "pealm_ema",
     "pealm_fineweb",
     "pealm_formats",
     "pealm_gpt2",
@@ -36,10 +37,13 @@ PACKAGES = (
     "pealm_schedules",
     "pealm_serve",
     "pealm_sprout",
+    "pealm_sweep",
+    "pealm_tensorboard",
     "pealm_testing",
     "pealm_text",
     "pealm_tiktoken",
     "pealm_tinyshakespeare",
+    "pealm_wandb",
 )
 
 

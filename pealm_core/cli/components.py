@@ -136,7 +136,10 @@ def _options(flat: Mapping[str, type], args: Sequence[str]) -> Iterator[SettingO
 def _sources(given: Mapping[str, str], words: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Return what the settings come from: host, file, preset and words."""
     host, file = PluginHost.installed(), _config_file(given)
-    return {"host": host, "file": file, "preset": given.get("preset"), "words": words}
+    if "depth" in given and "preset" in given:
+        raise UserError("--depth and --preset exclude each other: give one of them")
+    preset = f"depth-{given['depth']}" if "depth" in given else given.get("preset")
+    return {"host": host, "file": file, "preset": preset, "words": words}
 
 
 def _config_file(given: Mapping[str, str]) -> Layer | None:

@@ -11,6 +11,7 @@ from pealm_core.cli.components import ComponentCommand
 from pealm_core.cli.sample import BASE
 from pealm_core.config.job import TRAINING, Job, check_training
 from pealm_core.config.settings import TrainSettings
+from pealm_core.config.toml_layers import option_name
 from pealm_core.hardware.launch import launched
 
 
@@ -19,6 +20,7 @@ from pealm_core.hardware.launch import launched
 @click.option("--out", type=click.Path(path_type=Path), metavar="RUN", help="Run folder; resumes if it exists.")
 @click.option("--config", metavar="FILE", help="TOML file with settings, for instance RUN/config.toml.")
 @click.option("--preset", metavar="NAME", help="Named settings of the model: sizes and tuned hyperparameters.")
+@click.option("--depth", metavar="N", help="Sizes, batch, rate and steps for N layers, compute-optimally.")
 @click.option("--tokenizer", metavar="NAME", help="Tokenizer (default: that of --init, else the model's).")
 @click.option("--tokenizer-dir", metavar="DIR", help="Use the tokenizer of this run, checkpoint or folder of shards.")
 @click.option("--optimizer", metavar="NAME", help="Optimizer (default: the model's, else adamw).")
@@ -43,9 +45,21 @@ def train(job: Job, out: Path | None, base: Path | None, print_config: bool, **s
         click.echo(explain(job))
         return
     check_training(job, launched()[1])
+    if sources["depth"] and launched()[0] == 0:
+        click.echo(chosen_by(job, f"preset depth-{sources['depth']}"))
     from pealm_core.training.train import train as run_training
 
     click.get_current_context().exit(run_training(job, out))
+
+
+def chosen_by(job: Job, preset: str) -> str:
+    """Return a table of what a preset has set, and of the tokens that the run reads."""
+    rows = [(t, job.rows(t)) for t in job.configs]
+    chosen = {option_name(t, k): str(v) for t, row in rows for k, (v, origin) in row.items() if origin == preset}
+    s, block = job.configs["train"], job.configs["model"].block_size
+    if s.steps:
+        chosen["tokens"] = f"{s.steps * s.batch_size * (s.block_size or block):,}"
+    return "\n".join(f"{preset.removeprefix('preset ')}  {option:<20} {value}" for option, value in chosen.items())
 
 
 def explain(job: Job) -> str:

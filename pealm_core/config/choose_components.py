@@ -153,11 +153,24 @@ def _find(host: PluginHost, file: Layer, table: str, name: str) -> Entry[Any]:
 def _model_layers(model: Entry[Any], file: Layer, preset: str | None) -> list[Layer]:
     """Return the layers below the command line, the lowest first. A run's own config replaces the recipe."""
     presets, dist = model.spec.presets, model.plugin.dist
+    if preset is not None and preset.startswith("depth-") and preset not in presets:
+        presets = {preset: _depth(model, preset.removeprefix("depth-"))}
     if preset is not None and preset not in presets:
         raise UserError(f"model {model.name!r} has no preset {preset!r}{did_you_mean(preset, presets)}")
     recipe = Layer("recipe", model.spec.recipe, dist=dist)
     chosen = Layer(f"preset {preset}", preset_tables(presets.get(preset, {})), dist=dist)
     return [file, chosen] if "versions" in file.tables else [recipe, chosen, file]
+
+
+def _depth(model: Entry[Any], text: str) -> Mapping[str, Any]:
+    """Return the preset of `--depth N`. Raises UserError."""
+    if not model.spec.depth:
+        raise UserError(f"--depth {text}: model {model.name!r} has no such preset; set its sizes one by one")
+    try:
+        return dict(model.load("depth")(int(text)))
+    except ValueError as error:
+        problem = error if text.isdecimal() else "not a number of layers"
+        raise UserError(f"--depth {text}: {problem}") from None
 
 
 def preset_tables(values: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

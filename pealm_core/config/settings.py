@@ -33,6 +33,7 @@ class TrainSettings:
     grad_clip: float = setting(1.0, "maximum norm of the gradient; 0: no clipping", at_least=0)
     eval_every: int = setting(250, "steps between validations; 0: only at the start and the end", at_least=0)
     eval_tokens: int = setting(200_000, "maximum validation tokens, the same ones each time", at_least=1)
+    patience: int = setting(0, "validations without a lower loss after which the run stops; 0: never", at_least=0)
     save_every: int = setting(1000, "steps between checkpoints; 0: only at the end", at_least=0)
     keep: int = setting(3, "newest checkpoints to keep; 0: all", at_least=0)
     sample_every: int = setting(0, "steps between generated texts (samples.jsonl); 0: none", at_least=0)
@@ -89,6 +90,6 @@ class Sampling:
 # The settings that may differ when a run resumes, as its schedule may: not sizes, data and seed.
 RESUMABLE = frozenset(
     {"steps", "max_seconds", "epochs", "lr", "warmup_steps", "grad_clip"}
-    | {"eval_every", "eval_tokens", "save_every", "keep", "sample_every", "sample_prompt"}
+    | {"eval_every", "eval_tokens", "patience", "save_every", "keep", "sample_every", "sample_prompt"}
     | {"micro_batch_size", "device", "dtype", "without"}
 )

@@ -57,10 +57,11 @@ class ModelSpec(Component, kind="model"):
     family:      the model that reads these checkpoints, if it is another one (`gpt2-pretrained` → `gpt2`).
     tokenizer:   the default tokenizer.
     presets:     name → config values, chosen with `--preset`; tables in it are defaults, as in a recipe.
+    depth:       called with N, returns the values of `--depth N`, as a preset has them.
     recipe:      defaults of the other tables (`train`, `optimizer`, `schedule`, `input`, ...) for this model.
     """
 
-    parts: ClassVar[tuple[str, ...]] = ("config", "factory", "pretrained", "vocabulary")
+    parts: ClassVar[tuple[str, ...]] = ("config", "factory", "pretrained", "vocabulary", "depth")
 
     config: Part = field()  # required
     pretrained: Part | None = None
@@ -68,6 +69,7 @@ class ModelSpec(Component, kind="model"):
     family: str | None = None
     tokenizer: str = "char"
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    depth: Part | None = None
     recipe: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 

@@ -134,7 +134,7 @@ def restore(trainer: Trainer, newest: Path | None, wrong: Sequence[str]) -> None
     if state["best_loss"] is not None and math.isfinite(on_disk):
         trainer.best_loss = state["best_loss"]
     trainer.val_loss, trainer.first_val_loss = state["val_loss"], state["first_val_loss"]
-    trainer.eval_seconds = state.get("eval_seconds", 0.0)
+    trainer.eval_seconds, trainer.stale = state.get("eval_seconds", 0.0), state.get("stale", 0)
     display.say(f"resuming from {newest}{_new_rate(run.dir / checkpoint.CONFIG, trainer)}")
 
 

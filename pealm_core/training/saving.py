@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from pealm_core.training.trainer import Trainer
 
 
-STATE = ("step", "sample", "seconds", "val_loss", "first_val_loss", "eval_seconds")  # of the trainer, in state.json
+# Of the trainer, in state.json.
+STATE = ("step", "sample", "seconds", "val_loss", "first_val_loss", "eval_seconds", "stale")
 
 
 class Snapshot:

@@ -70,11 +70,11 @@ class Trainer:
         self.budget, self.signals = Budget(self.settings), Signals(launched=self.world.size > 1)
         self.observers, self.recorder, self.saver = Observers(self), Recorder(self), Saver(self)
         self.val_losses: dict[str, float] = {}  # of the last validation by input, if there are several
+        self.read_every, self.stale = READ_EVERY[self.device.type], 0  # stale: validations since the lowest loss
         self.options, self.register_state = self.job.observer, self.observers.register_state  # for hooks
-        self.read_every = READ_EVERY[self.device.type]
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
         s, local = self.settings, self.settings.batch_size // self.world.size
-        self.micro_batch_size = min(s.micro_batch_size or local, local)  # sequences in a pass
+        self.micro_batch_size = min(s.micro_batch_size or local, local)  # in a pass
         self.batches = Batches(
             self.data.train,
             self.objective,

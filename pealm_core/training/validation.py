@@ -44,6 +44,9 @@ def validate(t: "Trainer") -> float | None:
     seconds = (counted[-1] - counted[0]) * (len(ends) - 1) / max(1, len(counted) - 1)
     t.eval_seconds = t.world.gather(seconds)[0][0]
     t.validated = t.clock()
+    t.stale = t.stale + 1 if t.step and t.val_loss >= t.best_loss else 0
+    if 0 < t.settings.patience <= t.stale:
+        t.stop(f"{t.stale} validations without a lower loss (--patience)")
     t.observers.call("pealm_validation_end", loss=t.val_loss)
     return t.val_loss
 

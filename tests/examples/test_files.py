@@ -38,7 +38,6 @@ RUNS = {
         "inverse_sqrt_cooldown",
         f"char-transformer {SIZES} --input.text book.txt --schedule inverse-sqrt-cooldown",
     ),
-    "ema": ("ema", f"char-transformer {SIZES} --input.text book.txt --sample-every 20"),
     "z-loss": ("z_loss", f"char-transformer {SIZES} --input.text book.txt --objective z-loss"),
     "distillation": (
         "distillation",
@@ -286,33 +285,6 @@ def test_the_rate_falls_as_its_formula_says(run_of: Callable[[str], Path]) -> No
     warm = [0.01 * step / 4 for step in range(1, 5)]
     expected = [0.01 * (1 + n / 200) ** -0.5 * min(1, (1 - n / 16) / 0.2) for n in range(16)]
     assert rates == pytest.approx([*warm, *expected])
-
-
-def test_best_has_the_mean_weights_and_is_what_is_validated(
-    run_of: Callable[[str], Path], pealm: Callable[..., Any]
-) -> None:
-    run, plain = run_of("ema"), rows(run_of("csv"))
-    assert [row["loss"] for row in rows(run)[1:]] == [row["loss"] for row in plain[1:]]  # training is not changed
-    assert rows(run)[-1]["val_loss"] != plain[-1]["val_loss"]
-    last = run / "checkpoints" / "step-00000020"
-    best, own, extra = (load_file(path) for path in (run / "best" / MODEL, last / MODEL, last / "extra.safetensors"))
-    (prefix,) = {name.removesuffix("head.weight") for name in extra if name.endswith("head.weight")}
-    for name, tensor in best.items():
-        assert torch.equal(tensor, extra[prefix + name])
-        assert not torch.equal(tensor, own[name])
-    assert pealm("sample", "--ckpt", run, "-n", 5).code == 0  # without the plugin
-
-
-def test_a_plugin_with_the_averaged_weights_is_needed(
-    pealm: Callable[..., Any], local: Callable[..., Path], folder: Path, tmp_path: Path
-) -> None:
-    """Otherwise, a run would go on with other weights in best/ than those that were asked for."""
-    text = (EXAMPLES / "ema.py").read_text().replace("averages.clear()", "1 / 0")
-    file = local("broken_ema", text)
-    words = ["--plugin", file, *f"train char-transformer {SIZES} --input.text book.txt {QUICK}".split()]
-    done = pealm(*words, "--out", tmp_path / "r")
-    assert done.code == 3 and "pealm_run_start failed at step 0: ZeroDivisionError" in done.err
-    assert len(done.err.splitlines()) == 1
 
 
 def test_the_z_loss_is_in_the_training_loss_alone(run_of: Callable[[str], Path]) -> None:

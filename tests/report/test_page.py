@@ -1,7 +1,9 @@
 """The page's text: all of it in one file, everything escaped, of a sane size."""
 
 import json
+import os
 import re
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -136,3 +138,34 @@ def test_where_it_can_t_be_written(pealm: Callable[..., Any], make_run: Make, ta
 
 def test_the_help_says_where_evaluations_belong(pealm: Callable[..., Any]) -> None:
     assert "pealm eval --ckpt RUN --output RUN/hellaswag.json" in " ".join(pealm("report", "--help").out.split())
+
+
+def test_the_machine_the_commit_and_the_study_of_a_run(
+    pealm: Callable[..., Any], book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def git(*words: str) -> str:
+        who = ("-c", "user.name=a", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false")
+        return subprocess.run(["git", *who, *words], check=True, capture_output=True, text=True).stdout.strip()
+
+    (code := tmp_path / "code").mkdir()
+    monkeypatch.chdir(code)
+    git("init", "-q")
+    (code / "model.py").write_text("first")
+    git("add", "model.py")
+    git("commit", "-q", "-m", "first")
+    git("tag", "v1")
+    (code / "model.py").write_text("second")
+    (tmp_path / "study" / "study.journal").parent.mkdir()
+    (tmp_path / "study" / "study.journal").write_text("")
+    run = tmp_path / "study" / "trial-0000"
+    assert (
+        pealm("train", "char-bigram", "--input.text", book, "--block-size", 8, "--steps", 2, "--out", run).code == 0
+    )
+    assert pealm("report", run).code == 0
+    page = (run / "report.html").read_text()
+    commit = git("rev-parse", "--short=12", "HEAD")
+    assert f"<dt>Git commit</dt><dd>{commit}-dirty</dd>" in page
+    assert "<dt>Study</dt><dd>study</dd>" in page and f"{os.cpu_count()} CPUs" in page
+    (run / "machine.json").write_text('{"cpu": "<b>", "cpus": [], "memory": 1e400, "git": ["x"]')
+    assert pealm("report", run).code == 0
+    assert "Git commit" not in (run / "report.html").read_text()

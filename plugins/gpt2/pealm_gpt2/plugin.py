@@ -22,6 +22,7 @@ def pealm_models() -> Iterator[ModelSpec]:
         factory="pealm_gpt2.model:GPT2",
         tokenizer="tiktoken",
         presets={**SIZES, "chat": CHAT},
+        depth="pealm_core:depth_preset",
         # 524,288 tokens a step; 19,073 steps are one epoch of 10 billion tokens.
         recipe={
             "train": {

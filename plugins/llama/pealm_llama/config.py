@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pealm_core import depth_preset as plain_preset
 from pealm_core import setting
 
 # SmolLM2's two small sizes, Qwen2.5's and Llama 3.2's smallest.
@@ -32,6 +33,11 @@ SIZES: dict[str, dict[str, Any]] = {
         "rope_factor": 32.0,
     },
 }
+
+
+def depth_preset(depth: int) -> dict[str, Any]:
+    """Return the preset of `--depth`, with as many heads of keys and values as of queries."""
+    return plain_preset(depth) | {"n_kv_head": None}
 
 
 @dataclass(frozen=True)

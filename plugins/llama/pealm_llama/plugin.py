@@ -33,6 +33,7 @@ def pealm_models() -> Iterator[ModelSpec]:
         factory="pealm_llama.model:Llama",
         tokenizer="bpe",
         presets=SIZES | {"nano": {**SIZES["nano"], **NANO}, "chat": CHAT},
+        depth="pealm_llama.config:depth_preset",
         # 524,288 tokens a step.
         recipe={
             "train": {

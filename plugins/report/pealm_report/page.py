@@ -14,6 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from pealm_core import PealmError
+from pealm_report import machine
 from pealm_report.curves import smooth, spread, thin
 from pealm_report.intervals import evaluations
 from pealm_report.reading import Run, is_number
@@ -129,6 +130,8 @@ def _about(run: Run) -> dict[str, str]:
     """What the summary says of a run; "–" where it is not known."""
     metrics, facts, best = run.metrics, run.facts, run.metrics.best
     steps = f" of {run.steps:,}" if run.steps else ""
+    about = machine.read(run.dir)
+    study = run.dir.absolute().parent.name if (run.dir.parent / "study.journal").is_file() else "–"
     speeds = [speed for speed in metrics.columns["tokens_per_second"] if math.isfinite(speed)]
     return {
         "Model": run.model,
@@ -147,6 +150,9 @@ def _about(run: Run) -> dict[str, str]:
         "Time": duration(metrics.at("seconds", -1) if (seconds := run.number("seconds")) is None else seconds),
         "Tokens per second (median)": f"{median(speeds):,.0f}" if speeds else "–",
         "Computed on": ", ".join(str(facts[key]) for key in ("device", "dtype") if key in facts) or "–",
+        "Machine": machine.described(about),
+        "Git commit": str(about.get("git") or "–"),
+        "Study": study,
         "Processes": str(facts.get("processes", "–")),
         "Size on disk": size(run.summary.size),
     }

@@ -1,6 +1,7 @@
 """What pealm-report provides."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import click
@@ -20,6 +21,16 @@ def pealm_commands() -> Iterator[CommandSpec]:
         command="pealm_report.commands:report",
     )
     yield CommandSpec(name="runs", summary="List runs.", command="pealm_report.commands:runs")
+
+
+@hookimpl
+def pealm_run_start(trainer: "Trainer") -> None:
+    """Write machine.json: on which machine, and from which git commit. A disk that refuses it stops no run."""
+    if trainer.run.rank == 0:
+        from pealm_report.machine import write
+
+        with suppress(OSError):
+            write(trainer.run.dir)
 
 
 @hookimpl

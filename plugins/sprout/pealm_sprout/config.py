@@ -1,8 +1,17 @@
 """The settings of sprout."""
 
 from dataclasses import dataclass
+from typing import Any
 
+from pealm_core import depth_preset as plain_preset
 from pealm_core import setting
+
+
+def depth_preset(depth: int) -> dict[str, Any]:
+    """Return the preset of `--depth`. Its rate is that of AdamW's part: Muon's is the recipe's at each width."""
+    preset = plain_preset(depth)
+    rate = preset["train"].pop("lr")
+    return preset | {"optimizer": {"name": "muon", "adam_lr": rate}}
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,7 @@ def pealm_models() -> Iterator[ModelSpec]:
             },
             "124m": {"block_size": 1024, "n_layer": 12, "n_head": 6, "n_embd": 768},
         },
+        depth="pealm_sprout.config:depth_preset",
         recipe={
             "train": {
                 "steps": 1000,
