@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pealm_core.config.paths import printable
+from pealm_core.hardware.device import autocast
 from pealm_core.inference.lm import LM
 from pealm_core.training.learning_rate import due
 from pealm_core.training.objective import RESERVED
@@ -116,7 +117,12 @@ class Recorder:
         t = self.trainer
         s = t.settings
         cuda = t.device.type == "cuda"  # the model is compiled for one shape, and here each token has another
-        with torch.compiler.set_stance("force_eager") if cuda else nullcontext(), t.observers.evaluating() as model:
+        low = autocast(t.device, t.dtype) if t.strategy.collective else nullcontext()  # its weights may be in bf16
+        with (
+            torch.compiler.set_stance("force_eager") if cuda else nullcontext(),
+            low,
+            t.observers.evaluating() as model,
+        ):
             lm = LM(model, t.tokenizer, {})
             (sample,) = lm.samples([s.sample_prompt], max_new_tokens=SAMPLE_TOKENS, seed=s.seed)
         return {"prompt": s.sample_prompt, "text": sample.text}
