@@ -18,7 +18,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-GPT2 = "gpt2 --tokenizer char --model.n-layer {} --model.n-embd {} --model.n-head {} --model.block-size {} --batch-size {}"
+SIZES = "--model.n-layer {} --model.n-embd {} --model.n-head {} --model.block-size {} --batch-size {}"
+GPT2 = f"gpt2 --tokenizer char {SIZES}"
 MODELS = {
     "gpt2": GPT2.format(6, 384, 6, 256, 16),
     "llama": "llama --tokenizer char --model.n-layer 6 --model.n-embd 384 --model.n-head 6 --model.n-kv-head 2 "

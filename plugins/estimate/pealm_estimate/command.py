@@ -1,6 +1,7 @@
 """`pealm estimate`: what a run needs, before it is started."""
 
 import json
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -70,7 +71,7 @@ def vocabulary(job: Any) -> int:
         return int(size)
     from pealm_core import make_tokenizer
 
-    try:
-        return int(make_tokenizer(job).vocab_size)
-    except (AttributeError, TypeError, ValueError) as error:
-        raise UserError(f"the tokenizer {name} learns its vocabulary from the text: give --vocab-size") from error
+    with suppress(AttributeError, TypeError, ValueError):
+        if (size := int(make_tokenizer(job).vocab_size)) > 0:
+            return size
+    raise UserError(f"the tokenizer {name} learns its vocabulary from the text: give --vocab-size")

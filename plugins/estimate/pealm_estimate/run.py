@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from pealm_core import fast_bf16
+from pealm_core import UserError, fast_bf16
 from pealm_estimate.ledger import cost
 from pealm_estimate.machine import peak, replay
 
@@ -54,6 +54,8 @@ def facts(job: Any, *, processes: int, tflops: float | None, mfu: float, price: 
     found["flops_per_token"] = exact.flops / (micro * block)
     tokens = s.batch_size * block
     if tflops is not None:
+        if not exact.flops:
+            raise UserError(f"{found['model']} has no matrix products, so that --tflops says nothing; leave it out")
         found["peak"] = tflops * 1e12
         seconds = found["flops_per_token"] * tokens / (tflops * 1e12 * mfu * processes)
     else:
