@@ -21,9 +21,9 @@ from typing import Any
 SIZES = "--model.n-layer {} --model.n-embd {} --model.n-head {} --model.block-size {} --batch-size {}"
 GPT2 = f"gpt2 --tokenizer char {SIZES}"
 MODELS = {
-    "gpt2": GPT2.format(6, 384, 6, 256, 16),
-    "llama": "llama --tokenizer char --model.n-layer 6 --model.n-embd 384 --model.n-head 6 --model.n-kv-head 2 "
-    "--model.block-size 512 --batch-size 8",
+    "gpt2": GPT2.format(4, 256, 4, 256, 8),
+    "llama": "llama --tokenizer char --model.n-layer 4 --model.n-embd 256 --model.n-head 4 --model.n-kv-head 2 "
+    "--model.block-size 512 --batch-size 4",
 }
 TOY, NOTHING = GPT2.format(2, 64, 2, 64, 8), GPT2.format(1, 8, 1, 8, 1)
 RUN = "--input.text book.txt --eval-every 0 --eval-tokens 256 --without heap --device cpu"
