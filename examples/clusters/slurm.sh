@@ -14,8 +14,8 @@
 #SBATCH --requeue
 #SBATCH --open-mode=append
 #SBATCH --output=pealm-%j.log
-# Five minutes before the end of its time, each process gets SIGUSR1, and this script doesn't. pealm ends after the current step, with a
-# checkpoint and the exit code 138 (128 + 10). When a job is preempted, it gets SIGTERM: exit code 143.
+# Five minutes before the end of its time, each process gets SIGUSR1; this script does not. pealm ends after the
+# current step, with a checkpoint and the exit code 138 (128 + 10). When a job is preempted, it gets SIGTERM: 143.
 #SBATCH --signal=USR1@300
 set -uo pipefail
 

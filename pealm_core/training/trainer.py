@@ -22,7 +22,7 @@ from pealm_core.training.batches import Batches, memory_advice, out_of_memory
 from pealm_core.training.learning_rate import Budget, due, in_steps, lr_factor
 from pealm_core.training.objective import accumulate, author
 from pealm_core.training.observers import Observers
-from pealm_core.training.progress import Display, Recorder
+from pealm_core.training.progress import Display, Recorder, not_finite
 from pealm_core.training.run_folder import Run
 from pealm_core.training.saving import Saver
 from pealm_core.training.signals import Signals
@@ -63,6 +63,7 @@ class Trainer:
     _start: float = field(default_factory=time.perf_counter, init=False)  # the clock's zero
     _unread: list[tuple[dict[str, Any], Tensor]] = field(default_factory=list, init=False)
     _names: list[str] = field(default_factory=list, init=False)  # of what a step measures
+    _unread_seconds: float = field(default=0.0, init=False)  # that these steps took, without what a GPU still does
 
     def __post_init__(self) -> None:
         self.settings: TrainSettings = in_steps(self.job.configs["train"], len(self.data.train))
@@ -96,8 +97,7 @@ class Trainer:
             except BaseException as error:  # also SystemExit: the save that is being written is completed
                 self.saver.finish(failed=True)
                 if out_of_memory(error):
-                    where = f"on {self.device} at step {self.step + 1} (rank {self.world.rank})"
-                    raise PealmError(memory_advice(where, self.micro_batch_size, self.data.block_size)) from error
+                    raise PealmError(memory_advice(self)) from error
                 raise
             finally:
                 self.batches.close()
@@ -117,6 +117,7 @@ class Trainer:
             self.observers.call("pealm_step_end")
             last, loss = self.finished(), None
             if not self.interrupted and (last or (due(self.step, s.eval_every) and self.affordable())):
+                self.read()  # the steps' tokens per second must not include the validation
                 loss = self.validate()
                 last = self.finished()  # the validation may have used up the time, or a signal came
             full, best = last or due(self.step, s.save_every), loss is not None and loss < self.best_loss
@@ -142,9 +143,10 @@ class Trainer:
         if sums := self.gradients():
             self._optimize(line, sums)
         self.step, self.sample = self.step + 1, self.sample + s.batch_size
+        line["tokens_per_second"] = round(tokens / (taken := time.perf_counter() - began), 1)
+        self._unread_seconds += taken
         if len(self._unread) >= self.read_every:
             self.read()
-        line["tokens_per_second"] = round(tokens / (time.perf_counter() - began), 1)
         line["seconds"] = round(self.clock(), 3)
         return line
 
@@ -163,16 +165,15 @@ class Trainer:
         weights = [count * self.world.size / scored for count in counts]
         sums = accumulate(self.objective, self.module, batch, weights, self.dtype, self.strategy, self.scaler)
         if problem := gradient_problem(self.model, self.strategy, several=self.world.size > 1):
-            dist = self.job.entries["model"].plugin.dist
-            raise self.world.once(PluginError(f"{dist}: step {self.step + 1}: {problem}"))
+            by = self.job.entries["model"].plugin.dist
+            raise self.world.once(PluginError(f"{by}: step {self.step + 1}: {problem}"))
         return sums
 
     def _optimize(self, line: dict[str, Any], sums: dict[str, Tensor]) -> None:
         """Clip the gradients and update the weights, unless a gradient overflows in fp16."""
         parameters, clip = list(self.model.parameters()), self.settings.grad_clip
-        if self.scaler.is_enabled():
-            sums["loss_scale"] = self.scaler.scale(torch.ones_like(sums["loss"]))
-            self.scaler.unscale_(self.optimizer)
+        self.scaler.unscale_(self.optimizer)
+        sums |= {"loss_scale": self.scaler.scale(torch.ones_like(sums["loss"]))} if self.scaler.is_enabled() else {}
         sums["grad_norm"] = norm = self.strategy.grad_norm(parameters)
         first, self._names = not self._names, self._names or list(sums)
         if self._names != list(sums):
@@ -193,12 +194,16 @@ class Trainer:
 
     def read(self) -> None:
         """Read the numbers since the last call and exchange failures of plugins. Raises PealmError if not finite."""
-        unread, self._unread = self._unread, []
+        (unread, taken), self._unread, self._unread_seconds = (self._unread, self._unread_seconds), [], 0.0
         if not unread:
             return
+        began, tokens = time.perf_counter(), self.settings.batch_size * self.data.block_size
         values = torch.stack([numbers for _, numbers in unread]).flatten().tolist()  # waits for the device
+        speed = len(unread) * tokens / (taken + time.perf_counter() - began)
         everyone = self.world.gather(*values, len(self.observers.failed))
         for place, (line, _) in enumerate(unread):
+            if self.read_every > 1:
+                line["tokens_per_second"] = round(speed, 1)
             for offset, name in enumerate(self._names, place * len(self._names)):
                 numbers = [row[offset] for row in everyone]  # by rank
                 wrong = [rank for rank, number in enumerate(numbers) if not math.isfinite(number)]
@@ -207,11 +212,7 @@ class Trainer:
                     line[name] = None
                     self.display.say(f"step {line['step']:,}: a gradient overflows in fp16; the step is skipped")
                 elif wrong and name in ("loss", "grad_norm"):
-                    raise PealmError(
-                        f"the {name.replace('grad_', 'gradient ')} is not finite at step {line['step']} (rank "
-                        f"{wrong[0]}): {numbers[wrong[0]]}; the last checkpoint is kept. Try a lower --lr or more "
-                        f"--warmup-steps"
-                    )
+                    raise not_finite(name, line["step"], wrong[0], numbers[wrong[0]])
         if any(row[-1] for row in everyone):
             self.observers.share()
 
