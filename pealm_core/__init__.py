@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pealm_core.config.depth import depth_preset as depth_preset
 from pealm_core.config.paths import cache_root as cache_root
 from pealm_core.config.settings import Sampling as Sampling
+from pealm_core.config.settings import TrainSettings as TrainSettings
 from pealm_core.contract.errors import PealmError as PealmError
 from pealm_core.contract.errors import PluginError as PluginError
 from pealm_core.contract.errors import UserError as UserError

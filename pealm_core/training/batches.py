@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -12,6 +12,9 @@ from pealm_core.contract.training_parts import Batch, Source
 from pealm_core.hardware.device import to_device
 from pealm_core.hardware.distributed import World
 from pealm_core.training.objective import part, prepared, scored
+
+if TYPE_CHECKING:
+    from pealm_core.training.trainer import Trainer
 
 NO_MEMORY = "can't allocate memory"  # as torch says it on a CPU
 Counts = list[int]  # of scored targets, by pass
@@ -69,8 +72,10 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or NO_MEMORY in describe(error)
 
 
-def memory_advice(where: str, micro: int, block: int) -> str:
-    """Return the line for a pass of `micro` sequences of `block` tokens that does not fit into memory."""
+def memory_advice(t: "Trainer") -> str:
+    """Return what to say when a step needs more memory than there is."""
+    micro, block = t.micro_batch_size, t.data.block_size
     smaller = f"--micro-batch-size {micro // 2}" if micro > 1 else f"--block-size {block // 2}"
+    where = f"on {t.device} at step {t.step + 1} (rank {t.world.rank})"
     what = f"{micro} sequences of {block} tokens in a pass"
     return f"out of memory {where}: {what}; try {smaller} or a smaller model (--model.n-layer, ...)"

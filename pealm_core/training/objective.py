@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pealm_core.contract.errors import PealmError, PluginError
+from pealm_core.contract.errors import PluginError
 from pealm_core.contract.protocols import has
 from pealm_core.contract.training_parts import IGNORE, Batch, Source, Strategy
 from pealm_core.hardware.device import autocast
@@ -98,11 +98,3 @@ def accumulate(
             value = torch.as_tensor(value, dtype=torch.float32, device=device).detach() * weight
             sums[name] = sums[name] + value if name in sums else value
     return sums
-
-
-def not_finite(name: str, step: int, rank: int, number: float) -> PealmError:
-    """Return the error for a loss or gradient norm that is infinite or NaN."""
-    return PealmError(
-        f"the {name.replace('grad_', 'gradient ')} is not finite at step {step} (rank {rank}): {number}; the last "
-        f"checkpoint is kept. Try a lower --lr or more --warmup-steps"
-    )

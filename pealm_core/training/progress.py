@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pealm_core.config.paths import printable
+from pealm_core.contract.errors import PealmError
+from pealm_core.hardware.device import autocast
 from pealm_core.inference.lm import LM
 from pealm_core.training.learning_rate import due
 from pealm_core.training.objective import RESERVED
@@ -82,6 +84,14 @@ class Display:
             self._shown = time.monotonic()
 
 
+def not_finite(name: str, step: int, rank: int, number: float) -> PealmError:
+    """Return the error for a loss or `grad_norm` that is NaN or infinite."""
+    return PealmError(
+        f"the {name.replace('grad_', 'gradient ')} is not finite at step {step} (rank {rank}): {number}; the last "
+        f"checkpoint is kept. Try a lower --lr or more --warmup-steps"
+    )
+
+
 class _Console(Console):
     """A console that falls silent when nobody reads it any more; rich's own ends the process."""
 
@@ -116,7 +126,12 @@ class Recorder:
         t = self.trainer
         s = t.settings
         cuda = t.device.type == "cuda"  # the model is compiled for one shape, and here each token has another
-        with torch.compiler.set_stance("force_eager") if cuda else nullcontext(), t.observers.evaluating() as model:
+        low = autocast(t.device, t.dtype) if t.strategy.collective else nullcontext()  # its weights may be in bf16
+        with (
+            torch.compiler.set_stance("force_eager") if cuda else nullcontext(),
+            low,
+            t.observers.evaluating() as model,
+        ):
             lm = LM(model, t.tokenizer, {})
             lm.graphs = False  # the thread that draws batches uses the GPU meanwhile
             (sample,) = lm.samples([s.sample_prompt], max_new_tokens=SAMPLE_TOKENS, seed=s.seed)

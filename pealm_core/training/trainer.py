@@ -20,9 +20,9 @@ from pealm_core.hardware.distributed import World
 from pealm_core.hardware.speed import faster
 from pealm_core.training.batches import Batches, memory_advice, out_of_memory
 from pealm_core.training.learning_rate import Budget, due, in_steps, lr_factor
-from pealm_core.training.objective import accumulate, author, not_finite
+from pealm_core.training.objective import accumulate, author
 from pealm_core.training.observers import Observers
-from pealm_core.training.progress import Display, Recorder
+from pealm_core.training.progress import Display, Recorder, not_finite
 from pealm_core.training.run_folder import Run
 from pealm_core.training.saving import Saver
 from pealm_core.training.signals import Signals
@@ -97,8 +97,7 @@ class Trainer:
             except BaseException as error:  # also SystemExit: the save that is being written is completed
                 self.saver.finish(failed=True)
                 if out_of_memory(error):
-                    where = f"on {self.device} at step {self.step + 1} (rank {self.world.rank})"
-                    raise PealmError(memory_advice(where, self.micro_batch_size, self.data.block_size)) from error
+                    raise PealmError(memory_advice(self)) from error
                 raise
             finally:
                 self.batches.close()
@@ -165,16 +164,15 @@ class Trainer:
         weights = [count * self.world.size / scored for count in counts]
         sums = accumulate(self.objective, self.module, batch, weights, self.dtype, self.strategy, self.scaler)
         if problem := gradient_problem(self.model, self.strategy, several=self.world.size > 1):
-            dist = self.job.entries["model"].plugin.dist
-            raise self.world.once(PluginError(f"{dist}: step {self.step + 1}: {problem}"))
+            by = self.job.entries["model"].plugin.dist
+            raise self.world.once(PluginError(f"{by}: step {self.step + 1}: {problem}"))
         return sums
 
     def _optimize(self, line: dict[str, Any], sums: dict[str, Tensor]) -> None:
         """Clip the gradients and update the weights, unless a gradient overflows in fp16."""
         parameters, clip = list(self.model.parameters()), self.settings.grad_clip
-        if self.scaler.is_enabled():
-            sums["loss_scale"] = self.scaler.scale(torch.ones_like(sums["loss"]))
-            self.scaler.unscale_(self.optimizer)
+        self.scaler.unscale_(self.optimizer)
+        sums |= {"loss_scale": self.scaler.scale(torch.ones_like(sums["loss"]))} if self.scaler.is_enabled() else {}
         sums["grad_norm"] = norm = self.strategy.grad_norm(parameters)
         first, self._names = not self._names, self._names or list(sums)
         if self._names != list(sums):

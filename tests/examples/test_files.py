@@ -51,7 +51,6 @@ RUNS = {
         f"bidirectional {SIZES} --input.text book.txt --objective masked-diffusion",
     ),
     "lora": ("lora", "char-transformer --input.text book.txt --init teacher --adapter low-rank"),
-    "fsdp": ("fsdp", f"char-transformer {SIZES} --input.text book.txt --strategy fsdp --schedule constant"),
 }
 COMMANDS = ["look_inside"]  # files that train nothing
 
@@ -181,8 +180,6 @@ def pairs(folder: Path, run_of: Callable[[str], Path]) -> Callable[[str], Path]:
         run_of("distillation")  # its teacher
         (folder / "two.py").write_text(TWO)
         lines = [[*line(name, folder / "pairs" / name), "--micro-batch-size", "1"] for name in RUNS]
-        lines[-1] += ["--steps", "10"]  # of fsdp, which then resumes with two processes
-        lines += [[*plugin("fsdp"), "train", "--out", str(folder / "pairs" / "fsdp"), "--steps", "20"]]
         torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
         env = {**os.environ, "OMP_NUM_THREADS": "1", "PEALM_DISABLE_PLUGINS": "report"}
         command = [*torchrun, str(folder / "two.py"), json.dumps(lines)]
@@ -347,17 +344,6 @@ def test_what_is_masked_depends_on_the_sample_alone() -> None:
     counts = all_rows["masked"].sum(1)
     assert torch.equal(all_rows["idx"] == 99, all_rows["masked"])
     assert counts.min() == 1 and counts.max() == 10 and abs(counts.float().mean() - 5.5) < 0.5
-
-
-def test_a_sharded_run_resumes_with_one_process(
-    run_of: Callable[[str], Path], pairs: Callable[[str], Path], pealm: Callable[..., Any], tmp_path: Path
-) -> None:
-    shutil.copytree(pairs("fsdp"), tmp_path / "r")
-    shutil.rmtree(tmp_path / "r" / "checkpoints" / "step-00000020")
-    done = pealm(*plugin("fsdp"), "train", "--out", tmp_path / "r", "--strategy", "ddp")
-    assert done.code == 0 and "step-00000010" in done.out, done.err
-    one, two = rows(run_of("fsdp")), rows(tmp_path / "r")
-    assert [row["loss"] for row in two[1:]] == pytest.approx([row["loss"] for row in one[1:]], rel=2e-5)
 
 
 def test_a_merged_adapter_needs_no_plugin(

@@ -112,7 +112,7 @@ class Muon(torch.optim.AdamW):
             buffers.append(state["momentum"])
         torch._foreach_lerp_(buffers, gradients, 1 - self.momentum)
         directions = torch._foreach_lerp(gradients, buffers, self.momentum)  # Nesterov: one step ahead
-        updates = orthogonalize_all(list(directions))
+        updates = _orthogonalized(list(directions))
         if decay := group["lr"] * group["weight_decay"]:
             if self.cautious:  # (Chen et al. 2025)
                 shrinks = torch._foreach_mul(updates, parameters)  # above 0 where the step shrinks the weight
@@ -126,6 +126,21 @@ class Muon(torch.optim.AdamW):
         rates = [group["lr"] * max(1.0, p.shape[-2] / p.shape[-1]) ** 0.5 for p in parameters]
         torch._foreach_mul_(updates, rates)
         torch._foreach_sub_(parameters, updates)
+
+
+def _orthogonalized(tensors: list[Tensor]) -> list[Tensor]:
+    """Each tensor orthogonalised. Those that are sharded over the processes are gathered for it."""
+    if not dist.is_initialized():
+        return orthogonalize_all(tensors)
+    from torch.distributed.tensor import DTensor, distribute_tensor  # takes half a second
+
+    results = orthogonalize_all([t.full_tensor() if isinstance(t, DTensor) else t for t in tensors])
+    return [
+        distribute_tensor(result, t.device_mesh, t.placements, src_data_rank=None)
+        if isinstance(t, DTensor)
+        else result
+        for result, t in zip(results, tensors, strict=True)
+    ]
 
 
 def orthogonalize_all(tensors: list[Tensor]) -> list[Tensor]:

@@ -178,7 +178,7 @@ class Sprout(nn.Module):
 
     def _nothing(self, batch: int) -> Tensor:
         """What comes before the first token."""
-        return self.tokens.weight.new_full((batch, self.config.ngram - 1), -1, dtype=torch.long)
+        return torch.full((batch, self.config.ngram - 1), -1, device=self.tokens.weight.device)
 
     @property
     def layers(self) -> nn.ModuleList:
