@@ -87,7 +87,12 @@ def regenerate(path: Path, folder: Path, env: dict[str, str]) -> None:
         (step,) = steps(match[0])
         print(f"$ {step.commands.strip()}", flush=True)
         done = subprocess.run(
-            ["bash", "-ec", step.commands], cwd=folder, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            ["bash", "-ec", step.commands],
+            cwd=folder,
+            env=env,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
         )
         if done.returncode:
             raise SystemExit(f"docs_outputs: {path.name}: {step.commands}{done.stdout}")

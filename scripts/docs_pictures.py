@@ -1,6 +1,6 @@
 """Draw the pictures of the tutorial into docs/assets/, from the runs of `scripts/docs_outputs.py --folder FOLDER`.
 
-    python -m scripts.docs_pictures FOLDER
+python -m scripts.docs_pictures FOLDER
 """
 
 import json
@@ -42,7 +42,9 @@ def neuron(path: Path) -> None:
     chart.save(path)
 
 
-def squares(path: Path, title: str, note: str, rows: Sequence[str], columns: Sequence[str], table: torch.Tensor) -> None:
+def squares(
+    path: Path, title: str, note: str, rows: Sequence[str], columns: Sequence[str], table: torch.Tensor
+) -> None:
     """A table of values from 0 to 1 as squares; the darker, the larger."""
     parts = [f'<text class="title" x="18" y="28">{escape(title)}</text>']
     parts.append(f'<text class="faint" x="18" y="46">{escape(note)}</text>')
@@ -62,7 +64,9 @@ def squares(path: Path, title: str, note: str, rows: Sequence[str], columns: Seq
 
 def write(path: Path, title: str, width: int, height: int, parts: Sequence[str]) -> None:
     """Write an SVG in the style of media/."""
-    own = ".box{fill:#00805c}.read{fill:#8b949e;fill-opacity:.25}@media(prefers-color-scheme:dark){.box{fill:#2fbf93}}"
+    own = (
+        ".box{fill:#00805c}.read{fill:#8b949e;fill-opacity:.25}@media(prefers-color-scheme:dark){.box{fill:#2fbf93}}"
+    )
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" role="img"'
     frame = f'<rect class="paper" width="{width}" height="{height}" rx="8"/>'
     body = "\n".join([f"<style>{style()}{own}</style>", frame, *parts])
@@ -118,7 +122,9 @@ def chat(path: Path) -> None:
     ]
     title = "A conversation as tokens"
     parts = [f'<text class="title" x="18" y="28">{title}</text>']
-    parts.append('<text class="faint" x="18" y="46">grey: read; green: learned, the model is asked to predict it</text>')
+    parts.append(
+        '<text class="faint" x="18" y="46">grey: read; green: learned, the model is asked to predict it</text>'
+    )
     x, y, width = 18, 64, 700
     for part in pealm_core.chat_document(talk):
         for word in [part.special] if part.special else part.text.split():

@@ -211,7 +211,12 @@ def raised(folder: Path) -> Iterator[tuple[str, int]]:
         if {"tests", "build", "templates"} & set(path.relative_to(ROOT).parts):
             continue
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ERRORS and node.args:
+            if (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Name)
+                and node.func.id in ERRORS
+                and node.args
+            ):
                 text = template(node.args[0])
                 if len(text.replace("…", "").strip(" ;:,.")) > 8:
                     yield text, ERRORS[node.func.id]

@@ -13,6 +13,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = {"CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md", "README.md": "index.md"}
+OUTPUT = re.compile(r"^<!-- output[^>]*-->\n+```text\n", re.MULTILINE)
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\[\]]*\])*)\]\(([^)\s]+)\)")
 
 
@@ -42,9 +43,10 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
-    """Rewrite the links of a page in docs/ that lead out of it."""
+    """Rewrite the links of a page in docs/ that lead out of it, and mark what commands printed."""
     if page.file.generated_by:
         return markdown
+    markdown = OUTPUT.sub("``` { .text .output }\n", markdown)
     return moved(markdown, f"docs/{page.file.src_uri}", page.file.src_uri, config.repo_url)
 
 
