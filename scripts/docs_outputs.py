@@ -86,14 +86,8 @@ def regenerate(path: Path, folder: Path, env: dict[str, str]) -> None:
     def run(match: re.Match[str]) -> str:
         (step,) = steps(match[0])
         print(f"$ {step.commands.strip()}", flush=True)
-        done = subprocess.run(
-            ["bash", "-ec", step.commands],
-            cwd=folder,
-            env=env,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        done = subprocess.run(["bash", "-ec", step.commands], cwd=folder, env=env, **pipes)  # type: ignore[call-overload]
         if done.returncode:
             raise SystemExit(f"docs_outputs: {path.name}: {step.commands}{done.stdout}")
         if not match["head"]:

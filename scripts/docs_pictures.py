@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -42,23 +43,21 @@ def neuron(path: Path) -> None:
     chart.save(path)
 
 
-def squares(
-    path: Path, title: str, note: str, rows: Sequence[str], columns: Sequence[str], table: torch.Tensor
-) -> None:
+def squares(path: Path, title: str, note: str, names: Sequence[str], table: torch.Tensor) -> None:
     """A table of values from 0 to 1 as squares; the darker, the larger."""
     parts = [f'<text class="title" x="18" y="28">{escape(title)}</text>']
     parts.append(f'<text class="faint" x="18" y="46">{escape(note)}</text>')
-    for j, name in enumerate(columns):
+    for j, name in enumerate(names):
         x = LEFT + j * SIDE + SIDE / 2
         parts.append(f'<text class="faint" x="{x:.1f}" y="{TOP - 8}" text-anchor="middle">{escape(name)}</text>')
-    for i, name in enumerate(rows):
+    for i, name in enumerate(names):
         y = TOP + i * SIDE
         parts.append(f'<text class="faint" x="{LEFT - 10}" y="{y + 12}" text-anchor="end">{escape(name)}</text>')
         for j, value in enumerate(table[i].tolist()):
             if value >= 0.004:
                 box = f'x="{LEFT + j * SIDE}" y="{y}" width="{SIDE - 1}" height="{SIDE - 1}"'
                 parts.append(f'<rect class="box" {box} fill-opacity="{min(1.0, value**0.7):.2f}"/>')
-    width, height = LEFT + len(columns) * SIDE + 24, TOP + len(rows) * SIDE + 20
+    width, height = LEFT + len(names) * SIDE + 24, TOP + len(names) * SIDE + 20
     write(path, title, width, height, parts)
 
 
@@ -87,7 +86,7 @@ def bigram(path: Path) -> None:
         logits, _ = lm.model(ids[None])
     table = logits[0].softmax(dim=1)[:, ids]
     names = [*map(shown, letters)]
-    squares(path, "What follows what", "row: a character; column: how likely it comes next", names, names, table)
+    squares(path, "What follows what", "row: a character; column: how likely it comes next", names, table)
 
 
 def attention(path: Path, folder: Path) -> None:
@@ -96,15 +95,16 @@ def attention(path: Path, folder: Path) -> None:
     lm = pealm_core.load(folder / "runs" / "one-head", device="cpu")
     text = "First Citizen:\nBefore we proceed"
     with torch.no_grad():
-        weights, _ = lm.model.weights(lm.model.embed(torch.tensor([lm.encode(text)])))
+        model: Any = lm.model
+        weights, _ = model.weights(model.embed(torch.tensor([lm.encode(text)])))
     names = [*map(shown, text)]
-    squares(path, "Where one head looks", "row: a position; column: what it takes from", names, names, weights[0])
+    squares(path, "Where one head looks", "row: a position; column: what it takes from", names, weights[0])
 
 
 def finetune(path: Path, folder: Path) -> None:
     """Validation losses of the two fine-tunings."""
-    chart = Chart("Fine-tuning on golden stories", "validation loss, nats per token", (0, 60), (0, 3))
-    chart.axes([(x, str(x)) for x in range(0, 61, 20)], (0, 0.5, 1, 1.5, 2, 2.5, 3), "step")
+    chart = Chart("Fine-tuning on golden stories", "validation loss, nats per token", (0, 200), (0, 2))
+    chart.axes([(x, str(x)) for x in range(0, 201, 50)], (0, 0.5, 1, 1.5, 2), "step")
     for name, words, colour in (("golden", "all weights", "green"), ("golden-lora", "LoRA", "blue")):
         lines = (folder / "runs" / name / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         rows = [json.loads(line) for line in lines]

@@ -32,13 +32,19 @@ API = {
     "Checkpoints": ("read_checkpoint", "write_checkpoint", "check_weights", "load_tokenizer", "Checkpoint"),
     "Generate ids": ("generate_ids", "start_token", "KVCache", "causal_attention", "head_loss"),
     "Conversations": ("chat_document", "chat_prompt", "ChatPrompt"),
-    "Records": tuple(f"{kind}Spec" for kind in ("Model", "Tokenizer", "Dataset", "Evaluator", "Optimizer"))
-    + tuple(f"{kind}Spec" for kind in ("Schedule", "Objective", "Strategy", "Adapter", "Format"))
-    + ("ObserverSpec", "CommandSpec", "setting"),
-    "Data": ("Segment", "TokenFile", "data_files", "data_suffix", "read_blocks", "read_lines")
-    + ("is_validation", "files_version", "noise"),
-    "Commands over components": ("ComponentCommand", "make_datasets", "make_tokenizer", "load_saved_tokenizer")
-    + ("encode_document", "PluginHost", "Entry"),
+    "Records": (
+        *(f"{kind}Spec" for kind in ("Model", "Tokenizer", "Dataset", "Evaluator", "Optimizer", "Schedule")),
+        *(f"{kind}Spec" for kind in ("Objective", "Strategy", "Adapter", "Format", "Observer", "Command")),
+        "setting",
+    ),
+    "Data": (
+        *("Segment", "TokenFile", "data_files", "data_suffix", "read_blocks", "read_lines"),
+        *("is_validation", "files_version", "noise"),
+    ),
+    "Commands over components": (
+        *("ComponentCommand", "make_datasets", "make_tokenizer", "load_saved_tokenizer"),
+        *("encode_document", "PluginHost", "Entry"),
+    ),
     "Errors": ("PealmError", "UserError", "PluginError"),
     "Small ones": ("cache_root", "fast_bf16"),
 }

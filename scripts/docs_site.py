@@ -1,8 +1,7 @@
 """Bring files from outside of docs/ into the site, and make links to them work; mkdocs runs this as a hook.
 
-The READMEs of the distributions become pages of the plugin directory, the changelog and CONTRIBUTING.md pages of their
-own, and media/ its pictures. A link to a file that is not in the site becomes one to the repository, if `repo_url` is
-set, else its text.
+The READMEs of the distributions become pages of the plugin directory, CHANGELOG.md and CONTRIBUTING.md pages of their
+own. A link to a file that is not in the site becomes one to the repository, if `repo_url` is set, else its text.
 """
 
 import posixpath

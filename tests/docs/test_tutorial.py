@@ -2,10 +2,7 @@
 
 import importlib.util
 import re
-import shlex
-import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,7 +17,7 @@ SHORTER = [
     (r"--steps 1500", "--steps 3 --eval-tokens 2000"),
     (r"(pealm train --out .*) --steps 1600", r"\1 --steps 4"),
     (r"--steps 500", "--steps 3 --eval-tokens 2000"),
-    (r"--steps (60|4700)", "--steps 3 --eval-tokens 2000"),
+    (r"--steps (200|4700)", "--steps 3 --eval-tokens 2000"),
     (r"--input.questions 5", r"\g<0> --input.stories 60"),
     (r"(-n) (200|150|300|100)", r"\1 8"),
     (r"--on perplexity --input.tinyshakespeare", "--on perplexity --input.text short.txt"),
@@ -49,33 +46,14 @@ def script() -> ModuleType:
 outputs = script()
 
 
-def run(commands: str, folder: Path, env: dict[str, str], pealm: Callable[..., Any]) -> str:
-    """Run a block: commands of pealm in this process, anything else in a shell."""
-    lines = commands.replace("\\\n", " ").strip().splitlines()
-    if not all(re.fullmatch(r"pealm [^|<>$]*", line) for line in lines):
-        done = subprocess.run(["bash", "-ec", commands], cwd=folder, env=env, capture_output=True, text=True)
-        assert done.returncode == 0, commands + done.stdout + done.stderr
-        return done.stdout + done.stderr
-    printed = ""
-    for line in lines:
-        result = pealm(*shlex.split(line)[1:])
-        assert result.code == 0, line + result.err
-        printed += result.err + result.out
-    return printed
-
-
 def labels(text: str) -> set[str]:
     """The first word of every line that a command of pealm labels, and the names of metrics (not those of a kind)."""
     return {*re.findall(r"^([a-z-]+) ", text, re.MULTILINE), *re.findall(r"^  ([a-z][^:]+?)  ", text, re.MULTILINE)}
 
 
-def test_every_command_works_and_prints_what_is_shown(
-    tmp_path: Path, shakespeare: Path, pealm: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    env = outputs.prepare(tmp_path, shakespeare)
-    for name in ("PEALM_CACHE", "NO_COLOR", "COLUMNS"):
-        monkeypatch.setenv(name, env[name])
-    monkeypatch.chdir(tmp_path)
+def test_every_command_works_and_prints_what_is_shown(tmp_path: Path, shakespeare: Path, run_block: Any) -> None:
+    made = outputs.prepare(tmp_path, shakespeare)
+    env = {name: made[name] for name in ("PEALM_CACHE", "NO_COLOR", "COLUMNS")}
     (tmp_path / "short.txt").write_text(shakespeare.read_text()[:3000])
     used = 0
     for name in outputs.ORDER:
@@ -86,7 +64,7 @@ def test_every_command_works_and_prints_what_is_shown(
             commands = step.commands
             for pattern, replacement in SHORTER:
                 commands = re.sub(pattern, replacement, commands)
-            printed = run(commands, tmp_path, env, pealm)
+            printed = run_block(commands, tmp_path, env)
             if "same" in step.how:
                 assert step.shown(printed) == step.output, f"{name}: {step.commands}"
             elif commands.startswith("pealm") and re.search(r"\b(train|eval)\b", commands):
