@@ -1,7 +1,7 @@
 """Download the real data that some tests need, once, each file checked by its SHA-256: `python scripts/test_data.py`.
 
-It goes into data/tests, which git ignores: tinyshakespeare, and GPT-2's vocabulary as tiktoken's cache names it. Tests
-that need a file skip without it. Everything else that tests need is made by them.
+It goes into data/tests, which git ignores: tinyshakespeare, and GPT-2's vocabulary as tiktoken's cache names it.
+Tests that need a file skip without it. Everything else that tests need is made by them.
 """
 
 import argparse
@@ -29,7 +29,7 @@ FILES = {
 
 
 def fetch(url: str, sha256: str, path: Path) -> None:
-    """Download a file to its place, complete or not at all. Raises ValueError if its content is not the expected one."""
+    """Download a file to its place, complete or not at all. Raises ValueError for other content."""
     with urllib.request.urlopen(url, timeout=60) as reply:
         data = reply.read()
     if (got := hashlib.sha256(data).hexdigest()) != sha256:

@@ -19,7 +19,8 @@ hypothesis.settings.load_profile("pealm")
 
 ROOT = Path(__file__).resolve().parent.parent
 # Real data: beside the repository, or where scripts/test_data.py puts it.
-SHARED = next((f for f in (ROOT.parent / "shared" / "data",) if f.is_dir()), ROOT / "data" / "tests")
+BESIDE = ROOT.parent / "shared" / "data"
+SHARED = BESIDE if BESIDE.is_dir() else ROOT / "data" / "tests"
 # Where plugins are listed, or reports looked at.
 WITH_ALL = {"report", "testing", "docs", "examples", "setup", "test_plugins.py", "test_cli.py"}
 

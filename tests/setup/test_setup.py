@@ -268,7 +268,9 @@ def test_the_build_of_torch(made: Tree, old_python: str, tmp_path: Path) -> None
     stub(tmp_path / "bin" / "nvidia-smi", "exit 9")  # installed, without a driver
     env = {"PYTHON": old_python, "PIP_FIND_LINKS": str(links), "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
     (made.root / "constraints.txt").write_text("torch==9.9\n")
-    assert made.set_up(**env)[0] == 0 and torch_version(made) == ""  # the index has no small build; nothing needs torch
+    assert (
+        made.set_up(**env)[0] == 0 and torch_version(made) == ""
+    )  # the index has no small build; nothing needs torch
     fake_torch(links, "9.9+cpu")
     (made.root / "constraints.txt").write_text("torch==9.9\n# again\n")
     code, out, err = made.set_up(**env)
