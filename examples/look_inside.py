@@ -2,58 +2,16 @@
 
     pealm --plugin examples/look_inside.py look-inside "ROMEO: But" --ckpt runs/gpt2 --out inside.safetensors
 
-It works with any model whose blocks are in an `nn.ModuleList` and whose attention is torch's, `causal_attention`
-included. The file has `hidden.0` (T, C) and `attention.0` (H, T, T), and so on for each block.
+It works with any model that has `layers` and the core's `causal_attention`. The file has `hidden` (L + 1, T, C) and
+`attention` (L, H, T, T). `pealm serve` shows the same in a browser.
 """
 
 from pathlib import Path
 
 import click
-import torch
-import torch.nn.functional as F
 from safetensors.torch import save_file
-from torch import nn
-from torch.overrides import TorchFunctionMode
 
 from pealm_core import CommandSpec, UserError, hookimpl, load
-
-
-class Attention(TorchFunctionMode):
-    """While it is active, keep the weights of each attention, which torch itself never returns."""
-
-    def __init__(self):
-        super().__init__()
-        self.weights = []
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        if func is F.scaled_dot_product_attention:
-            q, k, mask = *args[:2], kwargs.get("attn_mask")  # (1, H, T, D)
-            scores = q @ k.transpose(-2, -1) * kwargs.get("scale", q.shape[-1] ** -0.5)
-            if kwargs.get("is_causal"):
-                mask = torch.ones_like(scores, dtype=torch.bool).tril()
-            if mask is not None:
-                scores = scores.masked_fill(~mask, -torch.inf)
-            self.weights.append(scores.softmax(-1)[0])
-        return func(*args, **kwargs)
-
-
-@torch.inference_mode()
-def look(model, ids):
-    """Return the hidden state after each block, (T, C), and each block's attention, (H, T, T)."""
-    hidden, hooks = [], []
-
-    def keep(module, args, output):
-        hidden.append((output[0] if isinstance(output, tuple) else output)[0])
-
-    blocks = next((module for module in model.modules() if isinstance(module, nn.ModuleList)), ())
-    for block in blocks:
-        hooks.append(block.register_forward_hook(keep))
-    with Attention() as attention:
-        model(torch.tensor([ids]))
-    for hook in hooks:
-        hook.remove()
-    return hidden, attention.weights
 
 
 @click.command()
@@ -61,23 +19,21 @@ def look(model, ids):
 @click.option("--ckpt", type=click.Path(path_type=Path), required=True, help="Run or checkpoint.")
 @click.option("--out", type=click.Path(path_type=Path), help="File for all of it, .safetensors.")
 def look_inside(prompt, ckpt, out):
-    """Show what each block does with PROMPT."""
+    """Show what each layer does with PROMPT."""
     lm = load(ckpt, device="cpu", dtype="fp32")
-    ids = lm.encode(prompt)[: lm.model.config.block_size]
-    hidden, attention = look(lm.model, ids)
-    if not hidden:
-        raise UserError(f"{ckpt}: the model has no nn.ModuleList of blocks")
-    for number, state in enumerate(hidden):
-        click.echo(f"block {number}: mean norm of the hidden states {state.norm(dim=-1).mean():.2f}")
-        for head, weights in enumerate(attention[number] if number < len(attention) else ()):
-            most = int(weights[-1].argmax())  # what the last token attends to
-            click.echo(
-                f"  head {head}: {weights[-1, most]:.0%} on {lm.tokenizer.decode([ids[most]])!r} (token {most})"
-            )
+    trace = lm.trace(lm.encode(prompt)[: lm.model.config.block_size])
+    if trace.hidden is None or trace.attention is None:
+        raise UserError(f"{ckpt}: the model has no `layers`, or its attention is not `causal_attention`")
+    for layer, weights in enumerate(trace.attention):
+        state, guess = trace.hidden[layer + 1], trace.top(1, layer + 1)[-1][0]
+        click.echo(f"layer {layer}: mean norm of the hidden states {state.norm(dim=-1).mean():.2f}")
+        click.echo(f"  it would continue with {lm.tokenizer.decode([guess[0]])!r} ({guess[1]:.0%})")
+        for head, row in enumerate(weights[:, -1]):  # what the last token attends to
+            most = int(row.argmax())
+            click.echo(f"  head {head}: {row[most]:.0%} on {trace.tokens[most]!r} (token {most})")
     if out:
-        tensors = {f"hidden.{i}": state for i, state in enumerate(hidden)}
-        save_file({**tensors, **{f"attention.{i}": weights for i, weights in enumerate(attention)}}, out)
-        click.echo(f"{out}: {', '.join(tensors)}, ...")
+        save_file({"hidden": trace.hidden, "attention": trace.attention}, out)
+        click.echo(f"{out}: hidden {tuple(trace.hidden.shape)}, attention {tuple(trace.attention.shape)}")
 
 
 @hookimpl

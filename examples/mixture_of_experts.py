@@ -79,7 +79,7 @@ class MixtureOfExperts(nn.Module):
         super().__init__()
         self.config, c = config, config.n_embd
         self.tokens, self.places = nn.Embedding(config.vocab_size, c), nn.Embedding(config.block_size, c)
-        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
+        self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
         self.norm, self.head = nn.LayerNorm(c), nn.Linear(c, config.vocab_size, bias=False)
         nn.init.normal_(self.head.weight, std=0.02)  # all tokens about equally likely at first
 
@@ -88,17 +88,20 @@ class MixtureOfExperts(nn.Module):
         sizes = {"n_layer": c.n_layer, "batch": batch, "n_head": c.n_head, "head_dim": c.n_embd // c.n_head}
         return KVCache(**sizes, length=length, device=weight.device, dtype=weight.dtype)
 
+    def unembed(self, x):  # with `layers`, what `lm.trace` looks at
+        return self.head(self.norm(x))
+
     def forward(self, idx, targets=None, *, cache=None, at=None):
         start, t = 0 if cache is None else cache.length, idx.shape[1]
         x = self.tokens(idx) + self.places.weight[start : start + t]  # (B, T, C)
         losses, loads = [], []
-        for block in self.blocks:
+        for block in self.layers:
             x, balance, busiest = block(x, cache)
             losses.append(balance)
             loads.append(busiest)
         if cache is not None:
             cache.advance(t)
-        logits = self.head(self.norm(x if at is None else x[:, at]))  # (B, n, V)
+        logits = self.unembed(x if at is None else x[:, at])  # (B, n, V)
         if targets is None:
             return logits, None
         loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten())  # targets of -100 are not scored

@@ -1,4 +1,8 @@
-"""Train a small network to separate two moons, and draw its decision boundary in characters."""
+"""Train a small network to separate two moons, and draw its decision boundary in characters.
+
+`--walk` goes through one training step of a single neuron instead, an operation at a time; `--html FILE` draws
+its graph.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ import time
 from collections.abc import Sequence
 
 import pea
-from pea import Value
+from pea import Value, viz, walk
 from pea.nn import MLP
 from pea.optim import SGD
 
@@ -79,13 +83,64 @@ def picture(model: MLP, points: Sequence[Point], labels: Sequence[int]) -> str:
     return "\n".join("".join(row).rstrip() for row in rows)
 
 
+def neuron_loss() -> tuple[list[Value], Value]:
+    """Return the weights of one neuron, and its squared error on the point (1, 2), whose target is 1."""
+    w1, w2, bias = Value(0.5, label="w1"), Value(-0.5, label="w2"), Value(0.0, label="bias")
+    x1, x2 = Value(1.0, label="x1"), Value(2.0, label="x2")
+    out = (w1 * x1 + w2 * x2 + bias).tanh()
+    out.label = "out"
+    loss = (out - 1.0) ** 2
+    loss.label = "loss"
+    return [w1, w2, bias], loss
+
+
+def walk_through(*, rate: float = 0.1) -> None:
+    """Show one training step of a neuron: forward, backward, update. On a terminal, Enter goes on."""
+    params, loss = neuron_loss()
+    wait = sys.stdin.isatty() and sys.stdout.isatty()
+    print("one neuron, out = tanh(w1*x1 + w2*x2 + bias), on the point (1, 2) with the target 1")
+    if wait:
+        print("Enter: next operation, a: all of this part, q: quit")
+    print("forward: each operation computes a number and its slopes")
+    if not walk.show(walk.forward(loss), wait=wait):
+        return
+    print("backward: each value's gradient is slope * gradient of what it was used for, added up")
+    if not walk.show(walk.backward(loss), wait=wait):
+        return
+    loss.backward()
+    print(f"update: each parameter moves against its gradient, times the learning rate {rate:g}")
+    moves = [f"{p.label} = {p.data:.4g} - {rate:g} * {p.grad:.4g} = {p.data - rate * p.grad:.4g}" for p in params]
+    if not walk.show(moves, wait=wait):
+        return
+    before = loss.data
+    changed = [p.data - rate * p.grad for p in params]
+    out = math.tanh(changed[0] * 1.0 + changed[1] * 2.0 + changed[2])
+    print(f"the loss was {before:.4g} and is now {(out - 1.0) ** 2:.4g}")
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m pea", description=__doc__)
     parser.add_argument("--steps", type=int, default=100, help="training steps (default: %(default)s)")
     parser.add_argument(
         "--seed", type=int, default=7, help="random seed of points and weights (default: %(default)s)"
     )
+    parser.add_argument(
+        "--walk", action="store_true", help="go through one training step of a neuron, an operation at a time"
+    )
+    parser.add_argument("--html", metavar="FILE", help="write the neuron's graph with values and gradients as a page")
     args = parser.parse_args(argv)
+    if args.walk:
+        walk_through()
+    if args.html:
+        _, loss = neuron_loss()
+        loss.backward()
+        try:
+            viz.save_html(loss, args.html, title="One neuron")
+        except (ImportError, RuntimeError, OSError) as error:
+            parser.error(f"--html {args.html}: {error}")
+        print(f"{args.html}: the neuron's graph")
+    if args.walk or args.html:
+        return
     if args.steps < 1:
         parser.error(f"--steps {args.steps} is too small; use 1 or more")
     rng = random.Random(args.seed)

@@ -1,16 +1,45 @@
-"""Draw the graph of a value: numbers in boxes, operations in circles, slopes on the arrows."""
+"""Draw the graph of a value, or save it as a page: numbers in boxes, operations in circles, slopes on the arrows."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import warnings
 from html import escape
+from pathlib import Path
+from string import Template
 from typing import TYPE_CHECKING
 
 from pea.engine import Value
 
 if TYPE_CHECKING:
     import graphviz  # type: ignore[import-untyped]
+
+PAGE = Template("""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>$title</title>
+<style>
+:root { color-scheme: light dark; }
+body { font: 16px/1.5 system-ui, sans-serif; margin: 1rem auto; max-width: 80rem; padding: 0 1rem; }
+figure { margin: 0; overflow-x: auto; background: #fff; border: 1px solid #8c959f; padding: 0.5rem; }
+table { border-collapse: collapse; margin-top: 1rem; }
+th, td { border: 1px solid #8c959f; padding: 0.2rem 0.6rem; text-align: right; }
+th:first-child, td:first-child { text-align: left; }
+</style>
+</head>
+<body>
+<h1>$title</h1>
+<figure tabindex="0" role="img" aria-label="The graph; its inputs and result are in the table below">$svg</figure>
+<table>
+<tr><th scope="col">value</th><th scope="col">data</th><th scope="col">gradient</th></tr>
+$rows
+</table>
+</body>
+</html>
+""")
 
 MOST_NODES = 500  # graphviz takes minutes for more, and the picture is unreadable
 
@@ -37,6 +66,30 @@ def draw(value: Value, *, depth: int | None = None) -> graphviz.Source:
             stacklevel=2,
         )
     return graphviz.Source(source(value, depth=depth))
+
+
+def save_html(value: Value, path: str | Path, *, title: str = "Graph", depth: int | None = None) -> None:
+    """Write one HTML file with the graph as SVG, and a table of its labelled values with their gradients.
+
+    The file needs nothing else: no script, style or picture from elsewhere. Requires the extra `pealm-pea[viz]` and
+    the program `dot`, without which this is a RuntimeError.
+    """
+    if shutil.which("dot") is None:
+        raise RuntimeError("the program `dot` is missing: install Graphviz (apt or brew install graphviz)")
+    svg = draw(value, depth=depth).pipe(format="svg", encoding="utf-8")
+    named = [node for node in _nodes(value, depth) if node.label or node is value]
+    rows = [
+        f"<tr><td>{escape(node.label or 'result')}</td><td>{node.data:.6g}</td><td>{node.grad:.6g}</td></tr>"
+        for node in named
+    ]
+    page = PAGE.substitute(title=escape(title), svg=svg[svg.index("<svg") :], rows="\n".join(rows))
+    target = Path(path)
+    aside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        aside.write_text(page, encoding="utf-8")
+        aside.replace(target)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def source(value: Value, *, depth: int | None = None) -> str:

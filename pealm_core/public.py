@@ -16,8 +16,12 @@ from pealm_core.data.order import noise as noise
 from pealm_core.hardware.device import fast_bf16 as fast_bf16
 from pealm_core.inference.choices import credit as credit
 from pealm_core.inference.choices import score_choices as score_choices
+from pealm_core.inference.generate import Stopper as Stopper
 from pealm_core.inference.generate import generate_ids as generate_ids
+from pealm_core.inference.generate import generate_steps as generate_steps
+from pealm_core.inference.generate import probabilities as probabilities
 from pealm_core.inference.generate import start_token as start_token
+from pealm_core.inference.generate import stream_decoder as stream_decoder
 from pealm_core.inference.head_loss import head_loss as head_loss
 from pealm_core.inference.kv_cache import KVCache as KVCache
 from pealm_core.inference.kv_cache import causal_attention as causal_attention
@@ -28,4 +32,5 @@ from pealm_core.inference.scoring import cover as cover
 from pealm_core.inference.scoring import score as score
 from pealm_core.inference.statistics import mean as mean
 from pealm_core.inference.statistics import ratio as ratio
+from pealm_core.inference.trace import Trace as Trace
 from pealm_core.training.from_python import train as train

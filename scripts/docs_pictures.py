@@ -141,6 +141,32 @@ def chat(path: Path) -> None:
     write(path, title, width, y + 48, parts)
 
 
+def inside(path: Path) -> None:
+    """What each layer of the shipped transformer would predict after each character of a text."""
+    lm = pealm_core.load(ROOT / "weights" / "char-transformer", device="cpu")
+    trace = lm.trace("ROMEO:\nWhat light through")
+    assert trace.hidden is not None
+    title, note = "What each layer would predict", "columns: a text; rows: the likeliest next character by layer"
+    parts = [f'<text class="title" x="18" y="28">{title}</text>', f'<text class="faint" x="18" y="46">{note}</text>']
+    side, left, top = 24, 80, 90
+    for i, token in enumerate(trace.tokens):
+        x = left + i * side + side / 2
+        parts.append(f'<text class="title" x="{x}" y="{top - 12}" text-anchor="middle">{shown(token)}</text>')
+    for layer in range(len(trace.hidden)):
+        y = top + layer * side
+        name = f"layer {layer}" if layer else "embedding"
+        parts.append(f'<text class="faint" x="{left - 8}" y="{y + 16}" text-anchor="end">{name}</text>')
+        for i, [(best, p)] in enumerate(trace.top(1, layer=layer)):
+            x = left + i * side
+            place = f'x="{x}" y="{y}" width="{side - 2}" height="{side - 2}"'
+            parts.append(f'<rect class="box" {place} fill-opacity="{0.05 + 0.6 * p:.2f}"/>')
+            words = escape(shown(lm.tokenizer.decode([best])))
+            parts.append(
+                f'<text class="title" x="{x + side / 2 - 1}" y="{y + 16}" text-anchor="middle">{words}</text>'
+            )
+    write(path, title, left + len(trace.tokens) * side + 24, top + len(trace.hidden) * side + 20, parts)
+
+
 def main() -> None:
     """Draw all of them."""
     folder = Path(sys.argv[1]).absolute()
@@ -150,6 +176,7 @@ def main() -> None:
     attention(ASSETS / "attention.svg", folder)
     finetune(ASSETS / "finetune.svg", folder)
     chat(ASSETS / "chat.svg")
+    inside(ASSETS / "inside.svg")
 
 
 if __name__ == "__main__":

@@ -30,7 +30,11 @@ API = {
     "Train, load, generate": ("train", "load", "LM", "Sampling", "use_plugin"),
     "Score": ("score", "Score", "cover", "score_choices", "credit", "mean", "ratio"),
     "Checkpoints": ("read_checkpoint", "write_checkpoint", "check_weights", "load_tokenizer", "Checkpoint"),
-    "Generate ids": ("generate_ids", "start_token", "KVCache", "causal_attention", "head_loss"),
+    "Look inside": ("Trace",),
+    "Generate ids": (
+        *("generate_ids", "generate_steps", "start_token", "probabilities", "stream_decoder", "Stopper"),
+        *("KVCache", "causal_attention", "head_loss"),
+    ),
     "Conversations": ("chat_document", "chat_prompt", "ChatPrompt"),
     "Records": (
         *(f"{kind}Spec" for kind in ("Model", "Tokenizer", "Dataset", "Evaluator", "Optimizer", "Schedule")),

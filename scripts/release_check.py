@@ -34,6 +34,8 @@ THIRD_PARTY = {
     "packaging": "version numbers and their bounds",
     "pluggy": "hooks",
     "prompt-toolkit": "edits lines in the terminal",
+    "starlette": "routes of the server",
+    "uvicorn": "HTTP of the server",
     "pyarrow": "reads parquet files",
     "zstandard": "reads .zst files, if installed",
     "pytest": "runs the tests of plugins",

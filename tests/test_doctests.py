@@ -34,6 +34,7 @@ PACKAGES = (
     "pealm_records",
     "pealm_report",
     "pealm_schedules",
+    "pealm_serve",
     "pealm_sprout",
     "pealm_testing",
     "pealm_text",

@@ -19,6 +19,9 @@ class Model(Protocol):
 
     `adapt_weights(tensors)` returns the tensors of `--init` as this model's state dict, where other programs save the
     same weights under more names or in other shapes. ValueError: they are not this model's.
+
+    `layers`, the residual blocks in order, whose first argument and result (or its first item) are hidden states, and
+    `unembed(x)`, from the last of them to logits: what `LM.trace` looks at.
     """
 
     config: Any

@@ -57,9 +57,9 @@ def _replace(model: nn.Module, parameter: Tensor, weight: LinearWeight) -> None:
 
 
 def _run_under_autocast(model: nn.Module, dtype: torch.dtype) -> None:
-    """Give the model a class whose forward passes and caches are made under autocast."""
+    """Give the model a class whose forward passes, caches and logits are made under autocast."""
     kind, autocast = type(model), torch.autocast(next(model.parameters()).device.type, dtype=dtype)
-    methods = [name for name in ("forward", "make_cache") if has(kind, name)]
+    methods = [name for name in ("forward", "make_cache", "unembed") if has(kind, name)]
     model.__class__ = type(kind.__name__, (kind,), {name: autocast(getattr(kind, name)) for name in methods})
 
 

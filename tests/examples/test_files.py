@@ -407,13 +407,13 @@ def test_attention_and_hidden_states_are_kept(
 ) -> None:
     words = ["look-inside", "the fox", "--ckpt", run_of(name), "--out", tmp_path / "inside.safetensors"]
     done = pealm(*plugin("look_inside"), *plugin(RUNS[name][0]), *words)
-    assert done.code == 0 and "block 0: mean norm" in done.out, done.err
+    assert done.code == 0 and "layer 0: mean norm" in done.out, done.err
     kept = load_file(tmp_path / "inside.safetensors")
     assert {name: tuple(tensor.shape) for name, tensor in kept.items()} == {
-        "hidden.0": (7, 16),
-        "attention.0": (2, 7, 7),
+        "hidden": (2, 7, 16),
+        "attention": (1, 2, 7, 7),
     }
-    weights = kept["attention.0"]
+    weights = kept["attention"][0]
     assert torch.allclose(weights.sum(-1), torch.ones(2, 7)) and not weights.triu(1).any()
 
 

@@ -24,7 +24,7 @@ def tree(tmp_path: Path) -> Path:
         (root / script).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / script, root / script)
     (root / "plugins" / "one" / "pealm_one").mkdir(parents=True)
-    for command in ("scripts/setup", *(f".venv/bin/{name}" for name in TOOLS)):
+    for command in ("scripts/setup", "scripts/browser", *(f".venv/bin/{name}" for name in TOOLS)):
         path = root / command
         path.parent.mkdir(parents=True, exist_ok=True)
         name = path.name
@@ -45,6 +45,7 @@ def run(script: Path, *args: str, **environment: str) -> tuple[int, str, list[st
 
 STAGES = [
     "setup",
+    "browser",
     "ruff check .",
     "ruff format --check .",
     "mypy --explicit-package-bases pea pealm_core plugins/one/pealm_one scripts",
@@ -56,16 +57,34 @@ def test_the_test_script(tree: Path) -> None:
     code, out, called = run(tree / "scripts" / "test", "-k", "one thing")
     assert code == 0
     assert called == [*STAGES, "pytest -n logical --dist worksteal -k one thing"]
-    assert [line[2:] for line in out.splitlines() if line] == called[1:]
+    assert [line[2:] for line in out.splitlines() if line] == called[2:]
 
 
 @pytest.mark.parametrize(
-    ("fails", "stages"), [("setup", 1), ("ruff", 2), ("mypy", 4), ("lint-imports", 5), ("pytest", 6)]
+    ("fails", "stages"), [("setup", 1), ("ruff", 3), ("mypy", 5), ("lint-imports", 6), ("pytest", 7)]
 )
 def test_it_stops_at_the_first_failure(tree: Path, fails: str, stages: int) -> None:
     code, _, called = run(tree / "scripts" / "test", FAILS=fails)
     assert code == 7
     assert len(called) == stages
+
+
+@pytest.mark.parametrize("apt", ["works", "fails"])
+def test_the_browser_is_installed_where_it_can_be(tmp_path: Path, apt: str) -> None:
+    """With an apt-get that only records its calls, as root or not."""
+    (tmp_path / "apt-get").write_text(f'#!/bin/sh\necho "$*" >>"{tmp_path}/called"\n[ {apt} = works ]\n')
+    (tmp_path / "apt-get").chmod(0o755)
+    for name in ("bash", "env"):
+        (tmp_path / name).symlink_to(shutil.which(name) or "")
+    done = subprocess.run([ROOT / "scripts" / "browser"], env={"PATH": str(tmp_path)}, capture_output=True, text=True)
+    assert done.returncode == 0 and not done.stderr
+    if os.geteuid() != 0:
+        assert not (tmp_path / "called").exists() and not done.stdout
+        return
+    called = (tmp_path / "called").read_text().splitlines()
+    assert called[0] == "install -qq -y --no-install-recommends chromium graphviz"
+    assert len(called) == (1 if apt == "works" else 2)  # the lists of packages are not brought up to date in vain
+    assert ("not installed; its tests are skipped" in done.stdout) == (apt == "fails")
 
 
 def test_ci_calls_just_the_test_script(tree: Path) -> None:

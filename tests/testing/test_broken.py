@@ -97,13 +97,15 @@ def test_a_correct_plugin_passes(kit: type[Conformance], plug: Callable[..., Non
         try:
             getattr(kit(), name)()
         except SkipTest as reason:
-            assert re.match("slow: |it has no (settings|eot_id|source)|it makes its own samples", str(reason)), (
-                f"{name}: {reason}"
-            )
+            assert re.match(
+                "slow: |it has no (settings|eot_id|source|layers and unembed)|it makes its own samples", str(reason)
+            ), f"{name}: {reason}"
 
 
 HEAD = "logits = self.head(self.norm(self.mix(x).tanh()))"
 INIT = "        self.config = config\n        self.tokens"
+LAST = "nn.init.zeros_(self.head.bias)"
+TRACED = "\n        self.layers = [self.norm, *[]]\n        self.unembed = "
 OWN = PARTS[PARTS.index("[p for p in model.parameters()") : PARTS.index("                if p.grad is None")]
 WALK = "        for t in range(x.shape[1]):"
 # kit, check, what is replaced, what by, words of the message
@@ -135,6 +137,9 @@ CASES: list[tuple[type[Conformance], str, str, str, str]] = [
     (Model, "initial_loss_is_near_uniform", "std=0.02", "std=2", "initialize the head with smaller weights"),
     (Model, "it_is_causal", HEAD, "x = x - x.mean(1, keepdim=True)\n        " + HEAD, "at the earlier position 2: mask later tokens"),
     (Model, "it_is_causal", "x = self.tokens(idx)", "x = self.tokens(0 * idx)", "idx is not used"),
+    (Model, "trace_shows_what_the_model_does", LAST, LAST + TRACED + "lambda x: 2 * self.head(x)", "unembed of the last layer's output differs from the logits"),
+    (Model, "trace_shows_what_the_model_does", LAST, LAST + TRACED.replace("[]", "[self.head]") + "lambda x: self.head(x)", "LM.trace fails"),
+    (Model, "trace_shows_what_the_model_does", LAST, LAST + TRACED + "lambda x: x.missing", "LM.trace fails"),
     (Model, "rows_are_independent", HEAD, "x = x - x.mean(0, keepdim=True)\n        " + HEAD, "not the batch"),
     (Model, "rows_are_independent", "targets.flatten())\n", "targets.flatten(), reduction='sum')\n", "return the mean loss over all tokens"),
     (Model, "every_parameter_learns", INIT, "        self.lost = nn.Linear(2, 2)\n" + INIT, "lost.weight, lost.bias has no gradient"),

@@ -98,6 +98,16 @@ class Transformer(nn.Module):
             dtype=weight.dtype,
         )
 
+    @property
+    def layers(self) -> nn.ModuleList:
+        """The residual blocks in order, for `LM.trace`."""
+        return self.blocks
+
+    def unembed(self, x: Tensor) -> Tensor:
+        """(B, T, C) hidden states after a block to (B, T, V) logits."""
+        logits: Tensor = self.head(self.norm(x))
+        return logits
+
     def forward(
         self, idx: Tensor, targets: Tensor | None = None, *, cache: KVCache | None = None, at: Any = None
     ) -> tuple[Tensor | None, Tensor | None]:
@@ -109,8 +119,7 @@ class Transformer(nn.Module):
             x = block(x, turns, cache)
         if cache is not None:
             cache.advance(t)
-        x = self.norm(x if at is None else x[:, at])  # (B, n, C)
-        logits = self.head(x)  # (B, n, V)
+        logits = self.unembed(x if at is None else x[:, at])  # (B, n, V)
         if targets is None:
             return logits, None
         return None, F.cross_entropy(logits.flatten(0, 1), targets.flatten())

@@ -140,6 +140,16 @@ class GPT2(nn.Module):
             dtype=weight.dtype,
         )
 
+    @property
+    def layers(self) -> nn.ModuleList:
+        """The residual blocks in order, for `LM.trace`."""
+        return self.h
+
+    def unembed(self, x: Tensor) -> Tensor:
+        """(B, T, C) hidden states after a block to (B, T, V) logits."""
+        logits = F.linear(self.ln_f(x), self.wte.weight, self.padding)  # (B, T, padded V)
+        return logits[..., : self.config.vocab_size]
+
     def forward(
         self, idx: Tensor, targets: Tensor | None = None, *, cache: KVCache | None = None, at: Any = None
     ) -> tuple[Tensor | None, Tensor | None]:
@@ -151,8 +161,7 @@ class GPT2(nn.Module):
             x = block(x, cache)
         if cache is not None:
             cache.advance(t)
-        x = self.ln_f(x if at is None else x[:, at])  # (B, n, C)
-        if targets is not None:
-            return None, head_loss(x, self.wte.weight, self.padding, targets)
-        logits = F.linear(x, self.wte.weight, self.padding)  # (B, n, padded V)
-        return logits[..., : self.config.vocab_size], None
+        x = x if at is None else x[:, at]  # (B, n, C)
+        if targets is None:
+            return self.unembed(x), None
+        return None, head_loss(self.ln_f(x), self.wte.weight, self.padding, targets)

@@ -135,6 +135,10 @@ class Llama(nn.Module):
             dtype=weight.dtype,
         )
 
+    def unembed(self, x: Tensor) -> Tensor:
+        """(B, T, C) hidden states after a block to (B, T, V) logits."""
+        return F.linear(self.norm(x), self._head().weight)
+
     def forward(
         self, idx: Tensor, targets: Tensor | None = None, *, cache: KVCache | None = None, at: Any = None
     ) -> tuple[Tensor | None, Tensor | None]:
@@ -148,8 +152,10 @@ class Llama(nn.Module):
             x = block(x, cos, sin, cache)
         if cache is not None:
             cache.advance(t)
-        x = self.norm(x if at is None else x[:, at])  # (B, n, C)
-        head = self.embed_tokens if self.lm_head is None else self.lm_head
-        if targets is not None:
-            return None, head_loss(x, head.weight, None, targets)
-        return F.linear(x, head.weight), None  # (B, n, V)
+        x = x if at is None else x[:, at]  # (B, n, C)
+        if targets is None:
+            return self.unembed(x), None
+        return None, head_loss(self.norm(x), self._head().weight, None, targets)
+
+    def _head(self) -> nn.Embedding | nn.Linear:
+        return self.embed_tokens if self.lm_head is None else self.lm_head

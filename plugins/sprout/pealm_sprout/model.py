@@ -180,6 +180,11 @@ class Sprout(nn.Module):
         """What comes before the first token."""
         return self.tokens.weight.new_full((batch, self.config.ngram - 1), -1, dtype=torch.long)
 
+    @property
+    def layers(self) -> nn.ModuleList:
+        """The residual blocks in order, for `LM.trace`."""
+        return self.blocks
+
     def forward(
         self, idx: Tensor, targets: Tensor | None = None, *, cache: Cache | None = None, at: Any = None
     ) -> tuple[Tensor | None, Tensor | None]:
@@ -200,14 +205,14 @@ class Sprout(nn.Module):
             cache.attention.advance(t)
             cache.recent = recent
         if targets is None:
-            return self._logits(x if at is None else x[:, at]), None
+            return self.unembed(x if at is None else x[:, at]), None
         x, targets = x.flatten(0, 1), targets.flatten()
         if x.device.type == "cpu" and (scored := targets != IGNORE).sum() < len(targets) // 2:
             x, targets = x[scored], targets[scored]  # the head is a third of a small model's work
-        return None, F.cross_entropy(self._logits(x), targets)
+        return None, F.cross_entropy(self.unembed(x), targets)
 
-    def _logits(self, x: Tensor) -> Tensor:
-        """(..., C) to (..., V)."""
+    def unembed(self, x: Tensor) -> Tensor:
+        """(..., C) hidden states after a block to (..., V) logits."""
         logits: Tensor = self.head(norm(x))
         if self.config.softcap:
             logits = self.config.softcap * torch.tanh(logits / self.config.softcap)

@@ -1,12 +1,15 @@
 """Checks of one forward pass: shapes, loss, causality, independence of rows, precision."""
 
 import math
+from unittest import SkipTest
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pealm_testing.core import autocast
+from pealm_core import PealmError
+from pealm_testing.core import autocast, trace
+from pealm_testing.dummies import Bytes
 from pealm_testing.errors import ConformanceError
 from pealm_testing.model.base import ModelKit, call, shape
 
@@ -91,6 +94,25 @@ class ForwardChecks(ModelKit):
             )
         if not float(change[t]) > 0:
             raise ConformanceError(f"changing token {t} does not change the logits at position {t}: idx is not used")
+
+    def test_trace_shows_what_the_model_does(self) -> None:
+        """Catches `layers` that miss a block or have another order, and an `unembed` that is not the model's head."""
+        model = self.noisy()
+        if getattr(model, "layers", None) is None or getattr(model, "unembed", None) is None:
+            raise SkipTest("it has no layers and unembed; LM.trace shows its predictions only")
+        try:
+            seen = trace(model, self.batch(model)[0][0].tolist(), Bytes())
+            last = seen.layer_logits(-1)
+        except (PealmError, AttributeError, IndexError, RuntimeError) as error:
+            raise ConformanceError(
+                f"LM.trace fails: {error}. layers: the blocks, each called once with hidden states (B, T, C),"
+                f" returned alone or first; unembed(x) gives their logits (B, T, V)"
+            ) from error
+        if not torch.allclose(last, seen.logits, atol=self.tolerance):
+            raise ConformanceError(
+                "unembed of the last layer's output differs from the logits: layers must end with the last block, and"
+                " unembed must have all that follows it, the last norm included"
+            )
 
     def test_rows_are_independent(self) -> None:
         """Catches statistics over the batch: results would depend on how a batch is divided."""

@@ -1,0 +1,13 @@
+"""What pealm-serve provides."""
+
+from collections.abc import Iterator
+
+from pealm_core import CommandSpec, hookimpl
+
+
+@hookimpl
+def pealm_commands() -> Iterator[CommandSpec]:
+    """The command `serve`."""
+    yield CommandSpec(
+        name="serve", summary="Serve models: OpenAI's protocol and a page.", command="pealm_serve.command:serve"
+    )
