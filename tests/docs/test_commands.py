@@ -136,7 +136,7 @@ def test_every_command_works(
 
 @pytest.mark.parametrize("page", LINKED, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_links_lead_somewhere(page: Path) -> None:
-    generated = {"settings", "commands", "python", "messages", "plugins", "changelog", "contributing"}
+    generated = {"settings", "commands", "python", "messages", "plugins", "dependencies", "changelog", "contributing"}
     for link in re.findall(r"\]\((?!http)([^)#\s]+)", page.read_text(encoding="utf-8")):
         assert (page.parent / link).exists() or Path(link).stem in generated, link
 

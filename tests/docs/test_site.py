@@ -167,3 +167,30 @@ def test_troubleshooting_quotes_the_messages(trouble: Path, pealm: Callable[...,
         assert f"### {heading}\n" in page
         result = pealm(*line.format(trouble).split())
         assert result.code != 0 and heading in result.err, f"{line}\n{result.err}"
+
+
+def test_no_dependency_is_gpl() -> None:
+    module = script("docs_dependencies")
+    listed = {name: licence for name, _, licence, _ in module.rows()}
+    assert {"torch", "click", "numpy", "safetensors"} <= listed.keys()
+    assert {name: words for name, words in listed.items() if re.search(r"\b[AL]?GPL", words) or words == "?"} == {}
+
+
+def test_licences_are_read_in_each_form() -> None:
+    from email.message import Message
+    from types import SimpleNamespace
+
+    licence = script("docs_dependencies").licence
+    for key, value, expected in (
+        ("License-Expression", "MIT", "MIT"),
+        (
+            "Classifier",
+            "License :: OSI Approved :: GNU General Public License v3 (GPLv3)",
+            "GNU General Public License v3 (GPLv3)",
+        ),
+        ("License", "Apache 2.0\nmore", "Apache 2.0"),
+        ("Name", "x", "?"),
+    ):
+        metadata = Message()
+        metadata[key] = value
+        assert licence(SimpleNamespace(metadata=metadata)) == expected
