@@ -42,7 +42,7 @@ def needed(root: str = "pealm") -> dict[str, tuple[Distribution, set[str]]]:
 
 def licence(dist: Distribution) -> str:
     """Return a package's licence: its SPDX expression, else its classifiers, else the first line of its text."""
-    meta = dist.metadata
+    meta: Any = dist.metadata
     if expression := meta.get("License-Expression"):
         return str(expression)
     classifiers = [c.rpartition(" :: ")[2] for c in meta.get_all("Classifier") or [] if c.startswith("License ::")]
