@@ -47,6 +47,8 @@ class LM:
     Methods that generate take a Sampling, or its fields: `lm.generate("ROMEO:", temperature=0.8)`.
     """
 
+    graphs = True  # on CUDA, where the model can
+
     def __init__(self, model: torch.nn.Module, tokenizer: Tokenizer, config: Mapping[str, Any]) -> None:
         self.model, self.tokenizer, self.config = model.eval(), tokenizer, config
         self.eot_id: int | None = getattr(tokenizer, "eot_id", None)  # ends a text; not shown
@@ -146,7 +148,7 @@ class LM:
         decoders = [stream_decoder(self.tokenizer) for _ in rows]
         stoppers = [Stopper(sampling.stop) for _ in rows]
         active = set(range(len(rows)))
-        for ids, logits in generate_steps(self.model, prompts, sampling):
+        for ids, logits in generate_steps(self.model, prompts, sampling, graphs=self.graphs):
             logprobs = logits.float().log_softmax(-1).gather(1, ids[:, None])[:, 0].tolist()
             drawn(len(active))
             for row, token in enumerate(ids.tolist()):
