@@ -3,7 +3,7 @@
     python scripts/weights.py                              # all that weights/ has not
     python scripts/weights.py char-bigram sprout-stories   # these, again
 
-Its run is runs/weights/NAME; one that was cut off goes on there, and a finished one is not trained again. Weights are
+Its run is runs/weights/NAME; an interrupted one resumes there, and a finished one is not trained again. Weights are
 fp16 where the validation loss moves by less than 0.0001 of a nat, else fp32. tinyshakespeare is taken from pealm's
 cache, to which the first run downloads it.
 """

@@ -18,9 +18,11 @@ hypothesis.settings.register_profile("pealm", deadline=None)  # timing has no pl
 hypothesis.settings.load_profile("pealm")
 
 ROOT = Path(__file__).resolve().parent.parent
-SHARED = ROOT.parent / "shared" / "data"
+# Real data: beside the repository, or where scripts/test_data.py puts it.
+BESIDE = ROOT.parent / "shared" / "data"
+SHARED = BESIDE if BESIDE.is_dir() else ROOT / "data" / "tests"
 # Where plugins are listed, or reports looked at.
-WITH_ALL = {"report", "testing", "docs", "examples", "setup", "test_readme.py", "test_plugins.py", "test_cli.py"}
+WITH_ALL = {"report", "testing", "docs", "examples", "setup", "test_plugins.py", "test_cli.py"}
 
 
 @pytest.fixture(autouse=True)
@@ -104,10 +106,19 @@ def local(tmp_path: Path) -> Iterator[Callable[..., Path]]:
 
 @pytest.fixture(scope="session")
 def shakespeare() -> Path:
-    """tinyshakespeare from the shared data."""
+    """tinyshakespeare in a file."""
     path = SHARED / "tinyshakespeare.txt"
     if not path.exists():
-        pytest.skip("needs ../shared/data/tinyshakespeare.txt")
+        pytest.skip("needs tinyshakespeare: python scripts/test_data.py")
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiktoken_files() -> Path:
+    """A folder for TIKTOKEN_CACHE_DIR with GPT-2's vocabulary."""
+    path = SHARED / "tiktoken"
+    if not path.is_dir():
+        pytest.skip("needs GPT-2's vocabulary: python scripts/test_data.py")
     return path
 
 

@@ -1,4 +1,4 @@
-"""Kill a training at random instants, again and again, and see that nothing is lost; then damage its checkpoints.
+"""Kill a training run at random moments and check that nothing is lost; then damage its checkpoints.
 
     python scripts/proof/fault_storm.py                                          100 kills, some eight minutes
     python scripts/proof/fault_storm.py --kills 6 --damages 30 --steps 1200      a small one
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def command(run: Path, steps: int) -> list[str]:
-    """The training's command line: the same for a run that begins and one that goes on."""
+    """The command line of the run: the same when it starts and when it resumes."""
     words = f"train char-transformer {MODEL} {TRAIN} --steps {steps} --warmup-steps 20"
     return [
         sys.executable,

@@ -139,15 +139,12 @@ def test_the_kit_alone_checks_and_writes_plugins(alone, tmp_path: Path) -> None:
     assert (tmp_path / "pealm-mine" / "pealm_mine" / "model.py").is_file()
 
 
-def test_gpt2_alone_trains(alone, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_gpt2_alone_trains(alone, tmp_path: Path, tiktoken_files: Path) -> None:  # type: ignore[no-untyped-def]
     """`pip install pealm-gpt2` is enough: shards of its own format, and the tokenizer whose files are at hand."""
-    files = ROOT.parent / "shared" / "data" / "tiktoken"
-    if not files.is_dir():
-        pytest.skip("needs ../shared/data/tiktoken")
     code = f"""
 import os, runpy, sys
 import numpy as np
-os.environ["TIKTOKEN_CACHE_DIR"] = {str(files)!r}
+os.environ["TIKTOKEN_CACHE_DIR"] = {str(tiktoken_files)!r}
 os.mkdir("shards")
 for split in ("train", "val"):
     np.save(f"shards/x_{{split}}_000001.npy", np.arange(400, dtype=np.uint16))

@@ -29,16 +29,13 @@ from pealm_fineweb.dataset import Fineweb, FinewebEdu
 from pealm_fineweb.files import REVISION
 
 ROOT = Path(__file__).resolve().parents[2]
-VOCABULARY = ROOT.parent / "shared" / "data" / "tiktoken"
 SHARD = 30_000
 REPO = "HuggingFaceFW/fineweb-edu"
 
 
 @pytest.fixture(autouse=True)
-def _vocabulary(monkeypatch: pytest.MonkeyPatch) -> None:
-    if not VOCABULARY.exists():
-        pytest.skip("needs ../shared/data/tiktoken")
-    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(VOCABULARY))
+def _vocabulary(monkeypatch: pytest.MonkeyPatch, tiktoken_files: Path) -> None:
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tiktoken_files))
 
 
 @pytest.fixture(scope="session")
@@ -92,11 +89,11 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="session")
-def prepared(parquet: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def prepared(parquet: Path, tiktoken_files: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The whole of it, with two workers."""
     out = tmp_path_factory.mktemp("prepared") / "shards"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TIKTOKEN_CACHE_DIR", str(VOCABULARY))
+        patch.setenv("TIKTOKEN_CACHE_DIR", str(tiktoken_files))
         prepare(out, parquet, shard_size=SHARD, workers=2)
     return out
 

@@ -7,8 +7,6 @@ from typing import Any
 import pytest
 import torch
 
-SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
-
 
 @pytest.fixture(scope="session")
 def peer() -> Callable[..., Any]:
@@ -30,11 +28,9 @@ def peer() -> Callable[..., Any]:
 
 
 @pytest.fixture
-def bpe(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """tiktoken's gpt2, from the shared data."""
-    if not (SHARED / "tiktoken").is_dir():
-        pytest.skip("needs ../shared/data/tiktoken")
+def bpe(monkeypatch: pytest.MonkeyPatch, tiktoken_files: Path) -> Iterator[Any]:
+    """tiktoken's gpt2, from files."""
     import tiktoken
 
-    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(SHARED / "tiktoken"))
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tiktoken_files))
     yield tiktoken.get_encoding("gpt2")

@@ -128,7 +128,7 @@ def test_what_is_no_run(pealm: Callable[..., Any], tmp_path: Path, name: str, te
     if text is not None:
         (tmp_path / "r" / name).write_text(text)
     result = pealm("report", tmp_path / "r")
-    assert result.code == 2 and "can't be read" in result.err if text else "is no run" in result.err
+    assert result.code == 2 and "can't be read" in result.err if text else "is not a run" in result.err
 
 
 def test_the_plugin_loads_nothing_heavy() -> None:

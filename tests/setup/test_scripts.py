@@ -88,8 +88,6 @@ def test_the_browser_is_installed_where_it_can_be(tmp_path: Path, apt: str) -> N
 
 
 def test_ci_calls_just_the_test_script(tree: Path) -> None:
-    script = (ROOT / ".ci" / "run").read_text()
-    assert len(script.splitlines()) == 2
     assert run(tree / ".ci" / "run")[2] == run(tree / "scripts" / "test")[2]
 
 

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -68,9 +69,9 @@ class Tree:
     def venv(self) -> Path:
         return self.root / ".venv"
 
-    def start(self, **environment: str) -> "subprocess.Popen[str]":
+    def start(self, *options: str, **environment: str) -> "subprocess.Popen[str]":
         return subprocess.Popen(
-            [self.root / "scripts" / "setup"],
+            [self.root / "scripts" / "setup", *options],
             cwd="/",
             env=os.environ | OFFLINE | environment,
             stdout=subprocess.PIPE,
@@ -79,8 +80,8 @@ class Tree:
             start_new_session=True,
         )
 
-    def set_up(self, **environment: str) -> tuple[int, str, str]:
-        process = self.start(**environment)
+    def set_up(self, *options: str, **environment: str) -> tuple[int, str, str]:
+        process = self.start(*options, **environment)
         out, err = process.communicate(timeout=120)
         return process.returncode, out, err
 
@@ -242,3 +243,41 @@ def test_a_missing_module_is_one_line(module: str, tmp_path: Path) -> None:
     assert code == 2
     assert "lacks the module venv or ensurepip" in err
     assert err.count("\n") == 1
+
+
+def fake_torch(folder: Path, version: str) -> None:
+    """A wheel called torch with a version and nothing in it."""
+    info = f"torch-{version}.dist-info"
+    with zipfile.ZipFile(folder / f"torch-{version}-py3-none-any.whl", "w") as wheel:
+        wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: torch\nVersion: {version}\n")
+        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(f"{info}/RECORD", "")
+
+
+def torch_version(tree: Tree) -> str:
+    code = "import importlib.metadata as m; print(m.version('torch'))"
+    return subprocess.run([tree.venv / "bin" / "python", "-c", code], capture_output=True, text=True).stdout.strip()
+
+
+@pytest.mark.skipif(sys.platform != "linux" or Path("/proc/driver/nvidia/version").exists(), reason="has a GPU")
+def test_the_build_of_torch(made: Tree, old_python: str, tmp_path: Path) -> None:
+    """Without a GPU it is the small build, if the index has it; the user decides otherwise."""
+    links = tmp_path / "links"
+    links.mkdir()
+    fake_torch(links, "9.9")
+    stub(tmp_path / "bin" / "nvidia-smi", "exit 9")  # installed, without a driver
+    env = {"PYTHON": old_python, "PIP_FIND_LINKS": str(links), "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
+    (made.root / "constraints.txt").write_text("torch==9.9\n")
+    assert (
+        made.set_up(**env)[0] == 0 and torch_version(made) == ""
+    )  # the index has no small build; nothing needs torch
+    fake_torch(links, "9.9+cpu")
+    (made.root / "constraints.txt").write_text("torch==9.9\n# again\n")
+    code, out, err = made.set_up(**env)
+    assert (code, err) == (0, "") and "no NVIDIA driver here: installing the CPU build" in out
+    assert torch_version(made) == "9.9+cpu"
+    for option, version in (("--cuda", "9.9"), ("--cpu", "9.9+cpu")):
+        assert made.set_up(option, **env)[0] == 0
+        assert torch_version(made) == version
+        assert made.set_up(**env) == (0, "", "")  # a later set-up leaves it as it is
+    assert made.set_up("--gpu", **env) == (2, "", "setup: usage: scripts/setup [--cpu | --cuda]\n")

@@ -2,6 +2,7 @@
 
 # ruff: noqa: RUF012 (class attributes of the kit are never modified)
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,12 @@ from pealm_testing import (
     TokenizerConformance,
 )
 
-SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
+# A row of HellaSwag's file, with a text of ours.
+ROW = {
+    **{"ind": 1, "activity_label": "Counting", "ctx_a": "A man counts.", "ctx_b": "he", "ctx": "A man counts. he"},
+    **{"split": "val", "split_type": "indomain", "source_id": "x", "label": 2},
+    "endings": ["says one.", "says two.", "says three.", "says four."],
+}
 
 
 class TestCharBigram(ModelConformance):
@@ -72,10 +78,8 @@ class TestBPE(TokenizerConformance):
 
 
 @pytest.fixture
-def encodings(monkeypatch: pytest.MonkeyPatch) -> None:
-    if not (SHARED / "tiktoken").is_dir():
-        pytest.skip("needs ../shared/data/tiktoken")
-    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(SHARED / "tiktoken"))
+def encodings(monkeypatch: pytest.MonkeyPatch, tiktoken_files: Path) -> None:
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tiktoken_files))
 
 
 @pytest.mark.usefixtures("encodings")
@@ -185,10 +189,9 @@ class TestHellaSwag(EvaluatorConformance):
     spec = "hellaswag"
 
     @pytest.fixture
-    def config(self) -> dict[str, object]:
-        file = SHARED / "hellaswag_val_sample.jsonl"
-        if not file.is_file():
-            pytest.skip("needs ../shared/data/hellaswag_val_sample.jsonl")
+    def config(self, tmp_path: Path) -> dict[str, object]:
+        file = tmp_path / "rows.jsonl"
+        file.write_text(f"{json.dumps(ROW)}\n" * 5)
         return {"file": file, "limit": 4}
 
 

@@ -18,16 +18,12 @@ from pealm_tiktoken.config import TiktokenConfig
 from pealm_tiktoken.files import PATTERNS
 from pealm_tiktoken.tokenizer import TiktokenTokenizer
 
-SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
-FILES = SHARED / "tiktoken"
 TEXTS = ["", "hello world", "naïve café", "漢字と仮名🧑‍🚀👩🏽‍🚒 ﷽", "a\r\n\t\0b", "it's  3.14 <|endoftext|>"]
 
 
 @pytest.fixture(autouse=True)
-def _cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    if not FILES.exists():
-        pytest.skip("needs ../shared/data/tiktoken")
-    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(FILES))
+def _cache(monkeypatch: pytest.MonkeyPatch, tiktoken_files: Path) -> None:
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tiktoken_files))
 
 
 @pytest.fixture
@@ -88,9 +84,11 @@ def test_what_can_not_be_said_is_a_value_error() -> None:
             tokenizer.stream_decoder()(token)
 
 
-def test_a_saved_vocabulary_needs_no_cache_and_no_network(tmp_path: Path, offline: None) -> None:
+def test_a_saved_vocabulary_needs_no_cache_and_no_network(
+    tmp_path: Path, offline: None, tiktoken_files: Path
+) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TIKTOKEN_CACHE_DIR", str(FILES))
+        patch.setenv("TIKTOKEN_CACHE_DIR", str(tiktoken_files))
         saver = TiktokenTokenizer()
         saver.save(tmp_path)
         ids = [saver.encode(text).tolist() for text in TEXTS]
@@ -239,9 +237,11 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         TiktokenTokenizer().load(tmp_path)
 
 
-def test_a_checkpoint_samples_where_the_files_never_were(tmp_path: Path, book: Path, pealm, offline) -> None:  # type: ignore[no-untyped-def]
+def test_a_checkpoint_samples_where_the_files_never_were(
+    tmp_path: Path, book: Path, pealm, offline, tiktoken_files: Path
+) -> None:  # type: ignore[no-untyped-def]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TIKTOKEN_CACHE_DIR", str(FILES))
+        patch.setenv("TIKTOKEN_CACHE_DIR", str(tiktoken_files))
         line = [
             "char-transformer",
             "--tokenizer",

@@ -39,7 +39,7 @@ def matrices(model: nn.Module) -> list[nn.Parameter]:
     """The parameters that Muon takes: what the model's own `muon_parameters()` gives, where it has one.
 
     Else the weights of its linear layers, but for the last one where it gives the logits, and those that are
-    embeddings, too.
+    embeddings as well.
     Of a parameter with three dimensions, each slice along the first one is a matrix.
     """
     own = getattr(model, "muon_parameters", None)

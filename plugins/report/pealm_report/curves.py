@@ -1,4 +1,4 @@
-"""Curves of any length as few points: nothing that sticks out is lost, and what is noisy has a smooth line, too."""
+"""Curves of any length as few points: no spike is lost, and a noisy curve also gets a smooth line."""
 
 import math
 from collections.abc import Sequence

@@ -183,7 +183,7 @@ def read(folder: Path) -> Run:
     try:
         config = tomllib.loads(_text(folder / "config.toml"))
     except (FileNotFoundError, NotADirectoryError):
-        raise UserError(f"{folder} is no run: it has no config.toml (pealm runs lists what is there)") from None
+        raise UserError(f"{folder} is not a run: it has no config.toml (pealm runs lists what is there)") from None
     except UNREADABLE as error:
         raise UserError(f"{folder / 'config.toml'}: can't be read: {error}") from None
     try:

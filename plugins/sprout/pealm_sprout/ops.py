@@ -1,7 +1,7 @@
 """Three small functions with derivatives by hand, for CPUs.
 
-There torch runs a formula one operation at a time, each a pass over memory, and derives it so, too. Half of the
-passes are not needed. A GPU gets the plain formulas: its compiler makes one pass of them.
+There torch runs a formula one operation at a time, each a pass over memory, and differentiates it in the same way.
+Half of the passes are not needed. A GPU gets the plain formulas: its compiler makes one pass of them.
 """
 
 from typing import Any
