@@ -18,6 +18,7 @@ PACKAGES = (
     "pealm_conversations",
     "pealm_core",
     "pealm_data",
+    "pealm_evals",
     "pealm_fineweb",
     "pealm_formats",
     "pealm_gpt2",
