@@ -25,6 +25,7 @@ from pealm_core.inference.head_loss import head_loss as head_loss
 from pealm_core.inference.kv_cache import KVCache as KVCache
 from pealm_core.inference.kv_cache import causal_attention as causal_attention
 from pealm_core.inference.lm import LM as LM
+from pealm_core.inference.lm import Sample as Sample
 from pealm_core.inference.lm import load as load
 from pealm_core.inference.scoring import Score as Score
 from pealm_core.inference.scoring import cover as cover

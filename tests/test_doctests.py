@@ -27,6 +27,7 @@ PACKAGES = (
     "pealm_hf_tokenizer",
     "pealm_kindergarten",
     "pealm_llama",
+    "pealm_lm_eval",
     "pealm_lora",
     "pealm_multiple_choice",
     "pealm_muon",
