@@ -83,9 +83,10 @@ def keep(record: dict[str, Any], target: Path) -> None:
             raise PealmError(f"{target.parent} is a link")
         target.parent.mkdir(exist_ok=True)
         write(record, target)
-        click.echo(f"written: {os.path.relpath(target)}")
     except (OSError, PealmError) as error:
         click.echo(f"pealm: the results are not kept: {error}", err=True)
+        return
+    click.echo(f"written: {os.path.relpath(target)}")
 
 
 def write(record: dict[str, Any], target: Path) -> None:

@@ -117,7 +117,9 @@ def _details(samples: Mapping[str, list[dict[str, Any]]]) -> Iterator[dict[str, 
     """Yield what the harness logged of each document, without the document itself."""
     for task, rows in samples.items():
         for row in sorted(rows, key=lambda row: (row["doc_id"], str(row.get("filter")))):
-            metrics = {name: row[name] for name in row.get("metrics", ()) if isinstance(row.get(name), int | float)}
+            suffix = "" if row.get("filter", "none") == "none" else f",{row['filter']}"
+            given = {name: row.get(name) for name in row.get("metrics", ())}
+            metrics = {f"{task}/{n}{suffix}": float(v) for n, v in given.items() if isinstance(v, int | float)}
             answers = row["filtered_resps"]
             facts = {"task": task, "document": row["doc_id"], "filter": row.get("filter", "none")}
             yield {**facts, "answers": _plain(answers), **metrics}

@@ -70,7 +70,15 @@ class Perplexity:
             },
             n=total.tokens,
             notes=notes,
-            details=[{**text.passages[number], "nats": row[0], "tokens": row[1]} for number, row in rows.items()],
+            details=[
+                {
+                    "document": text.passages[number]["document"],
+                    "end": text.passages[number]["end"],
+                    "loss": [nats, tokens],  # a part and a whole: the metric is the ratio of their sums
+                    "bits_per_byte": [nats / math.log(2), text.passages[number]["bytes"]],
+                }
+                for number, (nats, tokens) in rows.items()
+            ],
         )
 
     def _window(self, context: int) -> tuple[int, int]:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from pealm_core import Dataset, Segment, Tokenizer, UserError
 
-PASSAGE, MOST = 2**12, 2**20  # characters of a piece: if each is reported, else
+PASSAGE, MOST = 2**10, 2**20  # characters of a piece: if each is reported, else
 SHARD = 2**20  # token ids that are read at once
 AROUND = 64  # characters before and after a cut that are encoded together and apart
 
