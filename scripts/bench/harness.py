@@ -6,8 +6,8 @@
 GPT-2 (124M) with random weights in fp32, and HellaSwag's rows as tasks of all the harness's output types:
 multiple_choice (the harness's own HellaSwag), loglikelihood (the right ending), loglikelihood_rolling (the context),
 generate_until (16 tokens, greedy). Both models answer the same requests in one process, in rounds that alternate;
-timed are the answers with their tokenization. Printed is the median of the rounds' ratios with their range. The goal on
-a CPU is 2.5 for multiple_choice.
+timed are the answers with their tokenization. Printed is the median of the rounds' ratios with their range. The goal
+on a CPU is 2.5 for multiple_choice.
 """
 
 import argparse

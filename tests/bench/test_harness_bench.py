@@ -21,9 +21,19 @@ def test_both_answer_the_same(tmp_path: Path) -> None:
         ' "endings": ["falls off.", "flies.", "eats it.", "licks his face."], "label": 1}\n'
     )
     rows.write_text("".join(row.replace("roof", word) for word in ("roof", "horse", "hill")))
+    kinds = ["multiple_choice", "loglikelihood_rolling", "generate_until"]
     done = subprocess.run(
-        [sys.executable, ROOT / "scripts/bench/harness.py", "--tiny", "--rounds", "1", "--file", rows, "--kinds"]
-        + ["multiple_choice", "loglikelihood_rolling", "generate_until"],
+        [
+            sys.executable,
+            ROOT / "scripts/bench/harness.py",
+            "--tiny",
+            "--rounds",
+            "1",
+            "--file",
+            rows,
+            "--kinds",
+            *kinds,
+        ],
         capture_output=True,
         text=True,
         env={**os.environ, "TIKTOKEN_CACHE_DIR": str(SHARED / "tiktoken")},
