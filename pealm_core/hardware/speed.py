@@ -13,6 +13,7 @@ gc        Python's garbage collector runs rarely: its pauses come at different t
 
 import ctypes
 import gc
+import inspect
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -57,6 +58,26 @@ def faster(model: torch.nn.Module, device: torch.device, without: tuple[str, ...
         torch.set_float32_matmul_precision(precision)
         gc.set_threshold(*thresholds)
         gc.unfreeze()
+
+
+def use_eager_optimizers() -> None:
+    """Keep `torch._dynamo`, a second of imports, out of a process that compiles nothing.
+
+    Adam and AdamW import it in every step, other methods of torch's optimizers at their first call unless they know
+    their uncompiled form. What is computed stays the same. A torch version that does this in another way imports it.
+    """
+    plain = inspect.unwrap(torch.optim.Adam.step)
+    if "torch._dynamo" in sys.modules or plain is torch.optim.Adam.step:
+        return
+
+    def step(self: torch.optim.Adam, closure: Any = None) -> Any:
+        with torch.set_grad_enabled(self.defaults["differentiable"]):
+            return plain(self, closure)
+
+    torch.optim.Adam.step = step  # type: ignore[method-assign]
+    for method in vars(torch.optim.Optimizer).values():
+        if (eager := getattr(method, "__wrapped__", None)) is not None:
+            vars(eager).setdefault("__dynamo_disable", eager)
 
 
 def describe(device: torch.device, dtype: torch.dtype, without: tuple[str, ...]) -> str:

@@ -9,6 +9,7 @@ from torch import Tensor
 from pealm_core.config.settings import Sampling
 from pealm_core.contract.errors import PluginError
 from pealm_core.contract.protocols import Tokenizer, has
+from pealm_core.inference.decoding import one_token_pass
 
 
 def probabilities(logits: Tensor, sampling: Sampling, seen: Tensor | None = None) -> Tensor:
@@ -51,16 +52,24 @@ def _penalized(logits: Tensor, sampling: Sampling, seen: Tensor | None) -> Tenso
 
 
 def generate_ids(
-    model: Any, prompt: Sequence[int], sampling: Sampling, *, use_cache: bool = True
+    model: Any, prompt: Sequence[int], sampling: Sampling, *, use_cache: bool = True, graphs: bool = True
 ) -> Iterator[Tensor]:
-    """Yield the next token ids, (num_samples,) at a time, max_new_tokens times. prompt: at least one id."""
-    for ids, _ in generate_steps(model, [prompt], sampling, use_cache=use_cache):
+    """Yield the next token ids, (num_samples,) at a time, max_new_tokens times. prompt: at least one id.
+
+    graphs: on CUDA, replay the kernels of a token's pass as a CUDA graph where the model can.
+    """
+    for ids, _ in generate_steps(model, [prompt], sampling, use_cache=use_cache, graphs=graphs):
         yield ids
 
 
 @torch.inference_mode()
 def generate_steps(
-    model: Any, prompts: Sequence[Sequence[int]], sampling: Sampling, *, use_cache: bool = True
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    sampling: Sampling,
+    *,
+    use_cache: bool = True,
+    graphs: bool = True,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield (ids (B,), logits (B, V)) max_new_tokens times: the tokens drawn, and the model's logits before sampling.
 
@@ -93,8 +102,9 @@ def generate_steps(
                 rows[:, :length] = window.repeat_interleave(samples, dim=0)
                 window, logits = rows, logits.repeat_interleave(samples, dim=0)
                 cache = cache.repeat(samples) if cache is not None and samples > 1 else cache
+            run = one_token_pass(model, cache, min(block - length, remaining - 1), graphs=graphs)
         else:
-            logits, _ = model(window[:, length - 1 : length], cache=cache)
+            logits = run(window[:, length - 1 : length])
         logits = logits[:, -1]
         token = next_token(logits, sampling, generator, seen)
         yield token, logits

@@ -46,6 +46,8 @@ class LM:
     Methods that generate take a Sampling, or its fields: `lm.generate("ROMEO:", temperature=0.8)`.
     """
 
+    graphs = True  # on CUDA, where the model can
+
     def __init__(
         self, model: torch.nn.Module, tokenizer: Tokenizer, config: Mapping[str, Any], path: Path | None = None
     ) -> None:
@@ -148,7 +150,7 @@ class LM:
         decoders = [stream_decoder(self.tokenizer) for _ in rows]
         stoppers = [Stopper(sampling.stop) for _ in rows]
         active = set(range(len(rows)))
-        for ids, logits in generate_steps(self.model, prompts, sampling):
+        for ids, logits in generate_steps(self.model, prompts, sampling, graphs=self.graphs):
             logprobs = logits.float().log_softmax(-1).gather(1, ids[:, None])[:, 0].tolist()
             drawn(len(active))
             for row, token in enumerate(ids.tolist()):
@@ -212,7 +214,6 @@ def open_job(
         raise UserError(f"--dtype {dtype}: unknown; use {', '.join(DTYPES[:-1])} or {DTYPES[-1]}")
     target = device if isinstance(device, torch.device) else pick_device(device)
     config: Mapping[str, Any] = {}
-    folder = None
     if ckpt is None:
         job = job if base is None else job.with_base(base)
         tokenizer = make_tokenizer(job, tokenizer_dir or pretrained_vocabulary(job))
@@ -230,7 +231,7 @@ def open_job(
         torch.set_float32_matmul_precision("high" if dtype == "tf32" else "highest")
     low = dtype == "bf16" or (dtype == "auto" and target.type != "cpu" and fast_bf16(target))
     model = prepare(model.eval().to(target), quantize, torch.bfloat16 if low else torch.float32)
-    return LM(model, tokenizer, config, folder)
+    return LM(model, tokenizer, config, None if ckpt is None else folder)
 
 
 def load(

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -11,6 +11,9 @@ from pealm_core.contract.training_parts import Batch, Source
 from pealm_core.hardware.device import to_device
 from pealm_core.hardware.distributed import World
 from pealm_core.training.objective import part, prepared, scored
+
+if TYPE_CHECKING:
+    from pealm_core.training.trainer import Trainer
 
 Counts = list[int]  # of scored targets, by pass
 
@@ -60,3 +63,12 @@ class Batches:
         parts = range(0, self._local, self._micro)
         counts = [scored(self._objective, part(batch, start, self._micro)) for start in parts]
         return to_device(batch, self._device), counts
+
+
+def memory_advice(t: "Trainer") -> str:
+    """Return what to say when a step needs more memory than there is."""
+    micro, block = t.micro_batch_size, t.data.block_size
+    smaller = f"--micro-batch-size {micro // 2}" if micro > 1 else f"--block-size {block // 2}"
+    where = f"on {t.device} at step {t.step + 1} (rank {t.world.rank})"
+    what = f"{micro} sequences of {block} tokens in a pass"
+    return f"out of memory {where}: {what}; try {smaller} or a smaller model (--model.n-layer, ...)"

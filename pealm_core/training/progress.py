@@ -118,5 +118,6 @@ class Recorder:
         cuda = t.device.type == "cuda"  # the model is compiled for one shape, and here each token has another
         with torch.compiler.set_stance("force_eager") if cuda else nullcontext(), t.observers.evaluating() as model:
             lm = LM(model, t.tokenizer, {})
+            lm.graphs = False  # the thread that draws batches uses the GPU meanwhile
             (sample,) = lm.samples([s.sample_prompt], max_new_tokens=SAMPLE_TOKENS, seed=s.seed)
         return {"prompt": s.sample_prompt, "text": sample.text}

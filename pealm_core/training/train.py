@@ -20,7 +20,7 @@ from pealm_core.contract.protocols import Tokenizer
 from pealm_core.data.sources import Data, sources
 from pealm_core.hardware.device import pick_dtype
 from pealm_core.hardware.distributed import World, one_by_one, processes
-from pealm_core.hardware.speed import describe
+from pealm_core.hardware.speed import describe, use_eager_optimizers
 from pealm_core.training.progress import Display
 from pealm_core.training.resume import changed_settings, newest_checkpoint, restore
 from pealm_core.training.run_folder import CONFIG, Run, new_folder, restarted_folder
@@ -51,6 +51,8 @@ def _train(job: Job, out: Path | None, world: World, device: torch.device, displ
         objective = job.make("objective", model, tokenizer)
         schedule, strategy = job.make("schedule"), job.make("strategy")
         module = strategy.wrap(model)
+        if device.type != "cuda":  # where nothing is compiled
+            use_eager_optimizers()
         optimizer = job.make("optimizer", model, lr=job.configs["train"].lr)
     if folder is None:
         with world.together():

@@ -18,7 +18,7 @@ from pealm_core.data.order import combine
 from pealm_core.data.sources import Data
 from pealm_core.hardware.distributed import World
 from pealm_core.hardware.speed import faster
-from pealm_core.training.batches import Batches
+from pealm_core.training.batches import Batches, memory_advice
 from pealm_core.training.learning_rate import Budget, due, in_steps, lr_factor
 from pealm_core.training.objective import accumulate, author
 from pealm_core.training.observers import Observers
@@ -64,6 +64,7 @@ class Trainer:
     _start: float = field(default_factory=time.perf_counter, init=False)  # the clock's zero
     _unread: list[tuple[dict[str, Any], Tensor]] = field(default_factory=list, init=False)
     _names: list[str] = field(default_factory=list, init=False)  # of what a step measures
+    _unread_seconds: float = field(default=0.0, init=False)  # that these steps took, without what a GPU still does
 
     def __post_init__(self) -> None:
         self.settings: TrainSettings = in_steps(self.job.configs["train"], len(self.data.train))
@@ -98,7 +99,7 @@ class Trainer:
             except BaseException as error:  # also SystemExit: the save that is being written is completed
                 self.saver.finish(failed=True)
                 if isinstance(error, MemoryError | torch.OutOfMemoryError) or NO_MEMORY in describe(error):
-                    raise PealmError(self._memory_advice()) from error
+                    raise PealmError(memory_advice(self)) from error
                 raise
             finally:
                 self.batches.close()
@@ -118,6 +119,7 @@ class Trainer:
             self.observers.call("pealm_step_end")
             last, loss = self.finished(), None
             if not self.interrupted and (last or (due(self.step, s.eval_every) and self.affordable())):
+                self.read()  # the steps' tokens per second must not include the validation
                 loss = validate(self)
                 last = self.finished()  # the validation may have used up the time, or a signal came
             full, best = last or due(self.step, s.save_every), loss is not None and loss < self.best_loss
@@ -143,9 +145,10 @@ class Trainer:
         if sums := self.gradients():
             self._optimize(line, sums)
         self.step, self.sample = self.step + 1, self.sample + s.batch_size
+        line["tokens_per_second"] = round(tokens / (taken := time.perf_counter() - began), 1)
+        self._unread_seconds += taken
         if len(self._unread) >= self.read_every:
             self.read()
-        line["tokens_per_second"] = round(tokens / (time.perf_counter() - began), 1)
         line["seconds"] = round(self.clock(), 3)
         return line
 
@@ -193,12 +196,16 @@ class Trainer:
 
         Raises PealmError if a loss or gradient norm is not finite on any rank.
         """
-        unread, self._unread = self._unread, []
+        (unread, taken), self._unread, self._unread_seconds = (self._unread, self._unread_seconds), [], 0.0
         if not unread:
             return
+        began, tokens = time.perf_counter(), self.settings.batch_size * self.data.block_size
         values = torch.stack([numbers for _, numbers in unread]).flatten().tolist()  # waits for the device
+        speed = len(unread) * tokens / (taken + time.perf_counter() - began)
         everyone = self.world.gather(*values, len(self.observers.failed))
         for place, (line, _) in enumerate(unread):
+            if self.read_every > 1:
+                line["tokens_per_second"] = round(speed, 1)
             for offset, name in enumerate(self._names, place * len(self._names)):
                 numbers = [row[offset] for row in everyone]  # by rank
                 for rank, number in enumerate(numbers):
@@ -239,10 +246,3 @@ class Trainer:
     def stop(self, reason: str) -> None:
         """End the run after the current step, as if its steps were used up."""
         self.stopped = self.stopped or str(reason) or "a plugin asked for it"
-
-    def _memory_advice(self) -> str:
-        micro, block = self.micro_batch_size, self.data.block_size
-        smaller = f"--micro-batch-size {micro // 2}" if micro > 1 else f"--block-size {block // 2}"
-        where = f"on {self.device} at step {self.step + 1} (rank {self.world.rank})"
-        what = f"{micro} sequences of {block} tokens in a pass"
-        return f"out of memory {where}: {what}; try {smaller} or a smaller model (--model.n-layer, ...)"

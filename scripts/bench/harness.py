@@ -15,10 +15,11 @@ import os
 import statistics
 import tempfile
 import time
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from hellaswag import ROWS, TINY, random_checkpoint
+other: Any = import_module("hellaswag")  # the script beside this one
 
 KINDS: dict[str, dict[str, Any]] = {
     "multiple_choice": {"doc_to_text": "{{query}}", "doc_to_target": "{{label}}", "doc_to_choice": "choices"},
@@ -71,7 +72,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=100, help="rows of HellaSwag [100]")
-    parser.add_argument("--file", type=Path, default=ROWS, help="HellaSwag's rows [../shared's sample]")
+    parser.add_argument("--file", type=Path, default=other.ROWS, help="HellaSwag's rows [../shared's sample]")
     parser.add_argument("--rounds", type=int, default=3, help="[3]")
     parser.add_argument("--batch-size", type=int, default=8, help="of the hf model [8]")
     parser.add_argument("--device", default="cpu", help="[cpu]")
@@ -91,7 +92,7 @@ def main() -> None:
         rows.write_text(
             "".join(args.file.read_text(encoding="utf-8").splitlines(True)[: args.rows]), encoding="utf-8"
         )
-        random_checkpoint(temp / "pealm", TINY if args.tiny else {})
+        other.random_checkpoint(temp / "pealm", other.TINY if args.tiny else {})
         export_folder(temp / "pealm", temp / "hf")
         theirs = HFLM(str(temp / "hf"), device=args.device, dtype="float32", batch_size=args.batch_size)
         ours = PealmLM(str(temp / "pealm"), device=args.device)

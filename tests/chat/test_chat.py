@@ -122,6 +122,14 @@ class Terminal:
     def type(self, text: str) -> None:
         os.write(self.master, text.encode())
 
+    def interrupt(self) -> None:
+        """Press Ctrl-C until a prompt comes: `input()` leaves one that comes just before it reads until the next line."""
+        while True:
+            os.killpg(self.process.pid, signal.SIGINT)
+            if select.select([self.master], [], [], 1)[0]:
+                self.read(">")
+                return
+
     def close(self) -> None:
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
@@ -153,8 +161,7 @@ def test_in_a_terminal(term: str, terminal: Callable[[str], Terminal], tmp_path:
     shell.read("yes")
     shell.type(f"a!{end}")
     shell.read("nonono")
-    os.killpg(shell.process.pid, signal.SIGINT)  # the answer ends
-    shell.read(">")
+    shell.interrupt()  # the answer ends
     shell.type(f"/undo{end}")
     shell.read("[undone: a!]")
     shell.type(f"/dance{end}")
@@ -163,8 +170,7 @@ def test_in_a_terminal(term: str, terminal: Callable[[str], Terminal], tmp_path:
     shell.read("can't be tokenized")
     shell.read(">")
     if term == "dumb":
-        os.killpg(shell.process.pid, signal.SIGINT)  # at the prompt: another prompt
-        shell.read(">")
+        shell.interrupt()  # at the prompt: another prompt
     else:
         shell.type("\x1b[A\x1b[A\x1b[A\x1b[A\x1b[A\r")  # five lines up: the first one
         shell.read("yes")

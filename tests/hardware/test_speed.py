@@ -209,3 +209,19 @@ def test_only_copies_from_pinned_memory_to_cuda_are_asynchronous(monkeypatch: py
         device.synchronize(torch.device(name))
     assert calls == [("cpu", False), ("mps", False), ("cuda", True)]
     assert waited == [torch.device("mps"), torch.device("cuda")]
+
+
+def test_without_the_compiler_training_is_the_same(tmp_path: Path, book: Path) -> None:
+    """Muon's step is AdamW's for vectors and tables. The compiler isn't imported where nothing is compiled; where it is imported already, torch's own step runs."""
+    small = ["--model.n-layer", "1", "--model.block-size", "16", "--batch-size", "2", "--eval-tokens", "50"]
+    line = ["train", "char-transformer", *small, "--optimizer", "muon", "--input.text", str(book), "--steps", "4"]
+    for name, before, after in (
+        ("without", "", "assert 'torch._dynamo' not in sys.modules"),
+        ("with", "import torch._dynamo", "assert isinstance(torch.optim.Adam.step.__wrapped__, object)"),
+    ):
+        script = f"import sys, torch\n{before}\nfrom pealm_core.cli import main\ntry: main()\nfinally: {after}"
+        command = [sys.executable, "-c", script, *line, "--out", name]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    one, two = (read_tensors(tmp_path / name / "best" / "model.safetensors")[0] for name in ("without", "with"))
+    assert one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)

@@ -37,9 +37,11 @@ class Attention(nn.Module):
         b, t, c = x.shape
         q, k, v = self.qkv(x).view(b, t, 3, self.n_head, c // self.n_head).permute(2, 0, 3, 1, 4)  # (B, H, T, D)
         q, k = rotate(q, turns), rotate(k, turns)
-        if cache is not None:
-            k, v = cache.append(self.layer, k, v)
-        y = causal_attention(q, k, v, dropout=self.dropout if self.training else 0.0)  # (B, H, T, D)
+        dropout = self.dropout if self.training else 0.0
+        if cache is None:
+            y = causal_attention(q, k, v, dropout=dropout)  # (B, H, T, D)
+        else:
+            y = cache.attend(self.layer, q, k, v, dropout=dropout)
         y = self.proj(y.transpose(1, 2).reshape(b, t, c))  # (B, T, C)
         return F.dropout(y, self.dropout, self.training)
 
@@ -102,8 +104,8 @@ class Transformer(nn.Module):
         self, idx: Tensor, targets: Tensor | None = None, *, cache: KVCache | None = None, at: Any = None
     ) -> tuple[Tensor | None, Tensor | None]:
         """(B, T) ids to (B, n, V) logits at the positions `at`; with targets, the mean cross-entropy instead."""
-        start, t = cache.length if cache is not None else 0, idx.shape[1]
-        turns = self.turns[:, start : start + t]
+        t = idx.shape[1]
+        turns = self.turns[:, :t] if cache is None else self.turns.index_select(1, cache.positions(t))
         x = F.dropout(self.tokens(idx), self.config.dropout, self.training)  # (B, T, C)
         for block in self.blocks:
             x = block(x, turns, cache)

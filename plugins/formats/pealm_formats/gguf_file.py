@@ -5,6 +5,7 @@ https://github.com/ggml-org/ggml/blob/master/docs/gguf.md; the tokenizer is in `
 
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,17 @@ def is_family(path: Path, families: Iterable[str]) -> bool:
     return False
 
 
-def _reader(path: Path) -> Any:
+@lru_cache(maxsize=1)  # several families look at one file
+def _reader(path: Path, size: int, changed: int) -> Any:
     """Return the gguf package's reader, which by itself does not notice where a file ends."""
     from gguf import GGUFReader
 
     class Checked(GGUFReader):
         parts = 0  # of the header
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            # A slice of a memmap takes several times as long as one of the plain array over the same memory.
+            super().__setattr__(name, value.view(np.ndarray) if name == "data" else value)
 
         def _get(self, offset: Any, dtype: Any, count: Any = 1, *args: Any, **kwargs: Any) -> Any:
             self.parts += 1
@@ -53,7 +59,7 @@ class GGUF:
             with path.open("rb") as file:
                 if file.read(len(MAGIC)) != MAGIC:
                     raise ValueError("it is not GGUF")
-            reader = _reader(path)
+            reader = _reader(path, path.stat().st_size, path.stat().st_mtime_ns)
             self.fields: Mapping[str, Any] = reader.fields
             self.tensors = {tensor.name: tensor for tensor in reader.tensors}
         except Exception as error:  # of a reader that trusts offsets and counts

@@ -41,9 +41,11 @@ class Attention(nn.Module):
         """(B, T, C) to (B, T, C)."""
         b, t, c = x.shape
         q, k, v = self.c_attn(x).view(b, t, 3, self.n_head, c // self.n_head).permute(2, 0, 3, 1, 4)  # (B, H, T, D)
-        if cache is not None:
-            k, v = cache.append(self.layer, k, v)
-        y = causal_attention(q, k, v, dropout=self.dropout if self.training else 0.0)  # (B, H, T, D)
+        dropout = self.dropout if self.training else 0.0
+        if cache is None:
+            y = causal_attention(q, k, v, dropout=dropout)  # (B, H, T, D)
+        else:
+            y = cache.attend(self.layer, q, k, v, dropout=dropout)
         y = self.c_proj(y.transpose(1, 2).reshape(b, t, c))  # (B, T, C)
         return F.dropout(y, self.dropout, self.training)
 
@@ -144,8 +146,8 @@ class GPT2(nn.Module):
         self, idx: Tensor, targets: Tensor | None = None, *, cache: KVCache | None = None, at: Any = None
     ) -> tuple[Tensor | None, Tensor | None]:
         """(B, T) ids to (B, n, V) logits at the positions `at`; with targets, the mean cross-entropy instead."""
-        start, t = cache.length if cache is not None else 0, idx.shape[1]
-        x = self.wte(idx) + self.wpe.weight[start : start + t]  # (B, T, C)
+        t = idx.shape[1]
+        x = self.wte(idx) + (self.wpe.weight[:t] if cache is None else self.wpe(cache.positions(t)))  # (B, T, C)
         x = F.dropout(x, self.config.dropout, self.training)
         for block in self.h:
             x = block(x, cache)

@@ -58,9 +58,7 @@ class Attention(nn.Module):
             qk = torch.cat((self.q_norm(qk[:, :, : self.h]), self.k_norm(qk[:, :, self.h :])), dim=2)
         q, k = torch.split(rotate(qk, cos, sin).type_as(v), [self.h, self.kv], dim=2)
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, H, T, D), (B, KV, T, D) twice
-        if cache is not None:
-            k, v = cache.append(self.layer, k, v)
-        y = causal_attention(q, k, v)  # (B, H, T, D)
+        y = causal_attention(q, k, v) if cache is None else cache.attend(self.layer, q, k, v)  # (B, H, T, D)
         out: Tensor = self.o_proj(y.transpose(1, 2).reshape(b, t, -1))  # (B, T, C)
         return out
 
@@ -139,9 +137,9 @@ class Llama(nn.Module):
         self, idx: Tensor, targets: Tensor | None = None, *, cache: KVCache | None = None, at: Any = None
     ) -> tuple[Tensor | None, Tensor | None]:
         """(B, T) ids to (B, n, V) logits at the positions `at`; with targets, the mean cross-entropy instead."""
-        start, t = cache.length if cache is not None else 0, idx.shape[1]
-        positions = torch.arange(start, start + t, device=idx.device, dtype=torch.float32)
-        angles = positions[:, None, None] * self.speeds  # (T, 1, D / 2)
+        t = idx.shape[1]
+        positions = torch.arange(t, device=idx.device) if cache is None else cache.positions(t)
+        angles = positions.float()[:, None, None] * self.speeds  # (T, 1, D / 2)
         cos, sin = angles.cos(), angles.sin()
         x = self.embed_tokens(idx)  # (B, T, C)
         for block in self.layers:

@@ -1,0 +1,123 @@
+"""The forward pass for one new token of each row: on CUDA recorded once and replayed, elsewhere as it is."""
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from pealm_core.config.paths import printable
+from pealm_core.hardware.cuda_graph import record
+from pealm_core.inference.kv_cache import KVCache
+
+SPAN = 256  # a recorded pass attends to the cache up to a multiple of it
+WORTH = 32  # new tokens that cost about as much as recording
+
+_failed = False  # in this process: recording is not tried again
+
+
+class NotRecordableError(AttributeError):
+    """A model uses what a recorded pass can't give it."""
+
+
+class FixedCache(KVCache):
+    """The first `span` places of a cache; the position of the next token is a tensor, which a recorded pass reads.
+
+    Models that use only `positions`, `attend` and `advance` can be recorded. Raises NotRecordableError for the rest.
+    """
+
+    def __init__(self, cache: KVCache, position: Tensor, span: int) -> None:
+        self._layers = [tuple(part.narrow(2, 0, span) for part in layer) for layer in cache._layers]
+        self._position, keys = position, self._layers[0][0]
+        self._places = torch.arange(span, device=keys.device)
+        aligned = -(-span // 16) * 16  # else attention copies it
+        self._bias = torch.zeros(1, 1, 1, aligned, device=keys.device, dtype=keys.dtype)[..., :span]
+
+    def __getattr__(self, name: str) -> Any:
+        raise NotRecordableError(name)
+
+    def begin(self) -> None:
+        """Hide the places after the new token's."""
+        self._bias.zero_().masked_fill_(self._places > self._position, -torch.inf)
+
+    def positions(self, tokens: int) -> Tensor:
+        """Return the position of the new token."""
+        return self._position
+
+    def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Raise NotRecordableError: the number of keys would be part of the recording."""
+        raise NotRecordableError("append")
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, dropout: float = 0.0) -> Tensor:
+        """Add a key and a value to every row; return attention over the places up to it."""
+        keys, values = self._layers[layer]
+        keys.index_copy_(2, self._position, k.to(keys.dtype))
+        values.index_copy_(2, self._position, v.to(values.dtype))
+        queries = q.reshape(len(q), keys.shape[1], -1, q.shape[-1]).to(keys.dtype)  # a group's are a sequence
+        return F.scaled_dot_product_attention(queries, keys, values, attn_mask=self._bias).reshape(q.shape)
+
+    def advance(self, tokens: int) -> None:
+        """Leave the position to the caller."""
+
+
+class Recorded:
+    """A model's pass for one token, recorded once for each span of the cache."""
+
+    def __init__(
+        self, model: Any, cache: KVCache, record: Callable[[Callable[[], Tensor]], Callable[[], Tensor]] = record
+    ) -> None:
+        self._model, self._cache, self._record = model, cache, record
+        keys = cache._layers[0][0]
+        self._capacity, length = keys.shape[2], cache.length
+        for layer in cache._layers:
+            for part in layer:
+                part.narrow(2, length, self._capacity - length).zero_()  # a hidden place must not be NaN
+        self._idx = torch.zeros(len(keys), 1, dtype=torch.long, device=keys.device)
+        self._position = torch.zeros(1, dtype=torch.long, device=keys.device)
+        self._passes: dict[int, Callable[[], Tensor]] = {}
+
+    def __call__(self, idx: Tensor) -> Tensor:
+        """Compute the logits (B, 1, V) after a new token of each row, (B, 1)."""
+        global _failed
+        length = self._cache.length
+        span = min(self._capacity, length // SPAN * SPAN + SPAN)
+        self._idx.copy_(idx)
+        self._position.fill_(length)
+        if span not in self._passes and not _failed:
+            try:
+                self._passes[span] = self._record(self._pass(FixedCache(self._cache, self._position, span)))
+            except NotRecordableError:
+                self._passes[span] = self._plain
+            except RuntimeError as error:
+                _failed, reason = True, printable((str(error) or type(error).__name__).splitlines()[0])
+                print(f"pealm: no CUDA graph of a token's pass ({reason}); generating goes without", file=sys.stderr)
+        run = self._passes.get(span, self._plain)
+        if run == self._plain:
+            return run()
+        logits = run().clone()  # the next call overwrites them
+        self._cache.advance(1)
+        return logits
+
+    def _plain(self) -> Tensor:
+        logits: Tensor = self._model(self._idx, cache=self._cache)[0]
+        return logits
+
+    def _pass(self, cache: FixedCache) -> Callable[[], Tensor]:
+        def run() -> Tensor:
+            cache.begin()
+            # The kernels that take a mask and need no plan for each shape.
+            with sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
+                logits: Tensor = self._model(self._idx, cache=cache)[0]
+            return logits
+
+        return run
+
+
+def one_token_pass(model: Any, cache: Any, tokens: int, *, graphs: bool = True) -> Callable[[Tensor], Tensor]:
+    """Return a function from each row's new token (B, 1) to logits (B, 1, V). tokens: how many will come, at most."""
+    if graphs and not _failed and tokens >= WORTH and isinstance(cache, KVCache) and cache.device.type == "cuda":
+        return Recorded(model, cache)
+    return lambda idx: model(idx, cache=cache)[0]
