@@ -1,6 +1,7 @@
 """`--track`: evaluations during training, equal to `pealm eval` of the checkpoints, on all ranks."""
 
 import json
+import math
 import os
 import socket
 import subprocess
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from pealm_core import load_saved_tokenizer
 
 Pealm = Callable[..., Any]
 Lines = Callable[[Path], list[dict[str, Any]]]
@@ -90,6 +93,8 @@ def test_two_processes_track_the_values_of_one(pealm: Pealm, runs: Path, tmp_pat
     ]
     assert [process.wait(timeout=120) for process in running] == [0, 0]
     one, two = tracked(lines(tmp_path / "one")), tracked(lines(tmp_path / "two"))
+    bits = [lines(tmp_path / name)[0]["val_bits_per_byte"] for name in ("one", "two")]
+    assert bits[0] == pytest.approx(bits[1], rel=1e-6)
     assert two[4] == pytest.approx(one[4], rel=1e-4)
 
 
@@ -111,3 +116,42 @@ def test_mistakes_end_the_run_before_it_starts(
     done = pealm(*line, "--track", track, "--track-limit", 5)
     assert done.code == 2 and message in done.err, done.err
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_validation_is_logged_in_bits_per_byte(
+    pealm: Pealm, runs: Path, tmp_path: Path, lines: Lines, local: Any
+) -> None:
+    for line in (line for line in lines(runs / "a") if "val_loss" in line):
+        assert line["val_bits_per_byte"] == pytest.approx(line["val_loss"] / math.log(2))  # a character is a byte
+    text = (runs / "text.txt").read_text()
+    val = text[int(0.9 * len(text)) :]
+    tokens = len(load_saved_tokenizer(runs / "words").encode(val))
+    first = next(line for line in lines(runs / "words") if "val_loss" in line)
+    ratio = first["val_bits_per_byte"] * math.log(2) / first["val_loss"]
+    assert ratio == pytest.approx(tokens / len(val.encode()), rel=0.03) and ratio < 0.8
+    plugin = local(
+        "halves",
+        """
+        from pealm_core import ObjectiveSpec, hookimpl
+
+        class Half:
+            def __init__(self, model, tokenizer):
+                pass
+
+            def loss(self, model, batch):
+                return model(batch["idx"], batch["targets"])[1] / 2, {}
+
+        @hookimpl
+        def pealm_objectives():
+            return ObjectiveSpec(name="half", summary="x", factory=Half)
+        """,
+    )
+    line = ["train", *SMALL, "--input.text", runs / "text.txt", "--steps", 1]
+    assert pealm("--plugin", plugin, *line, "--objective", "half", "--out", tmp_path / "half").code == 0
+    assert not any("val_bits_per_byte" in each for each in lines(tmp_path / "half"))
+    (tmp_path / "mix.toml").write_text(
+        f'[[input]]\ntext = "{runs / "text.txt"}"\n\n[[input]]\ntext = "{runs / "text.txt"}"\n'
+    )
+    done = pealm("train", *SMALL, "--config", tmp_path / "mix.toml", "--steps", 1, "--out", tmp_path / "mix")
+    assert done.code == 0, done.err
+    assert {"val_bits_per_byte/text-1", "val_bits_per_byte/text-2"} < lines(tmp_path / "mix")[0].keys()
