@@ -40,7 +40,9 @@ class TrainSettings:
     init: str | None = setting(None, "initial weights: a pretrained model, run, checkpoint, .safetensors or .pt file")
     seed: int = setting(1337, "seed of weights, data order and dropout", at_least=0, at_most=2**63 - 1)
     device: Literal["auto", "cpu", "cuda", "mps"] = setting("auto", "device to train on")
-    dtype: Literal["auto", "fp32", "bf16"] = setting("auto", "precision of matrix products; auto: bf16 where fast")
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] = setting(
+        "auto", "precision of matrix products; auto: bf16 where fast, fp16 on GPUs that only have that, else fp32"
+    )
     without: tuple[Optimization, ...] = setting((), f"optimizations to disable: {', '.join(get_args(Optimization))}")
 
     def __post_init__(self) -> None:
@@ -48,6 +50,15 @@ class TrainSettings:
             raise ValueError(
                 "steps: none, and neither max_seconds nor epochs is set, so that training would never end; set one"
             )
+
+
+@dataclass(frozen=True)
+class DataParallelConfig:
+    """Data parallel: a copy of the model in each process."""
+
+    gradients: Literal["fp32", "bf16"] = setting(
+        "fp32", "precision in which processes exchange gradients; bf16 is half the traffic, for slow networks"
+    )
 
 
 @dataclass(frozen=True)

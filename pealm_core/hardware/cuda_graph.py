@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 
 import torch
@@ -10,11 +11,25 @@ from torch import Tensor
 _one_at_a_time = threading.Lock()
 
 
-def record(function: Callable[[], Tensor]) -> Callable[[], Tensor]:
+@dataclass(frozen=True)
+class Recording:
+    """A function's kernels. A call launches them and returns the same tensor each time."""
+
+    function: Callable[[], Tensor]  # whose tensors the kernels read and write: they live as long as the recording
+    graph: torch.cuda.CUDAGraph
+    output: Tensor
+
+    def __call__(self) -> Tensor:
+        """Launch the kernels."""
+        self.graph.replay()
+        return self.output
+
+
+def record(function: Callable[[], Tensor]) -> Recording:
     """Record the kernels of a function that has the same shapes at every call and never waits for the GPU.
 
-    The returned function launches them and returns the same tensor each time. Raises RuntimeError if the function
-    can't be recorded. It runs once before: what is set up by a first call must not be recorded.
+    Raises RuntimeError if the function can't be recorded. It runs once before: what is set up by a first call must
+    not be recorded.
     """
     before = torch.cuda.current_stream()
     graph, stream = torch.cuda.CUDAGraph(), _side_stream(before.device)
@@ -30,11 +45,7 @@ def record(function: Callable[[], Tensor]) -> Callable[[], Tensor]:
         finally:
             torch.cuda.set_stream(before)  # which torch leaves out after an error
 
-    def replay() -> Tensor:
-        graph.replay()
-        return output
-
-    return replay
+    return Recording(function, graph, output)
 
 
 @cache

@@ -1,6 +1,7 @@
 """Choose the device and the precision, and move tensors to a device."""
 
 import contextlib
+import platform
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -12,12 +13,14 @@ from torch import Tensor
 from pealm_core.contract.errors import UserError
 from pealm_core.hardware.launch import launched
 
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
 
 def pick_device(name: str) -> torch.device:
     """Return the device of a name; "auto" prefers a GPU. Raises UserError for a device that this machine lacks.
 
-    Each process of a launcher has a CUDA device of its own. They can't share one Metal device usefully: for them
-    "auto" is CUDA or the CPU.
+    Each process of a launcher has a CUDA device of its own. They can't share one Metal device: for them "auto" is
+    CUDA or the CPU.
     """
     cuda, metal = torch.cuda.is_available(), torch.backends.mps.is_available()
     _, processes, local_rank = launched()
@@ -25,6 +28,8 @@ def pick_device(name: str) -> torch.device:
         name = "cuda" if cuda else "mps" if metal and processes == 1 else "cpu"
     if not {"cuda": cuda, "mps": metal}.get(name, True):
         raise UserError(f"--device {name}: torch finds no {name.upper()} device here; use --device cpu")
+    if name == "mps" and processes > 1:
+        raise UserError(f"--device mps: {processes} processes can't share a Metal device; start one, or --device cpu")
     if name != "cuda":
         return torch.device(name)
     if local_rank >= (count := torch.cuda.device_count()):
@@ -35,10 +40,17 @@ def pick_device(name: str) -> torch.device:
 
 
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:
-    """Return the dtype of a name; "auto" is bf16 where the device multiplies it fast, else fp32."""
+    """Return the dtype of a name. Raises UserError for one that this machine lacks.
+
+    "auto" is bf16 where the device multiplies it fast; fp16 on CUDA devices with only that (V100, T4: compute
+    capability 7); else fp32, also on MPS, where both are options.
+    """
+    if name == "bf16" and device.type == "mps" and int(platform.mac_ver()[0].partition(".")[0] or 0) < 14:
+        raise UserError("--dtype bf16: Metal has it from macOS 14 on; use --dtype fp32 or fp16")
     if name == "auto":
-        return torch.bfloat16 if fast_bf16(device) else torch.float32
-    return {"fp32": torch.float32, "bf16": torch.bfloat16}[name]
+        half = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (7, 0)
+        name = "bf16" if fast_bf16(device) else "fp16" if half else "fp32"
+    return DTYPES[name]
 
 
 def fast_bf16(device: torch.device) -> bool:

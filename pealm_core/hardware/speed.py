@@ -8,15 +8,20 @@ onednn    fp32 matrix products by oneDNN where torch's own choice is slower (AMD
 heap      memory that a step frees is kept for the next step, not returned to the system (CPU with glibc)
 gc        Python's garbage collector runs rarely: its pauses come at different times on different ranks
 
-`--without` disables them by name. bf16 is `--dtype`; fused AdamW is `--optimizer.fused`.
+`--without` disables them by name. bf16 and fp16 are `--dtype`; fused AdamW is `--optimizer.fused`.
 """
 
 import ctypes
 import gc
 import inspect
+import os
+import shutil
 import sys
+import sysconfig
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,7 +30,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
-from pealm_core.hardware.device import cpuinfo
+from pealm_core.hardware.device import DTYPES, cpuinfo
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # from glibc's malloc.h
 SHORT = 256  # most keys for which whole matrices are faster than the small blocks of the flash kernel
@@ -37,7 +42,7 @@ def faster(model: torch.nn.Module, device: torch.device, without: tuple[str, ...
     cuda, thresholds, precision = device.type == "cuda", gc.get_threshold(), torch.get_float32_matmul_precision()
     if cuda and "tf32" not in without:
         torch.set_float32_matmul_precision("high")
-    if cuda and "compile" not in without:
+    if cuda and "compile" not in without and not compiler_problem():
         model.compile(dynamic=False)  # a graph for each number of rows: one dynamic graph would be slower
     if device.type == "cpu" and sys.platform == "linux" and "heap" not in without:
         mallopt = getattr(ctypes.CDLL(None), "mallopt", lambda name, value: None)  # other C libraries lack it
@@ -83,9 +88,21 @@ def use_eager_optimizers() -> None:
 def describe(device: torch.device, dtype: torch.dtype, without: tuple[str, ...]) -> str:
     """List the precision and the enabled optimizations: "bf16, tf32, compile, flash, prefetch"."""
     names = ("tf32", "compile", "flash", "prefetch") if device.type == "cuda" else ()
-    return ", ".join(
-        [{torch.float32: "fp32", torch.bfloat16: "bf16"}[dtype], *(n for n in names if n not in without)]
-    )
+    precision = next(name for name, known in DTYPES.items() if known == dtype)
+    problem = compiler_problem() if "compile" in names and "compile" not in without else ""
+    without = (*without, "compile") if problem else without
+    text = ", ".join([precision, *(name for name in names if name not in without)])
+    return f"{text}; without compile: {problem}" if problem else text
+
+
+def compiler_problem() -> str:
+    """Return why torch.compile can't make kernels for CUDA here, "" if it can. Triton builds its launcher in C."""
+    if find_spec("triton") is None:
+        return "triton is not installed"
+    if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
+        return "no C compiler is found; install gcc"
+    header = Path(sysconfig.get_path("include"), "Python.h")
+    return "" if header.exists() else f"{header} is missing; install Python's headers (python3-dev)"
 
 
 @contextmanager

@@ -42,5 +42,6 @@ def pealm_strategies() -> StrategySpec:
     return StrategySpec(
         name="ddp",
         summary="Data parallel: a copy of the model in each process (DistributedDataParallel)",
+        config="pealm_core.config.settings:DataParallelConfig",
         factory="pealm_core.training.strategy:DataParallel",
     )

@@ -2,19 +2,18 @@
 
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from pealm_core.contract.errors import describe
 from pealm_core.contract.training_parts import Batch, Source
 from pealm_core.hardware.device import to_device
 from pealm_core.hardware.distributed import World
 from pealm_core.training.objective import part, prepared, scored
 
-if TYPE_CHECKING:
-    from pealm_core.training.trainer import Trainer
-
+NO_MEMORY = "can't allocate memory"  # as torch says it on a CPU
 Counts = list[int]  # of scored targets, by pass
 
 
@@ -65,10 +64,13 @@ class Batches:
         return to_device(batch, self._device), counts
 
 
-def memory_advice(t: "Trainer") -> str:
-    """Return what to say when a step needs more memory than there is."""
-    micro, block = t.micro_batch_size, t.data.block_size
+def out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that the device has no memory left."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or NO_MEMORY in describe(error)
+
+
+def memory_advice(where: str, micro: int, block: int) -> str:
+    """Return the line for a pass of `micro` sequences of `block` tokens that does not fit into memory."""
     smaller = f"--micro-batch-size {micro // 2}" if micro > 1 else f"--block-size {block // 2}"
-    where = f"on {t.device} at step {t.step + 1} (rank {t.world.rank})"
     what = f"{micro} sequences of {block} tokens in a pass"
     return f"out of memory {where}: {what}; try {smaller} or a smaller model (--model.n-layer, ...)"

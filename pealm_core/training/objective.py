@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pealm_core.contract.errors import PluginError
+from pealm_core.contract.errors import PealmError, PluginError
 from pealm_core.contract.protocols import has
 from pealm_core.contract.training_parts import IGNORE, Batch, Source, Strategy
 from pealm_core.hardware.device import autocast
@@ -23,7 +23,7 @@ BATCH: Returns = (
     lambda r: len({r["idx"].shape[0], *(tensor.shape[0] for tensor in r.values())}) == 1 and r["targets"].dim(),
     "a batch: tensors by name with a row for each sample, `idx` and `targets` among them",
 )
-RESERVED = {"step", "tokens", "loss", "val_loss", "lr", "grad_norm", "tokens_per_second", "seconds"}
+RESERVED = {"step", "tokens", "loss", "val_loss", "lr", "grad_norm", "loss_scale", "tokens_per_second", "seconds"}
 
 
 class NextToken:
@@ -66,12 +66,18 @@ def scored(objective: Any, batch: Batch) -> int:
 
 
 def accumulate(
-    objective: Any, module: Any, batch: Batch, weights: Sequence[float], dtype: torch.dtype, strategy: Strategy
+    objective: Any,
+    module: Any,
+    batch: Batch,
+    weights: Sequence[float],
+    dtype: torch.dtype,
+    strategy: Strategy,
+    scaler: torch.amp.GradScaler,
 ) -> dict[str, Tensor]:
     """Run a forward and a backward pass over each of `len(weights)` equal parts of a batch.
 
     Returns the weighted sums of `loss` (nats per token) and of the metrics, which stay on the device. The last
-    backward pass averages the gradients over the processes.
+    backward pass averages the gradients over the processes. The gradients are scaled, where the scaler is enabled.
     """
     size, device = len(batch["idx"]) // len(weights), batch["idx"].device
     sums = {"loss": torch.zeros((), device=device)}
@@ -83,7 +89,7 @@ def accumulate(
                 what = "the loss has no gradient: is it detached, or all of the model frozen?"
                 raise PluginError(f"{author(objective, module)}: {what}")
             loss = loss * weight
-            loss.backward()
+            scaler.scale(loss).backward()
         sums["loss"] += loss.detach()
         if taken := metrics.keys() & RESERVED:
             by = author(objective, module)
@@ -92,3 +98,11 @@ def accumulate(
             value = torch.as_tensor(value, dtype=torch.float32, device=device).detach() * weight
             sums[name] = sums[name] + value if name in sums else value
     return sums
+
+
+def not_finite(name: str, step: int, rank: int, number: float) -> PealmError:
+    """Return the error for a loss or gradient norm that is infinite or NaN."""
+    return PealmError(
+        f"the {name.replace('grad_', 'gradient ')} is not finite at step {step} (rank {rank}): {number}; the last "
+        f"checkpoint is kept. Try a lower --lr or more --warmup-steps"
+    )

@@ -127,6 +127,8 @@ def restore(trainer: Trainer, newest: Path | None, wrong: Sequence[str]) -> None
         ) from None
     trainer.step, trainer.seconds = state["step"], state["seconds"]
     trainer.sample = state["sample"]
+    if isinstance(scaler := state.get("scaler"), dict) and scaler.keys() == trainer.scaler.state_dict().keys():
+        trainer.scaler.load_state_dict(scaler)
     extra = newest / checkpoint.EXTRA
     trainer.observers.saved = read_tree(extra) if extra.exists() else {}
     if state["best_loss"] is not None and math.isfinite(on_disk):

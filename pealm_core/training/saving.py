@@ -139,6 +139,7 @@ class Saver:
             "best_loss": t.best_loss if math.isfinite(t.best_loss) else None,
             "world_size": t.world.size,
             "data": t.data.key,
+            **({"scaler": t.scaler.state_dict()} if t.scaler.is_enabled() else {}),
         }
         parts: dict[str, Any] = {"config": t.run.config, "tokenizer": t.tokenizer, "state": state, "replace": True}
 

@@ -8,7 +8,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 from torch.nn.parallel import DistributedDataParallel
+
+from pealm_core.config.settings import DataParallelConfig
 
 
 class DataParallel:
@@ -16,22 +19,33 @@ class DataParallel:
 
     collective = False
 
-    def __init__(self) -> None:
-        self.reached: set[str] | None = None  # with several processes: what has a gradient from the last pass
+    def __init__(self, config: DataParallelConfig = DataParallelConfig()) -> None:  # noqa: B008  it is frozen
+        self.config = config
+        self.trained: tuple[str, ...] = ()  # with several processes: the parameters whose gradients are averaged
+        self.reached: set[str] | None = None  # and those with a gradient from the last pass
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """Wrap the model, where there are several processes. Buffers are constants and are not sent."""
-        if not dist.is_initialized() or dist.get_world_size() == 1:
+        """Wrap the model, where there are several processes. Buffers are constants and are not sent.
+
+        Gradients are views of the buckets in which they are sent, which saves a copy. A static graph is not declared:
+        it was not faster, and torch refuses it with gradient accumulation.
+        """
+        trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        if not dist.is_initialized() or dist.get_world_size() == 1 or not trained:
             return model
         names = inspect.signature(DistributedDataParallel).parameters
         sync = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"  # until torch 2.12
-        options: dict[str, Any] = {sync: False}
-        reached = self.reached = set[str]()
+        options: dict[str, Any] = {sync: False, "gradient_as_bucket_view": True}
+        self.trained, reached = tuple(trained), set[str]()
+        self.reached = reached
         parameter: Any  # torch's method has no types
-        for name, parameter in model.named_parameters():
-            if parameter.requires_grad:
-                parameter.register_post_accumulate_grad_hook(lambda _, name=name: reached.add(name))
-        return DistributedDataParallel(model, **options)
+        for name, parameter in trained.items():
+            parameter.register_post_accumulate_grad_hook(lambda _, name=name: reached.add(name))
+        module = DistributedDataParallel(model, **options)
+        if self.config.gradients == "bf16":
+            # torch's check knows its own function, and refuses it on CPUs, where gloo can do it.
+            module.register_comm_hook(None, lambda state, bucket: bf16_compress_hook(state, bucket))
+        return module
 
     @contextmanager
     def no_sync(self, module: nn.Module) -> Iterator[None]:
@@ -59,9 +73,11 @@ def gradient_problem(model: torch.nn.Module, strategy: Any, *, several: bool) ->
     """Return what is wrong with the gradients after a step's backward passes, "" if nothing is.
 
     several: there are other processes, for which DistributedDataParallel needs every gradient at every step.
-    strategy: its `reached`, if it has one, names the parameters with a gradient from the last pass.
+    strategy: its `trained`, if it has one, names the parameters that had to have one when it wrapped the model, and
+    `reached` those with a gradient from the last pass.
     """
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    required = getattr(strategy, "trained", ())
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad or name in required}
     if sparse := [name for name, p in trained.items() if p.grad is not None and p.grad.is_sparse]:
         return f"the model gives {sparse[0]} a sparse gradient, which can't be clipped; use a dense one"
     reached = getattr(strategy, "reached", None) or trained
@@ -71,5 +87,5 @@ def gradient_problem(model: torch.nn.Module, strategy: Any, *, several: bool) ->
     more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
     return (
         f"the model gives {', '.join(missing[:5])}{more} no gradient, which several processes need in every pass: "
-        f"use it in forward, remove it, or set requires_grad=False"
+        f"use it in forward, remove it, or set requires_grad=False when the model is made"
     )

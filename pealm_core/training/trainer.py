@@ -11,16 +11,16 @@ from torch import Tensor, nn
 from pealm_core.checkpoints.tensors import flatten
 from pealm_core.config.job import Job
 from pealm_core.config.settings import TrainSettings
-from pealm_core.contract.errors import PealmError, PluginError, describe
+from pealm_core.contract.errors import PealmError, PluginError
 from pealm_core.contract.protocols import Tokenizer
 from pealm_core.contract.training_parts import Objective, Schedule, Strategy
 from pealm_core.data.order import combine
 from pealm_core.data.sources import Data
 from pealm_core.hardware.distributed import World
 from pealm_core.hardware.speed import faster
-from pealm_core.training.batches import Batches, memory_advice
+from pealm_core.training.batches import Batches, memory_advice, out_of_memory
 from pealm_core.training.learning_rate import Budget, due, in_steps, lr_factor
-from pealm_core.training.objective import accumulate, author
+from pealm_core.training.objective import accumulate, author, not_finite
 from pealm_core.training.observers import Observers
 from pealm_core.training.progress import Display, Recorder
 from pealm_core.training.run_folder import Run
@@ -29,7 +29,6 @@ from pealm_core.training.signals import Signals
 from pealm_core.training.strategy import gradient_problem
 from pealm_core.training.validation import validate
 
-NO_MEMORY = "can't allocate memory"  # as torch says it on a CPU
 READ_EVERY = {"cpu": 1, "cuda": 10, "mps": 10}  # steps: a read waits for a GPU
 
 
@@ -75,6 +74,7 @@ class Trainer:
         self.options, self.register_state = self.job.observer, self.observers.register_state  # for hooks
         self.evaluating = self.observers.evaluating
         self.read_every = READ_EVERY[self.device.type]
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
         s, local = self.settings, self.settings.batch_size // self.world.size
         self.micro_batch_size = min(s.micro_batch_size or local, local)  # sequences in a pass
         self.batches = Batches(
@@ -98,8 +98,9 @@ class Trainer:
                 raise
             except BaseException as error:  # also SystemExit: the save that is being written is completed
                 self.saver.finish(failed=True)
-                if isinstance(error, MemoryError | torch.OutOfMemoryError) or NO_MEMORY in describe(error):
-                    raise PealmError(memory_advice(self)) from error
+                if out_of_memory(error):
+                    where = f"on {self.device} at step {self.step + 1} (rank {self.world.rank})"
+                    raise PealmError(memory_advice(where, self.micro_batch_size, self.data.block_size)) from error
                 raise
             finally:
                 self.batches.close()
@@ -136,10 +137,9 @@ class Trainer:
 
     def update(self) -> dict[str, Any]:
         """Run one optimizer step; return its metrics, with the loss (nats per token) before the update."""
-        s, began = self.settings, time.perf_counter()
-        factor, tokens = lr_factor(self.schedule, self.progress(), self.step, s), s.batch_size * self.data.block_size
-        line: dict[str, Any] = {"step": self.step + 1, "tokens": self.sample * self.data.block_size + tokens}
-        line |= {"loss": None, "lr": factor * s.lr}
+        s, began, tokens = self.settings, time.perf_counter(), self.settings.batch_size * self.data.block_size
+        factor, before = lr_factor(self.schedule, self.progress(), self.step, s), self.sample * self.data.block_size
+        line: dict[str, Any] = {"step": self.step + 1, "tokens": before + tokens, "loss": None, "lr": factor * s.lr}
         for group in self.optimizer.param_groups:
             group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
         if sums := self.gradients():
@@ -165,40 +165,40 @@ class Trainer:
         torch.manual_seed(combine(self.settings.seed, self.step, self.world.rank) % 2**63)  # dropout
         self.model.train()
         weights = [count * self.world.size / scored for count in counts]
-        sums = accumulate(self.objective, self.module, batch, weights, self.dtype, self.strategy)
+        sums = accumulate(self.objective, self.module, batch, weights, self.dtype, self.strategy, self.scaler)
         if problem := gradient_problem(self.model, self.strategy, several=self.world.size > 1):
             dist = self.job.entries["model"].plugin.dist
             raise self.world.once(PluginError(f"{dist}: step {self.step + 1}: {problem}"))
         return sums
 
     def _optimize(self, line: dict[str, Any], sums: dict[str, Tensor]) -> None:
-        """Clip the gradients and update the weights."""
+        """Clip the gradients and update the weights, unless a gradient overflows in fp16."""
         parameters, clip = list(self.model.parameters()), self.settings.grad_clip
+        if self.scaler.is_enabled():
+            sums["loss_scale"] = self.scaler.scale(torch.ones_like(sums["loss"]))
+            self.scaler.unscale_(self.optimizer)
         sums["grad_norm"] = norm = self.strategy.grad_norm(parameters)
         first, self._names = not self._names, self._names or list(sums)
         if self._names != list(sums):
-            names = (", ".join(names) for names in (self._names, sums))
-            by = author(self.objective, self.model)
+            names, by = (", ".join(names) for names in (self._names, sums)), author(self.objective, self.model)
             raise PluginError(f"{by}: each step must have the same metrics: first {next(names)}, now {next(names)}")
         self._unread.append((line, torch.stack([value.to(sums["loss"]) for value in sums.values()])))
         if self.read_every == 1:
             self.read()  # before the update, so that a loss that is not finite changes nothing
         if clip and (self.read_every > 1 or float(norm) > clip):
             torch.nn.utils.clip_grads_with_norm_(parameters, clip, norm)
-        self.optimizer.step()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         if first:  # in this process
             flatten(self.strategy.full_state(self.model, self.optimizer)[1], "the optimizer's state")  # as saved
             self.observers.state()
 
     def read(self) -> None:
-        """Read the numbers of the steps since the last call; exchange failures of plugins.
-
-        Raises PealmError if a loss or gradient norm is not finite on any rank.
-        """
-        (unread, taken), self._unread, self._unread_seconds = (self._unread, self._unread_seconds), [], 0.0
-        if not unread:
+        """Read the numbers since the last call and exchange failures of plugins. Raises PealmError if not finite."""
+        if not self._unread:
             return
+        (unread, taken), self._unread, self._unread_seconds = (self._unread, self._unread_seconds), [], 0.0
         began, tokens = time.perf_counter(), self.settings.batch_size * self.data.block_size
         values = torch.stack([numbers for _, numbers in unread]).flatten().tolist()  # waits for the device
         speed = len(unread) * tokens / (taken + time.perf_counter() - began)
@@ -208,13 +208,13 @@ class Trainer:
                 line["tokens_per_second"] = round(speed, 1)
             for offset, name in enumerate(self._names, place * len(self._names)):
                 numbers = [row[offset] for row in everyone]  # by rank
-                for rank, number in enumerate(numbers):
-                    if not math.isfinite(number) and name in ("loss", "grad_norm"):
-                        raise PealmError(
-                            f"the {name.replace('grad_', 'gradient ')} is not finite at step {line['step']} (rank "
-                            f"{rank}): {number}; the last checkpoint is kept. Try a lower --lr or more --warmup-steps"
-                        )
+                wrong = [rank for rank, number in enumerate(numbers) if not math.isfinite(number)]
                 line[name] = numbers[self.world.rank] if name == "grad_norm" else sum(numbers) / len(numbers)
+                if wrong and name == "grad_norm" and line.get("loss_scale", 0) >= 1:
+                    line[name] = None
+                    self.display.say(f"step {line['step']:,}: a gradient overflows in fp16; the step is skipped")
+                elif wrong and name in ("loss", "grad_norm"):
+                    raise not_finite(name, line["step"], wrong[0], numbers[wrong[0]])
         if any(row[-1] for row in everyone):
             self.observers.share()
 

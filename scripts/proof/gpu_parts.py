@@ -538,9 +538,9 @@ def correct(m: Machine, facts: Facts) -> None:
         for name, options in {"cache": {}, "no graphs": {"graphs": False}, "no cache": {"use_cache": False}}.items():
             sampling = Sampling(max_new_tokens=count, temperature=0, num_samples=3)
             found[name] = [ids.tolist() for ids in generate_ids(text_of, [1, 2, 3], sampling, **options)]
-        for name in ("no graphs", "no cache"):
-            same = sum(a == b for a, b in zip(found["cache"], found[name], strict=True))
-            facts.check(f"fp32 tokens, cache and {name}", same == count, f"{same} of {count} steps are equal")
+        for one, name in (("cache", "no graphs"), ("no graphs", "no cache")):
+            same = sum(a == b for a, b in zip(found[one], found[name], strict=True))
+            facts.check(f"fp32 tokens, {one} and {name}", same == count, f"{same} of {count} steps are equal")
     with facts.attempt("a loss that is not finite"):
         not_finite(m, facts, shape)
     with tempfile.TemporaryDirectory() as folder:

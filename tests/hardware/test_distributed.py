@@ -247,6 +247,40 @@ def test_an_unused_parameter_is_the_plugins_defect(
     assert json.loads((tmp_path / "r" / "run.json").read_text())["status"] == "failed"
 
 
+FREEZING = """
+from pealm_core import hookimpl
+@hookimpl
+def pealm_run_start(trainer):
+    for name, parameter in trainer.model.named_parameters():
+        parameter.requires_grad_(name != "norm.weight")
+"""
+
+
+def test_a_parameter_frozen_after_wrapping_is_one_line(
+    launch: Callable[..., Any], tmp_path: Path, book: Path
+) -> None:
+    (tmp_path / "freeze.py").write_text(FREEZING)
+    start = ["char-transformer", "--input.text", book, *SMALL, "--steps", 3, "--out", "r"]
+    done = launch(2, *PEALM, "--plugin", "freeze.py", "train", *start, logs=tmp_path / "logs")
+    logs = [path.read_text() for path in sorted((tmp_path / "logs").glob("*/*/*/stderr.log"))]
+    (line,) = "".join(logs).splitlines()  # once
+    assert "step 1: the model gives" in line and "norm.weight" in line and "exitcode  : 3" in done.stderr
+    assert "requires_grad=False when the model is made" in line
+
+
+def test_gradients_in_bf16_teach_nearly_the_same(
+    pealm: Callable[..., Any], launch: Callable[..., Any], tmp_path: Path, short_book: Path
+) -> None:
+    begin = ["train", "char-transformer", "--input.text", short_book, *SMALL, *CONSTANT, "--dtype", "fp32"]
+    begin += ["--eval-tokens", 48, "--steps", 6, "--strategy.gradients", "bf16", "--micro-batch-size", 2]
+    assert launch(2, *PEALM, *begin, "--out", "two").returncode == 0
+    assert pealm(*begin, "--out", tmp_path / "one").code == 0  # one process exchanges nothing
+    one, two = rows(tmp_path / "one"), rows(tmp_path / "two")
+    assert one[0]["grad_norm"] == pytest.approx(two[0]["grad_norm"], rel=0.01)
+    assert one[0]["grad_norm"] != pytest.approx(two[0]["grad_norm"], rel=1e-6)  # in fp32, it would be this near
+    assert [row["loss"] for row in one] == pytest.approx([row["loss"] for row in two], rel=0.01)
+
+
 REFUSING = """
 from pealm_core import UserError, hookimpl
 @hookimpl

@@ -4,6 +4,7 @@ import gc
 import platform
 import subprocess
 import sys
+import sysconfig
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch import nn
 from pealm_core.checkpoints.tensors import read_tensors
 from pealm_core.contract.errors import UserError
 from pealm_core.contract.training_parts import Batch
-from pealm_core.hardware import device
+from pealm_core.hardware import device, speed
 from pealm_core.hardware.distributed import World
 from pealm_core.hardware.speed import _attention, describe, faster
 from pealm_core.training.batches import Batches
@@ -155,6 +156,59 @@ def test_bf16_is_for_cpus_that_multiply_it_fast(fast: bool, monkeypatch: pytest.
     assert not device.fast_bf16(CPU)
 
 
+@pytest.mark.parametrize(
+    ("capability", "expected"), [((9, 0), "bfloat16"), ((7, 5), "float16"), ((7, 0), "float16"), ((6, 1), "float32")]
+)
+def test_fp16_is_for_gpus_without_fast_bf16(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], expected: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: capability >= (8, 0))
+    assert device.pick_dtype("auto", torch.device("cuda")) == getattr(torch, expected)
+    assert device.pick_dtype("fp16", CPU) == torch.float16
+
+
+@pytest.mark.parametrize(("version", "works"), [("13.6", False), ("14.0", True), ("26.1", True)])
+def test_a_metal_device_multiplies_in_fp32_unless_asked(
+    monkeypatch: pytest.MonkeyPatch, version: str, works: bool
+) -> None:
+    metal = torch.device("mps")
+    monkeypatch.setattr(platform, "mac_ver", lambda: (version, ("", "", ""), "arm64"))
+    assert device.pick_dtype("auto", metal) == torch.float32
+    assert device.pick_dtype("fp16", metal) == torch.float16
+    if works:
+        assert device.pick_dtype("bf16", metal) == torch.bfloat16
+        return
+    with pytest.raises(UserError, match="--dtype bf16: Metal has it from macOS 14 on; use --dtype fp32 or fp16"):
+        device.pick_dtype("bf16", metal)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")  # torch's own, when it compiles
+def test_without_a_c_compiler_training_is_not_compiled_and_one_line_says_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    cuda, header = torch.device("cuda"), tmp_path / "Python.h"
+    header.touch()
+    monkeypatch.setattr(speed, "find_spec", lambda name: name)  # triton comes with torch for CUDA only
+    monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    model = nn.Linear(2, 2)
+    with faster(model, cuda, ()):
+        assert model._compiled_call_impl is None
+    line = "bf16, tf32, flash, prefetch; without compile: no C compiler is found; install gcc"
+    assert describe(cuda, torch.bfloat16, ()) == line
+    assert describe(cuda, torch.float16, ("compile",)) == "fp16, tf32, flash, prefetch"
+    (tmp_path / "gcc").touch(mode=0o755)
+    with faster(model, cuda, ()):
+        assert model._compiled_call_impl is not None
+    assert describe(cuda, torch.bfloat16, ()) == "bf16, tf32, compile, flash, prefetch"
+    header.unlink()
+    assert "Python.h is missing; install Python's headers (python3-dev)" in describe(cuda, torch.bfloat16, ())
+    monkeypatch.setattr(speed, "find_spec", lambda name: None)
+    assert describe(cuda, torch.bfloat16, ()).endswith("; without compile: triton is not installed")
+
+
 def test_more_processes_than_gpus_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
@@ -176,7 +230,9 @@ def test_auto_with_several_processes_is_no_metal_device(monkeypatch: pytest.Monk
     variables = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert device.pick_device("auto").type == "cpu" and device.pick_device("mps").type == "mps"
+    assert device.pick_device("auto").type == "cpu"
+    with pytest.raises(UserError, match="2 processes can't share a Metal device; start one, or --device cpu"):
+        device.pick_device("mps")
 
 
 def test_a_batch_is_copied_to_a_cpu_as_it_is() -> None:
