@@ -23,10 +23,7 @@ RESULT = "an EvalResult: metrics, each a pair of numbers by name; n, a number; n
 
 
 def plan_evaluation(config: Tables, words: Tables) -> Job:
-    """Return the job of an evaluation. Raises UserError.
-
-    config: the tables of a run. words: tables of text, as from the command line: `{"eval": {"name": "hellaswag"}}`.
-    """
+    """Return the job of an evaluation for a run's tables. words: tables of text, as from the command line."""
     return plan(("model", "tokenizer", "eval", "input"), file=Layer("the run's config", config), words=words)
 
 
@@ -56,10 +53,7 @@ class Evaluation:
             return open_job(self.job, ckpt, device=device, dtype=dtype, base=base)
 
     def run(self, lm: LM, progress: Callable[..., None] = lambda *_: None) -> EvalResult:
-        """Evaluate a model; the results of a mixture are joined as `loss/NAME`. Raises PealmError.
-
-        The state of the random number generators doesn't change, so that a model in training may be evaluated.
-        """
+        """Evaluate a model, without a change to the random numbers of others. Raises PealmError."""
         options = {"config": _with_inputs(lm.config), "progress": progress if self.world.main else lambda *_: None}
         devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
         with self.world.together(), torch.random.fork_rng(devices):
