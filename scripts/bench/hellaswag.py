@@ -9,7 +9,8 @@ each batch size, and `pealm eval --eval.style harness`. Timed is the scoring wit
 The goal is 3 times the rows per second of lm-eval's best batch size, in no more memory, and the same counts. Where
 others use the machine, too, rows for a second of CPU time tell more.
 
-`--tiny --rows 40 --save tests/hellaswag/harness.json` makes the figures that a test compares with.
+`--tiny --rows 40 --save tests/hellaswag/harness.json` makes the figures that a test compares with. So does, with
+`--rows 18 --file tests/hellaswag/wikihow.jsonl`, `--save tests/hellaswag/wikihow_harness.json` for rows with markers.
 """
 
 import argparse

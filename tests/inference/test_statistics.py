@@ -34,7 +34,8 @@ def test_the_error_of_a_ratio_is_the_deviation_of_ratios_of_new_samples() -> Non
 def test_exact_values() -> None:
     flags = [True] * 3 + [False] * 7
     assert mean(flags) == (pytest.approx(0.3), pytest.approx(sqrt(0.3 * 0.7 / 9)))
-    assert mean([]) == (0.0, 0.0) and mean([5.0]) == (5.0, 0.0)
+    assert mean([]) == (0.0, 0.0) and mean([5.0]) == (5.0, 0.0) and mean([1.0, 2.0]) == (1.5, 0.5)
+    assert ratio([1.0, 3.0], [1, 1]) == (2.0, pytest.approx(1.0))
     assert ratio([3.0], [2]) == (1.5, 0.0)
     assert ratio([2.0, 4.0, 9.0], [1, 2, 4.5]) == (2.0, pytest.approx(0, abs=1e-12))
     equal = [1.0, 2.0, 3.0]

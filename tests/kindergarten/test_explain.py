@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 import pytest
 
 import pealm_kindergarten as kg
-from pealm_kindergarten.grammar import sentences
+from pealm_kindergarten.parts import sentences
 
 OTHER = {"he": "she", "she": "he", "his": "her", "him": "her", "He": "She", "She": "He"}
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import pealm_kindergarten as kg
 from pealm_kindergarten import words
-from pealm_kindergarten.grammar import sentences
+from pealm_kindergarten.parts import sentences
 
 STORIES = [kg.story(7, index) for index in range(4000)]
 
@@ -22,7 +22,7 @@ def test_every_story_has_exactly_one_derivation():
 
 
 def test_every_alternative_and_every_word_is_used_somewhere():
-    grammar = kg.kindergarten()
+    grammar = kg.KINDERGARTEN.grammar
     choices = {(c.name, c.picked) for story in STORIES for c in kg.parse(story).choices}
     for rule, alternatives in grammar.rules.items():
         assert {a.source for a in alternatives} == {picked for name, picked in choices if name == f"<{rule}>"}
@@ -69,12 +69,15 @@ def test_the_vocabulary_is_of_300_to_500_words():
 
 
 def test_there_are_too_many_stories_to_memorise():
-    assert kg.exact().stories > 1e8
+    assert kg.KINDERGARTEN.exact.stories > 1e8
     assert len(set(STORIES)) == len(STORIES)
 
 
 def test_a_seed_and_an_index_name_one_story_for_good():
-    assert kg.story(0, 0) == kg.story(0, 0) != kg.story(0, 1)
+    assert kg.story(0, 0) == (
+        "Kate found a red car at the market. She played with the red car all week. But then she lost the red car. The baker found the red car on the stairs. Kate was merry once more."
+    )
+    assert kg.story(0, 0) != kg.story(0, 1)
     assert kg.story(1, 0) != kg.story(0, 0)
     assert list(kg.stories("train", 5, 30))[:10] == list(kg.stories("train", 5, 10))
     assert kg.generate(random.Random(3)) == kg.generate(random.Random(3))
@@ -141,7 +144,7 @@ def test_diversity_tells_a_varied_sample_from_a_monotonous_one():
     varied, same = kg.diversity(STORIES[:500]), kg.diversity(STORIES[:1] * 500)
     assert (varied.n, varied.accepted, varied.distinct) == (500, 500, 1.0)
     assert (same.accepted, same.distinct, same.plots, same.skeletons) == (500, 1 / 500, 0.0, 0.0)
-    assert varied.plots > 0.97 * math.log(len(kg.kindergarten().rules["story"]))
+    assert varied.plots > 0.97 * math.log(len(kg.KINDERGARTEN.grammar.rules["story"]))
     assert varied.skeletons > 4.0
     assert varied.distinct_3 > 10 * same.distinct_3
     nonsense = kg.diversity(["what is this"])

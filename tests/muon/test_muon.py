@@ -1,6 +1,9 @@
 """Muon: what a step is, which parameters it takes, and that a run goes on from its state."""
 
 import copy
+import json
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -73,6 +76,44 @@ def test_a_batch_gives_what_each_matrix_alone_gives_whichever_way_round() -> Non
             torch.testing.assert_close(got if one.shape[0] <= one.shape[1] else got.mT, alone, rtol=1e-4, atol=1e-4)
 
 
+RANKS = """
+import json, os, sys
+from pathlib import Path
+import torch
+import torch.distributed as dist
+from pealm_muon import optimizer
+torch.set_num_threads(1)
+rank = int(os.fork() == 0)  # modules are imported once
+dist.init_process_group("gloo", init_method="file://" + sys.argv[1], rank=rank, world_size=2)
+inner, sizes = optimizer.orthogonalize, []
+optimizer.orthogonalize = lambda batch: sizes.append(len(batch)) or inner(batch)
+torch.manual_seed(0)
+tensors = [torch.randn(shape) for shape in {shapes}]
+result = [tensor.tolist() for tensor in optimizer.orthogonalize_all(tensors)]
+Path(sys.argv[1] + str(rank)).write_text(json.dumps([result, sizes]))
+dist.barrier()
+os._exit(0 if rank else os.waitstatus_to_exitcode(os.wait()[1]))
+"""
+
+
+def test_two_processes_share_the_work_and_have_the_same_result(tmp_path: Path) -> None:
+    shapes = [
+        (4, 8),
+        (3, 5),
+        (4, 4, 8),
+        (3, 5),
+        (6, 6),
+    ]  # 5, 2 and 1 of a shape: one process has less to do, or nothing
+    code = RANKS.replace("{shapes}", repr(shapes))
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "store")], check=True, timeout=100)
+    (first, mine), (second, others) = (json.loads((tmp_path / f"store{rank}").read_text()) for rank in range(2))
+    assert first == second
+    assert (mine, others) == ([3, 1, 1], [2, 1])
+    torch.manual_seed(0)
+    for result, alone in zip(first, orthogonalize_all([torch.randn(shape) for shape in shapes]), strict=True):
+        torch.testing.assert_close(torch.tensor(result), alone, rtol=1e-2, atol=1e-2)  # as exact as bf16
+
+
 def test_it_takes_the_matrices_and_leaves_tables_head_and_vectors_to_adamw() -> None:
     net = Net()
     assert [id(p) for p in matrices(net)] == [id(net.up.weight), id(net.down.weight)]
@@ -84,6 +125,9 @@ def test_it_takes_the_matrices_and_leaves_tables_head_and_vectors_to_adamw() -> 
     wide = Net()
     wide.up, wide.down = nn.Linear(4, 7), nn.Linear(7, 4, bias=False)  # as many as the vocabulary has tokens
     assert [id(p) for p in matrices(wide)] == [id(wide.up.weight), id(wide.down.weight)]
+    wide.up, wide.down = nn.Linear(4, 4), nn.Linear(4, 7)
+    assert [id(p) for p in matrices(wide)] == [id(wide.up.weight), id(wide.down.weight)]
+    wide.up, wide.down = nn.Linear(4, 7), nn.Linear(7, 4, bias=False)
     del wide.head  # as where the logits are products with the table
     assert [id(p) for p in matrices(wide)] == [id(wide.up.weight), id(wide.down.weight)]
 
@@ -100,6 +144,25 @@ def test_the_first_step_is_the_orthogonalised_gradient_at_the_rate_of_its_shape(
     assert (table - net.table.weight).abs().max().item() == pytest.approx(0.02, rel=1e-3)  # AdamW's first step
 
 
+def test_each_slice_of_three_dimensions_is_a_matrix() -> None:
+    class Experts(nn.Module):
+        def __init__(self, weight: torch.Tensor) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(weight.clone())
+
+        def muon_parameters(self) -> list[nn.Parameter]:
+            return [self.weight]
+
+    torch.manual_seed(1)
+    start, gradient = torch.randn(3, 6, 4), torch.randn(3, 6, 4)
+    together, alone = Experts(start), [Experts(matrix) for matrix in start]
+    for model, its in zip([together, *alone], [gradient, *gradient], strict=True):
+        model.weight.grad = its.clone()
+        build(MuonConfig(), model, lr=0.1).step()
+    for row, model in zip(together.weight, alone, strict=True):
+        torch.testing.assert_close(row, model.weight, rtol=1e-2, atol=1e-3)
+
+
 @pytest.mark.parametrize("cautious", [True, False])
 def test_weights_decay(cautious: bool) -> None:
     net, free = Net(), Net()
@@ -112,6 +175,21 @@ def test_weights_decay(cautious: bool) -> None:
     torch.testing.assert_close(free.up.weight - net.up.weight, lost, rtol=1e-4, atol=1e-6)
     with pytest.raises(ValueError, match="no matrices"):
         build(MuonConfig(), nn.LayerNorm(3), lr=0.1)
+
+
+def test_of_the_rest_only_tables_decay() -> None:
+    net, free = Net(), Net()
+    with torch.no_grad():
+        for model in (net, free):
+            model.up.bias.fill_(2.0)
+    step(net, build(MuonConfig(adam_decay=0.5, adam_lr=0.1), net, lr=0.1))
+    step(free, build(MuonConfig(adam_lr=0.1), free, lr=0.1))
+    for name in ("table", "head"):
+        before = getattr(Net(), name).weight
+        lost = getattr(free, name).weight - getattr(net, name).weight
+        torch.testing.assert_close(lost, 0.1 * 0.5 * before, rtol=1e-3, atol=1e-6)
+    assert torch.equal(net.up.bias, free.up.bias) and torch.equal(net.norm.weight, free.norm.weight)
+    assert float((net.norm.weight.detach() - 1).abs().max()) < 0.11  # one step of AdamW, and no decay
 
 
 def test_it_learns_and_goes_on_from_its_state_bit_for_bit() -> None:

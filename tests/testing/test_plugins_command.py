@@ -48,8 +48,10 @@ def test_json_has_every_column(pealm: Pealm, monkeypatch: pytest.MonkeyPatch) ->
     assert rows["muon"]["status"] == "disabled" and rows["kindergarten"]["provides"] == [
         "dataset kindergarten",
         "dataset kindergarten-questions",
+        "dataset second-grade",
         "evaluator kindergarten",
         "evaluator kindergarten-questions",
+        "evaluator second-grade",
     ]
 
 

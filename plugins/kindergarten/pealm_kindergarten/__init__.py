@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .corpus import (
+        KINDERGARTEN,
+        SECOND_GRADE,
+        Grade,
         check_sentences,
         derivations,
         diversity,
         entropy,
         entropy_floor,
-        exact,
         explain,
         generate,
-        kindergarten,
         log_prob,
         max_length,
         mean_length,
@@ -27,27 +28,29 @@ if TYPE_CHECKING:
         story,
     )
     from .diagnosis import Problem
-    from .grammar import END, Choice, Derivation, Grammar
+    from .grammar import Grammar
     from .measure import Exact
+    from .parts import END, Choice, Derivation
     from .variety import Diversity
 
 _HOME = {
-    "Choice": "grammar",
-    "Derivation": "grammar",
+    "Choice": "parts",
+    "Derivation": "parts",
     "Diversity": "variety",
-    "END": "grammar",
+    "END": "parts",
     "Exact": "measure",
+    "Grade": "corpus",
     "Grammar": "grammar",
+    "KINDERGARTEN": "corpus",
     "Problem": "diagnosis",
+    "SECOND_GRADE": "corpus",
     "check_sentences": "corpus",
     "derivations": "corpus",
     "diversity": "corpus",
     "entropy": "corpus",
     "entropy_floor": "corpus",
-    "exact": "corpus",
     "explain": "corpus",
     "generate": "corpus",
-    "kindergarten": "corpus",
     "log_prob": "corpus",
     "max_length": "corpus",
     "mean_length": "corpus",
@@ -60,10 +63,13 @@ _HOME = {
 
 __all__ = [
     "END",
+    "KINDERGARTEN",
+    "SECOND_GRADE",
     "Choice",
     "Derivation",
     "Diversity",
     "Exact",
+    "Grade",
     "Grammar",
     "Problem",
     "check_sentences",
@@ -71,10 +77,8 @@ __all__ = [
     "diversity",
     "entropy",
     "entropy_floor",
-    "exact",
     "explain",
     "generate",
-    "kindergarten",
     "log_prob",
     "max_length",
     "mean_length",

@@ -1,11 +1,10 @@
 """Whether a model answers questions about stories that no model was trained on, exactly and by kind of question."""
 
-import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from pealm_core import EvalResult, Sampling, Tokenizer, chat_prompt, generate_ids
+from pealm_core import EvalResult, Sampling, Tokenizer, chat_prompt, generate_ids, mean
 from pealm_kindergarten.config import AnsweringConfig
 from pealm_kindergarten.dataset import conversations
 from pealm_kindergarten.questions import UNKNOWN
@@ -47,12 +46,10 @@ class Answering:
             if row["answerable"]:
                 by_kind[row["kind"]].append(row["answer"] == row["right answer"])
         known = [row for row in details if row["answerable"]]
-        metrics = {"exactly right": _fraction([row["answer"] == row["right answer"] for row in known])}
-        metrics |= {f"{kind}: exactly right": _fraction(rows) for kind, rows in sorted(by_kind.items())}
-        metrics["unanswerable, declined"] = _fraction(
-            [r["answer"] == UNKNOWN for r in details if not r["answerable"]]
-        )
-        metrics["answerable, wrongly declined"] = _fraction([row["answer"] == UNKNOWN for row in known])
+        metrics = {"exactly right": mean([row["answer"] == row["right answer"] for row in known])}
+        metrics |= {f"{kind}: exactly right": mean(rows) for kind, rows in sorted(by_kind.items())}
+        metrics["unanswerable, declined"] = mean([r["answer"] == UNKNOWN for r in details if not r["answerable"]])
+        metrics["answerable, wrongly declined"] = mean([row["answer"] == UNKNOWN for row in known])
         wrong = next((row for row in known if row["answer"] != row["right answer"]), None)
         notes = [] if wrong is None else [f"{wrong['question']} {wrong['answer']!r}, not {wrong['right answer']!r}"]
         return EvalResult(
@@ -70,9 +67,3 @@ def answer(model: Any, tokenizer: Tokenizer, messages: Sequence[Mapping[str, str
             break
         ids.append(token)
     return tokenizer.decode(ids)
-
-
-def _fraction(flags: Sequence[bool]) -> tuple[float, float]:
-    """Return a fraction and its standard error; of nothing, 0."""
-    p = sum(flags) / max(1, len(flags))
-    return p, math.sqrt(p * (1 - p) / max(1, len(flags)))

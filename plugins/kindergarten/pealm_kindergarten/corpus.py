@@ -1,4 +1,4 @@
-"""The kindergarten: its grammar, its stories by number, the split into training and validation, and its figures.
+"""The grades: their grammars, their stories by number, the split into training and validation, and their figures.
 
 A story is one line of ASCII text; its end mark, a newline, is never part of the strings here.
 """
@@ -6,38 +6,114 @@ A story is one line of ASCII text; its end mark, a newline, is never part of the
 import hashlib
 import random
 from collections.abc import Iterator, Sequence
-from functools import cache
-from typing import Literal
+from functools import cached_property
+from importlib import import_module
+from typing import Any, Literal
 
 from . import diagnosis, variety
-from .grammar import Derivation, Grammar, sentences
+from .grammar import Grammar
 from .measure import Exact
-from .plots import RULES
-from .words import TABLES, VARIABLES
+from .parts import Derivation, sentences
 
 Split = Literal["train", "val"]
 
 
-@cache
-def kindergarten() -> Grammar:
-    """The grammar of the stories."""
-    return Grammar(tables=TABLES, variables=VARIABLES, rules=RULES)
+class Grade:
+    """The stories of a grammar. name: that of the dataset; modules: where its rules and its words are."""
 
+    def __init__(self, name: str, *modules: str) -> None:
+        self.name, self._modules = name, modules
 
-@cache
-def exact() -> Exact:
-    """Its exact figures."""
-    return Exact(kindergarten())
+    @cached_property
+    def grammar(self) -> Grammar:
+        """The grammar of the stories."""
+        data: dict[str, Any] = {}
+        for module in self._modules:
+            data |= vars(import_module(f"pealm_kindergarten.{module}"))
+        return Grammar(
+            tables=data["TABLES"],
+            variables=data["VARIABLES"],
+            registers=data.get("REGISTERS"),
+            apart=data.get("APART", ()),
+            rules=data["RULES"],
+        )
 
+    @cached_property
+    def exact(self) -> Exact:
+        """Its exact figures."""
+        return Exact(self.grammar)
 
-def generate(rng: random.Random) -> str:
-    """Draw a story."""
-    return kindergarten().tell(rng).text
+    def generate(self, rng: random.Random) -> str:
+        """Draw a story."""
+        return self.grammar.tell(rng).text
 
+    def telling(self, seed: int, index: int) -> Derivation:
+        """The derivation of the story with this number."""
+        return self.grammar.tell(random.Random(f"{self.name} {seed} {index}"))
 
-def story(seed: int, index: int) -> str:
-    """The story with this number: always the same for the same seed and index."""
-    return generate(random.Random(f"kindergarten {seed} {index}"))
+    def story(self, seed: int, index: int) -> str:
+        """The story with this number: always the same for the same seed and index."""
+        return self.telling(seed, index).text
+
+    def stories(self, split_name: Split, seed: int, n: int) -> Iterator[str]:
+        """The first n of the seed's stories that belong to the split."""
+        return (told.text for _, told in self.tellings(split_name, seed, n))
+
+    def tellings(self, split_name: Split, seed: int, n: int) -> Iterator[tuple[int, Derivation]]:
+        """Yield the numbers and derivations of these stories."""
+        if split_name not in ("train", "val"):
+            raise ValueError(f"split is {split_name!r}; it must be 'train' or 'val'")
+        index = told = 0
+        while told < n:
+            derivation = self.telling(seed, index)
+            if split(derivation.text) == split_name:
+                told += 1
+                yield index, derivation
+            index += 1
+
+    def parse(self, story: str) -> Derivation | None:
+        """The story's derivation, or None where the grammar has none."""
+        return self.grammar.parse(story)
+
+    def derivations(self, story: str) -> int:
+        """How many derivations the story has: 1, or 0 where it is none of the grammar's."""
+        return self.grammar.derivations(story)
+
+    def log_prob(self, story: str) -> float:
+        """Nats of the story with its end mark; -inf where the grammar does not tell it."""
+        return self.grammar.log_prob(story)
+
+    def check_sentences(self, text: str) -> list[tuple[str, bool]]:
+        """The text's sentences, each with whether it occurs in some story, whatever the others say."""
+        return [(sentence, self.grammar.accepts_sentence(sentence)) for sentence in sentences(text)]
+
+    def problem(self, story: str) -> diagnosis.Problem | None:
+        """Where the story stops making sense, or None where it makes sense to its end."""
+        return diagnosis.problem(self.grammar, story)
+
+    def explain(self, story: str) -> str:
+        """The story's derivation, choice by choice, or where it stops making sense and why."""
+        return diagnosis.explain(self.grammar, story)
+
+    def diversity(self, stories: Sequence[str]) -> variety.Diversity:
+        """How varied at least one story is; compare with as many of the grammar's own."""
+        return variety.diversity(self.grammar, stories)
+
+    def entropy(self) -> float:
+        """Nats per story."""
+        return self.exact.entropy
+
+    def mean_length(self) -> float:
+        """Expected characters per story, end mark included."""
+        return self.exact.mean_length
+
+    def max_length(self) -> int:
+        """No story is longer than this, end mark included."""
+        return self.exact.max_length
+
+    def entropy_floor(self) -> float:
+        """Nats per character that no model can beat, each story scored from its start to its end mark."""
+        return self.exact.floor
 
 
 def split(story: str) -> Split:
@@ -46,74 +122,16 @@ def split(story: str) -> Split:
     return "val" if int.from_bytes(digest, "big") % 10 == 0 else "train"
 
 
-def stories(split_name: Split, seed: int, n: int) -> Iterator[str]:
-    """The first n of the seed's stories that belong to the split."""
-    return (told.text for _, told in tellings(split_name, seed, n))
+KINDERGARTEN = Grade("kindergarten", "plots", "words")
+SECOND_GRADE = Grade("second-grade", "second_grade")
 
-
-def tellings(split_name: Split, seed: int, n: int) -> Iterator[tuple[int, Derivation]]:
-    """Yield the numbers and derivations of these stories."""
-    if split_name not in ("train", "val"):
-        raise ValueError(f"split is {split_name!r}; it must be 'train' or 'val'")
-    index = told = 0
-    while told < n:
-        derivation = kindergarten().tell(random.Random(f"kindergarten {seed} {index}"))
-        if split(derivation.text) == split_name:
-            told += 1
-            yield index, derivation
-        index += 1
-
-
-def parse(story: str) -> Derivation | None:
-    """The story's derivation, or None where the grammar has none."""
-    return kindergarten().parse(story)
-
-
-def derivations(story: str) -> int:
-    """How many derivations the story has: 1, or 0 where it is none of the grammar's."""
-    return kindergarten().derivations(story)
-
-
-def log_prob(story: str) -> float:
-    """Nats of the story with its end mark; -inf where the grammar does not tell it."""
-    return kindergarten().log_prob(story)
-
-
-def check_sentences(text: str) -> list[tuple[str, bool]]:
-    """The text's sentences, each with whether it occurs in some story, whatever the others say."""
-    return [(sentence, kindergarten().accepts_sentence(sentence)) for sentence in sentences(text)]
-
-
-def problem(story: str) -> diagnosis.Problem | None:
-    """Where the story stops making sense, or None where it makes sense to its end."""
-    return diagnosis.problem(kindergarten(), story)
-
-
-def explain(story: str) -> str:
-    """The story's derivation, choice by choice, or where it stops making sense and why."""
-    return diagnosis.explain(kindergarten(), story)
-
-
-def diversity(stories: Sequence[str]) -> variety.Diversity:
-    """How varied at least one story is; compare with as many of the grammar's own."""
-    return variety.diversity(kindergarten(), stories)
-
-
-def entropy() -> float:
-    """Nats per story."""
-    return exact().entropy
-
-
-def mean_length() -> float:
-    """Expected characters per story, end mark included."""
-    return exact().mean_length
-
-
-def max_length() -> int:
-    """No story is longer than this, end mark included."""
-    return exact().max_length
-
-
-def entropy_floor() -> float:
-    """Nats per character that no model can beat, each story scored from its start to its end mark."""
-    return exact().floor
+# The functions of the package are the kindergarten's.
+check_sentences, derivations, diversity = (
+    KINDERGARTEN.check_sentences,
+    KINDERGARTEN.derivations,
+    KINDERGARTEN.diversity,
+)
+entropy, entropy_floor, explain = KINDERGARTEN.entropy, KINDERGARTEN.entropy_floor, KINDERGARTEN.explain
+generate, log_prob, parse = KINDERGARTEN.generate, KINDERGARTEN.log_prob, KINDERGARTEN.parse
+max_length, mean_length, problem = KINDERGARTEN.max_length, KINDERGARTEN.mean_length, KINDERGARTEN.problem
+stories, story, tellings = KINDERGARTEN.stories, KINDERGARTEN.story, KINDERGARTEN.tellings

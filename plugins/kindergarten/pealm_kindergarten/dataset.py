@@ -5,13 +5,15 @@ from collections.abc import Iterator
 
 from pealm_core import CHAT_LAYOUT, Segment, chat_document
 from pealm_kindergarten.config import QuestionsConfig, StoriesConfig
-from pealm_kindergarten.corpus import Split, entropy_floor, stories, tellings
-from pealm_kindergarten.grammar import END, Derivation
+from pealm_kindergarten.corpus import KINDERGARTEN, SECOND_GRADE, Split, tellings
+from pealm_kindergarten.parts import END, Derivation
 from pealm_kindergarten.questions import Question, ask, conversation
 
 
 class Kindergarten:
     """Stories that the grammar tells from a seed; those for validation are never among those for training."""
+
+    grade = KINDERGARTEN
 
     def __init__(self, config: StoriesConfig | None = None) -> None:
         self.config = config or StoriesConfig()
@@ -19,15 +21,21 @@ class Kindergarten:
     @property
     def entropy_floor(self) -> float:
         """Nats per character that no model can beat."""
-        return entropy_floor()
+        return self.grade.entropy_floor()
 
     def documents(self, split: str) -> Iterator[str]:
         """The stories of "train" or "val"."""
         if split == "train":
-            told = stories("train", self.config.seed, self.config.stories)
+            told = self.grade.stories("train", self.config.seed, self.config.stories)
         else:
-            told = stories("val", self.config.seed, self.config.stories // 10)
+            told = self.grade.stories("val", self.config.seed, self.config.stories // 10)
         return (story + END for story in told)
+
+
+class SecondGrade(Kindergarten):
+    """Longer stories, in which things change hands and numbers change."""
+
+    grade = SECOND_GRADE
 
 
 class Questions:

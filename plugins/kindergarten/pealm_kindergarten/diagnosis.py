@@ -3,7 +3,9 @@
 import re
 from dataclasses import dataclass
 
-from .grammar import Call, Grammar, Miss, sentences
+from .grammar import Grammar
+from .parts import Assign, Call, sentences
+from .search import Miss, misses
 
 THE_END = "the end of the story"
 ANOTHER = "another sentence"
@@ -32,20 +34,20 @@ def problem(grammar: Grammar, story: str) -> Problem | None:
     """Where the story stops making sense, or None where it makes sense to its end."""
     if grammar.parse(story) is not None:
         return None
-    misses = grammar.misses(story)
-    at = misses[0].at
+    failed = misses(grammar, story)
+    at = failed[0].at
     start = at
     while start and story[start - 1 : start + 1].isalpha() and at < len(story):
         start -= 1  # the story goes on in the middle of a word: read the whole word
-    first = misses[0]
-    expected = tuple(dict.fromkeys(_expected(story[start:at], miss) for miss in misses))
+    first = failed[0]
+    expected = tuple(dict.fromkeys(_expected(story[start:at], miss) for miss in failed))
     if first.wanted is None:
         number, example = len(sentences(story[:at])) + 1, THE_END
     else:  # a whole story shows the sentences as they ought to be
         whole = story[:at] + first.wanted + _finish(grammar, first)
         number = _sentence_at(whole, start + (expected[0] == ANOTHER))
         example = sentences(whole)[number - 1]
-    because = tuple(dict.fromkeys(filter(None, (_because(story, miss) for miss in misses))))
+    because = tuple(dict.fromkeys(filter(None, (_because(story, miss) for miss in failed))))
     return Problem(start, number, _first_word(story[start:]), expected, because, example)
 
 
@@ -130,7 +132,7 @@ def _because(story: str, miss: Miss) -> str:
         choice, trail = trail
         if choice.name == f"{{{miss.variable}}}":
             sentence = sentences(story)[_sentence_at(story, choice.at) - 1]
-            return f"the {miss.variable} is {choice.picked}: {sentence}"
+            return f"the {choice.name[1:-1].replace('_', ' ')} is {choice.picked}: {sentence}"
     return ""
 
 
@@ -144,6 +146,8 @@ def _finish(grammar: Grammar, miss: Miss) -> str:
                 rest = (piece, rest)
         elif isinstance(part, str):
             text.append(part)
+        elif isinstance(part, Assign):
+            bindings = grammar.assign(part, bindings) or bindings
         else:
             if part.variable not in bindings:
                 bindings[part.variable] = grammar.free_rows(part.variable, bindings)[0]

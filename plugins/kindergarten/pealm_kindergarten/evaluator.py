@@ -1,20 +1,18 @@
-"""What a model's own stories are worth, and how near its loss is to what the grammar leaves to chance.
+"""How good a model's own stories are, and how near its loss is to the lowest possible one.
 
-A model tells stories from their very start. A story counts where the grammar has a derivation for it, a sentence
-where it occurs in some story. The loss is taken story by story, from the start to the end mark, on stories that no
-model was trained on, and set beside the entropy floor.
+A model generates stories from their start. A story is accepted if the grammar has a derivation for it, a sentence if
+it occurs in some story. The loss is computed story by story, from the start to the end mark, on stories that no model
+was trained on, and divided by the grammar's own loss on the same stories: sampling noise of the stories cancels.
 """
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+import shlex
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
-
-from pealm_core import EvalResult, Sampling, Tokenizer, cover, generate_ids, score, start_token
+from pealm_core import EvalResult, Sampling, Tokenizer, cover, generate_ids, mean, ratio, score, start_token
 from pealm_kindergarten.config import TellingConfig
-from pealm_kindergarten.corpus import check_sentences, diversity, entropy_floor, max_length, parse, stories
-from pealm_kindergarten.grammar import END
+from pealm_kindergarten.corpus import KINDERGARTEN, SECOND_GRADE, Grade
+from pealm_kindergarten.parts import END
 
 BATCH = 64  # stories told at once
 SCORED = 987_654_321  # the seed of the stories to score: unlike any that people train on
@@ -22,6 +20,8 @@ SCORED = 987_654_321  # the seed of the stories to score: unlike any that people
 
 class Telling:
     """The evaluation `kindergarten`."""
+
+    grade = KINDERGARTEN
 
     def __init__(self, config: TellingConfig | None = None) -> None:
         self.config = config or TellingConfig()
@@ -35,39 +35,43 @@ class Telling:
         progress: Callable[[int, int], None],
     ) -> EvalResult:
         """Let the model tell stories, judge them, and score it on the grammar's own."""
-        n = self.config.stories
+        n, grade = self.config.stories, self.grade
         told = self.tell(model, tokenizer, lambda done: progress(done, 2 * n))
-        whole = [parse(text) is not None for text in told]
+        whole = [grade.parse(text) is not None for text in told]
         accepted = [text for text, good in zip(told, whole, strict=True) if good]
-        judged = [[good for _, good in check_sentences(text)] for text in told]
+        judged = [[good for _, good in grade.check_sentences(text)] for text in told]
         metrics = {
-            "stories accepted": _share(whole),
-            "sentences accepted": _ratio([sum(row) for row in judged], [len(row) for row in judged]),
+            "stories accepted": mean(whole),
+            "sentences accepted": ratio([sum(row) for row in judged], [len(row) for row in judged])
+            if any(judged)
+            else (0.0, 0.0),
         }
         notes = []
-        training = _training_stories(config)
+        training = _training_stories(grade, config)
         if training is None:
-            notes.append("The model was not trained on these stories, so how many of its own are new is not told.")
+            notes.append("How many stories are new is not counted: the model was not trained on these stories.")
         elif accepted:
-            metrics["accepted ones that are new"] = _share([text not in training for text in accepted])
-        # Both are samples of one size, the grammar's being fresh ones.
-        own = diversity(told)
-        grammars = diversity(list(stories("val", SCORED + 1, n)))
+            metrics["accepted ones that are new"] = mean([text not in training for text in accepted])
+        # Both are samples of one size; the grammar's is fresh.
+        own = grade.diversity(told)
+        grammars = grade.diversity(list(grade.stories("val", SCORED + 1, n)))
         notes += [
             f"distinct stories {own.distinct:.3f} (the grammar's own {grammars.distinct:.3f}), "
             f"distinct word triples {own.distinct_3:.3f} ({grammars.distinct_3:.3f}), "
             f"entropy of plots {own.plots:.2f} ({grammars.plots:.2f}) nats"
         ]
-        losses, lengths = self.losses(model, tokenizer, lambda done: progress(n + done, 2 * n))
-        loss, stderr = _ratio(losses, lengths)
-        floor = entropy_floor()
-        metrics["loss (nats per character)"] = (loss, stderr)
-        metrics["entropy floor"] = (floor, 0.0)
-        metrics["loss / floor"] = (loss / floor, stderr / floor)
+        texts = list(grade.stories("val", SCORED, n))
+        losses = self.losses(model, tokenizer, texts, lambda done: progress(n + done, 2 * n))
+        floors, lengths = [-grade.log_prob(text) for text in texts], [len(text + END) for text in texts]
+        metrics["loss (nats per character)"] = ratio(losses, lengths)
+        metrics["floor of these stories"] = ratio(floors, lengths)
+        metrics["entropy floor"] = (grade.entropy_floor(), 0.0)
+        metrics["loss / floor"] = ratio(losses, floors)
         first = next((text for text, good in zip(told, whole, strict=True) if not good), None)
         if first is not None:
             notes.append(f"one that is not accepted: {first}")
-            notes.append(f"  why: python -m pealm_kindergarten --explain {_quote(first)}")
+            which = "" if grade is KINDERGARTEN else f" --grade {grade.name}"
+            notes.append(f"  why: python -m pealm_kindergarten{which} --explain={shlex.quote(first)}")
         details = [{"story": text, "accepted": good} for text, good in zip(told, whole, strict=True)]
         return EvalResult(metrics=metrics, n=n, notes=notes, details=details)
 
@@ -77,7 +81,7 @@ class Telling:
         while len(told) < self.config.stories:
             rows = min(BATCH, self.config.stories - len(told))
             sampling = Sampling(
-                max_new_tokens=max_length() + 1,
+                max_new_tokens=self.grade.max_length() + 1,
                 temperature=self.config.temperature,
                 seed=self.config.seed * 1_000_003 + len(told),
                 num_samples=rows,
@@ -96,45 +100,32 @@ class Telling:
         return told
 
     def losses(
-        self, model: Any, tokenizer: Tokenizer, progress: Callable[[int], None]
-    ) -> tuple[list[float], list[int]]:
-        """Nats and characters of each of the grammar's fresh stories, end mark included."""
-        texts = [story + END for story in stories("val", SCORED, self.config.stories)]
+        self, model: Any, tokenizer: Tokenizer, texts: list[str], progress: Callable[[int], None]
+    ) -> list[float]:
+        """Return the nats of each story, end mark included."""
         start = start_token(tokenizer)
         requests, owners = [], []
         for number, text in enumerate(texts):
-            for request in cover([start, *(int(i) for i in tokenizer.encode(text))], model.config.block_size):
+            for request in cover([start, *(int(i) for i in tokenizer.encode(text + END))], model.config.block_size):
                 requests.append(request)
                 owners.append(number)
         losses = [0.0] * len(texts)
         scores = score(model, requests, progress=lambda done, total: progress(len(texts) * done // total))
         for number, result in zip(owners, scores, strict=True):
             losses[number] -= result.log_prob
-        return losses, [len(text) for text in texts]
+        return losses
 
 
-def _training_stories(config: Mapping[str, Any]) -> set[str] | None:
+class TellingSecondGrade(Telling):
+    """The evaluation `second-grade`."""
+
+    grade = SECOND_GRADE
+
+
+def _training_stories(grade: Grade, config: Mapping[str, Any]) -> set[str] | None:
     """The stories that a checkpoint was trained on, told again; None where it was trained on something else."""
     table = config.get("input", {})
-    if "kindergarten" not in table:
+    if grade.name not in table:
         return None
-    seed = table["kindergarten"]
-    return set(stories("train", 1 if seed is True else int(seed), int(table["stories"])))
-
-
-def _share(flags: Sequence[bool]) -> tuple[float, float]:
-    """A share and its standard error."""
-    p = sum(flags) / len(flags)
-    return p, math.sqrt(p * (1 - p) / len(flags))
-
-
-def _ratio(parts: Sequence[float], wholes: Sequence[float]) -> tuple[float, float]:
-    """sum(parts) / sum(wholes) over stories, and its standard error (the ratio estimator's, linearised)."""
-    ratio = sum(parts) / max(1, sum(wholes))
-    residuals = torch.tensor([a - ratio * b for a, b in zip(parts, wholes, strict=True)], dtype=torch.float64)
-    mean = sum(wholes) / len(wholes)
-    return ratio, float(residuals.std()) / max(mean, 1e-12) / math.sqrt(len(wholes))
-
-
-def _quote(text: str) -> str:
-    return '"' + text.replace('"', '\\"') + '"'
+    seed = table[grade.name]
+    return set(grade.stories("train", 1 if seed is True else int(seed), int(table["stories"])))

@@ -1,4 +1,4 @@
-"""The engine: a small probabilistic grammar whose variables are bound where a story mentions them first.
+"""A small probabilistic grammar whose variables are bound where a story mentions them first.
 
 A grammar is data: rules with equally likely alternatives, tables of words, and variables that stand for a row of a
 table. Telling a story rewrites `<story>` from left to right. Each rule, and each first mention of a variable, is a
@@ -15,115 +15,58 @@ choice between equally likely options; a later mention repeats the row. So a sto
 [('<home>', 'I saw a {pet}.', 2), ('{pet}', 'dog', 2)]
 >>> tiny.parse("I saw a dog. The dog purred.") is None
 True
+
+Registers are set by a rule, `{owner=child}`, and mentioned as variables are. One whose table no variable has can be a
+sum, `{sum=sum+few-lost}`; its table has the words for 0, 1, 2 and so on. Assignments add no text and are no choices.
+
+>>> count = Grammar(
+...     tables={"NUMBER": "n\\nno\\none\\ntwo\\nthree\\nfour", "FEW": "n\\none\\ntwo"},
+...     variables={"few": "FEW", "more": "FEW"},
+...     registers={"sum": "NUMBER"},
+...     rules={"story": ["I had {few}.{sum=few} I got {more} more.{sum=sum+more} Now I have {sum}."]},
+... )
+>>> count.derivations("I had two. I got one more. Now I have three.")
+1
+>>> count.derivations("I had two. I got one more. Now I have two.")
+0
 """
 
 import math
 import random
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 
-END = "\n"  # the end mark; certain after a whole story, so it costs no nats, but it counts as a character
+from .parts import Alternative, Assign, Call, Choice, Derivation, Mention, Part, Term, read_table
+from .search import Bindings, Rest, before, search, settings
 
-_HOLE = re.compile(r"<(\w+)>|\{(\w+)(?:\.(\w+))?\}")
-_SENTENCE_END = re.compile(r'(?:[.!?]"?)$')
-_BETWEEN_SENTENCES = re.compile(r'(?:(?<=[.!?])|(?<=[.!?]")) (?=["A-Z])')
-
-
-@dataclass(frozen=True, slots=True)
-class Mention:
-    """A place that says a variable's word: what it says for each row of the variable's table."""
-
-    variable: str
-    says: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """A place where a rule's alternative goes."""
-
-    rule: str
-
-
-Part = str | Mention | Call
-
-
-@dataclass(frozen=True, slots=True)
-class Alternative:
-    """One way to write a rule: its source, and the same taken apart."""
-
-    source: str
-    parts: tuple[Part, ...]
-
-    @property
-    def is_sentence(self) -> bool:
-        return bool(_SENTENCE_END.search(self.source))
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """One step of a derivation: `<rule>` or `{variable}`, what was picked, among how many, and where in the text."""
-
-    name: str
-    picked: str
-    among: int
-    at: int
-
-
-@dataclass(frozen=True, slots=True)
-class Derivation:
-    """A story and the choices that make it, from left to right."""
-
-    text: str
-    choices: tuple[Choice, ...]
-
-    @property
-    def log_prob(self) -> float:
-        """Nats; the end mark is included and certain."""
-        return -sum(math.log(choice.among) for choice in self.choices)
-
-    @property
-    def plot(self) -> str:
-        """The first rule that was picked: `<lost>`, for instance."""
-        return self.choices[0].picked
-
-    @property
-    def skeleton(self) -> tuple[str, ...]:
-        """The alternatives of its rules, without the words that its variables took."""
-        return tuple(choice.picked for choice in self.choices if choice.name.startswith("<"))
-
-
-# A linked list shares its tail, so that parses that part company keep what they have in common.
-Rest = tuple[Part, "Rest"] | None
-Trail = tuple[Choice, "Trail"] | None
-Bindings = dict[str, int]  # variable -> row of its table
-
-
-@dataclass(frozen=True, slots=True)
-class Miss:
-    """A place where a parse could not go on: `wanted` was to follow at `at` (None: the story's end)."""
-
-    at: int
-    wanted: str | None
-    variable: str | None
-    rest: Rest
-    bindings: Bindings
-    trail: Trail
+_HOLE = re.compile(r"<(\w+)>|\{([\w,]+)=([\w,+-]+)\}|\{(\w+)(?:\.(\w+))?\}")
 
 
 class Grammar:
-    """Rules, tables and variables, checked and ready to tell and to read; `story` is the rule that starts."""
+    """Rules, tables, variables and registers, checked; `story` is the rule that starts.
+
+    apart: registers that never have the same row, for reading a sentence by itself.
+    """
 
     def __init__(
-        self, *, tables: Mapping[str, str], variables: Mapping[str, str], rules: Mapping[str, Sequence[str]]
+        self,
+        *,
+        tables: Mapping[str, str],
+        variables: Mapping[str, str],
+        rules: Mapping[str, Sequence[str]],
+        registers: Mapping[str, str] | None = None,
+        apart: Sequence[tuple[str, str]] = (),
     ) -> None:
-        self.variables = dict(variables)
-        self._tables = {name: _read_table(name, table) for name, table in tables.items()}
-        self._rivals = {  # the other variables of the same table, whose rows are taken
-            name: tuple(v for v, table in variables.items() if table == variables[name] and v != name)
+        self.variables, self.registers = dict(variables), dict(registers or {})
+        self._tables = {name: read_table(name, table) for name, table in tables.items()}
+        self._table_of = self.variables | self.registers
+        self._rivals: dict[str, tuple[str, ...]] = {  # names whose rows a first mention can't draw
+            name: tuple(other for other in variables if other != name and variables[other] == variables[name])
             for name in variables
         }
+        for name in self.registers:
+            self._rivals[name] = tuple(other for pair in apart if name in pair for other in pair if other != name)
         self.rules = {
             rule: tuple(Alternative(source, self._parts(rule, source)) for source in sources)
             for rule, sources in rules.items()
@@ -134,8 +77,8 @@ class Grammar:
         self._accepts_sentence = lru_cache(maxsize=1 << 16)(self._parses_as_sentence)
 
     def rows(self, variable: str) -> int:
-        """How many rows the variable's table has."""
-        return len(self._tables[self.variables[variable]])
+        """How many rows the table of a variable or register has."""
+        return len(self._tables[self._table_of[variable]])
 
     def free_rows(self, variable: str, bindings: Mapping[str, int]) -> list[int]:
         """The rows that a first mention may draw: those that no other variable of its table has taken."""
@@ -143,24 +86,36 @@ class Grammar:
         return [row for row in range(self.rows(variable)) if row not in taken]
 
     def rivals(self, variable: str) -> tuple[str, ...]:
-        """The other variables that draw from the same table."""
+        """The other variables of the same table."""
         return self._rivals[variable]
 
     def word(self, variable: str, row: int) -> str:
         """The first column of a row: the word by which a derivation names it."""
-        return next(iter(self._tables[self.variables[variable]][row].values()))
+        return next(iter(self._tables[self._table_of[variable]][row].values()))
 
     def parts(self, source: str) -> tuple[Part, ...]:
         """Take a text apart that is written as the alternatives of rules are."""
         return self._parts("text", source)
 
+    def assign(self, part: Assign, bindings: Bindings) -> Bindings | None:
+        """The bindings after an assignment; None if one of its terms is not bound, or a sum is not in the table."""
+        rows = {}
+        for register, terms in part.sums:
+            if any(term.name not in bindings for term in terms):
+                return None
+            rows[register] = sum(term.worth[bindings[term.name]] for term in terms)
+            if not 0 <= rows[register] < self.rows(register):
+                return None
+        return {**bindings, **rows}
+
     # Telling.
 
     def tell(self, rng: random.Random) -> Derivation:
         """Draw a story. Uses `rng.random()` alone, whose sequence Python promises to keep across versions."""
-        text, at = [], 0
+        text: list[str] = []
+        choices: list[Choice] = []
         bindings: Bindings = {}
-        choices = []
+        at = 0
         rest: Rest = (Call("story"), None)
         while rest is not None:
             part, rest = rest
@@ -168,15 +123,21 @@ class Grammar:
                 options = self.rules[part.rule]
                 picked = options[int(rng.random() * len(options))]
                 choices.append(Choice(f"<{part.rule}>", picked.source, len(options), at))
-                rest = _before(picked.parts, rest)
+                rest = before(picked.parts, rest)
+                continue
+            if isinstance(part, Assign):
+                bound = self.assign(part, bindings)
+                if bound is None:
+                    raise ValueError(f"{{{part.sums[0][0]}}} can't be set after: {''.join(text)}")
+                bindings = bound
+                choices += settings(self, part, bindings, at)
                 continue
             if isinstance(part, Mention):
                 if part.variable not in bindings:
                     free = self.free_rows(part.variable, bindings)
                     row = free[int(rng.random() * len(free))]
-                    bindings[part.variable] = row
-                    word = self.word(part.variable, row)
-                    choices.append(Choice(f"{{{part.variable}}}", word, len(free), at))
+                    bindings = {**bindings, part.variable: row}
+                    choices.append(Choice(f"{{{part.variable}}}", self.word(part.variable, row), len(free), at))
                 part = part.says[bindings[part.variable]]
             text.append(part)
             at += len(part)
@@ -185,8 +146,8 @@ class Grammar:
     # Reading.
 
     def parses(self, story: str) -> Iterator[Derivation]:
-        """Every derivation of the story, found by trying all of them; an unambiguous grammar gives at most one."""
-        return self._search(story, (Call("story"), None))
+        """Every derivation of the story, by trying all of them; an unambiguous grammar gives at most one."""
+        return search(self, story, (Call("story"), None))
 
     def parse(self, story: str) -> Derivation | None:
         """The story's derivation, or None where the grammar has none."""
@@ -201,73 +162,17 @@ class Grammar:
         found = self.parse(story)
         return -math.inf if found is None else found.log_prob
 
-    def misses(self, story: str) -> list[Miss]:
-        """The places furthest into the story at which its parses fail (where it is whole: behind its end)."""
-        furthest: list[Miss] = []
-
-        def note(miss: Miss) -> None:
-            if furthest and miss.at > furthest[0].at:
-                furthest.clear()
-            if not furthest or miss.at == furthest[0].at:
-                furthest.append(miss)
-
-        for _ in self._search(story, (Call("story"), None), note):
-            pass
-        return furthest
-
     def accepts_sentence(self, sentence: str) -> bool:
         """Whether the sentence occurs in some story, its variables bound in any one consistent way."""
         return self._accepts_sentence(sentence)
 
     def _parses_as_sentence(self, sentence: str) -> bool:
         return any(
-            next(self._search(sentence, _before(alternative.parts, None)), None) is not None
+            next(search(self, sentence, before(alternative.parts, None)), None) is not None
             for alternatives in self.rules.values()
             for alternative in alternatives
             if alternative.is_sentence
         )
-
-    def _search(self, text: str, start: Rest, note: Callable[[Miss], None] | None = None) -> Iterator[Derivation]:
-        """Depth first over all ways to read `text` as `start`; `note` hears of each dead end."""
-        agenda: list[tuple[int, Rest, Bindings, Trail]] = [(0, start, {}, None)]
-        while agenda:
-            at, rest, bindings, trail = agenda.pop()
-            while rest is not None:
-                part, after = rest
-                if isinstance(part, Call):
-                    options = self.rules[part.rule]
-                    for option in reversed(options):
-                        choice = Choice(f"<{part.rule}>", option.source, len(options), at)
-                        agenda.append((at, _before(option.parts, after), bindings, (choice, trail)))
-                    break
-                variable = None
-                if isinstance(part, Mention):
-                    variable = part.variable
-                    if variable not in bindings:
-                        for bound, choice in self._first_mentions(part, at, bindings):
-                            said = part.says[bound[variable]]
-                            if text.startswith(said, at):
-                                agenda.append((at + len(said), after, bound, (choice, trail)))
-                            elif note:
-                                note(_miss(text, at, said, None, after, bound, trail))
-                        break
-                    part = part.says[bindings[variable]]
-                if not text.startswith(part, at):
-                    if note:
-                        note(_miss(text, at, part, variable, after, bindings, trail))
-                    break
-                at += len(part)
-                rest = after
-            else:
-                if at == len(text):
-                    yield Derivation(text, _choices(trail))
-                elif note:
-                    note(Miss(at, None, None, None, bindings, trail))
-
-    def _first_mentions(self, mention: Mention, at: int, bindings: Bindings) -> list[tuple[Bindings, Choice]]:
-        name = mention.variable
-        free = self.free_rows(name, bindings)
-        return [({**bindings, name: row}, Choice(f"{{{name}}}", self.word(name, row), len(free), at)) for row in free]
 
     # Reading the data.
 
@@ -278,16 +183,47 @@ class Grammar:
             if hole.start() > end:
                 parts.append(source[end : hole.start()])
             end = hole.end()
-            called, variable, form = hole.groups()
-            parts.append(Call(called) if called else self._mention(rule, variable, form))
+            called, targets, sums, variable, form = hole.groups()
+            if targets:
+                parts.append(self._assign(rule, targets.split(","), sums.split(",")))
+            else:
+                parts.append(Call(called) if called else self._mention(rule, variable, form))
         if end < len(source):
             parts.append(source[end:])
         return tuple(parts)
 
+    def _assign(self, rule: str, registers: list[str], sums: list[str]) -> Assign:
+        if unknown := [name for name in registers if name not in self.registers]:
+            raise ValueError(f"<{rule}> sets {{{unknown[0]}}}, which is not a register")
+        if len(registers) != len(sums):
+            raise ValueError(f"<{rule}> sets {len(registers)} registers to {len(sums)} sums")
+        terms = [tuple(re.findall(r"([+-]?)(\w+)", text)) for text in sums]
+        return Assign(
+            tuple(
+                (register, tuple(self._term(rule, register, sign, name, len(its)) for sign, name in its))
+                for register, its in zip(registers, terms, strict=True)
+            )
+        )
+
+    def _term(self, rule: str, register: str, sign: str, name: str, terms: int) -> Term:
+        if name not in self._table_of:
+            raise ValueError(f"<{rule}> sets {{{register}}} to {{{name}}}, which is no variable")
+        counts = self.registers[register] not in self.variables.values()
+        same = self._table_of[name] == self._table_of[register]
+        if not counts and (terms > 1 or sign == "-"):
+            raise ValueError(f"<{rule}> sets {{{register}}} to a sum, but its words are no numbers")
+        if not same and not (counts and name in self.variables):
+            raise ValueError(f"<{rule}> sets {{{register}}} to {{{name}}}, which is of another table")
+        words = [self.word(register, row) for row in range(self.rows(register))]
+        theirs = [self.word(name, row) for row in range(self.rows(name))]
+        if missing := {*theirs} - {*words}:
+            raise ValueError(f"<{rule}> sets {{{register}}} to {{{name}}}, but its table has no {missing.pop()!r}")
+        return Term(name, tuple(-words.index(word) if sign == "-" else words.index(word) for word in theirs))
+
     def _mention(self, rule: str, variable: str, form: str | None) -> Mention:
-        if variable not in self.variables:
+        if variable not in self._table_of:
             raise ValueError(f"<{rule}> mentions {{{variable}}}, which is no variable")
-        table = self._tables[self.variables[variable]]
+        table = self._tables[self._table_of[variable]]
         column = form or next(iter(table[0]))
         if column.lower() not in table[0]:
             raise ValueError(f"<{rule}> wants {{{variable}.{form}}}; its forms are {', '.join(table[0])}")
@@ -305,49 +241,3 @@ class Grammar:
             for part in alternative.parts:
                 if isinstance(part, Call):
                     self._check_calls(part.rule, (*callers, rule))
-
-
-def sentences(text: str) -> list[str]:
-    """Split a text into its sentences; `"Look!" said Mia.` is one.
-
-    >>> sentences('It rained. "More, please!" said Mia.')
-    ['It rained.', '"More, please!" said Mia.']
-    """
-    return _BETWEEN_SENTENCES.split(text) if text else []
-
-
-def _before(parts: Sequence[Part], rest: Rest) -> Rest:
-    for part in reversed(parts):
-        rest = (part, rest)
-    return rest
-
-
-def _choices(trail: Trail) -> tuple[Choice, ...]:
-    backwards = []
-    while trail is not None:
-        choice, trail = trail
-        backwards.append(choice)
-    return tuple(reversed(backwards))
-
-
-def _miss(
-    text: str, at: int, wanted: str, variable: str | None, rest: Rest, bindings: Bindings, trail: Trail
-) -> Miss:
-    """A miss at the start of the first word of `wanted` that the text does not have."""
-    same = 0
-    while same < len(wanted) and text.startswith(wanted[same], at + same):
-        same += 1
-    start = wanted.rfind(" ", 0, same) + 1
-    return Miss(at + start, wanted[start:], variable, rest, bindings, trail)
-
-
-def _read_table(name: str, table: str) -> tuple[dict[str, str], ...]:
-    split = re.compile(r" {2,}" if re.search(r"\S {2,}\S", table) else r"\t")
-    lines = [split.split(line.strip()) for line in table.strip().splitlines()]
-    columns, rows = lines[0], lines[1:]
-    if not rows:
-        raise ValueError(f"table {name} has no rows")
-    for row in rows:
-        if len(row) != len(columns):
-            raise ValueError(f"table {name}: {row} does not fit its columns {columns}")
-    return tuple(dict(zip(columns, row, strict=True)) for row in rows)

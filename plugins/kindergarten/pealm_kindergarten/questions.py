@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from .corpus import kindergarten
-from .grammar import Call, Derivation, Mention
+from .corpus import KINDERGARTEN
+from .parts import Call, Derivation, Mention
 from .plots import RULES
 
 UNKNOWN = "The story does not say."
@@ -197,7 +197,7 @@ class _Facts:
     """What a derivation says: the rows of its variables, and what was picked in each of its sentences."""
 
     def __init__(self, story: Derivation, rng: random.Random) -> None:
-        self.grammar, self.rng = kindergarten(), rng
+        self.grammar, self.rng = KINDERGARTEN.grammar, rng
         self.words: dict[str, int] = {}
         self.picked: dict[str, dict[str, str]] = {}  # rule of a sentence → rule → alternative
         sections = {

@@ -12,7 +12,7 @@ from .grammar import Grammar
 class Diversity:
     """Figures of a sample; each depends on the sample's size, so compare samples of one size only.
 
-    `distinct` is the share of distinct stories, `distinct_3` that of distinct triples of words among all triples,
+    `distinct` is the fraction of distinct stories, `distinct_3` of distinct triples of words among all triples,
     `plots` and `skeletons` are the entropies in nats of the accepted stories' plots and of their rules' alternatives
     without the words put in (0.0 where no story is accepted).
     """
@@ -29,15 +29,15 @@ def diversity(grammar: Grammar, stories: Sequence[str]) -> Diversity:
     """Measure a list of at least one story."""
     if not stories:
         raise ValueError("diversity needs at least one story")
-    found = [derivation for text in stories if (derivation := grammar.parse(text)) is not None]
+    accepted = [derivation for text in stories if (derivation := grammar.parse(text)) is not None]
     triples = [triple for text in stories for triple in _triples(text.split())]
     return Diversity(
         n=len(stories),
-        accepted=len(found),
+        accepted=len(accepted),
         distinct=len(set(stories)) / len(stories),
         distinct_3=len(set(triples)) / max(1, len(triples)),
-        plots=_entropy(derivation.plot for derivation in found),
-        skeletons=_entropy(derivation.skeleton for derivation in found),
+        plots=_entropy(derivation.plot for derivation in accepted),
+        skeletons=_entropy(derivation.skeleton for derivation in accepted),
     )
 
 
