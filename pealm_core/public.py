@@ -14,8 +14,11 @@ from pealm_core.data.chat import chat_document as chat_document
 from pealm_core.data.chat import chat_prompt as chat_prompt
 from pealm_core.data.order import noise as noise
 from pealm_core.hardware.device import fast_bf16 as fast_bf16
+from pealm_core.hardware.distributed import processes as processes
 from pealm_core.inference.choices import credit as credit
 from pealm_core.inference.choices import score_choices as score_choices
+from pealm_core.inference.evaluation import Evaluation as Evaluation
+from pealm_core.inference.evaluation import plan_evaluation as plan_evaluation
 from pealm_core.inference.generate import Stopper as Stopper
 from pealm_core.inference.generate import generate_ids as generate_ids
 from pealm_core.inference.generate import generate_steps as generate_steps
@@ -26,6 +29,7 @@ from pealm_core.inference.head_loss import head_loss as head_loss
 from pealm_core.inference.kv_cache import KVCache as KVCache
 from pealm_core.inference.kv_cache import causal_attention as causal_attention
 from pealm_core.inference.lm import LM as LM
+from pealm_core.inference.lm import Sample as Sample
 from pealm_core.inference.lm import load as load
 from pealm_core.inference.scoring import Score as Score
 from pealm_core.inference.scoring import cover as cover

@@ -26,6 +26,7 @@ THIRD_PARTY = {
     "datasets": "reads datasets of the Hugging Face Hub",
     "graphviz": "pictures of pea's graphs (the extra viz)",
     "huggingface-hub": "downloads GPT-2's weights and FineWeb-Edu",
+    "lm-eval": "tasks of the lm-evaluation-harness",
     "jinja2": "chat templates; HTML of the reports",
     "markupsafe": "escaped text in that HTML",
     "gguf": "reads GGUF files",

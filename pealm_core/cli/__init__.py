@@ -10,7 +10,7 @@ from typing import NoReturn
 COMMANDS = {
     "train": ("pealm_core.cli.train:train", "Train a model."),
     "sample": ("pealm_core.cli.sample:sample", "Generate text."),
-    "eval": ("pealm_core.cli.eval:evaluate", "Evaluate a model."),
+    "eval": ("pealm_evals.command:evaluate", "Evaluate a model."),
     "prepare": ("pealm_data.prepare:prepare", "Download what a dataset or evaluator needs."),
     "convert": ("pealm_convert.command:convert", "Convert a checkpoint: weights only, another precision or format."),
     "clean": ("pealm_clean.command:clean", "Remove runs, cached tokens and leftovers."),

@@ -20,8 +20,8 @@ from pealm_core.config.local_plugins import differences, load_files
 from pealm_core.config.paths import printable
 from pealm_core.config.toml_layers import Layer, Resolved, file_layer, is_option, option_name
 from pealm_core.contract.errors import UserError
-from pealm_core.contract.fields import settings_of, word
-from pealm_core.contract.specs import DatasetSpec
+from pealm_core.contract.fields import Setting, settings_of, word
+from pealm_core.contract.specs import DatasetSpec, ObserverSpec
 from pealm_core.hardware.launch import launched
 from pealm_core.plugins.host import Entry, PluginHost
 
@@ -76,8 +76,9 @@ class ComponentCommand(click.Command):
 
     def _given(self, ctx: click.Context, args: list[str]) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:
         """Return the line's values by parameter, and its settings by table."""
-        ctx.meta[SETTINGS] = options = [*_options(self.flat, args)]
+        ctx.meta[SETTINGS] = options = [*_options(self.flat, args, self.components)]
         parsed, _, _ = self.make_parser(ctx).parse_args(list(args))
+        parsed = {name: ",".join(v) if isinstance(v, list) else v for name, v in parsed.items()}  # repeated
         given = {name: value for name, value in parsed.items() if isinstance(value, str)}
         words = {table: dict[str, Any](name=given[table]) for table in self.components if table in given}
         for option in options:
@@ -108,7 +109,7 @@ class ComponentCommand(click.Command):
         return sections(sources["host"], entries, resolved, [table for table in self.components if table in known])
 
 
-def _options(flat: Mapping[str, type], args: Sequence[str]) -> Iterator[SettingOption]:
+def _options(flat: Mapping[str, type], args: Sequence[str], components: Sequence[str]) -> Iterator[SettingOption]:
     """Yield the options without a dot, and one for each word that looks like an option with a dot.
 
     Such a word may be the value of another option, where it does no harm. An option with a dot takes one value,
@@ -120,6 +121,8 @@ def _options(flat: Mapping[str, type], args: Sequence[str]) -> Iterator[SettingO
             if not item.hidden:
                 yield SettingOption(table, item.key, f"--{item.key}", *([f"-{item.short}"] if item.short else []))
     host = PluginHost.installed()
+    for option, table, item in _short_options(host) if "observer" in components else ():
+        yield SettingOption("observer", f"{table}.{item.key}", f"--{option}", multiple=True)
     names = {arg.partition("=")[0].replace("_", "-") for arg in args if arg.startswith("--")}
     for name in sorted(names):
         table, dot, key = name.removeprefix("--").partition(".")
@@ -131,6 +134,13 @@ def _options(flat: Mapping[str, type], args: Sequence[str]) -> Iterator[SettingO
             yield SettingOption(table, key, name, is_flag=bare, flag_value=True)
         else:
             yield SettingOption(table, key, name)
+
+
+def _short_options(host: PluginHost) -> Iterator[tuple[str, str, Setting]]:
+    """Yield the options of observers without a dot, such as `--track`, each with its observer and setting."""
+    for name, (entry, *_) in host.entries(ObserverSpec).items():
+        known = settings_of(entry.config) if entry.spec.options else {}
+        yield from ((option, name, known[key]) for option, key in entry.spec.options.items())
 
 
 def _sources(given: Mapping[str, str], words: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -176,6 +186,8 @@ def sections(
         if not {table, "model"} <= entries.keys() and (table != "input" or takes_input(entries)):
             kind, by = COMPONENTS[table], NAMED_BY.get(table, f"--{table}")
             known = [(name, providers[0].spec.summary) for name, providers in host.entries(kind).items()]
+            if table == "observer":
+                known += [(f"--{o} {METAVARS.get(i.type, 'NAME')}", i.help) for o, _, i in _short_options(host)]
             title = kind.hook.removeprefix("pealm_").capitalize() + ("" if table == "model" else f" ({by})")
             pages.append((title, known or [("none", "none is installed")]))
     return [(heading, rows) for heading, rows in pages if rows]

@@ -57,7 +57,10 @@ def sample(
     pealm sample --ckpt runs/char-transformer/2026-11-22_10-15-30 --prompt "ROMEO:"
     pealm sample --ckpt PATH --temperature 0.8 --top-k 50 --num-samples 3
     """
-    need_weights(job, ckpt)
+    entry = job.entries.get("model")
+    if ckpt is None and (entry is None or entry.spec.pretrained is None):
+        what = f"model {entry.name!r} has no weights of its own" if entry else "no model was named"
+        raise UserError(f"{what}: give --ckpt PATH, a run or a checkpoint folder")
     sampling: Sampling = job.configs["sample"]
     try:
         sampling = dataclasses.replace(sampling, stop=stop or sampling.stop)
@@ -140,11 +143,3 @@ def read_prompt(prompt: str | None, file: str | None) -> str:
         return (sys.stdin.buffer.read() if file == "-" else read_regular(Path(file))).decode("utf-8")
     except (OSError, ValueError) as error:
         raise UserError(f"--prompt-file {file}: can't be read: {error}") from None
-
-
-def need_weights(job: Job, ckpt: str | None) -> None:
-    """Raise UserError if there is neither a checkpoint nor a pretrained model."""
-    entry = job.entries.get("model")
-    if ckpt is None and (entry is None or entry.spec.pretrained is None):
-        what = f"model {entry.name!r} has no weights of its own" if entry else "no model was named"
-        raise UserError(f"{what}: give --ckpt PATH, a run or a checkpoint folder")

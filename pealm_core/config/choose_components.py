@@ -55,8 +55,7 @@ def choose(
     above = [line] if carried is None else [carried, line]
     layers = [file, *above]
     entries: dict[str, Entry[Any]] = {}
-    evaluators = (name for name, (entry, *_) in host.entries(EvaluatorSpec).items() if entry.spec.default)
-    defaults = {**DEFAULTS, "eval": next(evaluators, None)}
+    defaults: dict[str, str | None] = {**DEFAULTS}
     named = {table: table.partition(".") for layer in layers for table in layer.tables}
     observers = {table: name for table, (kind, _, name) in named.items() if kind == "observer"}
     defaults |= observers
@@ -64,6 +63,8 @@ def choose(
     for table in (table for name in components for table in tables.get(name, [name])):
         if kind_of(table) == "input" and not takes_input(entries):
             continue
+        if table == "eval":
+            defaults["eval"] = _default_evaluation(host, layers)
         name = next(filter(None, (_named(host, layer, table) for layer in reversed(layers))), defaults.get(table))
         if name is None and kind_of(table) == "input":  # neither a dataset nor, without one, a dataset's field
             name = next((key for layer in reversed(layers) for key in layer.tables.get(table, {})), None)
@@ -77,6 +78,15 @@ def choose(
             defaults |= {"model": name, "tokenizer": entry.spec.tokenizer}
         layers = _meant(host, layers, table, entry, defaults.get(table))
     return entries, layers
+
+
+def _default_evaluation(host: PluginHost, layers: Sequence[Layer]) -> str | None:
+    """Return the evaluation of a model if none is named: one of its text if a layer names an input, else another."""
+    known = {
+        name: entry.spec.input for name, (entry, *_) in host.entries(EvaluatorSpec).items() if entry.spec.default
+    }
+    text = any(kind_of(table) == "input" for layer in layers for table, values in layer.tables.items() if values)
+    return next((name for name, reads in known.items() if reads == text), next(iter(known), None))
 
 
 def kind_of(table: str) -> str:

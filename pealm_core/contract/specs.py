@@ -165,9 +165,11 @@ class CommandSpec(Spec, kind="command"):
 class ObserverSpec(Spec, kind="observer"):
     """Settings of a plugin's hooks of a run: the options `--observer.NAME.KEY`, the table `[observer.NAME]`.
 
-    Its hooks get them from `trainer.options(NAME)`, an instance of `config`.
+    Its hooks get them from `trainer.options(NAME)`, an instance of `config`. options: shorter options, each with the
+    key that it sets: `{"track-every": "every"}` is `--track-every`.
     """
 
     parts = ("config",)
 
     config: Part
+    options: Mapping[str, str] = field(default_factory=dict)

@@ -135,5 +135,8 @@ class Trainer(Protocol):
         From then on the plugin that called this is needed: if one of its hooks fails, the run ends.
         """
 
+    def evaluating(self) -> AbstractContextManager["nn.Module"]:
+        """Return a context that gives the module to evaluate: that of `pealm_eval_model`, if a plugin has one."""
+
     def stop(self, reason: str) -> None:
         """End the run after the current step, with a validation and a checkpoint, and print the reason."""

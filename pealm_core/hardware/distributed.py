@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 
 from pealm_core.contract.errors import ElsewhereError, PealmError
+from pealm_core.hardware.device import pick_device
 from pealm_core.hardware.launch import launched, limit_threads
 
 PATIENCE = 5.0  # seconds until a process says that it waits for others to join
@@ -178,6 +179,19 @@ def peers(world: World) -> Iterator[None]:
         if world.size == 1 or not (closed or "gloo" in text or "nccl" in text):
             raise
         raise _failure("the processes lost their connection", error, world, closed=closed) from error
+
+
+@contextmanager
+def processes(name: str) -> Iterator[tuple[World, torch.device]]:
+    """Give this process's World and device, connected to the other processes of its launcher. Raises PealmError.
+
+    name: "auto", "cpu", "cuda" or "mps".
+    """
+    world, device = this_process(), pick_device(name)
+    join(world, device)
+    with peers(world):
+        yield world, device
+    leave()
 
 
 def _failure(what: str, error: RuntimeError, world: World, *, closed: bool = False) -> PealmError:

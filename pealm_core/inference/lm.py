@@ -42,15 +42,17 @@ class Sample:
 
 
 class LM:
-    """A model with its tokenizer. config: the tables of its checkpoint's config.
+    """A model with its tokenizer. config: the tables of its checkpoint's config; path: its folder, if there is one.
 
     Methods that generate take a Sampling, or its fields: `lm.generate("ROMEO:", temperature=0.8)`.
     """
 
     graphs = True  # on CUDA, where the model can
 
-    def __init__(self, model: torch.nn.Module, tokenizer: Tokenizer, config: Mapping[str, Any]) -> None:
-        self.model, self.tokenizer, self.config = model.eval(), tokenizer, config
+    def __init__(
+        self, model: torch.nn.Module, tokenizer: Tokenizer, config: Mapping[str, Any], path: Path | None = None
+    ) -> None:
+        self.model, self.tokenizer, self.config, self.path = model.eval(), tokenizer, config, path
         self.eot_id: int | None = getattr(tokenizer, "eot_id", None)  # ends a text; not shown
 
     def encode(self, prompt: str) -> list[int]:
@@ -231,7 +233,7 @@ def open_job(
         torch.set_float32_matmul_precision("high" if dtype == "tf32" else "highest")
     low = dtype == "bf16" or (dtype == "auto" and target.type != "cpu" and fast_bf16(target))
     model = prepare(model.eval().to(target), quantize, torch.bfloat16 if low else torch.float32)
-    return LM(model, tokenizer, config)
+    return LM(model, tokenizer, config, None if ckpt is None else folder)
 
 
 def load(

@@ -18,8 +18,8 @@ from pealm_core.config.settings import TrainSettings
 from pealm_core.contract.errors import UserError
 from pealm_core.contract.protocols import Tokenizer
 from pealm_core.data.sources import Data, sources
-from pealm_core.hardware.device import pick_device, pick_dtype
-from pealm_core.hardware.distributed import World, join, leave, one_by_one, peers, this_process
+from pealm_core.hardware.device import pick_dtype
+from pealm_core.hardware.distributed import World, one_by_one, processes
 from pealm_core.hardware.speed import describe, use_eager_optimizers
 from pealm_core.training.progress import Display
 from pealm_core.training.resume import changed_settings, newest_checkpoint, restore
@@ -29,13 +29,8 @@ from pealm_core.training.trainer import Trainer
 
 def train(job: Job, out: Path | None) -> int:
     """Train in a new folder, or resume the run in `out`; return the exit code. Raises PealmError."""
-    world = this_process()
-    device = pick_device(job.configs["train"].device)
-    join(world, device)
-    with peers(world), Display(quiet=not world.main) as display:
-        code = _train(job, out, world, device, display)
-    leave()
-    return code
+    with processes(job.configs["train"].device) as (world, device), Display(quiet=not world.main) as display:
+        return _train(job, out, world, device, display)
 
 
 def _train(job: Job, out: Path | None, world: World, device: torch.device, display: Display) -> int:

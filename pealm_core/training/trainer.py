@@ -69,9 +69,11 @@ class Trainer:
         self.settings: TrainSettings = in_steps(self.job.configs["train"], len(self.data.train))
         self.budget, self.signals = Budget(self.settings), Signals(launched=self.world.size > 1)
         self.observers, self.recorder, self.saver = Observers(self), Recorder(self), Saver(self)
-        self.val_losses: dict[str, float] = {}  # of the last validation by input, if there are several
-        self.read_every, self.stale = READ_EVERY[self.device.type], 0  # stale: validations since the lowest loss
+        self.val_losses: dict[str, float] = {}  # of the last validation, by input or in bits per byte
+        self.bytes_per_token: dict[str, float | None] = {}  # of the validation data by input
         self.options, self.register_state = self.job.observer, self.observers.register_state  # for hooks
+        self.evaluating = self.observers.evaluating
+        self.read_every, self.stale = READ_EVERY[self.device.type], 0  # stale: validations since the lowest loss
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
         s, local = self.settings, self.settings.batch_size // self.world.size
         self.micro_batch_size = min(s.micro_batch_size or local, local)  # in a pass
@@ -106,7 +108,7 @@ class Trainer:
     def _loop(self) -> None:
         s = self.settings
         if self.step == 0:
-            self.first_val_loss = loss = self.validate()
+            self.first_val_loss = loss = validate(self)
             if loss is not None:
                 first = {"step": 0, "tokens": 0, "val_loss": loss, **self.val_losses}
                 self.run.log({**first, "seconds": round(self.seconds, 3)})
@@ -118,7 +120,7 @@ class Trainer:
             last, loss = self.finished(), None
             if not self.interrupted and (last or (due(self.step, s.eval_every) and self.affordable())):
                 self.read()  # the steps' tokens per second must not include the validation
-                loss = self.validate()
+                loss = validate(self)
                 last = self.finished()  # the validation may have used up the time, or a signal came
             full, best = last or due(self.step, s.save_every), loss is not None and loss < self.best_loss
             if loss is not None:
@@ -213,10 +215,6 @@ class Trainer:
                     raise not_finite(name, line["step"], wrong[0], numbers[wrong[0]])
         if any(row[-1] for row in everyone):
             self.observers.share()
-
-    def validate(self) -> float | None:
-        """Return the mean loss in nats per token over the validation data; None if a signal cut it short."""
-        return validate(self)
 
     def clock(self) -> float:
         """Return the seconds of training so far, earlier parts of the run included; a time limit counts rank 0's."""

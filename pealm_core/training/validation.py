@@ -2,13 +2,14 @@
 
 import time
 from collections.abc import Callable
+from math import log
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from pealm_core.contract.errors import UserError
 from pealm_core.contract.protocols import has
-from pealm_core.contract.training_parts import Source
+from pealm_core.contract.training_parts import IGNORE, Source
 from pealm_core.hardware.device import autocast, to_device
 from pealm_core.plugins.calls import FORWARD, call, check, owner
 from pealm_core.training.objective import MEAN, prepared, scored
@@ -40,6 +41,11 @@ def validate(t: "Trainer") -> float | None:
     total = sum(weight for _, weight, _ in t.data.val)
     t.val_loss = sum(weight * losses[name] for name, weight, _ in t.data.val) / total
     t.val_losses = {f"val_loss/{name}": part for name, part in losses.items() if len(losses) > 1}
+    if not t.bytes_per_token:
+        t.bytes_per_token = {name: _bytes_per_token(t, source) for name, _, source in t.data.val}
+    for name, part in losses.items():
+        if size := t.bytes_per_token[name]:
+            t.val_losses[f"val_bits_per_byte/{name}".removesuffix("/")] = part / log(2) / size
     counted = ends if t.validated is not None else ends[1:]  # the process's first pass may have compiled
     seconds = (counted[-1] - counted[0]) * (len(ends) - 1) / max(1, len(counted) - 1)
     t.eval_seconds = t.world.gather(seconds)[0][0]
@@ -62,9 +68,8 @@ def validation_loss(
     objective: Any = t.objective
     world = t.world
     model.eval()
-    rows, block = len(source), source.block_size
-    count = min(rows, max(1, t.settings.eval_tokens // block))
-    samples = [number * rows // count for number in range(count)]  # evenly spaced
+    block, samples = source.block_size, _samples(t, source)
+    count = len(samples)
     size = max(1, EVAL_TOKENS // block)
     losses, weights = [], []
     # Every rank takes part in every round; a rank without samples of its own computes one that counts as nothing.
@@ -90,3 +95,28 @@ def validation_loss(
     if not (weight := sum(row[1] for row in everyone)):
         raise UserError("the validation data has no token that is scored; give it some, or more --eval-tokens")
     return sum(row[0] for row in everyone) / weight
+
+
+def _samples(t: "Trainer", source: Source) -> list[int]:
+    """Return the numbers of the samples to validate on, evenly spaced."""
+    rows = len(source)
+    count = min(rows, max(1, t.settings.eval_tokens // source.block_size))
+    return [number * rows // count for number in range(count)]
+
+
+def _bytes_per_token(t: "Trainer", source: Source) -> float | None:
+    """Return the bytes of text in the scored targets of the validation, for each of them, special tokens included.
+
+    None if they have no text, or the loss is another objective's.
+    """
+    if t.job.entries["objective"].name != "next-token":
+        return None
+    known = getattr(t.tokenizer, "specials", {}).values()
+    special = {*known, *(getattr(t.tokenizer, name, None) for name in ("eot_id", "bos_id"))}
+    size = tokens = 0
+    for sample in _samples(t, source)[t.world.rank :: t.world.size]:
+        targets = [token for token in source.rows([sample])["targets"][0].tolist() if token != IGNORE]
+        text = t.tokenizer.decode([token for token in targets if token not in special])
+        size, tokens = size + len(text.encode("utf-8", "replace")), tokens + len(targets)
+    everyone = t.world.gather(size, tokens)
+    return sum(row[0] for row in everyone) / max(1, sum(row[1] for row in everyone)) or None

@@ -175,12 +175,25 @@ def test_only_what_pealm_wrote_goes(clean: Clean, here: Path) -> None:
     run = make_run(here / "runs" / "r")
     mine = ["thesis.txt", ".notes.tmp", ".best.notes.tmp", "best.old/model.safetensors", "src/config.toml"]
     mine += ["best/notes.txt", "checkpoints/step-00000020/tokenizer/mine.json", "checkpoints/step-00000020.old/x"]
-    mine += ["checkpoints/step-00000030.damaged/x"]
+    mine += ["checkpoints/step-00000030.damaged/x", "evals/notes.json", "evals/my results.txt"]
     for name in mine:
         (run / name).parent.mkdir(exist_ok=True)
         (run / name).write_text("x")
     assert clean("--yes")[::2] == (0, "") and files(run) == sorted(mine)
     assert clean("--yes")[1] == "nothing to remove\n" and files(run) == sorted(mine)
+
+
+def test_results_of_evaluations_go_with_their_run(clean: Clean, here: Path) -> None:
+    run, other = make_run(here / "runs" / "r"), make_run(here / "runs" / "other")
+    (run / "evals").mkdir()
+    for name in ("hellaswag-500.json", "my-eval-20-limit-3.json", f".x-1.json.{'a' * 12}.tmp"):
+        (run / "evals" / name).write_text("{}")
+    (here / "elsewhere").mkdir()
+    (here / "elsewhere" / "hellaswag-500.json").write_text("{}")
+    (other / "evals").symlink_to(here / "elsewhere")
+    assert clean("--keep-best", "--yes")[0] == 0 and len(tree(run / "evals")) == 3
+    assert clean("--yes")[0] == 0 and not run.exists() and tree(other) == ["evals"]
+    assert tree(here / "elsewhere") == ["hellaswag-500.json"]
 
 
 @pytest.mark.parametrize("name", ["../../../notes.txt", "notes.txt", "/ABSOLUTE", "tokenizer/../notes.txt", ""])

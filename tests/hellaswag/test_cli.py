@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from pealm_core import read_checkpoint, write_checkpoint
 from pealm_core.checkpoints.folder import state_of
 
 Pealm = Callable[..., Any]
@@ -37,9 +38,9 @@ def rows(tmp_path: Path) -> Path:
     return path
 
 
-def test_hellaswag_is_the_default_and_tells_all(pealm: Pealm, run: Path, rows: Path, tmp_path: Path) -> None:
+def test_the_table_and_the_file_tell_all(pealm: Pealm, run: Path, rows: Path, tmp_path: Path) -> None:
     output = tmp_path / "results.json"
-    args = ("eval", "--ckpt", run, "--eval.file", rows, "--output", output)
+    args = ("eval", "--ckpt", run, "--on", "hellaswag", "--eval.file", rows, "--output", output)
     result = pealm(*args, "--limit", 20, "--eval.details", "true", "--eval.style", "harness")
     assert result.code == 0, result.err
     first, acc, acc_norm, *_ = result.out.splitlines()
@@ -60,8 +61,47 @@ def test_hellaswag_is_the_default_and_tells_all(pealm: Pealm, run: Path, rows: P
     assert json.loads(output.read_text())["details"] == []
 
 
+def test_it_is_the_default_for_a_model_that_names_no_text(
+    pealm: Pealm, run: Path, rows: Path, tmp_path: Path
+) -> None:
+    source = read_checkpoint(run)
+    config = {name: source.config[name] for name in ("model", "tokenizer")}
+    write_checkpoint(tmp_path / "alone", model=source.model, config=config, tokenizer=source.tokenizer)
+    result = pealm("eval", "--ckpt", tmp_path / "alone", "--eval.file", rows)
+    assert result.out.startswith("hellaswag on char-transformer: n = 30 in "), result.err
+    assert "written" not in result.out and [p.name for p in tmp_path.glob("**/evals")] == []  # it is not in a run
+    result = pealm("eval", "--ckpt", tmp_path / "alone", "--input.text", tmp_path / "text.txt")
+    assert result.out.startswith("perplexity on char-transformer"), result.err
+    for _ in range(2):  # a run's own text is the default, and results are replaced
+        result = pealm("eval", "--ckpt", run / "best")
+        assert result.out.startswith("perplexity on char-transformer"), result.err
+    result = pealm("eval", "--ckpt", run, "--on", "hellaswag", "--eval.file", rows, "--limit", 3)
+    kept = sorted(path.name for path in (run / "evals").iterdir())
+    assert kept == ["hellaswag-30-limit-3.json", "perplexity-30.json"]
+    assert json.loads((run / "evals" / kept[0]).read_text())["n"] == 3
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for path in (run / "evals").iterdir():
+        path.unlink()
+    (run / "evals").rmdir()
+    (run / "evals").symlink_to(elsewhere)
+    result = pealm("eval", "--ckpt", run)
+    assert result.code == 0 and "the results are not kept" in result.err and not [*elsewhere.iterdir()]
+
+
 def test_two_processes_write_the_file_that_one_writes(pealm: Pealm, run: Path, rows: Path, tmp_path: Path) -> None:
-    args = ["eval", "--ckpt", str(run), "--eval.file", str(rows), "--eval.details", "true", "--output"]
+    args = [
+        "eval",
+        "--ckpt",
+        str(run),
+        "--on",
+        "hellaswag",
+        "--eval.file",
+        str(rows),
+        "--eval.details",
+        "true",
+        "--output",
+    ]
     assert pealm(*args, tmp_path / "one.json").code == 0
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -90,15 +130,17 @@ def test_two_processes_write_the_file_that_one_writes(pealm: Pealm, run: Path, r
 
 def test_a_bad_row_is_the_user_s_mistake(pealm: Pealm, run: Path, rows: Path, tmp_path: Path) -> None:
     rows.write_text(rows.read_text().replace('"label": 2', '"label": 7', 1))
-    result = pealm("eval", "--ckpt", run, "--eval.file", rows, "--output", tmp_path / "results.json")
+    result = pealm(
+        "eval", "--ckpt", run, "--on", "hellaswag", "--eval.file", rows, "--output", tmp_path / "results.json"
+    )
     assert result.code == 2
     assert result.err == f"pealm: {rows}, line 3: 'label' must be 0 to 3, not 7\n"
     assert not (tmp_path / "results.json").exists()
     for words, message in (
         (("--limit", 0), "0 is not in the range x>=1"),
-        (("--input.text", rows), "unknown option --input.text"),
+        (("--on", "hellaswag", "--input.text", rows), "unknown option --input.text"),
         (("--on", "kindergarten", "--limit", 3), "kindergarten takes no --limit"),
-        (("--eval.style", "raw"), "--eval.style must be one of completion, harness, not 'raw'"),
+        (("--on", "hellaswag", "--eval.style", "raw"), "--eval.style must be one of completion, harness, not 'raw'"),
     ):
         result = pealm("eval", "--ckpt", run, *words)
         assert result.code == 2 and message in result.err, result.err

@@ -74,7 +74,7 @@ def test_accuracy_is_that_of_the_log_likelihoods(file: Path, normalize: Any) -> 
         right_norm.append(float(norms.index(max(norms)) == label))
     assert 0 < sum(right) < 4
     result = evaluate(model, file=file, normalize=normalize, separator=separator, unconditional="So", details=True)
-    assert result.n == 4 and [row["credit"] for row in result.details] == right
+    assert result.n == 4 and [row["acc"] for row in result.details] == right
     assert [result.metrics[name][0] for name in ("acc", "acc_norm")] == [sum(right) / 4, sum(right_norm) / 4]
 
 

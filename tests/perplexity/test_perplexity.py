@@ -1,11 +1,12 @@
 """Bits per byte against closed forms: a uniform model, a bigram counted by hand, every window and stride."""
 
 import math
+import tracemalloc
 from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -15,9 +16,11 @@ from torch import nn
 from pealm_char.tokenizer import CharTokenizer
 from pealm_char_transformer.config import TransformerConfig
 from pealm_char_transformer.model import Transformer
-from pealm_core import EvalResult, Segment, UserError
+from pealm_core import EvalResult, Segment, UserError, cover
 from pealm_perplexity.config import PerplexityConfig
-from pealm_perplexity.evaluator import Perplexity, read
+from pealm_perplexity.evaluator import Perplexity
+from pealm_perplexity.text import Piece, cuts, read
+from pealm_perplexity.windows import requests
 
 TEXT = "the quick brown fox jumps over the lazy dog; ünïcödé häs möre bytes thän chäräcters.\n" * 9
 
@@ -159,7 +162,8 @@ def test_documents_start_anew_and_the_limit_takes_the_first() -> None:
 def test_shards_are_cut_at_the_end_of_text_tokens() -> None:
     torch.manual_seed(0)
     model, shards = Table(torch.randn(257, 257)), Shards([256, 99, 100, 101, 256, 256, 102], [103, 256, 104])
-    found = [(list(document.ids), document.size) for document in read(shards, "val", Bytes())]
+    documents = read(cast(Any, shards), "val", Bytes())
+    found = [(piece.ids.tolist(), piece.size) for document in documents for piece in document]
     assert found == [([99, 100, 101], 3), ([102], 1), ([103], 1), ([104], 1)]
     assert shards.checked == 257
     result = evaluate(model, Bytes(), shards)
@@ -245,6 +249,130 @@ def test_only_what_is_learned_is_scored(block: int, stride: int | None) -> None:
         nats = 0.0
         for row, mask in zip(ids, masks, strict=True):
             logits, _ = model(torch.tensor([[256, *row[:-1]]]))
-            logprobs = logits[0].detach().log_softmax(-1)[range(len(row)), row]  # type: ignore[index]
+            logprobs = logits[0].detach().log_softmax(-1)[range(len(row)), row]
             nats -= float(logprobs[torch.tensor(mask, dtype=torch.bool)].sum())
         assert result.metrics["loss"][0] == pytest.approx(nats / 10, rel=1e-5)
+
+
+@pytest.mark.parametrize(("block", "stride"), [(1, 1), (4, 2), (7, 7), (16, 5), (500, 250)])
+def test_windows_over_pieces_are_those_over_the_whole(block: int, stride: int) -> None:
+    ids = list(range(1, 301))
+    sizes = [1, 2, 3, 94, 1, 7, 192]
+    ends = [sum(sizes[: n + 1]) for n in range(len(sizes))]
+    parts = [Piece(np.array(ids[end - size : end]), size) for end, size in zip(ends, sizes, strict=True)]
+    whole = [([*context], [*scored]) for context, scored in cover([0, *ids], block, stride)]
+    assert [(a, b) for _, a, b in requests(((0, part) for part in parts), 0, block, stride)] == whole
+    divided = [*requests(enumerate(parts), 0, block, stride)]
+    assert [token for _, _, scored in divided for token in scored] == ids  # each once, after the same tokens
+    for number, context, scored in divided:
+        assert ends[number] - sizes[number] < scored[0] <= scored[-1] <= ends[number]
+        place = next(i for i, (_, row) in enumerate(whole) if scored[0] in row)
+        before, row = whole[place]
+        assert context == [*before, *row[: row.index(scored[0])]]
+
+
+def test_a_text_is_cut_only_where_its_tokens_stay_the_same() -> None:
+    from pealm_bpe.config import BPEConfig
+    from pealm_bpe.tokenizer import BPETokenizer
+
+    tokenizer = BPETokenizer(BPEConfig(vocab_size=300))
+    tokenizer.fit(iter([TEXT]))
+    text = TEXT * 5 + "   \n\n  indented\tand so on " * 40 + "x" * 500
+    ends = [*cuts(text, tokenizer, 100)]
+    assert len(ends) > 30 and ends[-1] == len(text) and ends == sorted(set(ends))
+    parts = [text[a:b] for a, b in zip([0, *ends], ends, strict=False)]
+    assert [i for part in parts for i in tokenizer.encode(part)] == [*tokenizer.encode(text)]
+
+    class First(Bytes):  # as sentencepiece: the beginning of a text has a token of its own
+        def encode(self, text: str) -> list[int]:
+            return [0, *text.encode()]
+
+    assert [*cuts(text, First(), 100)] == [len(text)]
+    assert [*cuts("", Bytes(), 100)] == [0]
+
+
+def test_the_number_of_tokens_is_limited_from_the_start() -> None:
+    torch.manual_seed(0)
+    model, texts = Table(torch.randn(257, 257)), ["abcdef", "ghi", "jk"]
+    first = evaluate(model, Bytes(), Texts([], texts), max_tokens=8)
+    same = evaluate(model, Bytes(), Texts([], ["abcdef", "gh"]))
+    assert first.n == 8 and first.metrics == same.metrics
+    assert first.notes == [
+        "8 tokens, 8 bytes, 2 documents (val)",
+        "only the beginning of the text; --eval.max-tokens none scores all of it",
+    ]
+    for limit in (9, 11, None):
+        result = evaluate(model, Bytes(), Texts([], texts), max_tokens=limit)
+        assert (result.n, len(result.notes)) == ({9: 9, 11: 11, None: 11}[limit], 2 if limit == 9 else 1)
+    shards = evaluate(model, Bytes(), Shards([256, *b"abcdef", 256, *b"ghi"]), max_tokens=8)
+    assert shards.metrics == first.metrics
+    chat = [("q|" + "abc"), "q|def"]
+    limited = Perplexity(PerplexityConfig(max_tokens=5)).evaluate(
+        Table(torch.randn(258, 258)),
+        Named(),
+        config={},
+        progress=lambda *_: None,
+        dataset=Chat([], chat),
+        split="val",
+    )
+    assert limited.n == 5 and "5 bytes" in limited.notes[0]  # of the learned ones
+
+
+def test_memory_does_not_grow_with_the_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pealm_perplexity.evaluator.AT_ONCE", 2**12)
+
+    class Endless(Texts):
+        read = 0
+
+        def documents(self, split: str) -> Iterator[str]:
+            for _ in range(40):
+                self.read += 1
+                yield TEXT
+
+    tokenizer, dataset = chars(TEXT), Endless([], [])
+    model, size = Table(torch.zeros(tokenizer.vocab_size, tokenizer.vocab_size), 64), len(TEXT)
+
+    def peak(tokens: int) -> int:
+        tracemalloc.start()
+        assert evaluate(model, tokenizer, dataset, max_tokens=tokens).n == tokens
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return most
+
+    few, many = peak(3 * size), peak(30 * size)
+    assert many < 2 * few
+    assert dataset.read == 3 + 1 + 30 + 1  # one more each, to know that there is more
+
+
+def test_a_smaller_window_is_a_model_with_a_shorter_context() -> None:
+    torch.manual_seed(0)
+    config = TransformerConfig(vocab_size=257, block_size=16, n_layer=1, n_embd=16, n_head=2)
+    model, texts = Transformer(config).eval(), Texts([], ["the quick brown fox jumps over the lazy dog"])
+    full, narrow = (evaluate(model, Bytes(), texts, window=window, stride=1) for window in (16, 4))
+    ids = [256, *b"the quick brown fox jumps over the lazy dog"]
+    nats = 0.0
+    for end in range(1, len(ids)):
+        logits, _ = model(torch.tensor([ids[max(0, end - 4) : end]]))
+        nats -= float(logits[0, -1].detach().log_softmax(-1)[ids[end]])
+    assert narrow.metrics["loss"][0] == pytest.approx(nats / (len(ids) - 1), rel=1e-5) != full.metrics["loss"][0]
+    with pytest.raises(UserError, match=r"--eval\.window 17 is more than the model's block of 16 tokens"):
+        evaluate(model, Bytes(), texts, window=17)
+    with pytest.raises(UserError, match=r"--eval\.stride 5 is more than the window of 4 tokens"):
+        evaluate(model, Bytes(), texts, window=4, stride=5)
+
+
+def test_the_passages_of_two_tokenizers_end_at_the_same_bytes() -> None:
+    torch.manual_seed(0)
+    text = TEXT * 12
+    tokenizer = chars(text)
+    model = Table(torch.randn(tokenizer.vocab_size, tokenizer.vocab_size))
+    plain, result = (evaluate(model, tokenizer, Texts([], [text, "a fox"]), details=d) for d in (False, True))
+    assert result.metrics["loss"][0] == pytest.approx(plain.metrics["loss"][0], rel=1e-6)
+    other = evaluate(Table(torch.randn(257, 257)), Bytes(), Texts([], [text, "a fox"]), details=True)
+    places = [[(row["document"], row["end"]) for row in r.details] for r in (result, other)]
+    assert places[0] == places[1] and len(places[0]) > 2 and not plain.details
+    for r in (result, other):
+        for name in ("loss", "bits_per_byte"):
+            parts, wholes = zip(*[row[name] for row in r.details], strict=True)
+            assert sum(parts) / sum(wholes) == pytest.approx(r.metrics[name][0], rel=1e-6)
+        assert sum(row["bits_per_byte"][1] for row in r.details) == len((text + "a fox").encode())

@@ -139,7 +139,7 @@ def test_everything_works_for_a_stranger(
     assert "d = 30" in config and "width = 9" in config and 'pealm-it = "1.0"' in config
     assert pealm("train", "--out", run, "--steps", 5).code == 0
     assert pealm("sample", "--ckpt", run, "-n", 5, "--prompt", "1").code == 0
-    assert "seed" in pealm("eval", "--ckpt", run).out
+    assert "seed" in pealm("eval", "--ckpt", run, "--on", "e").out
     assert "d is ready" in pealm("prepare", "d").out
     assert re.search(r"--input.d \[INT\] +A dataset +\[50\]", pealm("train", "m", "--input.d", "--help").out)
     assert "wide  width 9" in pealm("train", "m", "--help").out
@@ -234,7 +234,7 @@ def test_a_defect_after_training_is_named_too(
 ) -> None:
     plug('return EvalResult(metrics={"seed": (config["input"]["seed"], 0.5)}, n=config["input"]["d"])', "return {}")
     assert pealm(*TRAIN, tmp_path / "r").code == 0
-    result = pealm("eval", "--ckpt", tmp_path / "r")
+    result = pealm("eval", "--ckpt", tmp_path / "r", "--on", "e")
     assert result.code == 3 and "pealm-it: Evaluator.evaluate must return an EvalResult" in result.err
 
 

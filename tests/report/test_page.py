@@ -136,10 +136,6 @@ def test_where_it_can_t_be_written(pealm: Callable[..., Any], make_run: Make, ta
     assert result.code == 2 and words in result.err
 
 
-def test_the_help_says_where_evaluations_belong(pealm: Callable[..., Any]) -> None:
-    assert "pealm eval --ckpt RUN --output RUN/hellaswag.json" in " ".join(pealm("report", "--help").out.split())
-
-
 def test_the_machine_the_commit_and_the_study_of_a_run(
     pealm: Callable[..., Any], book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -169,3 +165,53 @@ def test_the_machine_the_commit_and_the_study_of_a_run(
     (run / "machine.json").write_text('{"cpu": "<b>", "cpus": [], "memory": 1e400, "git": ["x"]')
     assert pealm("report", run).code == 0
     assert "Git commit" not in (run / "report.html").read_text()
+
+
+def test_the_help_says_where_evaluations_come_from(pealm: Callable[..., Any]) -> None:
+    assert "the results that `pealm eval --ckpt RUN` keeps" in " ".join(pealm("report", "--help").out.split())
+
+
+def test_what_else_is_measured_has_a_chart(make_run: Make) -> None:
+    first, second = make_run("a"), make_run("b")
+    lines = [json.loads(line) for line in (first / "metrics.jsonl").read_text().splitlines()]
+    for line in lines[10::10]:
+        line["hellaswag/acc"] = 0.25 + line["step"] / 1000
+        line["val_bits_per_byte"] = 2.0
+    lines[5] |= {f"junk{i}": 1.0 for i in range(100)} | {"long" * 30: 1.0, "text": "x", "</figure>": 1.0}
+    (first / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    page = render([read(first), read(second)])
+    assert (
+        '<figure data-chart="more/hellaswag/acc"><figcaption>hellaswag/acc</figcaption></figure>' not in page
+    )  # 24 first
+    (first / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines if line["step"] != 5))
+    page = render([read(first), read(second)])
+    assert '<figure data-chart="more/hellaswag/acc"><figcaption>hellaswag/acc</figcaption></figure>' in page
+    a, b = data(page)
+    assert (
+        a["more/hellaswag/acc"] == [10, 0.26, 20, 0.27, 30, 0.28, 40, 0.29, 50, 0.3] and "more/hellaswag/acc" not in b
+    )
+    assert "Bits per byte at the best" in page
+
+
+@pytest.mark.parametrize(
+    ("change", "warning"),
+    [
+        ('[tokenizer]\nname = "bpe"\n', "different tokenizers: losses per token can"),
+        ('[objective]\nname = "denoise"\n', "different objectives"),
+        ("[input]\ntinyshakespeare = true\n", "different data"),
+        ("", None),
+    ],
+)
+def test_it_says_when_losses_can_t_be_compared(change: str, warning: str | None, make_run: Make) -> None:
+    first, second = make_run("a"), make_run("b")
+    text = (second / "config.toml").read_text()
+    if change.startswith("[input]"):
+        text = re.sub(r"\[input\]\n[^\[]*", "", text)
+    (second / "config.toml").write_text(text + "\n" + change)
+    page = render([read(first), read(second)])
+    told = re.findall("<p><strong>The runs have (.*?)</strong></p>", page.replace("&#39;", "'"))
+    assert len(told) == (warning is not None) and (warning is None or told[0].startswith(warning))
+    second_size = json.loads((second / "run.json").read_text()) | {"vocab_size": 99}
+    (second / "run.json").write_text(json.dumps(second_size))
+    assert "different tokenizers" in render([read(first), read(second)])
+    assert "The runs have" not in render([read(first)])

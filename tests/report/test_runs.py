@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from pealm_report.page import render
 from pealm_report.reading import read
 
 Make = Callable[..., Path]
@@ -23,8 +24,8 @@ def test_the_table_and_json_say_the_same(pealm: Callable[..., Any], make_run: Ma
     make_run("a", entropy_floor=None)
     result = pealm("runs", tmp_path / "runs")
     head, first, second = result.out.splitlines()
-    assert head.split() == ["run", "model", "data", "steps", "tokens", "best", "loss", "state", "size"]
-    assert first.split()[:7] == [str(tmp_path / "runs" / "a"), "sprout", "kindergarten", "50", "5k", "1.2000", "done"]
+    assert head.split() == ["run", "model", "data", "steps", "tokens", "best", "loss", "evaluations", "state", "size"]
+    assert first.split()[:7] == [str(tmp_path / "runs" / "a"), "sprout", "kindergarten", "50", "5k", "1.2000", "–"]
     assert "50/80" in second and "1.2000 (2.400 × floor)" in second and "interrupted" in second
     found = json.loads(pealm("runs", tmp_path / "runs", "--json").out)
     size = sum(path.stat().st_size for path in (tmp_path / "runs" / "a").iterdir())
@@ -39,8 +40,31 @@ def test_the_table_and_json_say_the_same(pealm: Callable[..., Any], make_run: Ma
         "entropy_floor": None,
         "state": "done",
         "bytes": size,
+        "evaluations": [],
     }
     assert (found[1]["state"], found[1]["entropy_floor"]) == ("interrupted", 0.5)
+
+
+def test_evaluations_are_listed_with_their_last_step(
+    pealm: Callable[..., Any], make_run: Make, tmp_path: Path
+) -> None:
+    run = make_run("a")
+    (run / "evals").mkdir()
+    for name, step, value in (("hellaswag", 900, 0.25), ("hellaswag", 1000, 0.2863), ("perplexity", 50, 3.5)):
+        metrics = {"acc" if name == "hellaswag" else "loss": {"value": value, "stderr": 0.01}, "more": {"value": 1}}
+        content = {"evaluation": name, "n": 9, "step": step, "metrics": metrics}
+        (run / "evals" / f"{name}-{step}.json").write_text(json.dumps(content))
+    (run / "evals" / "broken.json").write_text("{")
+    (run / "evals" / "odd-1.json").write_text('{"evaluation": "odd", "step": "x", "metrics": {"a": 1}}')
+    line = pealm("runs", run).out.splitlines()[1]
+    assert "  hellaswag acc 0.2863; odd –; perplexity loss 3.5000  done  " in line
+    (found,) = json.loads(pealm("runs", run, "--json").out)
+    assert [each["file"] for each in found["evaluations"]][:2] == [
+        "evals/hellaswag-1000.json",
+        "evals/hellaswag-900.json",
+    ]
+    assert found["evaluations"][0]["metrics"]["acc"] == {"value": 0.2863, "stderr": 0.01}
+    assert "evals/perplexity-50.json, n = 9" in render([read(run)])
 
 
 def test_real_runs_and_nothing_else(pealm: Callable[..., Any], book: Path, tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ def test_git_ignores_no_code() -> None:
 
 
 # Not dependencies of the umbrella: they need a large package that few use.
-OPTIONAL = ["pealm-hf-datasets", "pealm-tensorboard", "pealm-wandb"]
+OPTIONAL = ["pealm-hf-datasets", "pealm-lm-eval", "pealm-tensorboard", "pealm-wandb"]
 
 
 def test_the_umbrella_needs_every_distribution() -> None:

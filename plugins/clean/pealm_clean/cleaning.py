@@ -54,7 +54,9 @@ def list_runs(root: Path, keep_best: bool) -> Iterator[Item]:
             continue
         steps = [path for step in disk.steps(run) for path in _contents(step)]
         best = _contents(run / BEST)
-        rest = [] if keep_best else [*best, *(run / name for name in (*disk.RUN_FILES, LOCK, MARK)), run]
+        results = [*disk.results(run), run / disk.RESULTS]
+        own = [run / name for name in (*disk.RUN_FILES, LOCK, MARK)]
+        rest = [] if keep_best else [*best, *results, *own, run]
         paths = (*_leftovers(run), *steps, run / disk.STEPS, *rest)
         paths = tuple(path for path in paths if is_own(path) or path == run / LOCK)  # which removing makes
         stays, state = _state(run, keep_best)

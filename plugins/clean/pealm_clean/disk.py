@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 MARK, LOCK, STATUS, STATE, CONFIG = ".pealm", ".lock", "run.json", "state.json", "config.toml"
 STEPS, BEST, TOKENIZER = "checkpoints", "best", "tokenizer"
+RESULTS = "evals"  # folder of a run with the results of evaluations
 RUN_FILES = (STATUS, "metrics.jsonl", "samples.jsonl", "loss.png", CONFIG)
 CHECKPOINT_FILES = (STATE, "model.safetensors", "optimizer.safetensors", "extra.safetensors", CONFIG)
 TEMPORARY_FOLDER = re.compile(r"\.(best|step-\d+)(\.[0-9a-f]+)?\.(tmp|old|damaged)")
@@ -40,6 +41,12 @@ def read(path: Path) -> bytes:
 def steps(run: Path) -> list[Path]:
     """Return the step checkpoints of a run, valid or not."""
     return sorted(path for path in (run / STEPS).glob("step-*") if re.fullmatch(r"step-\d+", path.name))
+
+
+def results(run: Path) -> list[Path]:
+    """Return the files with results of evaluations that `pealm eval` has written in a run, also incomplete ones."""
+    known = re.compile(r"[a-z0-9][\w.-]*-\d+(-limit-\d+)?\.json|\.[\w.-]+\.json\.[0-9a-f]{12}\.tmp")
+    return sorted(path for path in (run / RESULTS).glob("*") if known.fullmatch(path.name))
 
 
 def temporary_folders(run: Path) -> list[Path]:

@@ -75,6 +75,8 @@ class HellaSwag:
                 "length": list(item.lengths),
                 "choice": own.index(max(own)),
                 "choice_norm": norm.index(max(norm)),
+                "acc": credit(own, row.label),
+                "acc_norm": credit(norm, row.label),
             }
             for row, item, own, norm in zip(rows, items, sums, means, strict=True)
         )

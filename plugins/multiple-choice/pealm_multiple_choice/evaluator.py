@@ -48,9 +48,10 @@ class MultipleChoice:
             name: [credit(values, question.label) for values, question in zip(table, questions, strict=True)]
             for name, table in pairs.items()
         }
+        rows = [dict(zip(credits, row, strict=True)) for row in zip(*credits.values(), strict=True)]
         details = [
-            {"line": q.line, "answer": q.label, "choice": own.index(max(own)), "log_likelihood": own, "credit": right}
-            for q, own, right in zip(questions, sums, credits["acc"], strict=True)
+            {"line": q.line, "answer": q.label, "choice": own.index(max(own)), "log_likelihood": own, **right}
+            for q, own, right in zip(questions, sums, rows, strict=True)
         ]
         return EvalResult(
             metrics={name: mean(values) for name, values in credits.items()},

@@ -2,41 +2,21 @@
 
 A document starts after the token that texts start from (end-of-text, where the tokenizer has one), which is context
 and is not scored itself. Tokens that are not learned are context as well. Bits per byte do not depend on the
-tokenizer: models with different ones can be compared.
+tokenizer: models with different ones can be compared. Memory does not grow with the text.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import groupby, islice
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Any
 
-from pealm_core import Dataset, EvalResult, Segment, Tokenizer, UserError, cover, ratio, score, start_token
+from pealm_core import Dataset, EvalResult, Tokenizer, UserError, score, start_token
 from pealm_perplexity.config import PerplexityConfig
+from pealm_perplexity.text import MOST, PASSAGE, Piece, read
+from pealm_perplexity.trained_on import training_files
+from pealm_perplexity.windows import Request, requests
 
-AT_ONCE = 1024  # windows that are scored in one call
-
-
-@dataclass(frozen=True)
-class Document:
-    """ids: without an end-of-text token; size: bytes of the learned text in UTF-8; learned: by token; None: all."""
-
-    ids: Sequence[int]
-    size: int
-    learned: Sequence[bool] | None = None
-
-    def requests(self, start: int, block: int, stride: int | None) -> Iterator[tuple[list[int], list[int]]]:
-        """Yield contexts and continuations in which every learned token is scored once, after a `start` token."""
-        position = 0
-        for context, continuation in cover([start, *self.ids], block, stride):
-            learned = self.learned[position : position + len(continuation)] if self.learned else [True]
-            begin = 0
-            for scored, run in groupby(learned):
-                end = begin + len(list(run)) if self.learned else len(continuation)
-                if scored:
-                    yield [*context, *continuation[:begin]], [*continuation[begin:end]]
-                begin = end
-            position += len(continuation)
+AT_ONCE = 2**18  # tokens of the windows that are scored in one call
 
 
 class Perplexity:
@@ -56,89 +36,131 @@ class Perplexity:
         split: str,
     ) -> EvalResult:
         """Score a dataset's split ("whole": all of its text). Raises UserError where it has no text."""
-        documents = list(islice(read(dataset, split, tokenizer), self.config.limit))
-        block = model.config.block_size
-        if self.config.stride is not None and self.config.stride > block:
-            raise UserError(f"--eval.stride {self.config.stride} is more than the model's block of {block} tokens")
-        start = start_token(tokenizer)
-        windows = [window for document in documents for window in document.requests(start, block, self.config.stride)]
-        size, tokens = sum(document.size for document in documents), sum(len(ids) for _, ids in windows)
-        if not tokens:
+        block, stride = self._window(model.config.block_size)
+        text = _Text(dataset, split, tokenizer, self.config)
+        windows = (
+            request
+            for document in text.documents()
+            for request in requests(document, start_token(tokenizer), block, stride)
+        )
+        total, rows = _Sums(), dict[int, list[float]]()
+        for batch in _batches(windows):
+            for (number, _, ids), result in zip(batch, score(model, [(a, b) for _, a, b in batch]), strict=True):
+                total.add(-result.log_prob, len(ids))
+                if self.config.details:
+                    row = rows.setdefault(number, [0.0, 0])
+                    row[0], row[1] = row[0] - result.log_prob, row[1] + len(ids)
+            progress(total.tokens, max(total.tokens, self.config.max_tokens or 0), f"loss {total.loss:.4f}")
+        if not total.tokens:
             raise UserError(f"the {split} split has no text to score")
-        nats: list[float] = []
-        for begin in range(0, len(windows), AT_ONCE):
-            part = windows[begin : begin + AT_ONCE]
-            nats += [-result.log_prob for result in score(model, part)]
-            done = sum(len(ids) for _, ids in windows[: len(nats)])
-            progress(done, tokens, f"loss {sum(nats) / done:.4f}")
-        loss, stderr = ratio(nats, [len(ids) for _, ids in windows])
-        bits = sum(nats) / math.log(2) / size if size else math.inf  # only special tokens may be learned
+        progress(total.tokens, total.tokens, f"loss {total.loss:.4f}")
+        loss, stderr, size = total.loss, total.stderr, text.size
+        bits = total.nats / math.log(2) / size if size else math.inf  # only special tokens may be learned
         ppl = math.exp(loss) if loss < 700 else math.inf
+        notes = [f"{total.tokens:,} tokens, {size:,} bytes, {text.count:,} documents ({split})"]
+        if text.cut:
+            notes.append("only the beginning of the text; --eval.max-tokens none scores all of it")
+        if split == "whole" and (files := training_files(config, dataset)):
+            notes.append(f"the model was trained on this text or a part of it: {', '.join(files)}")
         return EvalResult(
             metrics={
                 "loss": (loss, stderr),
                 "perplexity": (ppl, ppl * stderr),
                 "bits_per_byte": (bits, bits * stderr / loss if loss and size else 0.0),
             },
-            n=tokens,
-            notes=[f"{tokens:,} tokens, {size:,} bytes, {len(documents):,} documents ({split})"],
+            n=total.tokens,
+            notes=notes,
+            details=[
+                {
+                    "document": text.passages[number]["document"],
+                    "end": text.passages[number]["end"],
+                    "loss": [nats, tokens],  # a part and a whole: the metric is the ratio of their sums
+                    "bits_per_byte": [nats / math.log(2), text.passages[number]["bytes"]],
+                }
+                for number, (nats, tokens) in rows.items()
+            ],
         )
 
-
-def read(dataset: Dataset, split: str, tokenizer: Tokenizer) -> Iterator[Document]:
-    """The documents of a split. Raises UserError for text that the tokenizer can't express."""
-    if not hasattr(dataset, "documents"):
-        yield from _from_shards(dataset, split, tokenizer)
-        return
-    texts = dataset.whole() if split == "whole" else dataset.documents(split)  # type: ignore[attr-defined]
-    for number, text in enumerate(texts, 1):
-        try:
-            if isinstance(text, str):
-                yield Document([int(token) for token in tokenizer.encode(text)], len(text.encode("utf-8")))
-            else:
-                yield _of_segments(text, tokenizer)
-        except ValueError as error:
-            raise UserError(f"document {number:,} of the {split} split: {error}") from error
+    def _window(self, context: int) -> tuple[int, int]:
+        """Return the window and its stride. Raises UserError for more than the model's context."""
+        window, stride = self.config.window or context, self.config.stride
+        for name, value, most in (("window", window, context), ("stride", stride or 1, window)):
+            if value > most:
+                limit = "the model's block" if most == context else "the window"
+                raise UserError(f"--eval.{name} {value} is more than {limit} of {most} tokens")
+        return window, stride or max(1, window // 2)
 
 
-def _of_segments(segments: Sequence[Segment], tokenizer: Any) -> Document:
-    ids: list[int] = []
-    learned: list[bool] = []
-    for segment in segments:
-        if segment.special is None:
-            ids += [int(token) for token in tokenizer.encode(segment.text)]
-        elif segment.special in (specials := getattr(tokenizer, "specials", {})):
-            ids.append(specials[segment.special])
-        else:
-            raise ValueError(f"the tokenizer has no special token {segment.special!r}")
-        learned += [segment.learn] * (len(ids) - len(learned))
-    size = sum(len(segment.text.encode("utf-8")) for segment in segments if segment.learn)
-    return Document(ids, size, learned)
+class _Text:
+    """The pieces of the documents to score, up to the limits, and how much was read of them.
+
+    passages: for details, the place of each piece: its document, and the byte of the document at which it ends.
+    """
+
+    def __init__(self, dataset: Dataset, split: str, tokenizer: Tokenizer, config: PerplexityConfig) -> None:
+        self.source = islice(read(dataset, split, tokenizer, PASSAGE if config.details else MOST), config.limit)
+        self.tokenizer, self.config = tokenizer, config
+        self.size, self.count, self.cut, self.passages = 0, 0, False, list[dict[str, int]]()
+        self._left = math.inf if config.max_tokens is None else config.max_tokens
+
+    def documents(self) -> Iterator[Iterator[tuple[int, Piece]]]:
+        """Yield each document as pieces with their numbers; without details, all have the number 0."""
+        for document in self.source:
+            if not self._left:
+                self.cut = True
+                return
+            self.count += 1
+            yield self._pieces(document)
+
+    def _pieces(self, document: Iterator[Piece]) -> Iterator[tuple[int, Piece]]:
+        end = 0
+        for piece in document:
+            if not self._left:
+                self.cut = True
+                return
+            part = piece if piece.scored <= self._left else piece.first(int(self._left), self.tokenizer)
+            self.cut = self.cut or part is not piece
+            self._left, self.size, end = self._left - part.scored, self.size + part.size, end + part.size
+            if self.config.details:
+                self.passages.append({"document": self.count, "end": end, "bytes": part.size})
+            yield max(0, len(self.passages) - 1), part
 
 
-def _from_shards(dataset: Any, split: str, tokenizer: Tokenizer) -> Iterator[Document]:
-    """Yield what is between the end-of-text tokens of shards, without `bos_id`; whole shards if there are none."""
-    if hasattr(dataset, "check"):
-        dataset.check(tokenizer.vocab_size)
-    ends, shards = {getattr(tokenizer, name, None) for name in ("eot_id", "bos_id")}, dataset.shards(split)
-    masks = (dataset.masks(split) if hasattr(dataset, "masks") else None) or [None] * len(shards)
-    for shard, mask in zip(shards, masks, strict=True):
-        ids: list[int] = []
-        learned: list[bool] = []
-        for begin in range(0, len(shard), 2**20):
-            part = shard[begin : begin + 2**20].tolist()
-            flags = [True] * len(part) if mask is None else mask[begin : begin + 2**20].tolist()
-            for token, learn in zip(part, flags, strict=True):
-                if token not in ends:
-                    ids.append(token)
-                    learned.append(bool(learn))
-                elif ids:
-                    yield _decoded(ids, learned, tokenizer)
-                    ids, learned = [], []
-        if ids:
-            yield _decoded(ids, learned, tokenizer)
+class _Sums:
+    """Nats and tokens of windows, and what the error of their ratio needs (Cochran 1977, section 2.11)."""
+
+    def __init__(self) -> None:
+        self.count, self.nats, self.tokens = 0, 0.0, 0
+        self._squares = [0.0, 0.0, 0.0]
+
+    def add(self, nats: float, tokens: int) -> None:
+        """Add a window."""
+        self.count, self.nats, self.tokens = self.count + 1, self.nats + nats, self.tokens + tokens
+        for place, value in enumerate((nats * nats, nats * tokens, tokens * tokens)):
+            self._squares[place] += value
+
+    @property
+    def loss(self) -> float:
+        """Nats per token."""
+        return self.nats / self.tokens
+
+    @property
+    def stderr(self) -> float:
+        """The standard error of the loss over windows, as `pealm_core.ratio` has it; 0 of one window."""
+        nn, nt, tt = self._squares
+        residuals = max(0.0, nn - 2 * self.loss * nt + self.loss**2 * tt)
+        return math.sqrt(residuals / (self.count - 1) * self.count) / self.tokens if self.count > 1 else 0.0
 
 
-def _decoded(ids: list[int], learned: list[bool], tokenizer: Tokenizer) -> Document:
-    scored = [token for token, learn in zip(ids, learned, strict=True) if learn]
-    return Document(ids, len(tokenizer.decode(scored).encode("utf-8")), None if all(learned) else learned)
+def _batches(windows: Iterable[Request]) -> Iterator[list[Request]]:
+    """Group windows into batches of some hundred thousand tokens."""
+    batch: list[Request] = []
+    size = 0
+    for request in windows:
+        batch.append(request)
+        size += len(request[1]) + len(request[2])
+        if size >= AT_ONCE:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch

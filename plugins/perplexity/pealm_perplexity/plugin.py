@@ -14,4 +14,5 @@ def pealm_evaluators() -> Iterator[EvaluatorSpec]:
         config="pealm_perplexity.config:PerplexityConfig",
         factory="pealm_perplexity.evaluator:Perplexity",
         input=True,
+        default=True,
     )

@@ -1,13 +1,14 @@
 """`pealm report` and `pealm runs`."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
 from pealm_core import UserError
-from pealm_report.reading import Run, find, read
+from pealm_report.reading import Run, find, is_number, read
 from pealm_report.words import printable, short, size
 
 
@@ -26,9 +27,9 @@ def report(folders: tuple[Path, ...], output: Path | None) -> None:
     pealm report runs/shakespeare
     pealm report runs/adamw runs/muon --output compared.html
 
-    It shows the curves, what differs between the settings, the texts of `pealm train --sample-every`, and the
-    evaluations whose results lie in a run's folder: `pealm eval --ckpt RUN --output RUN/hellaswag.json`. The page is
-    one file that needs no network.
+    It shows the curves, also of `pealm train --track`, what differs between the settings, the texts of `pealm train
+    --sample-every`, and the results that `pealm eval --ckpt RUN` keeps in the run's folder. The page is one file that
+    needs no network.
     """
     runs = [read(folder) for folder in dict.fromkeys(folders)]
     target = output or (folders[0] / "report.html" if len(runs) == 1 else Path("report.html"))
@@ -48,7 +49,8 @@ def report(folders: tuple[Path, ...], output: Path | None) -> None:
 @click.argument("folder", required=False, default="runs", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="As JSON, one object for each run.")
 def runs(folder: Path, as_json: bool) -> None:
-    """List the runs at or below FOLDER (default: runs) with their best validation loss in nats per token.
+    """List the runs at or below FOLDER (default: runs) with their best validation loss in nats per token,
+    and the first metric of each evaluation at its last step.
 
     States: running; running on HOST (it was started there; whether it has ended can't be seen from here); done;
     interrupted (by a signal; `pealm train --out RUN` resumes it); failed (with an error); killed; stopped (an older
@@ -67,7 +69,12 @@ def runs(folder: Path, as_json: bool) -> None:
     elif not found:
         click.echo(f"no runs below {folder}")
     else:
-        _table([("run", "model", "data", "steps", "tokens", "best loss", "state", "size"), *map(_row, found)])
+        _table(
+            [
+                ("run", "model", "data", "steps", "tokens", "best loss", "evaluations", "state", "size"),
+                *map(_row, found),
+            ]
+        )
     for line in wrong:
         click.echo(f"pealm: not listed: {line}", err=True)
 
@@ -85,6 +92,10 @@ def _facts(run: Run) -> dict[str, object]:
         "entropy_floor": run.floor,
         "state": run.state,
         "bytes": summary.size,
+        "evaluations": [
+            {key: result.get(key) for key in ("evaluation", "step", "n", "metrics")} | {"file": name}
+            for name, result in run.evaluations
+        ],
     }
 
 
@@ -94,8 +105,16 @@ def _row(run: Run) -> tuple[str, ...]:
     if summary.best_loss is not None and run.floor:
         best += f" ({summary.best_loss / run.floor:.3f} × floor)"
     steps = f"{summary.step:,}" + (f"/{run.steps:,}" if run.steps and run.steps != summary.step else "")
-    cells = (str(run.dir), run.model, run.data, steps, short(summary.tokens), best, run.state, size(summary.size))
+    results = "; ".join(f"{name} {_first(result)}" for name, result in run.last_evaluations.items()) or "–"
+    tokens, bytes_ = short(summary.tokens), size(summary.size)
+    cells = (str(run.dir), run.model, run.data, steps, tokens, best, results, run.state, bytes_)
     return tuple(map(printable, cells))
+
+
+def _first(result: Mapping[str, Any]) -> str:
+    """Return the first metric of an evaluation: "acc 0.2863"."""
+    values = {name: metric.get("value") for name, metric in result["metrics"].items() if isinstance(metric, dict)}
+    return next((f"{name} {value:.4f}" for name, value in values.items() if is_number(value)), "–")
 
 
 def _table(rows: Sequence[Sequence[str]]) -> None:

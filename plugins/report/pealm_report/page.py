@@ -80,6 +80,8 @@ def render(runs: Sequence[Run]) -> str:
         differences=[row for row in settings if row.differs],
         samples=[(number, _samples(run), len(run.samples)) for number, run in enumerate(runs) if run.samples],
         evaluations=evaluations(runs),
+        more=list(dict.fromkeys(name for run in runs for name in run.metrics.more)),
+        warnings=_warnings(runs),
         versions=_versions(runs),
         commands=[f"pealm train --config {shlex.quote(str(run.dir / 'config.toml'))}" for run in runs],
         style=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
@@ -132,6 +134,7 @@ def _about(run: Run) -> dict[str, str]:
     steps = f" of {run.steps:,}" if run.steps else ""
     about = machine.read(run.dir)
     study = run.dir.absolute().parent.name if (run.dir.parent / "study.journal").is_file() else "–"
+    bits = dict(metrics.more.get("val_bits_per_byte", ())).get(best[0]) if best else None
     speeds = [speed for speed in metrics.columns["tokens_per_second"] if math.isfinite(speed)]
     return {
         "Model": run.model,
@@ -143,6 +146,7 @@ def _about(run: Run) -> dict[str, str]:
         "at step": f"{metrics.at('step', best[0]):,.0f}" if best else "–",
         "Entropy floor": f"{run.floor:.4f}" if run.floor else "–",
         "Best loss / floor": f"{best[1] / run.floor:.4f}" if best and run.floor else "–",
+        "Bits per byte at the best": f"{bits:.4f}" if bits is not None else "–",
         "Validation loss before": f"{run.before:.4f}" if run.before is not None else "–",
         "Validation loss at the end": f"{metrics.val[-1][1]:.4f}" if metrics.val else "–",
         "Steps": f"{metrics.at('step', -1):,.0f}{steps}" if len(metrics) else "–",
@@ -156,6 +160,24 @@ def _about(run: Run) -> dict[str, str]:
         "Processes": str(facts.get("processes", "–")),
         "Size on disk": size(run.summary.size),
     }
+
+
+def _warnings(runs: Sequence[Run]) -> list[str]:
+    """Say why the losses of several runs can't be compared."""
+    tables = {name: {_key(run, name) for run in runs} for name in ("tokenizer", "objective", "input")}
+    sizes = {run.facts.get("vocab_size") for run in runs}
+    found = []
+    if len(tables["tokenizer"]) > 1 or len(sizes) > 1:
+        found.append("The runs have different tokenizers: losses per token can't be compared; bits per byte can.")
+    if len(tables["objective"]) > 1:
+        found.append("The runs have different objectives: their losses can't be compared.")
+    if len(tables["input"]) > 1:
+        found.append("The runs have different data: their validation losses are of different texts.")
+    return found
+
+
+def _key(run: Run, name: str) -> str:
+    return repr([(table, sorted(t.items())) for table, t in run.config.items() if table.partition(".")[0] == name])
 
 
 def _tables(runs: Sequence[Run]) -> list[str]:
@@ -229,6 +251,10 @@ def _curves(run: Run) -> dict[str, Any]:
         "lr": column("lr", 150),
         **{name: column(name) for name in NOISY},
         **{f"{name}.mean": curve(smooth(columns[name], 300)) for name in NOISY},
+        **{
+            f"more/{name}": curve([points[place] for place in thin([y for _, y in points], BUCKETS // 4)])
+            for name, points in metrics.more.items()
+        },
     }
 
 

@@ -23,6 +23,7 @@ UNREADABLE = (OSError, ValueError, RecursionError)  # what reading a file and pa
 LARGEST = 1e300
 LONGEST = 2**24  # bytes of a line, and of a file of facts
 COLUMNS = ("step", "tokens", "loss", "lr", "grad_norm", "tokens_per_second", "seconds")
+MORE = 24  # other metrics that are read, of names of at most 80 characters
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Metrics:
 
     columns: Mapping[str, "array[float]"] = field(default_factory=lambda: {name: array("d") for name in COLUMNS})
     val: list[tuple[int, float]] = field(default_factory=list)  # (line, loss in nats per token)
+    more: dict[str, list[tuple[int, float]]] = field(default_factory=dict)  # other metrics, as val
 
     def __len__(self) -> int:
         return len(self.columns["step"])
@@ -108,6 +110,11 @@ class Run:
                 continue
             if is_number(line.get("val_loss")):
                 metrics.val.append((len(metrics), float(line["val_loss"])))
+            for name, value in line.items():
+                if name in COLUMNS or name == "val_loss" or not is_number(value) or len(name) > 80:
+                    continue
+                if name in metrics.more or len(metrics.more) < MORE:
+                    metrics.more.setdefault(name, []).append((len(metrics), float(value)))
             for column, name in columns:
                 value = line.get(name)
                 column.append(value if is_number(value) else math.nan)
@@ -121,16 +128,27 @@ class Run:
 
     @cached_property
     def evaluations(self) -> list[tuple[str, Mapping[str, Any]]]:
-        """(file name, results) of every `pealm eval --output FILE` that lies in the folder."""
+        """(file name, results) of every evaluation whose results are in the folder or its `evals`."""
         found: list[tuple[str, Mapping[str, Any]]] = []
-        for path in sorted(self.dir.glob("*.json")):
+        for path in sorted([*self.dir.glob("*.json"), *self.dir.glob("evals/*.json")]):
             try:
                 result = json.loads(_text(path))
             except UNREADABLE:
                 continue
             if isinstance(result, dict) and "evaluation" in result and isinstance(result.get("metrics"), dict):
-                found.append((path.name, result))
+                found.append((path.relative_to(self.dir).as_posix(), result))
         return found
+
+    @property
+    def last_evaluations(self) -> dict[str, Mapping[str, Any]]:
+        """The results of each evaluation at its last step."""
+        last: dict[str, Mapping[str, Any]] = {}
+        for _, result in self.evaluations:
+            name, step = str(result["evaluation"]), result.get("step")
+            before = last.get(name, {}).get("step")
+            if name not in last or not is_number(before) or (is_number(step) and step >= before):
+                last[name] = result
+        return last
 
     @cached_property
     def summary(self) -> "Summary":

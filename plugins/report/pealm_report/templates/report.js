@@ -55,7 +55,7 @@ function interpolate(from, to, value) {
 // A run's series as points {x, y, step}, x in the unit that is chosen.
 function points(run, name, unit) {
   const found = [];
-  const list = run[name];
+  const list = run[name] ?? [];
   for (let i = 0; i < list.length; i += 2)
     found.push({ step: list[i], y: list[i + 1], x: unit === "step" ? list[i] : interpolate(run.axis.step, run.axis[unit], list[i]) });
   return found;
@@ -85,7 +85,7 @@ function timeTicks(high, count) {
 class Chart {
   constructor(figure) {
     this.key = figure.dataset.chart;
-    this.kind = CHARTS[this.key];
+    this.kind = CHARTS[this.key] ?? { height: 220, lines: [["more", this.key]], tip: [["", this.key]] };
     this.plot = document.createElement("div");
     this.plot.className = "plot";
     this.plot.tabIndex = 0;
@@ -158,9 +158,10 @@ class Chart {
       const d = line.points.map((p, i) => `${i ? "L" : "M"}${this.x(p.x).toFixed(1)} ${this.y(p.y).toFixed(1)}`).join("");
       const dash = Math.floor(line.number / 6) % 3;
       if (d) make("g", { class: `dash${dash}` }, svg).append(make("path", { class: `series ${line.kind} ${colour(line.number, line.name)}`, d }, svg));
-      if (line.kind !== "val" || !line.points.length) continue;
+      if (!["val", "more"].includes(line.kind) || !line.points.length) continue;
       if (line.points.length <= 40)
         for (const p of line.points) make("circle", { class: `dot ${colour(line.number, line.name)}`, cx: this.x(p.x), cy: this.y(p.y), r: 3.5 }, svg);
+      if (line.kind === "more") continue;
       const [best] = points(line.run, "best", unit);
       make("circle", { class: "best", cx: this.x(best.x), cy: this.y(best.y), r: 6.5 }, svg);
     }

@@ -1,0 +1,46 @@
+"""scripts/bench/harness.py at a tiny size."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SHARED = ROOT.parent / "shared" / "data"
+
+
+def test_both_answer_the_same(tmp_path: Path) -> None:
+    pytest.importorskip("lm_eval.models.huggingface", exc_type=ImportError)
+    if not (SHARED / "tiktoken").is_dir():
+        pytest.skip("needs ../shared/data/tiktoken")
+    rows = tmp_path / "rows.jsonl"
+    row = (
+        '{"activity_label": "Roofs", "ctx_a": "A man is on a roof.", "ctx_b": "he", "ctx": "A man is on a roof. he",'
+        ' "endings": ["falls off.", "flies.", "eats it.", "licks his face."], "label": 1}\n'
+    )
+    rows.write_text("".join(row.replace("roof", word) for word in ("roof", "horse", "hill")))
+    kinds = ["multiple_choice", "loglikelihood_rolling", "generate_until"]
+    done = subprocess.run(
+        [
+            sys.executable,
+            ROOT / "scripts/bench/harness.py",
+            "--tiny",
+            "--rounds",
+            "1",
+            "--file",
+            rows,
+            "--kinds",
+            *kinds,
+        ],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "TIKTOKEN_CACHE_DIR": str(SHARED / "tiktoken")},
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    choices, rolling, texts = done.stdout.splitlines()
+    assert choices.startswith("multiple_choice") and "times as fast" in choices
+    assert float(choices.split(" differ by ")[1].split()[0]) < 1e-3
+    assert float(rolling.split(" differ by ")[1].split()[0]) < 1e-3
+    assert texts.endswith("3 of 3 texts equal")

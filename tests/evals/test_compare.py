@@ -1,0 +1,91 @@
+"""`pealm compare`: the values of `pealm eval`, paired row by row."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pealm_evals.paired import mcnemar
+
+Pealm = Callable[..., Any]
+
+
+def test_losses_are_those_of_eval_and_are_compared_passage_by_passage(
+    pealm: Pealm, runs: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "compared.json"
+    text = ("--input.text", runs / "text.txt")
+    done = pealm("compare", runs / "a", runs / "b", *text, "--output", output)
+    assert done.code == 0, done.err
+    found = json.loads(output.read_text())
+    assert found["models"] == [str(runs / "a"), str(runs / "b")]
+    assert list(found["metrics"]) == ["loss", "bits_per_byte"]
+    for number, name in enumerate("ab"):
+        pealm("eval", "--ckpt", runs / name, *text, "--output", tmp_path / "one.json")
+        alone = json.loads((tmp_path / "one.json").read_text())["metrics"]
+        for metric, table in found["metrics"].items():
+            assert table["models"][number]["value"] == pytest.approx(alone[metric]["value"], rel=1e-5)
+    a, b = found["metrics"]["loss"]["models"]
+    assert b["difference"] == pytest.approx(b["value"] - a["value"]) and b["low"] < b["difference"] < b["high"]
+    assert abs(b["high"] - b["low"]) < abs(b["difference"])  # they differ clearly
+    assert "p" not in b and found["metrics"]["loss"]["rows"] > 8
+    assert f"perplexity: {found['metrics']['loss']['rows']} rows, the same of each model" in done.out
+    assert f" {b['difference']:+.4f} " in done.out and f" {b['low']:+.4f} to {b['high']:+.4f}" in done.out
+    assert done.out.count("the model was trained on this text") == 1  # said of both
+
+
+def test_models_with_different_tokenizers_are_compared_by_bytes(pealm: Pealm, runs: Path, tmp_path: Path) -> None:
+    output = tmp_path / "compared.json"
+    text = ("--input.text", runs / "text.txt")
+    done = pealm("compare", runs / "a", runs / "words", runs / "b", *text, "--output", output)
+    assert done.code == 0, done.err
+    metrics = json.loads(output.read_text())["metrics"]
+    assert list(metrics) == ["bits_per_byte"]  # losses per token can't be compared
+    pealm("eval", "--ckpt", runs / "words", *text, "--output", tmp_path / "one.json")
+    alone = json.loads((tmp_path / "one.json").read_text())["metrics"]["bits_per_byte"]["value"]
+    assert metrics["bits_per_byte"]["models"][1]["value"] == pytest.approx(alone, rel=1e-5)
+    assert metrics["bits_per_byte"]["rows"] > 8
+
+
+def test_accuracies_have_mcnemar_s_test(pealm: Pealm, runs: Path, tmp_path: Path) -> None:
+    on = ("--on", "multiple-choice", "--eval.file", runs / "questions.jsonl", "--output", tmp_path / "found.json")
+    done = pealm("compare", runs / "a", runs / "b", *on)
+    assert done.code == 0, done.err
+    table = json.loads((tmp_path / "found.json").read_text())["metrics"]["acc"]
+    credits = []
+    for name in "ab":
+        pealm("eval", "--ckpt", runs / name, *on, "--eval.details", "true")
+        found = json.loads((tmp_path / "found.json").read_text())
+        credits.append([row["acc"] for row in found["details"]])
+    assert table["rows"] == 6 and "too few rows" in done.out
+    assert [entry["value"] for entry in table["models"]] == [sum(own) / 6 for own in credits]
+    assert table["models"][1]["p"] == mcnemar(*([value == 1 for value in own] for own in credits))
+
+
+def test_what_can_t_be_compared(pealm: Pealm, runs: Path, local: Callable[..., Path]) -> None:
+    plugin = local(
+        "no_rows",
+        """
+        from pealm_core import EvalResult, EvaluatorSpec, hookimpl
+
+        class Evaluator:
+            def evaluate(self, model, tokenizer, *, config, progress):
+                return EvalResult(metrics={"x": (1.0, 0.0)}, n=1)
+
+        @hookimpl
+        def pealm_evaluators():
+            return EvaluatorSpec(name="no-rows", summary="x", factory=Evaluator)
+        """,
+    )
+    for words, message in (
+        ((runs / "a",), "OTHER"),
+        ((runs / "a", runs / "none"), "none"),
+        ((runs / "a", runs / "b", "--on", "multiple-choice"), "needs a file of questions"),
+        ((runs / "a", runs / "b", "--limit", 2, "--output", runs / "text.txt"), "not a file of results"),
+    ):
+        done = pealm("compare", *words)
+        assert done.code == 2 and message in done.err, done.err
+    done = pealm("--plugin", plugin, "compare", runs / "a", runs / "b", "--on", "no-rows")
+    assert done.code == 2 and "no-rows tells no value for each row" in done.err

@@ -1,0 +1,159 @@
+"""The harness's tasks on our models give what they give on the harness's own `hf` model of the same weights."""
+
+import json
+import runpy
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+TYPES = ("multiple_choice", "loglikelihood", "loglikelihood_rolling", "generate_until")
+
+
+def harness(model: Any, tasks: Path, names: list[str], **options: Any) -> Any:
+    from lm_eval import simple_evaluate
+    from lm_eval.tasks import TaskManager
+
+    manager = TaskManager(include_path=str(tasks), include_defaults=False)
+    return simple_evaluate(model, tasks=names, task_manager=manager, bootstrap_iters=10, **options)
+
+
+def rows(found: Any, name: str) -> list[Any]:
+    return [row["filtered_resps"] for row in sorted(found["samples"][name], key=lambda row: row["doc_id"])]
+
+
+def close(a: Any, b: Any) -> bool:
+    """Whether answers are equal: numbers within rounding, everything else exactly."""
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(close, a, b))
+    return a == pytest.approx(b, abs=2e-4) if isinstance(a, float) else bool(a == b)
+
+
+CASES = [("without bos", {}), ("with bos", {"num_fewshot": 1}), ("with bos", {"apply_chat_template": True})]
+one = pytest.mark.parametrize("models", ["with bos"], indirect=True)
+
+
+@pytest.mark.parametrize(("models", "options"), CASES, indirect=["models"], ids=str)
+def test_answers_are_those_of_hf_row_by_row(models: tuple[Path, Path], tasks: Path, options: Any) -> None:
+    from lm_eval.models.huggingface import HFLM
+
+    from pealm_lm_eval.model import PealmLM
+
+    theirs_lm = HFLM(pretrained=str(models[0]), device="cpu", dtype="float32", batch_size=1)
+    names = [f"local_{kind}" for kind in TYPES if not (options and kind == "loglikelihood_rolling")]
+    if "num_fewshot" in options:
+        names = [name for name in names if "generate" not in name]
+    theirs = harness(theirs_lm, tasks, names, **options)
+    ours = harness(PealmLM(str(models[1]), device="cpu"), tasks, names, **options)
+    for name in names:
+        answers = rows(ours, name)
+        assert close(answers, rows(theirs, name)), name
+        assert len({json.dumps(answer) for answer in answers}) > 3  # they vary
+        assert [row["arguments"] for row in ours["samples"][name]] == [
+            row["arguments"] for row in theirs["samples"][name]
+        ]
+        for metric, value in theirs["results"][name].items():
+            if isinstance(value, float) and "stderr" not in metric:
+                assert ours["results"][name][metric] == pytest.approx(value, rel=1e-4), metric
+
+
+@one
+def test_pealm_eval_runs_the_tasks(
+    models: tuple[Path, Path], tasks: Path, tmp_path: Path, pealm: Callable[..., Any]
+) -> None:
+    from pealm_lm_eval.model import PealmLM
+
+    names = [f"local_{kind}" for kind in TYPES]
+    line = ("eval", "--ckpt", models[1], "--on", "lm-eval", "--eval.include-path", tasks, "--device", "cpu")
+    output = tmp_path / "results.json"
+    done = pealm(*line, "--eval.tasks", ",".join(names), "--eval.details", "true", "--output", output)
+    assert done.code == 0, done.err
+    found = json.loads(output.read_text())
+    direct = harness(PealmLM(str(models[1]), device="cpu"), tasks, names)
+    for key, metric in found["metrics"].items():
+        task, _, name = key.partition("/")
+        assert metric["value"] == pytest.approx(direct["results"][task][f"{name},none"], rel=1e-6), key
+    assert found["n"] == 12 * 4 and len(found["metrics"]) == 2 + 2 + 3 + 1
+    for name in names:
+        own = [row["answers"] for row in found["details"] if row["task"] == name]
+        assert close(own, json.loads(json.dumps(rows(direct, name))))
+    assert any(note.startswith("local_loglikelihood: version Yaml, 0-shot, 12 documents") for note in found["notes"])
+    few = pealm(*line, "--eval.tasks", names[0], "--eval.num-fewshot", 2, "--limit", 3)
+    assert "n = 3 in" in few.out and "2-shot, 3 documents" in few.out
+    chat = pealm(*line, "--eval.tasks", names[0], "--eval.apply-chat-template", "true", "--limit", 3)
+    assert chat.code == 0 and chat.out != few.out
+    sampled = ("--eval.tasks", names[3], "--eval.gen-kwargs", "do_sample=true,temperature=0.9,top_k=5")
+    assert pealm(*line, *sampled).out.splitlines()[1:] == pealm(*line, *sampled).out.splitlines()[1:]
+
+
+@one
+def test_mistakes_are_one_line(
+    models: tuple[Path, Path], tasks: Path, tmp_path: Path, pealm: Callable[..., Any]
+) -> None:
+    line = ("eval", "--ckpt", models[1], "--on", "lm-eval", "--device", "cpu", "--eval.include-path")
+    (tmp_path / "broken.yaml").write_text(
+        (tasks / "local_loglikelihood.yaml").read_text().replace("rows.jsonl", "none.jsonl")
+    )
+    long = (tasks / "local_generate_until.yaml").read_text()
+    (tmp_path / "long.yaml").write_text(
+        long.replace("max_gen_toks: 12", "max_gen_toks: 64").replace("local_generate", "long")
+    )
+    (tmp_path / "beams.yaml").write_text(
+        long.replace("max_gen_toks: 12", "max_gen_toks: 12, num_beams: 4").replace("local_generate", "beams")
+    )
+    for words, message in (
+        ((tasks,), "lm-eval needs tasks: --eval.tasks arc_easy,piqa"),
+        ((tasks / "none", "--eval.tasks", "x"), "none: there is no such folder"),
+        ((tmp_path, "--eval.tasks", "local_loglikelihood"), "lm-eval can't run local_loglikelihood: "),
+        ((tmp_path, "--eval.tasks", "long_until"), "asks for 64 new tokens, and the model's context has 64"),
+        ((tmp_path, "--eval.tasks", "beams_until"), "a task generates with num_beams, which pealm does not have"),
+    ):
+        done = pealm(*line, *words)
+        errors = [text for text in done.err.splitlines() if text.startswith("pealm: ")]
+        assert done.code == 2 and len(errors) == 1 and message in errors[0], done.err
+
+
+@one
+def test_the_random_numbers_of_others_stay(models: tuple[Path, Path], tasks: Path) -> None:
+    import random
+
+    import numpy as np
+    import torch
+
+    from pealm_core import load
+    from pealm_lm_eval.config import LMEvalConfig
+    from pealm_lm_eval.evaluator import LMEval
+
+    lm = load(models[1], device="cpu")
+    evaluator = LMEval(LMEvalConfig(tasks=("local_multiple_choice",), include_path=tasks))
+    random.seed(5), np.random.seed(5), torch.manual_seed(5)
+    before = random.random(), np.random.rand(), float(torch.rand(1))
+    random.seed(5), np.random.seed(5), torch.manual_seed(5)
+    evaluator.evaluate(lm.model, lm.tokenizer, config={}, progress=lambda *_: None)
+    assert (random.random(), np.random.rand(), float(torch.rand(1))) == before
+
+
+@one
+def test_the_harness_s_own_command_knows_the_model(
+    models: tuple[Path, Path], tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """`python -m pealm_lm_eval` is the harness's command line with one more model."""
+    from lm_eval.tasks import TaskManager
+
+    first = TaskManager.__init__  # reading the harness's thousands of tasks takes ten seconds
+    monkeypatch.setattr(
+        TaskManager, "__init__", lambda self, *a, **k: first(self, *a, **{**k, "include_defaults": False})
+    )
+    name = "local_multiple_choice"
+    args = ["run", "--model", "pealm", "--model_args", f"path={models[1]}", "--device", "cpu", "--tasks", name]
+    args += ["--include_path", str(tasks), "--output_path", str(tmp_path / "out.json"), "--batch_size", "4"]
+    monkeypatch.setattr(sys, "argv", ["lm_eval", *args])
+    runpy.run_module("pealm_lm_eval", run_name="__main__")
+    assert f"|{name}|" in capsys.readouterr().out.replace(" ", "")
+    (written,) = tmp_path.glob("**/*.json")
+    from pealm_lm_eval.model import PealmLM
+
+    direct = harness(PealmLM(str(models[1]), device="cpu"), tasks, [name])["results"][name]
+    assert json.loads(written.read_text())["results"][name]["acc,none"] == pytest.approx(direct["acc,none"])
