@@ -96,7 +96,7 @@ def peer() -> Any:
     config = GPT2Config(
         vocab_size=1024, n_positions=128, n_embd=192, n_layer=4, n_head=4, bos_token_id=None, eos_token_id=None
     )
-    return GPT2LMHeadModel(config).eval()
+    return GPT2LMHeadModel(config).train(False)
 
 
 def peer_speed(model: Any, seconds: float) -> float:

@@ -27,6 +27,7 @@ SHORTER = [
     (r"^pealm eval .*kindergarten$", r"\g<0> --eval.stories 4"),
     (r"--on perplexity --input.tinyshakespeare", "--on perplexity --input.text short.txt"),
     (r"^pealm chat .*", r"\g<0> <<< Hello"),
+    (r"^pealm serve .*", "pealm serve --help"),  # it would not end
     (r"^pealm eval gpt2.*", r"\g<0> --limit 4 --eval.file hellaswag.jsonl"),
     (r"^pealm eval gpt2-pretrained.*", r"\g<0> --model.path openai"),
     (r"-n (\d+)", "-n 8"),

@@ -104,7 +104,7 @@ def test_rows_without_a_text_are_left_out(tmp_path: Path) -> None:
         ("a.csv", b'text,id\n"a,1\n', "is not CSV: unexpected end of data"),
         ("a.csv", b"text\nok\n\xff\n", "line 3 is not UTF-8"),
         ("a.parquet", b"PAR1 not really", "a.parquet is not a readable parquet file"),
-        ("a.jsonl.gz", gzip.compress(b'{"text": "abc"}\n' * 99)[:-9], "truncated|damaged"),
+        ("a.jsonl.gz", gzip.compress(b'{"text": "abc"}\n' * 99, mtime=0)[:-9], "truncated|damaged"),
         ("a.jsonl.gz", b"no gzip at all", "a.jsonl.gz is damaged"),
         ("a.jsonl.zst", b"no zstd at all", "a.jsonl.zst is damaged"),
         ("a.txt", b"text", "a.txt is not one of .*; for text, --input.text"),

@@ -121,7 +121,10 @@ def _from_shards(dataset: Any, split: str, tokenizer: Tokenizer, size: int) -> I
     for shard, mask in zip(shards, masks, strict=True):
         reader = _Shard(shard, mask, ends)
         while reader.more():
-            yield reader.document(tokenizer, min(size, SHARD))
+            document = reader.document(tokenizer, min(size, SHARD))
+            yield document
+            for _ in document:  # what the caller left
+                pass
 
 
 class _Shard:
