@@ -155,14 +155,12 @@ class LM:
                 if row not in active:
                     continue
                 sample, piece = rows[row], ""
-                if token in ends:
-                    active.discard(row)
-                else:
+                if token not in ends:
                     sample.ids.append(token)
                     sample.logprobs.append(logprobs[row])
                     piece = stoppers[row].feed(decoders[row](token))
-                    if stoppers[row].done:
-                        active.discard(row)
+                if token in ends or stoppers[row].done:
+                    active.discard(row)
                 sample.text += piece
                 yield row, piece
             if not active:
@@ -239,14 +237,14 @@ def open_job(
 def load(
     path: str | Path,
     *,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     dtype: str = "auto",
     quantize: str | None = None,
     base: str | Path | None = None,
 ) -> LM:
     """Load a model from a run (its best weights), a checkpoint folder or a file in one. Raises PealmError.
 
-    device: "auto", "cpu", "cuda" or "mps"; dtype, quantize and base as for `open_job`.
+    device: "auto", "cpu", "cuda", "mps" or a torch.device; dtype, quantize and base as for `open_job`.
     """
     job, place = plan_of(Path(path)), None if base is None else Path(base)
     return open_job(job, path, device=device, dtype=dtype, quantize=quantize, base=place)

@@ -108,7 +108,7 @@ class Trainer:
     def _loop(self) -> None:
         s = self.settings
         if self.step == 0:
-            self.first_val_loss = loss = validate(self)
+            self.first_val_loss = loss = self.validate()
             if loss is not None:
                 first = {"step": 0, "tokens": 0, "val_loss": loss, **self.val_losses}
                 self.run.log({**first, "seconds": round(self.seconds, 3)})
@@ -120,7 +120,7 @@ class Trainer:
             last, loss = self.finished(), None
             if not self.interrupted and (last or (due(self.step, s.eval_every) and self.affordable())):
                 self.read()  # the steps' tokens per second must not include the validation
-                loss = validate(self)
+                loss = self.validate()
                 last = self.finished()  # the validation may have used up the time, or a signal came
             full, best = last or due(self.step, s.save_every), loss is not None and loss < self.best_loss
             if loss is not None:
@@ -215,6 +215,10 @@ class Trainer:
                     raise not_finite(name, line["step"], wrong[0], numbers[wrong[0]])
         if any(row[-1] for row in everyone):
             self.observers.share()
+
+    def validate(self) -> float | None:
+        """Return the mean loss in nats per token over the validation data; None if a signal cut it short."""
+        return validate(self)
 
     def clock(self) -> float:
         """Return the seconds of training so far, earlier parts of the run included; a time limit counts rank 0's."""

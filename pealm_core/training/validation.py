@@ -12,7 +12,7 @@ from pealm_core.contract.protocols import has
 from pealm_core.contract.training_parts import IGNORE, Source
 from pealm_core.hardware.device import autocast, to_device
 from pealm_core.plugins.calls import FORWARD, call, check, owner
-from pealm_core.training.objective import MEAN, prepared, scored
+from pealm_core.training.objective import MEAN, NextToken, prepared, scored
 
 if TYPE_CHECKING:
     from pealm_core.training.trainer import Trainer
@@ -109,7 +109,7 @@ def _bytes_per_token(t: "Trainer", source: Source) -> float | None:
 
     None if they have no text, or the loss is another objective's.
     """
-    if t.job.entries["objective"].name != "next-token":
+    if not isinstance(t.objective, NextToken) or not has(t.tokenizer, "decode"):
         return None
     known = getattr(t.tokenizer, "specials", {}).values()
     special = {*known, *(getattr(t.tokenizer, name, None) for name in ("eot_id", "bos_id"))}

@@ -218,13 +218,13 @@ def test_every_process_evaluates_on_the_device_that_was_picked_for_it(
     seen: list[torch.device] = []
     picked, text = torch.device("meta"), tmp_path / "text"
     text.write_text("hello world")
-    monkeypatch.setattr("pealm_core.hardware.device.pick_device", lambda name: picked)
+    monkeypatch.setattr("pealm_core.hardware.distributed.pick_device", lambda name: picked)
 
     def look(job: object, folder: object, *, device: torch.device, **how: object) -> None:
         seen.append(device)
         raise UserError("seen")
 
-    monkeypatch.setattr("pealm_core.inference.lm.open_job", look)
+    monkeypatch.setattr("pealm_core.inference.evaluation.open_job", look)
     assert "seen" in pealm("eval", "--ckpt", ckpt, "--on", "perplexity", "--input.text", text).err
     assert seen == [picked]
 

@@ -90,6 +90,7 @@ def test_two_runs_fit_every_window_and_answer(
 
 def test_a_run_without_a_step_and_one_alone(page: Page, tmp_path: Path, make_run: Make) -> None:
     run = make_run("empty", done=0, status="running")
+    (run / "metrics.jsonl").write_text("")  # not even the validation before the first step
     show(page, tmp_path, run)
     page.show(400, "light")
     assert page.run(SIZES) == [400, 400]

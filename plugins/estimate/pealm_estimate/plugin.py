@@ -1,5 +1,6 @@
 """What pealm-estimate provides."""
 
+import sys
 from typing import Any
 
 from pealm_core import CommandSpec, hookimpl
@@ -18,7 +19,7 @@ def pealm_commands() -> CommandSpec:
 @hookimpl
 def pealm_run_start(trainer: Any) -> None:
     """Count the run's operations, where the GPU's peak is known."""
-    if trainer.world.size and next(trainer.model.parameters()).device.type == "cuda":
+    if next(trainer.model.parameters()).device.type == "cuda":
         from pealm_estimate.mfu import start
 
         start(trainer)
@@ -27,7 +28,5 @@ def pealm_run_start(trainer: Any) -> None:
 @hookimpl
 def pealm_metrics(trainer: Any, metrics: Any) -> None:
     """Add `mfu` to the metrics of a step."""
-    if next(trainer.model.parameters()).device.type == "cuda":
-        from pealm_estimate.mfu import add
-
-        add(trainer, metrics)
+    if module := sys.modules.get("pealm_estimate.mfu"):  # imported at the start where the device has a peak
+        module.add(trainer, metrics)

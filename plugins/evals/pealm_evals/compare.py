@@ -41,7 +41,7 @@ def compare(
     with processes(device) as (world, picked):
         evaluation = Evaluation(job, world, limit=limit, details=True)
         for path in paths:
-            lm = load(path, device=picked.type, dtype=dtype)
+            lm = load(path, device=picked, dtype=dtype)
             found.append((lm, evaluation.run(lm, show_progress)))
             lm.model.to("meta")  # frees its memory
     if world.main:

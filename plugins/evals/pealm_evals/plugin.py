@@ -57,4 +57,5 @@ def pealm_metrics(trainer: Trainer, step: int, metrics: MutableMapping[str, Any]
 @hookimpl
 def pealm_run_end(trainer: Trainer) -> None:
     """Forget the evaluations."""
-    TRACKERS.pop(trainer, None)
+    if trainer in TRACKERS:
+        del TRACKERS[trainer]

@@ -3,16 +3,19 @@
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from pealm_core import LM, EvalResult, Evaluation, PealmError, UserError
+from pealm_core import EvalResult, PealmError, UserError
+
+if TYPE_CHECKING:
+    from pealm_core import LM, Evaluation
 
 FOLDER = "evals"  # of a run
 
 
-def record(evaluation: Evaluation, lm: LM, result: EvalResult, *, seconds: float, dtype: str) -> dict[str, Any]:
+def record(evaluation: "Evaluation", lm: "LM", result: EvalResult, *, seconds: float, dtype: str) -> dict[str, Any]:
     """Return the content of a file of results: the evaluation's own settings first."""
     tables, state = evaluation.job.tables(), _state(lm.path)
     settings = {key: value for key, value in tables["eval"].items() if key != "name"}
