@@ -117,7 +117,7 @@ class Peer:
         """Greedy ids; times: when each came."""
         from transformers.generation.streamers import BaseStreamer
 
-        class Clock(BaseStreamer):
+        class Clock(BaseStreamer):  # type: ignore[misc]
             def put(self, value: Any) -> None:
                 times.append(time.perf_counter())
 

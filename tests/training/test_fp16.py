@@ -98,7 +98,10 @@ def test_a_resumed_run_continues_with_the_same_scale(
     train(tmp_path / "parts", "--steps", 4)
     assert pealm("train", "--out", tmp_path / "parts", "--steps", 6).code == 0
     straight, parts = (rows(tmp_path / name) for name in ("straight", "parts"))
-    assert [{**row, "val_loss": 0} for row in straight] == [{**row, "val_loss": 0} for row in parts]
+    for row in straight + parts:  # the second one was validated at the end of its first part
+        for name in [name for name in row if name.startswith("val_")]:
+            del row[name]
+    assert straight == parts
     assert straight[-1]["loss_scale"] == START / 2
     states = [checkpoint.verify(checkpoint.newest(tmp_path / name)[0] or tmp_path) for name in ("straight", "parts")]
     assert states[0]["scaler"] == states[1]["scaler"] and states[0]["scaler"]["_growth_tracker"] == 4

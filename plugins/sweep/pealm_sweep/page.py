@@ -91,11 +91,10 @@ def render(study: Study, best: FrozenTrial | None, config: str) -> str:
 
 def value_of(trial: FrozenTrial) -> float | None:
     """Return a trial's loss: the lowest one, or a pruned trial's last one; None if it has none."""
-    if trial.state == TrialState.COMPLETE:
-        return trial.value
+    value: float | None = trial.value if trial.state == TrialState.COMPLETE else None
     if trial.state == TrialState.PRUNED and trial.intermediate_values:
-        return min(trial.intermediate_values.values())
-    return None
+        value = min(trial.intermediate_values.values())
+    return value
 
 
 def _head(study: Study) -> list[str]:
