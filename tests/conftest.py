@@ -131,3 +131,16 @@ def book(tmp_path: Path) -> Path:
 
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(autouse=True)
+def _torch_as_it_was() -> Iterator[None]:
+    """A test that leaves autocast on, or another default, is named here and not by those after it."""
+    yield
+    if torch := sys.modules.get("torch"):
+        left = (torch.is_autocast_enabled("cpu"), torch.get_default_dtype(), torch.get_float32_matmul_precision())
+        if left != (False, torch.float32, "highest"):
+            torch.set_autocast_enabled("cpu", False)
+            torch.set_default_dtype(torch.float32)
+            torch.set_float32_matmul_precision("highest")
+            raise AssertionError(f"autocast, default dtype, precision of products: {left}")

@@ -5,6 +5,8 @@ Models need no change, those with a tied head included.
 """
 
 import time
+from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import torch
@@ -58,9 +60,18 @@ def _replace(model: nn.Module, parameter: Tensor, weight: LinearWeight) -> None:
 
 def _run_under_autocast(model: nn.Module, dtype: torch.dtype) -> None:
     """Give the model a class whose forward passes, caches and logits are made under autocast."""
-    kind, autocast = type(model), torch.autocast(next(model.parameters()).device.type, dtype=dtype)
+    kind, device = type(model), next(model.parameters()).device.type
+
+    def low(method: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(method)
+        def run(*args: Any, **kwargs: Any) -> Any:
+            with torch.autocast(device, dtype=dtype):  # one for each call: a shared one can't be nested
+                return method(*args, **kwargs)
+
+        return run
+
     methods = [name for name in ("forward", "make_cache", "unembed") if has(kind, name)]
-    model.__class__ = type(kind.__name__, (kind,), {name: autocast(getattr(kind, name)) for name in methods})
+    model.__class__ = type(kind.__name__, (kind,), {name: low(getattr(kind, name)) for name in methods})
 
 
 @torch.inference_mode()

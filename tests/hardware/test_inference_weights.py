@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import pealm_core
 from pealm_core.contract.errors import UserError
-from pealm_core.hardware.inference_weights import _uses, bytes_per_token, prepare, read_bandwidth
+from pealm_core.hardware.inference_weights import _run_under_autocast, _uses, bytes_per_token, prepare, read_bandwidth
 from pealm_core.hardware.int8 import Int8Weight, RowWeight, _blocks
 from pealm_core.inference.scoring import score
 
@@ -225,3 +225,21 @@ def test_int8_beside_bf16_keeps_fp32_where_training_does() -> None:
     exact = logits(model, idx)
     assert (logits(low, idx).float() - exact).norm() < 0.05 * exact.norm()
     assert {tensor.dtype for name, tensor in low.named_parameters() if "temperature" in name} == {torch.float32}
+
+
+def test_a_method_that_calls_another_leaves_no_autocast_behind() -> None:
+    class Nested(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = torch.nn.Linear(4, 4)
+
+        def unembed(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(x)
+
+        def forward(self, idx: torch.Tensor, targets: None = None) -> tuple[torch.Tensor, None]:
+            return self.unembed(torch.nn.functional.one_hot(idx, 4).float()), None
+
+    model = Nested()
+    _run_under_autocast(model, torch.bfloat16)
+    logits, _ = model(torch.tensor([[0, 1]]))
+    assert logits.dtype == torch.bfloat16 and not torch.is_autocast_enabled("cpu")
