@@ -25,6 +25,18 @@ SHARED = BESIDE if BESIDE.is_dir() else ROOT / "data" / "tests"
 WITH_ALL = {"report", "testing", "docs", "examples", "setup", "test_plugins.py", "test_cli.py"}
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`scripts/test --slow` also runs the tests that take ten seconds or more and whose parts others test."""
+    parser.addoption("--slow", action="store_true", help="run the slow tests as well")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip slow tests unless they are asked for."""
+    for item in items:
+        if item.get_closest_marker("slow") and not config.getoption("--slow"):
+            item.add_marker(pytest.mark.skip(reason="slow: scripts/test --slow runs it"))
+
+
 @pytest.fixture(autouse=True)
 def _private_home(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch

@@ -13,6 +13,7 @@ BENCH = Path(__file__).parents[2] / "scripts" / "bench" / "finetune.py"
 TINY = "--n-layer 2 --n-embd 32 --n-head 2 --vocab-size 300 --block-size 64 --batch-size 2 --rounds 2 --lr 0.01"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", ["--targets all --rank 3", "--full"])
 def test_the_curves_are_alike(options: str) -> None:
     if "--full" not in options:

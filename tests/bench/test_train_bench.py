@@ -57,6 +57,7 @@ def test_beside_transformers() -> None:
     assert len(losses) == 2 and all(4.4 < loss < 4.8 for loss in losses)
 
 
+@pytest.mark.slow
 def test_the_ladder(tmp_path: Path) -> None:
     done = run("gpt2_ladder.py", "--out", tmp_path / "new", *SMALL, "--steps", 1)
     assert done.returncode == 0, done.stderr

@@ -72,6 +72,7 @@ def test_greedy_text_is_one_and_the_same(name: str, length: int) -> None:
     assert fast.generate_batch(prompts, sampling) == plain
 
 
+@pytest.mark.slow
 def test_ten_thousand_tokens_cost_the_same_each() -> None:
     lm, costs = LM(family("char-transformer", 32), Letters(), {}), []
 

@@ -4,9 +4,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.slow
 def test_own_data_from_text_to_two_models(shakespeare: Path) -> None:
     command = [sys.executable, str(ROOT / "scripts" / "proof" / "own_data.py"), str(shakespeare)]
     toy = ["--megabytes", "1", "--vocabulary", "400", "--steps", "10"]

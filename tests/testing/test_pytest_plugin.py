@@ -45,6 +45,7 @@ def run(folder: Path, test: str, *options: str) -> tuple[int, str]:
 MODEL = 'ModelSpec(name="m", summary="A model", config="pealm_it_config:Config", factory="pealm_it_parts:Model")'
 
 
+@pytest.mark.slow
 def test_slow_checks_run_with_the_option(tmp_path: Path) -> None:
     test = f"""
 class TestModel(ModelConformance):
