@@ -67,5 +67,5 @@ def start(trainer: Any) -> None:
 
 def add(trainer: Any, metrics: MutableMapping[str, Any]) -> None:
     """Add `mfu` to a step's metrics, if the peak is known."""
-    if (most := _runs.get(trainer)) is not None:
-        metrics["mfu"] = round(metrics["tokens_per_second"] / most, 4)
+    if trainer in _runs:
+        metrics["mfu"] = round(metrics["tokens_per_second"] / _runs[trainer], 4)
