@@ -11,13 +11,15 @@ from pealm_core.contract.errors import UserError
 from pealm_core.contract.protocols import has
 from pealm_core.contract.training_parts import IGNORE, Source
 from pealm_core.hardware.device import autocast, to_device
-from pealm_core.plugins.calls import FORWARD, call, check, owner
+from pealm_core.plugins.calls import FORWARD, Returns, call, check, owner
 from pealm_core.training.objective import MEAN, NextToken, prepared, scored
 
 if TYPE_CHECKING:
     from pealm_core.training.trainer import Trainer
 
 EVAL_TOKENS = 8192  # in one pass of validation, which keeps no activations
+
+TEXT: Returns = (lambda r: isinstance(r, str), "the text of ids, a str")
 
 
 def validate(t: "Trainer") -> float | None:
@@ -116,7 +118,7 @@ def _bytes_per_token(t: "Trainer", source: Source) -> float | None:
     size = tokens = 0
     for sample in _samples(t, source)[t.world.rank :: t.world.size]:
         targets = [token for token in source.rows([sample])["targets"][0].tolist() if token != IGNORE]
-        text = t.tokenizer.decode([token for token in targets if token not in special])
+        text = call(t.tokenizer.decode, TEXT, [token for token in targets if token not in special])
         size, tokens = size + len(text.encode("utf-8", "replace")), tokens + len(targets)
     everyone = t.world.gather(size, tokens)
     return sum(row[0] for row in everyone) / max(1, sum(row[1] for row in everyone)) or None
