@@ -95,7 +95,7 @@ def neuron_loss() -> tuple[list[Value], Value]:
 
 
 def walk_through(*, rate: float = 0.1) -> None:
-    """Show one training step of a neuron: forward, backward, update. On a terminal, Enter goes on."""
+    """Show one training step of a neuron: forward, backward, update. On a terminal, Enter continues."""
     params, loss = neuron_loss()
     wait = sys.stdin.isatty() and sys.stdout.isatty()
     print("one neuron, out = tanh(w1*x1 + w2*x2 + bias), on the point (1, 2) with the target 1")

@@ -50,7 +50,7 @@ def estimate(
     pealm estimate llama --preset 1b --processes 8 --strategy fsdp --tflops 989 --price 3
 
     Memory is counted on tensors without data. Speed is that of this machine: each operation of a step is timed by
-    itself, without a training. With --tflops it is that of another device: its peak times --mfu.
+    itself, without training. With --tflops it is that of another device: its peak times --mfu.
     """
     if "model" not in job.entries:
         raise UserError("estimate needs a model: pealm estimate MODEL")
