@@ -94,8 +94,9 @@ def test_the_stories_and_questions_are_learned_on_demand() -> None:
     assert [[(part.text, part.special) for part in document] for document in answers] == [
         [(part.text, part.special) for part in document] for document in everything
     ]
-    assert all(part.learn for document in everything for part in document)
-    assert not all(part.learn for document in answers for part in document)
+    assert all(part.learn for document in everything for part in document if part.special is None)
+    assert not any(document[0].learn or document[3].learn for document in everything)  # whose turn it is
+    assert [[part.learn for part in document[:6]] for document in answers] == 20 * [[False] * 4 + [True] * 2]
 
 
 class Letters:

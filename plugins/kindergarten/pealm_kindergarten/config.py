@@ -23,7 +23,7 @@ class QuestionsConfig:
     questions: int = setting(3, "most questions about a story", at_least=1, at_most=5)
     retold: float = setting(0.3, "fraction of stories that are learned without questions", at_least=0, at_most=0.9)
     learn: Literal["answers", "everything"] = setting(
-        "answers", "what is learned of a conversation; everything: the story and the questions as well"
+        "answers", "what is learned of a conversation; everything: the text of the user as well"
     )
 
 

@@ -64,7 +64,7 @@ class Questions:
     def _document(self, messages: Iterable[Mapping[str, str]]) -> list[Segment]:
         document = chat_document(messages)
         if self.config.learn == "everything":
-            return [replace(part, learn=True) for part in document]
+            return [replace(part, learn=part.learn or part.special is None) for part in document]
         return document
 
 
