@@ -103,7 +103,7 @@ MODELS = {
         "kindergarten-questions",
         "sprout --preset reader --input.kindergarten-questions --input.questions 5 --tokenizer bpe --batch-size 8 "
         "--lr 0.01 --optimizer.adam-lr 0.01 --dtype fp32 --eval-tokens 20000 --eval-every 0 --save-every 0 "
-        "--steps 3500",
+        "--steps 2500",
         talk=(f"{STORY} What colour was the kite?", "Who found the kite again?", "How old was Rosa?"),
         first="sprout --preset reader --input.kindergarten-questions --input.learn everything --input.retold 0.5 "
         "--input.stories 40000 --tokenizer bpe --dtype fp32 --eval-tokens 20000 --eval-every 0 --save-every 0 "

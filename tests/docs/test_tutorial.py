@@ -17,7 +17,7 @@ SHORTER = [
     (r"--steps 1500", "--steps 3 --eval-tokens 2000"),
     (r"(pealm train --out .*) --steps 1600", r"\1 --steps 4"),
     (r"--steps 500", "--steps 3 --eval-tokens 2000"),
-    (r"--steps (200|2000|3500)", "--steps 3 --eval-tokens 2000"),
+    (r"--steps (200|2000|2500)", "--steps 3 --eval-tokens 2000"),
     (r"--input.questions 5", r"\g<0> --input.stories 60"),
     (r"--input.stories 40000", "--input.stories 60"),
     (r"(-n) (200|150|300|100)", r"\1 8"),
