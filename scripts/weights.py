@@ -20,17 +20,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
 import pealm_core
-from pealm_core import Document
-from pealm_core.data.documents import encode_document
-from pealm_core.data.packing import Packed, write_index
 from pealm_core.data.stream import Split
 from pealm_core.data.windows import FixedWindows
-from pealm_kindergarten.config import QuestionsConfig
-from pealm_kindergarten.dataset import Kindergarten, Questions
+from pealm_kindergarten.dataset import Kindergarten
 from pealm_tinyshakespeare.dataset import Tinyshakespeare
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -43,40 +38,26 @@ DATA = {
     "plays are in the public domain, his repository is under the MIT licence",
     "kindergarten": "stories that pealm-kindergarten's grammar tells (`--input.kindergarten`, seed 1); made by this "
     "project, MIT licence",
-    "kindergarten-questions": "questions about such stories and their answers, with some stories alone "
-    "(`--input.kindergarten-questions`, seed 1); made by this project, MIT licence",
 }
-STORY = (
-    "One day Rosa found a blue kite. She played with the blue kite until supper. But then the blue kite was gone. "
-    "Uncle Ben found the blue kite behind the sofa. Rosa danced with joy."
-)
 GPT2 = "--model.n-layer 4 --model.n-head 4 --model.n-embd 192 --model.block-size 128"
 
 
 @dataclass(frozen=True)
 class Shipped:
-    """One of the models. train: what follows `pealm train`; sample: what follows `pealm sample --ckpt PATH`.
-
-    talk: instead of a sample, the lines of a conversation. first: the same as train, of a run that it starts from.
-    """
+    """One of the models. train: what follows `pealm train`; sample: what follows `pealm sample --ckpt PATH`."""
 
     title: str
     data: str
     train: str
     sample: str = '--prompt "ROMEO:" -n 300 --temperature 0.8 --seed 1'
-    talk: tuple[str, ...] = ()
-    first: str = ""
 
     @property
     def evaluation(self) -> str:
         """What follows `pealm eval --ckpt PATH`."""
-        own = self.data.startswith("kindergarten")
-        return f"--on {self.data}" if own else f"--on perplexity --input.{self.data}"
+        return "--on kindergarten" if self.data == "kindergarten" else f"--on perplexity --input.{self.data}"
 
-    def documents(self) -> Iterable[Document]:
+    def documents(self) -> Iterable[str]:
         """The validation text."""
-        if self.data == "kindergarten-questions":
-            return Questions(QuestionsConfig(questions=5)).documents("val")
         return (Kindergarten() if self.data == "kindergarten" else Tinyshakespeare()).documents("val")
 
 
@@ -97,17 +78,6 @@ MODELS = {
         "kindergarten",
         "sprout --preset tiny --input.kindergarten --tokenizer bpe --eval-tokens 20000 --steps 2000",
         "-n 80 --num-samples 3 --seed 1",
-    ),
-    "sprout-kindergarten": Shipped(
-        "Reads a little story and answers questions about it, as the quickstart trains it",
-        "kindergarten-questions",
-        "sprout --preset reader --input.kindergarten-questions --input.questions 5 --tokenizer bpe --batch-size 8 "
-        "--lr 0.01 --optimizer.adam-lr 0.01 --dtype fp32 --eval-tokens 20000 --eval-every 0 --save-every 0 "
-        "--steps 2500",
-        talk=(f"{STORY} What colour was the kite?", "Who found the kite again?", "How old was Rosa?"),
-        first="sprout --preset reader --input.kindergarten-questions --input.learn everything --input.retold 0.5 "
-        "--input.stories 40000 --tokenizer bpe --dtype fp32 --eval-tokens 20000 --eval-every 0 --save-every 0 "
-        "--steps 2000",
     ),
     "gpt2-shakespeare": Shipped(
         "A small GPT-2 over byte pairs",
@@ -132,10 +102,10 @@ def main() -> None:
 
 def make(name: str, shipped: Shipped) -> None:
     """Train, convert and describe one model; what weights/ had of it is replaced at the end."""
-    run, first = RUNS / name, RUNS / f"{name}-first"
-    if shipped.first:
-        train(first, shlex.split(shipped.first))
-    train(run, [*shlex.split(shipped.train), *(["--init", str(first)] if shipped.first else [])])
+    run = RUNS / name
+    options = [] if (run / "config.toml").exists() else shlex.split(shipped.train)  # a run knows its own
+    print(f"$ {shlex.join(['pealm', 'train', *options, '--out', str(run.relative_to(ROOT))])}", flush=True)
+    subprocess.run([*PEALM, "train", *options, "--out", str(run)], check=True)
     with tempfile.TemporaryDirectory() as folder:
         made = convert(run, Path(folder), shipped)
         (made / "README.md").write_text(card(name, shipped, made, run), encoding="utf-8")
@@ -144,19 +114,11 @@ def make(name: str, shipped: Shipped) -> None:
     print(f"wrote {(WEIGHTS / name).relative_to(ROOT)}, {size(WEIGHTS / name) / 1e3:,.0f} kB", flush=True)
 
 
-def train(run: Path, options: list[str]) -> None:
-    """Train a run, or resume it: a run knows its own options."""
-    options = [] if (run / "config.toml").exists() else options
-    print(f"$ {shlex.join(['pealm', 'train', *options, '--out', str(run.relative_to(ROOT))])}", flush=True)
-    subprocess.run([*PEALM, "train", *options, "--out", str(run)], check=True)
-
-
 def convert(run: Path, folder: Path, shipped: Shipped) -> Path:
     """The run's best weights in `folder`, in the smaller precision if the loss allows it."""
     losses = {}
     for dtype in ("fp32", "fp16"):
         subprocess.run([*PEALM, "convert", str(run), str(folder / dtype), "--dtype", dtype], check=True)
-        forget_first(folder / dtype)
         losses[dtype] = validation_loss(folder / dtype, shipped.documents())
     if abs(losses["fp32"] - recorded_loss(folder / "fp32")) > RECORDED:
         sys.exit(f"{run}: the weights do not have the validation loss that was recorded")
@@ -165,42 +127,25 @@ def convert(run: Path, folder: Path, shipped: Shipped) -> Path:
     return folder / ("fp16" if abs(moved) < MOVED else "fp32")
 
 
-def forget_first(weights: Path) -> None:
-    """Leave out of the config where the run that it started from was: a path of this machine."""
-    config = weights / "config.toml"
-    lines = config.read_text(encoding="utf-8").splitlines(keepends=True)
-    config.write_text("".join(line for line in lines if not line.startswith("init = ")), encoding="utf-8")
-
-
 def recorded_loss(weights: Path) -> float:
     """The validation loss when the weights were saved, nats per token."""
     return float(json.loads((weights / "state.json").read_text())["val_loss"])
 
 
 @torch.inference_mode()
-def validation_loss(weights: Path, documents: Iterable[Document]) -> float:
-    """The loss as the trainer's validation takes it: rows side by side, at most --eval-tokens, nats per token."""
+def validation_loss(weights: Path, documents: Iterable[str]) -> float:
+    """The loss as the trainer's validation takes it: blocks side by side, at most --eval-tokens, nats per token."""
     lm = pealm_core.load(weights, device="cpu")
-    ids, learned, starts, block = list[int](), list[bool](), list[int](), int(lm.model.config.block_size)  # type: ignore[arg-type,union-attr]
-    for document in documents:
-        starts.append(len(ids))
-        for part, learn in encode_document(document, lm.tokenizer):
-            ids += part.tolist()
-            learned += [learn] * len(part)
-    split = Split([np.array(ids)], [] if all(learned) else [np.array(learned)], [np.array(starts)])
-    total, scored = 0.0, 0
-    with tempfile.TemporaryDirectory() as folder:
-        if split.masks:
-            write_index(split, block, Path(folder))
-        source = Packed(split, block, Path(folder)) if split.masks else FixedWindows(split, block)
-        count = min(len(source), max(1, lm.config["train"]["eval-tokens"] // block))
-        places = [i * len(source) // count for i in range(count)]
-        for begin in range(0, count, 64):
-            rows = source.rows(places[begin : begin + 64])
-            weight = int((rows["targets"] != pealm_core.IGNORE).sum())
-            total += float(lm.model(rows["idx"], rows["targets"])[1]) * weight
-            scored += weight
-    return total / scored
+    start = [] if lm.eot_id is None else [lm.eot_id]
+    ids = [i for text in documents for i in (*start, *lm.encode(text))]
+    windows = FixedWindows(Split([torch.tensor(ids).numpy()]), lm.model.config.block_size)  # type: ignore[arg-type,union-attr]
+    count = min(len(windows), max(1, lm.config["train"]["eval-tokens"] // windows.block_size))
+    places = [i * len(windows) // count for i in range(count)]
+    total = 0.0
+    for begin in range(0, count, 64):
+        rows = windows.rows(places[begin : begin + 64])
+        total += float(lm.model(rows["idx"], rows["targets"])[1]) * len(rows["idx"])
+    return float(total / count)
 
 
 def card(name: str, shipped: Shipped, made: Path, run: Path) -> str:
@@ -211,19 +156,17 @@ def card(name: str, shipped: Shipped, made: Path, run: Path) -> str:
     last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
     precision = {"float32": "fp32", "bfloat16": "bf16"}[json.loads((run / "run.json").read_text())["dtype"]]
     unit = "character" if lm.config["tokenizer"]["name"] == "char" else "token"
-    command, options = ("chat", "--temperature 0") if shipped.talk else ("sample", shipped.sample)
-    evaluation = output("eval", shipped.evaluation, made)
-    sample = output(command, options, made, *shipped.talk)
+    sample, evaluation = (
+        output(*words, made) for words in (("sample", shipped.sample), ("eval", shipped.evaluation))
+    )
     path = f"weights/{name}"
-    again = f"; `pealm train --config {path}/config.toml --dtype {precision}`\n  does the same again"
-    if shipped.first:
-        again = f"\n  with `--init RUN`, a run of `pealm train {shipped.first}`"
     return f"""# {name}
 
 {shipped.title}.
 
 - **Data**: {DATA[shipped.data]}.
-- **Trained by** `pealm train {shipped.train}`{again}.
+- **Trained by** `pealm train {shipped.train}`; `pealm train --config {path}/config.toml --dtype {precision}`
+  does the same again.
 - **Steps**: {last["step"]:,}, these are the weights after {state["step"]:,}, the best of the validations
   (in about {last["seconds"]:.0f} s on {torch.get_num_threads()} thread(s) of a shared {processor()}).
 - **Validation loss**: {state["val_loss"]:.4f} nats per {unit} ({state["first_val_loss"]:.4f} before the first step).
@@ -235,7 +178,7 @@ def card(name: str, shipped: Shipped, made: Path, run: Path) -> str:
 {evaluation}
 ```
 
-`pealm {command} --ckpt {path} {options}`
+`pealm sample --ckpt {path} {shipped.sample}`
 
 ```
 {sample}
@@ -243,14 +186,11 @@ def card(name: str, shipped: Shipped, made: Path, run: Path) -> str:
 """
 
 
-def output(command: str, options: str, weights: Path, *lines: str) -> str:
-    """What a command prints about the weights, each line that it reads before its answer."""
+def output(command: str, options: str, weights: Path) -> str:
+    """What a command prints about the weights."""
     words = [*PEALM, command, "--ckpt", str(weights), *shlex.split(options)]
-    done = subprocess.run(words, check=True, capture_output=True, text=True, input="".join(f"{x}\n" for x in lines))
-    printed = [line.rstrip() for line in done.stdout.strip().splitlines()]
-    if not lines:
-        return "\n".join(printed)
-    return "\n".join(f"> {line}\n{answer}" for line, answer in zip(lines, printed, strict=True))
+    done = subprocess.run(words, check=True, capture_output=True, text=True)
+    return "\n".join(line.rstrip() for line in done.stdout.strip().splitlines())
 
 
 def size(folder: Path) -> int:
