@@ -7,4 +7,6 @@ from pealm_core.data.files import files_version as files_version
 from pealm_core.data.files import is_validation as is_validation
 from pealm_core.data.files import read_blocks as read_blocks
 from pealm_core.data.files import read_lines as read_lines
+from pealm_core.data.parts import TokenWriter as TokenWriter
 from pealm_core.data.tokens import TokenFile as TokenFile
+from pealm_core.hardware.launch import available_cpus as available_cpus

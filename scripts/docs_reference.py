@@ -43,7 +43,7 @@ API = {
         "setting",
     ),
     "Data": (
-        *("Segment", "TokenFile", "data_files", "data_suffix", "read_blocks", "read_lines"),
+        *("Segment", "TokenFile", "TokenWriter", "data_files", "data_suffix", "read_blocks", "read_lines"),
         *("is_validation", "files_version", "noise"),
     ),
     "Commands over components": (
@@ -51,7 +51,7 @@ API = {
         *("encode_document", "PluginHost", "Entry"),
     ),
     "Errors": ("PealmError", "UserError", "PluginError"),
-    "Small ones": ("cache_root", "fast_bf16"),
+    "Small ones": ("cache_root", "available_cpus", "fast_bf16"),
 }
 
 
