@@ -42,10 +42,7 @@ API = {
         *(f"{kind}Spec" for kind in ("Objective", "Strategy", "Adapter", "Format", "Observer", "Command")),
         "setting",
     ),
-    "Data": (
-        *("Segment", "TokenFile", "TokenWriter", "data_files", "data_suffix", "read_blocks", "read_lines"),
-        *("is_validation", "files_version", "noise"),
-    ),
+    "Data": ("Segment", "TokenFile", "TokenWriter", "noise"),
     "Commands over components": (
         *("ComponentCommand", "make_datasets", "make_tokenizer", "load_saved_tokenizer"),
         *("encode_document", "PluginHost", "Entry"),

@@ -21,7 +21,6 @@ import numpy as np
 from pealm_core.config.paths import cache_root, digest, mark, written_aside
 from pealm_core.contract.errors import UserError
 from pealm_core.contract.protocols import Dataset, Tokenizer, has
-from pealm_core.data.files import stamp
 from pealm_core.data.parts import FILES, fill, hash_part, map_parts, parts_of, tokenize_part
 from pealm_core.data.stream import SPLITS, Corpus, Split, hash_of
 from pealm_core.data.tokens import TokenFile
@@ -168,7 +167,7 @@ def cached_folder(
         with written_aside(folder) as aside:
             write(aside)
             _write_json(aside / META, {**facts, "files": _each(aside, digest)})
-            _write_json(aside / STAMPS, _each(aside, stamp))
+            _write_json(aside / STAMPS, _each(aside, _stamp))
             if not _intact(folder, facts):
                 if folder.is_file() or folder.is_symlink():
                     folder.unlink()
@@ -184,7 +183,7 @@ def _intact(folder: Path, facts: dict[str, Any]) -> bool:
     """Whether a folder of the cache is complete and its files have the recorded hashes."""
     known: Any = None
     try:
-        meta, stamps = json.loads((folder / META).read_text()), _each(folder, stamp)
+        meta, stamps = json.loads((folder / META).read_text()), _each(folder, _stamp)
         with suppress(OSError, ValueError):
             known = json.loads((folder / STAMPS).read_text())
         if known == stamps:
@@ -196,6 +195,12 @@ def _intact(folder: Path, facts: dict[str, Any]) -> bool:
     with suppress(OSError):
         _write_json(folder / STAMPS, stamps)
     return True
+
+
+def _stamp(path: Path) -> list[int]:
+    """Return what changes with a file: its size, and the times of change in nanoseconds. Raises OSError."""
+    facts = path.stat()
+    return [facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns]
 
 
 def _write_json(path: Path, facts: Any) -> None:
