@@ -30,7 +30,7 @@ API = {
     "Train, load, generate": ("train", "TrainSettings", "depth_preset", "load", "LM", "Sampling", "use_plugin"),
     "Score": ("score", "Score", "cover", "score_choices", "credit", "mean", "ratio", "Sample"),
     "Evaluate": ("Evaluation", "plan_evaluation", "processes"),
-    "Checkpoints": ("read_checkpoint", "write_checkpoint", "check_weights", "load_tokenizer", "Checkpoint"),
+    "Checkpoints": ("read_checkpoint", "write_checkpoint", "load_tokenizer", "Checkpoint"),
     "Look inside": ("Trace",),
     "Generate ids": (
         *("generate_ids", "generate_steps", "start_token", "probabilities", "stream_decoder", "Stopper"),
