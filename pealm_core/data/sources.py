@@ -1,6 +1,5 @@
 """From a job's datasets to the sources that training draws from and that it validates with."""
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -160,9 +159,7 @@ def _index(option: str, split: Split, key: str, block_size: int, say: Callable[[
 def _own(dataset: Any, tokenizer: Tokenizer, block_size: int, seed: int) -> Corpus[Source]:
     """Return a dataset's own sources. The key is of their sizes and first samples, which stand for all of them."""
     made = [dataset.source(name, tokenizer=tokenizer, block_size=block_size, seed=seed) for name in NAMES]
-    digest = hashlib.sha256()
-    for source in made:
-        digest.update(f"{source.tokens} {len(source)} ".encode())
-        for name, values in sorted(source.rows(range(min(4, len(source)))).items()):
-            digest.update(name.encode() + repr(values.tolist()).encode())
-    return Corpus(made[0], made[1], digest.hexdigest())
+    starts = [source.rows(range(min(4, len(source)))) for source in made]
+    firsts = [{name: values.tolist() for name, values in sorted(start.items())} for start in starts]
+    key = hash_of([[source.tokens, len(source), first] for source, first in zip(made, firsts, strict=True)])
+    return Corpus(made[0], made[1], key)
