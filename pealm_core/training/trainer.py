@@ -97,13 +97,13 @@ class Trainer:
             except KeyboardInterrupt:
                 raise
             except BaseException as error:  # also SystemExit: the save that is being written is completed
-                self.saver.finish(failed=True)
+                self.saver.wait()
                 if out_of_memory(error):
                     raise PealmError(memory_advice(self)) from error
                 raise
             finally:
                 self.batches.close()
-            self.saver.finish(failed=False)
+            self.saver.settle(last=True)
 
     def _loop(self) -> None:
         s = self.settings

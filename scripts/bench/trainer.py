@@ -118,11 +118,11 @@ def saving() -> None:
             began = time.perf_counter()
             ours.saver.save(full=True, best=False)
             stall, beside = time.perf_counter() - began, []
-            while ours.saver.writer.busy:
+            while ours.saver.busy:
                 start = time.perf_counter()
                 ours.update()
                 beside.append(time.perf_counter() - start)
-            ours.saver.finish(failed=False)
+            ours.saver.settle(last=True)
             total = time.perf_counter() - began
             size = sum(p.stat().st_size for p in checkpoint.steps(Path(folder))[-1].rglob("*") if p.is_file())
             print(

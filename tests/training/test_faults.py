@@ -23,7 +23,7 @@ from pealm_core.checkpoints import folder as checkpoint
 from pealm_core.checkpoints.tensors import read_tensors
 from pealm_core.plugins.host import PluginHost
 from pealm_core.training.run_folder import Run
-from pealm_core.training.saving import Writer
+from pealm_core.training.saving import Saver
 from pealm_core.training.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -92,14 +92,13 @@ def in_update(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[Train
 @pytest.fixture
 def waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every save is waited for, so that a test knows which one meets the fault."""
-    start = Writer.start
+    save = Saver.save
 
-    def and_wait(self: Writer, job: Callable[[], None]) -> None:
-        start(self, job)
-        assert self._thread is not None
-        self._thread.join()
+    def and_wait(self: Saver, *, full: bool, best: bool) -> None:
+        save(self, full=full, best=best)
+        self.wait()
 
-    monkeypatch.setattr(Writer, "start", and_wait)
+    monkeypatch.setattr(Saver, "save", and_wait)
 
 
 class Disk:
