@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from pealm_core.checkpoints.tensors import flatten
 from pealm_core.config.job import Job
 from pealm_core.config.settings import TrainSettings
-from pealm_core.contract.errors import PealmError, PluginError
+from pealm_core.contract.errors import PealmError, PluginError, describe
 from pealm_core.contract.protocols import Tokenizer
 from pealm_core.contract.training_parts import Objective, Schedule, Strategy
 from pealm_core.data.order import combine
 from pealm_core.data.sources import Data
 from pealm_core.hardware.distributed import World
 from pealm_core.hardware.speed import faster
-from pealm_core.training.batches import Batches, memory_advice, out_of_memory
+from pealm_core.training.batches import Batches
 from pealm_core.training.learning_rate import Budget, due, in_steps, lr_factor
 from pealm_core.training.objective import accumulate, author
 from pealm_core.training.observers import Observers
@@ -29,6 +29,7 @@ from pealm_core.training.signals import Signals
 from pealm_core.training.strategy import gradient_problem
 from pealm_core.training.validation import validate
 
+NO_MEMORY = ("MemoryError", "allocate memory")  # also torch's OutOfMemoryError
 READ_EVERY = {"cpu": 1, "cuda": 10, "mps": 10}  # steps: a read waits for a GPU
 
 
@@ -77,16 +78,8 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
         s, local = self.settings, self.settings.batch_size // self.world.size
         self.micro_batch_size = min(s.micro_batch_size or local, local)  # in a pass
-        self.batches = Batches(
-            self.data.train,
-            self.objective,
-            self.world,
-            self.device,
-            batch_size=s.batch_size,
-            micro_batch_size=self.micro_batch_size,
-            seed=s.seed,
-            ahead=self.device.type == "cuda" and "prefetch" not in s.without,
-        )
+        ahead = self.device.type == "cuda" and "prefetch" not in s.without
+        self.batches = Batches(self, ahead=ahead)
 
     def fit(self) -> None:
         """Train until the steps or seconds are used up, or one of `signals`, if active, comes; then save."""
@@ -98,8 +91,8 @@ class Trainer:
                 raise
             except BaseException as error:  # also SystemExit: the save that is being written is completed
                 self.saver.wait()
-                if out_of_memory(error):
-                    raise PealmError(memory_advice(self)) from error
+                if any(words in describe(error) for words in NO_MEMORY):
+                    raise self._out_of_memory() from error
                 raise
             finally:
                 self.batches.close()
@@ -164,7 +157,7 @@ class Trainer:
         torch.manual_seed(combine(self.settings.seed, self.step, self.world.rank) % 2**63)  # dropout
         self.model.train()
         weights = [count * self.world.size / scored for count in counts]
-        sums = accumulate(self.objective, self.module, batch, weights, self.dtype, self.strategy, self.scaler)
+        sums = accumulate(self, batch, weights)
         if problem := gradient_problem(self.model, self.strategy, several=self.world.size > 1):
             by = self.job.entries["model"].plugin.dist
             raise self.world.once(PluginError(f"{by}: step {self.step + 1}: {problem}"))
@@ -248,3 +241,11 @@ class Trainer:
     def stop(self, reason: str) -> None:
         """End the run after the current step, as if its steps were used up."""
         self.stopped = self.stopped or str(reason) or "a plugin asked for it"
+
+    def _out_of_memory(self) -> PealmError:
+        micro, block = self.micro_batch_size, self.data.block_size
+        smaller = f"--micro-batch-size {micro // 2}" if micro > 1 else f"--block-size {block // 2}"
+        return PealmError(
+            f"out of memory on {self.device} at step {self.step + 1} (rank {self.world.rank}): {micro} sequences of "
+            f"{block} tokens in a pass; try {smaller} or a smaller model (--model.n-layer, ...)"
+        )
