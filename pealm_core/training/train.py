@@ -27,13 +27,13 @@ from pealm_core.training.run_folder import CONFIG, Run, new_folder, restarted_fo
 from pealm_core.training.trainer import Trainer
 
 
-def train(job: Job, out: Path | None) -> int:
-    """Train in a new folder, or resume the run in `out`; return the exit code. Raises PealmError."""
+def train(job: Job, out: Path | None) -> tuple[Path, int]:
+    """Train in a new folder, or resume the run in `out`; return the folder and the exit code. Raises PealmError."""
     with processes(job.configs["train"].device) as (world, device), Display(quiet=not world.main) as display:
         return _train(job, out, world, device, display)
 
 
-def _train(job: Job, out: Path | None, world: World, device: torch.device, display: Display) -> int:
+def _train(job: Job, out: Path | None, world: World, device: torch.device, display: Display) -> tuple[Path, int]:
     name = job.entries["model"].name
     restarted = world.texts(str(restarted_folder(name) or ""))[0]
     folder = out or (Path(restarted) if restarted else None)
@@ -71,13 +71,13 @@ def _train(job: Job, out: Path | None, world: World, device: torch.device, displ
             s: TrainSettings = trainer.job.configs["train"]
             option = "--max-seconds" if s.max_seconds else "--epochs" if s.epochs else "--steps"
             display.say(f"{run.dir} is finished: {trainer.step:,} steps. A larger {option} resumes it.")
-            return 0
+            return folder, 0
         if changes:
             display.say(f"changed settings: {', '.join(changes)}")
         with world.together():
             run.keep_config()
         _introduce(trainer)
-        return _fit(trainer)
+        return folder, _fit(trainer)
     finally:
         run.close()
 
