@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 # Of the trainer, in state.json.
-STATE = ("step", "sample", "seconds", "val_loss", "first_val_loss", "eval_seconds", "stale")
+STATE = ("step", "sample", "seconds", "lr", "val_loss", "first_val_loss", "eval_seconds", "stale")
 
 
 class Saver:

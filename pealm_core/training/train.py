@@ -22,7 +22,7 @@ from pealm_core.hardware.device import pick_dtype
 from pealm_core.hardware.distributed import World, one_by_one, processes
 from pealm_core.hardware.speed import describe, use_eager_optimizers
 from pealm_core.training.progress import Display
-from pealm_core.training.resume import changed_settings, newest_checkpoint, restore
+from pealm_core.training.resume import changed_settings, flat, new_rate, newest_checkpoint, restore
 from pealm_core.training.run_folder import CONFIG, Run, new_folder, restarted_folder
 from pealm_core.training.trainer import Trainer
 
@@ -73,7 +73,7 @@ def _train(job: Job, out: Path | None, world: World, device: torch.device, displ
             display.say(f"{run.dir} is finished: {trainer.step:,} steps. A larger {option} resumes it.")
             return folder, 0
         if changes:
-            display.say(f"changed settings: {', '.join(changes)}")
+            display.say(f"changed settings: {', '.join(changes)}{new_rate(trainer, changes)}")
         with world.together():
             run.keep_config()
         _introduce(trainer)
@@ -104,8 +104,7 @@ def _build(
         data = sources(job, datasets, tokenizer, s.block_size or largest, s.seed, say=display.say)
         torch.manual_seed(s.seed)
         model, job = make_model(job, tokenizer.vocab_size, weights, say=display.say)
-    tables = {name: dict(enumerate(t, 1)) if isinstance(t, list) else t for name, t in job.tables().items()}
-    facts = {f"[{table}] {key}": value for table, values in tables.items() for key, value in values.items()}
+    facts = {f"[{table}] {key}": value for (table, key), value in flat(job.tables()).items()}
     with world.together():
         world.agree({**facts, "torch": torch.__version__, "the tokens": data.key})
         if s.sample_every:

@@ -54,10 +54,12 @@ class Trainer:
     step: int = 0
     sample: int = 0  # the number of the next sample
     seconds: float = 0.0  # spent training, earlier parts of the run included
+    lr: float | None = None  # of the last step
     best_loss: float = math.inf
     val_loss: float | None = None  # of the last validation
     first_val_loss: float | None = None
     eval_seconds: float = 0.0  # what a validation takes
+    stale: int = 0  # validations since the lowest loss
     validated: float | None = None  # the clock at the end of this process's last validation
     interrupted: int = 0  # the signal that asked the run to end, once every rank knows of it
     stopped: str = ""  # why a plugin asked the run to end
@@ -74,7 +76,7 @@ class Trainer:
         self.bytes_per_token: dict[str, float | None] = {}  # of the validation data by input
         self.options, self.register_state = self.job.observer, self.observers.register_state  # for hooks
         self.evaluating = self.observers.evaluating
-        self.read_every, self.stale = READ_EVERY[self.device.type], 0  # stale: validations since the lowest loss
+        self.read_every = READ_EVERY[self.device.type]
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
         s, local = self.settings, self.settings.batch_size // self.world.size
         self.micro_batch_size = min(s.micro_batch_size or local, local)  # in a pass
@@ -131,7 +133,8 @@ class Trainer:
         """Run one optimizer step; return its metrics, with the loss (nats per token) before the update."""
         s, began, tokens = self.settings, time.perf_counter(), self.settings.batch_size * self.data.block_size
         factor, before = lr_factor(self.schedule, self.progress(), self.step, s), self.sample * self.data.block_size
-        line: dict[str, Any] = {"step": self.step + 1, "tokens": before + tokens, "loss": None, "lr": factor * s.lr}
+        self.lr = factor * s.lr
+        line: dict[str, Any] = {"step": self.step + 1, "tokens": before + tokens, "loss": None, "lr": self.lr}
         for group in self.optimizer.param_groups:
             group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
         if sums := self.gradients():
