@@ -40,8 +40,8 @@ def changed_settings(config: Path, job: Job) -> list[str]:
         if table not in tables or table not in COMPARED or (table, key) in FREE:
             continue
         before, after = old.get((table, key)), new.get((table, key))
-        own = job.configs.get(table)
-        setting = None if own is None else settings_of(type(own)).get(key)
+        kind: Any = job.configs.get(table) and type(job.configs[table])
+        setting = settings_of(kind).get(key)
         if (table, key) not in old and setting is not None and after == setting.default:
             continue  # it came with a newer version
         if key == "name" and job.entries[table].plugin.dist in saved.get("versions", {}):

@@ -22,7 +22,7 @@ from pealm_core.training.batches import Batches
 from pealm_core.training.learning_rate import Budget, due, in_steps, lr_factor
 from pealm_core.training.objective import accumulate, author
 from pealm_core.training.observers import Observers
-from pealm_core.training.progress import Display, Recorder, not_finite
+from pealm_core.training.progress import Display, not_finite, record
 from pealm_core.training.run_folder import Run
 from pealm_core.training.saving import Saver
 from pealm_core.training.signals import Signals
@@ -71,7 +71,7 @@ class Trainer:
     def __post_init__(self) -> None:
         self.settings: TrainSettings = in_steps(self.job.configs["train"], len(self.data.train))
         self.budget, self.signals = Budget(self.settings), Signals(launched=self.world.size > 1)
-        self.observers, self.recorder, self.saver = Observers(self), Recorder(self), Saver(self)
+        self.observers, self.saver = Observers(self), Saver(self)
         self.val_losses: dict[str, float] = {}  # of the last validation, by input or in bits per byte
         self.bytes_per_token: dict[str, float | None] = {}  # of the validation data by input
         self.options, self.register_state = self.job.observer, self.observers.register_state  # for hooks
@@ -124,7 +124,7 @@ class Trainer:
             if full or loss is not None or due(self.step, s.sample_every) or not self._unread:
                 self.read()  # no checkpoint is written before its losses are known to be finite
                 for line in lines:
-                    self.recorder.step(line)
+                    record(self, line)
                 lines = []
             if full or best:
                 self.saver.save(full=full, best=best)
