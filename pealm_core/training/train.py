@@ -54,10 +54,9 @@ def _train(job: Job, out: Path | None, world: World, device: torch.device, displ
         if device.type != "cuda":  # where nothing is compiled
             use_eager_optimizers()
         optimizer = job.make("optimizer", model, lr=job.configs["train"].lr)
-    if folder is None:
-        with world.together():
-            folder = new_folder(name) if world.main else None
-        folder = Path(world.texts(str(folder))[0])
+    with world.together():
+        folder = folder or (new_folder(name) if world.main else Path())
+    folder = Path(world.texts(str(folder))[0])
     with world.together():
         run = Run(folder, job.tables(), rank=world.rank, resuming=resuming)
         dtype = pick_dtype(job.configs["train"].dtype, device)
@@ -87,10 +86,9 @@ def _build(
 ) -> tuple[Job, Tokenizer, Data, torch.nn.Module]:
     """Build tokenizer, data and model; a resumed run takes its checkpoint's tokenizer. The job gets vocab_size."""
     s: TrainSettings = job.configs["train"]
-    with world.together():
+    with one_by_one(world):  # the first process of a machine fills the caches for its others
         job.entries["model"].load("factory")  # a misspelt one is reported before a long tokenization
         datasets = make_datasets(job)
-    with one_by_one(world):  # the first process of a machine fills the caches for its others
         weights, saved = None, newest and newest / checkpoint.TOKENIZER
         if s.init and newest is None:
             job, weights, saved = read_initial_weights(job, s.init, say=display.say)
@@ -102,16 +100,15 @@ def _build(
                 f"--block-size {s.block_size} is above the model's {largest}; raise --model.block-size or lower it"
             )
         data = sources(job, datasets, tokenizer, s.block_size or largest, s.seed, say=display.say)
-        torch.manual_seed(s.seed)
-        model, job = make_model(job, tokenizer.vocab_size, weights, say=display.say)
-    facts = {f"[{table}] {key}": value for (table, key), value in flat(job.tables()).items()}
-    with world.together():
-        world.agree({**facts, "torch": torch.__version__, "the tokens": data.key})
         if s.sample_every:
             try:
                 tokenizer.encode(s.sample_prompt)
             except ValueError as error:
                 raise UserError(f"--sample-prompt: {error}") from error
+        torch.manual_seed(s.seed)
+        model, job = make_model(job, tokenizer.vocab_size, weights, say=display.say)
+    facts = {f"[{table}] {key}": value for (table, key), value in flat(job.tables()).items()}
+    world.agree({**facts, "torch": torch.__version__, "the tokens": data.key})
     ratio, floor = data.characters_per_token, data.entropy_floor
     display.floor = floor * ratio if floor and ratio else None
     return job, tokenizer, data, model
