@@ -1,4 +1,4 @@
-"""Where the numbers of a run go: the screen (a live line or plain ones), metrics.jsonl, samples.jsonl, plugins."""
+"""What a run reports: numbers on the screen, in metrics.jsonl and to plugins, samples, and why a step failed."""
 
 import os
 import shutil
@@ -91,6 +91,16 @@ def not_finite(name: str, step: int, rank: int, number: float) -> PealmError:
     return PealmError(
         f"the {name.replace('grad_', 'gradient ')} is not finite at step {step} (rank {rank}): {number}; the last "
         f"checkpoint is kept. Try a lower --lr or more --warmup-steps"
+    )
+
+
+def out_of_memory(t: "Trainer") -> PealmError:
+    """Return the error for a step that needs more memory than there is."""
+    micro, block = t.micro_batch_size, t.data.block_size
+    smaller = f"--micro-batch-size {micro // 2}" if micro > 1 else f"--block-size {block // 2}"
+    return PealmError(
+        f"out of memory on {t.device} at step {t.step + 1} (rank {t.world.rank}): {micro} sequences of {block} "
+        f"tokens in a pass; try {smaller} or a smaller model (--model.n-layer, ...)"
     )
 
 

@@ -157,41 +157,29 @@ def _size(model: torch.nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-def _introduce(trainer: Trainer) -> None:
-    entries, world, data, display = trainer.job.entries, trainer.world, trainer.data, trainer.display
-    processes = f", {world.size} processes" if world.size > 1 else ""
-    display.say(
-        f"model   {entries['model'].name}: {_size(trainer.model):,} parameters on {trainer.device}{processes}"
-    )
-    cached = ", tokens from the cache" if data.cached else ""
-    display.say(
-        f"input   {data.name}: {data.tokens:,} training tokens, "
-        f"vocabulary of {trainer.tokenizer.vocab_size:,}{cached}"
-    )
-    if trainer.device.type == "cuda":
-        display.say(f"speed   {describe(trainer.device, trainer.dtype, trainer.settings.without)}")
-    display.say(f"run     {trainer.run.dir}")
+def _introduce(t: Trainer) -> None:
+    say, processes = t.display.say, f", {t.world.size} processes" if t.world.size > 1 else ""
+    say(f"model   {t.job.entries['model'].name}: {_size(t.model):,} parameters on {t.device}{processes}")
+    cached = ", tokens from the cache" if t.data.cached else ""
+    tokens = f"{t.data.tokens:,} training tokens, vocabulary of {t.tokenizer.vocab_size:,}{cached}"
+    say(f"input   {t.data.name}: {tokens}")
+    if t.device.type == "cuda":
+        say(f"speed   {describe(t.device, t.dtype, t.settings.without)}")
+    say(f"run     {t.run.dir}")
 
 
-def _summarize(trainer: Trainer) -> None:
-    display = trainer.display
-    folder = shlex.quote(str(trainer.run.dir))
-    best = min(trainer.best_loss, trainer.saver.best_on_disk)
-    if trainer.val_loss is not None and best < inf:  # not if only the first validation was reached
-        before = "" if trainer.first_val_loss is None else f"{trainer.first_val_loss:.4f} before, "
-        display.say(
-            f"validation loss {before}{trainer.val_loss:.4f} now, {best:.4f} at best "
-            f"({trainer.step:,} steps, {trainer.seconds:.0f} s)"
-        )
-        if display.floor:
-            ratio = best / display.floor
-            display.say(
-                f"entropy floor   {display.floor:.4f}: no model can do better; the best is {ratio:.3f} times it"
-            )
-    pealm = " ".join(["pealm", *(f"--plugin {shlex.quote(file)}" for file in trainer.job.files)])
-    if trainer.stopped:
-        display.say(f"stopped after step {trainer.step:,}: {trainer.stopped}")
-    if trainer.interrupted:
-        display.say(f"interrupted; resume with: {pealm} train --out {folder}")
+def _summarize(t: Trainer) -> None:
+    say, folder, best = t.display.say, shlex.quote(str(t.run.dir)), min(t.best_loss, t.saver.best_on_disk)
+    if t.val_loss is not None and best < inf:  # not if only the first validation was reached
+        before = "" if t.first_val_loss is None else f"{t.first_val_loss:.4f} before, "
+        took = f"({t.step:,} steps, {t.seconds:.0f} s)"
+        say(f"validation loss {before}{t.val_loss:.4f} now, {best:.4f} at best {took}")
+        if floor := t.display.floor:
+            say(f"entropy floor   {floor:.4f}: no model can do better; the best is {best / floor:.3f} times it")
+    if t.stopped:
+        say(f"stopped after step {t.step:,}: {t.stopped}")
+    pealm = " ".join(["pealm", *(f"--plugin {shlex.quote(file)}" for file in t.job.files)])
+    if t.interrupted:
+        say(f"interrupted; resume with: {pealm} train --out {folder}")
     else:
-        display.say(f"sample from it: {pealm} sample --ckpt {folder}")
+        say(f"sample from it: {pealm} sample --ckpt {folder}")

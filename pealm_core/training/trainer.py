@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pealm_core.checkpoints.tensors import flatten
 from pealm_core.config.job import Job
 from pealm_core.config.settings import TrainSettings
-from pealm_core.contract.errors import PealmError, PluginError, describe
+from pealm_core.contract.errors import PluginError, describe
 from pealm_core.contract.protocols import Tokenizer
 from pealm_core.contract.training_parts import Objective, Schedule, Strategy
 from pealm_core.data.order import combine
@@ -22,7 +22,7 @@ from pealm_core.training.batches import Batches
 from pealm_core.training.learning_rate import Budget, due, in_steps, lr_factor
 from pealm_core.training.objective import accumulate, author
 from pealm_core.training.observers import Observers
-from pealm_core.training.progress import Display, not_finite, record
+from pealm_core.training.progress import Display, not_finite, out_of_memory, record
 from pealm_core.training.run_folder import Run
 from pealm_core.training.saving import Saver
 from pealm_core.training.signals import Signals
@@ -66,7 +66,7 @@ class Trainer:
     _start: float = field(default_factory=time.perf_counter, init=False)  # the clock's zero
     _unread: list[tuple[dict[str, Any], Tensor]] = field(default_factory=list, init=False)
     _names: list[str] = field(default_factory=list, init=False)  # of what a step measures
-    _unread_seconds: float = field(default=0.0, init=False)  # that these steps took, without what a GPU still does
+    _since: float = field(default=0.0, init=False)  # when the first of these steps started
 
     def __post_init__(self) -> None:
         self.settings: TrainSettings = in_steps(self.job.configs["train"], len(self.data.train))
@@ -80,8 +80,7 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
         s, local = self.settings, self.settings.batch_size // self.world.size
         self.micro_batch_size = min(s.micro_batch_size or local, local)  # in a pass
-        ahead = self.device.type == "cuda" and "prefetch" not in s.without
-        self.batches = Batches(self, ahead=ahead)
+        self.batches = Batches(self, ahead=self.device.type == "cuda" and "prefetch" not in s.without)
 
     def fit(self) -> None:
         """Train until the steps or seconds are used up, or one of `signals`, if active, comes; then save."""
@@ -94,7 +93,7 @@ class Trainer:
             except BaseException as error:  # also SystemExit: the save that is being written is completed
                 self.saver.wait()
                 if any(words in describe(error) for words in NO_MEMORY):
-                    raise self._out_of_memory() from error
+                    raise out_of_memory(self) from error
                 raise
             finally:
                 self.batches.close()
@@ -105,8 +104,8 @@ class Trainer:
         if self.step == 0:
             self.first_val_loss = loss = self.validate()
             if loss is not None:
-                first = {"step": 0, "tokens": 0, "val_loss": loss, **self.val_losses}
-                self.run.log({**first, "seconds": round(self.seconds, 3)})
+                seconds = round(self.seconds, 3)
+                self.run.log({"step": 0, "tokens": 0, "val_loss": loss, **self.val_losses, "seconds": seconds})
         lines: list[dict[str, Any]] = []  # metrics of the steps that are not recorded yet
         last = self.finished()
         while not last:
@@ -131,17 +130,17 @@ class Trainer:
 
     def update(self) -> dict[str, Any]:
         """Run one optimizer step; return its metrics, with the loss (nats per token) before the update."""
-        s, began, tokens = self.settings, time.perf_counter(), self.settings.batch_size * self.data.block_size
-        factor, before = lr_factor(self.schedule, self.progress(), self.step, s), self.sample * self.data.block_size
-        self.lr = factor * s.lr
-        line: dict[str, Any] = {"step": self.step + 1, "tokens": before + tokens, "loss": None, "lr": self.lr}
+        s, block, began = self.settings, self.data.block_size, time.perf_counter()
+        self._since = self._since if self._unread else began
+        factor = lr_factor(self.schedule, self.progress(), self.step, s)
+        self.lr, tokens = factor * s.lr, (self.sample + s.batch_size) * block
+        line: dict[str, Any] = {"step": self.step + 1, "tokens": tokens, "loss": None, "lr": self.lr}
         for group in self.optimizer.param_groups:
             group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
         if sums := self.gradients():
             self._optimize(line, sums)
         self.step, self.sample = self.step + 1, self.sample + s.batch_size
-        line["tokens_per_second"] = round(tokens / (taken := time.perf_counter() - began), 1)
-        self._unread_seconds += taken
+        line["tokens_per_second"] = round(s.batch_size * block / (time.perf_counter() - began), 1)
         if len(self._unread) >= self.read_every:
             self.read()
         line["seconds"] = round(self.clock(), 3)
@@ -153,14 +152,12 @@ class Trainer:
         Returns its mean loss and metrics, on the device; nothing if the whole batch has no scored target.
         """
         batch, counts = self.batches.get(self.sample)
-        scored = int(sum(count for (count,) in self.world.gather(sum(counts))))
-        if not scored:
+        if not (scored := int(sum(count for (count,) in self.world.gather(sum(counts))))):
             self.display.say(f"step {self.step + 1:,}: no token of the batch is scored; the step is skipped")
             return {}
         torch.manual_seed(combine(self.settings.seed, self.step, self.world.rank) % 2**63)  # dropout
         self.model.train()
-        weights = [count * self.world.size / scored for count in counts]
-        sums = accumulate(self, batch, weights)
+        sums = accumulate(self, batch, [count * self.world.size / scored for count in counts])
         if problem := gradient_problem(self.model, self.strategy, several=self.world.size > 1):
             by = self.job.entries["model"].plugin.dist
             raise self.world.once(PluginError(f"{by}: step {self.step + 1}: {problem}"))
@@ -174,8 +171,8 @@ class Trainer:
         sums["grad_norm"] = norm = self.strategy.grad_norm(parameters)
         first, self._names = not self._names, self._names or list(sums)
         if self._names != list(sums):
-            names, by = (", ".join(names) for names in (self._names, sums)), author(self.objective, self.model)
-            raise PluginError(f"{by}: each step must have the same metrics: first {next(names)}, now {next(names)}")
+            by, names = author(self.objective, self.model), f"first {', '.join(self._names)}, now {', '.join(sums)}"
+            raise PluginError(f"{by}: each step must have the same metrics: {names}")
         self._unread.append((line, torch.stack([value.to(sums["loss"]) for value in sums.values()])))
         if self.read_every == 1:
             self.read()  # before the update, so that a loss that is not finite changes nothing
@@ -192,10 +189,10 @@ class Trainer:
         """Read the numbers since the last call and exchange failures of plugins. Raises PealmError if not finite."""
         if not self._unread:
             return
-        (unread, taken), self._unread, self._unread_seconds = (self._unread, self._unread_seconds), [], 0.0
-        began, tokens = time.perf_counter(), self.settings.batch_size * self.data.block_size
+        unread, self._unread = self._unread, []
         values = torch.stack([numbers for _, numbers in unread]).flatten().tolist()  # waits for the device
-        speed = len(unread) * tokens / (taken + time.perf_counter() - began)
+        tokens = len(unread) * self.settings.batch_size * self.data.block_size
+        speed = tokens / (time.perf_counter() - self._since)
         everyone = self.world.gather(*values, len(self.observers.failed))
         for place, (line, _) in enumerate(unread):
             if self.read_every > 1:
@@ -244,11 +241,3 @@ class Trainer:
     def stop(self, reason: str) -> None:
         """End the run after the current step, as if its steps were used up."""
         self.stopped = self.stopped or str(reason) or "a plugin asked for it"
-
-    def _out_of_memory(self) -> PealmError:
-        micro, block = self.micro_batch_size, self.data.block_size
-        smaller = f"--micro-batch-size {micro // 2}" if micro > 1 else f"--block-size {block // 2}"
-        return PealmError(
-            f"out of memory on {self.device} at step {self.step + 1} (rank {self.world.rank}): {micro} sequences of "
-            f"{block} tokens in a pass; try {smaller} or a smaller model (--model.n-layer, ...)"
-        )
