@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -57,27 +57,27 @@ def changed_settings(config: Path, job: Job) -> list[str]:
     return changes
 
 
-def newest_checkpoint(run: Path, world: World) -> tuple[Path | None, list[str]]:
-    """Return a run's newest valid step checkpoint as rank 0 sees it, and what is wrong with newer ones.
+def newest_checkpoint(run: Path, world: World, say: Callable[[str], None]) -> Path | None:
+    """Return a run's newest valid step checkpoint as rank 0 sees it, and say what is wrong with newer ones.
 
     Raises UserError if the run has only its best weights left to start from, or another rank lacks the folder.
     """
     newest, wrong = checkpoint.newest(run) if world.main else (None, [])
-    name, *wrong = json.loads(world.texts(json.dumps([newest and newest.name, *wrong]))[0])
+    for line in wrong:
+        say(f"skipped: {line}")
+    name = world.texts(newest.name if newest else "")[0]
+    folder = run / "checkpoints" / name if name else None
     with world.together():
-        if name is None:
-            if world.main and not wrong and _had_checkpoints(run):
-                raise UserError(
-                    f"{run} has no step checkpoint to resume from, only best/; start a new run from its weights: "
-                    f"--init {run} --out ANOTHER"
-                )
-            return None, wrong
-        folder = run / "checkpoints" / name
-        if not (folder / checkpoint.STATE).is_file():
+        if world.main and not folder and not wrong and _had_checkpoints(run):
+            raise UserError(
+                f"{run} has no step checkpoint to resume from, only best/; start a new run from its weights: "
+                f"--init {run} --out ANOTHER"
+            )
+        if folder and not (folder / checkpoint.STATE).is_file():
             raise UserError(
                 f"{folder} exists on rank 0 but not on rank {world.rank}; to resume, all nodes must share the folder"
             )
-    return folder, wrong
+    return folder
 
 
 def _had_checkpoints(run: Path) -> bool:
@@ -90,14 +90,9 @@ def _had_checkpoints(run: Path) -> bool:
     return False
 
 
-def restore(t: Trainer, newest: Path | None, wrong: Sequence[str]) -> None:
-    """Load a run's newest valid checkpoint into the trainer; without one, the run starts again from step 0.
-
-    wrong: what to say of newer checkpoints.
-    """
+def restore(t: Trainer, newest: Path | None) -> None:
+    """Load a run's newest valid checkpoint into the trainer; without one, the run starts again from step 0."""
     run = t.run
-    for line in wrong:
-        t.display.say(f"skipped: {line}")
     state = checkpoint.state_of(newest) if newest else {}
     if newest and not (isinstance(state.get("step"), int) and isinstance(state.get("seconds"), int | float)):
         raise InvalidCheckpointError(f"{newest / checkpoint.STATE} has no step and seconds of a run; remove {newest}")

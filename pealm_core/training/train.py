@@ -37,14 +37,12 @@ def _train(job: Job, out: Path | None, world: World, device: torch.device, displ
     name = job.entries["model"].name
     restarted = world.texts(str(restarted_folder(name) or ""))[0]
     folder = out or (Path(restarted) if restarted else None)
-    resuming = folder is not None and (folder / CONFIG).exists()
-    changes: list[str] = []
+    old = folder if folder is not None and (folder / CONFIG).exists() else None  # the run to resume
     with world.together():
         if folder is not None and (folder / checkpoint.STATE).exists():
             raise UserError(f"--out {folder} is a checkpoint, not a run; --init {folder} starts from its weights")
-        if folder is not None and resuming:
-            changes = changed_settings(folder / CONFIG, job)
-    newest, wrong = newest_checkpoint(folder, world) if folder is not None and resuming else (None, [])
+        changes = changed_settings(old / CONFIG, job) if old else []
+    newest = newest_checkpoint(old, world, display.say) if old else None
     job, tokenizer, data, model = _build(job, newest, world, display)
     with world.together():
         model = model.to(device)
@@ -58,14 +56,14 @@ def _train(job: Job, out: Path | None, world: World, device: torch.device, displ
         folder = folder or (new_folder(name) if world.main else Path())
     folder = Path(world.texts(str(folder))[0])
     with world.together():
-        run = Run(folder, job.tables(), rank=world.rank, resuming=resuming)
+        run = Run(folder, job.tables(), rank=world.rank, resuming=old is not None)
         dtype = pick_dtype(job.configs["train"].dtype, device)
         parts = (job, run, model, module, optimizer, tokenizer, data, objective, schedule, strategy)
         trainer = Trainer(*parts, world, device, dtype, display)
     try:
         with world.together():
-            if resuming:
-                restore(trainer, newest, wrong)
+            if old:
+                restore(trainer, newest)
         if trainer.progress() >= 1.0:
             s: TrainSettings = trainer.job.configs["train"]
             option = "--max-seconds" if s.max_seconds else "--epochs" if s.epochs else "--steps"
