@@ -44,12 +44,17 @@ class Display:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Remove the line that changes, before something else is written."""
         if self._live:
             self._write(CLEAR)
 
     def say(self, line: str) -> None:
         """Print a line that stays."""
-        self._write(f"{CLEAR if self._live else ''}{printable(line)}\n")
+        self.clear()
+        self._write(f"{printable(line)}\n")
 
     def step(self, metrics: Mapping[str, Any], progress: float) -> None:
         """Show a step: its metrics and the fraction of the run that is done (0 to 1)."""
