@@ -86,6 +86,19 @@ def test_some_stories_are_told_again_so_that_they_are_not_forgotten() -> None:
     assert not any([*alone(0, "train"), *alone(0.5, "val")])
 
 
+def test_the_stories_and_questions_are_learned_on_demand() -> None:
+    def documents(**settings: Any) -> list[list[Any]]:
+        return list(Questions(QuestionsConfig(stories=20, retold=0, **settings)).documents("train"))
+
+    answers, everything = documents(), documents(learn="everything")
+    assert [[(part.text, part.special) for part in document] for document in answers] == [
+        [(part.text, part.special) for part in document] for document in everything
+    ]
+    assert all(part.learn for document in everything for part in document if part.special is None)
+    assert not any(document[0].learn or document[3].learn for document in everything)  # whose turn it is
+    assert [[part.learn for part in document[:6]] for document in answers] == 20 * [[False] * 4 + [True] * 2]
+
+
 class Letters:
     """A tokenizer of bytes."""
 
