@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,10 @@ from torch import Tensor
 
 from pealm_core.contract.protocols import has
 from pealm_core.hardware.speed import products
+from pealm_core.inference import packing
+from pealm_core.inference.decoding import NotRecordableError
+from pealm_core.inference.kv_cache import KVCache
+from pealm_core.inference.packing import Piece
 
 Request = tuple[Sequence[int], Sequence[int]]
 SLACK = 2  # contexts whose lengths differ by at most this many tokens share a pass over their common length
@@ -31,20 +36,10 @@ class Score:
 
 
 @dataclass(frozen=True)
-class _Piece:
-    """The unit of scoring: a request, or a part of one that is longer than the block."""
-
-    request: int
-    context: tuple[int, ...]
-    continuation: tuple[int, ...]
-    cut: int
-
-
-@dataclass(frozen=True)
 class _Row:
     """The rest of a piece to run: ids after those in row `place` of the cache; logits are scored from `begin` on."""
 
-    piece: _Piece
+    piece: Piece
     place: int
     ids: Sequence[int]
     begin: int
@@ -69,7 +64,7 @@ def score(
     Raises ValueError for an empty context or continuation.
     """
     block = model.config.block_size
-    pieces = [_Piece(i, *part) for i, request in enumerate(requests) for part in _parts(request, block)]
+    pieces = [Piece(i, *part) for i, request in enumerate(requests) for part in _parts(request, block)]
     remaining = Counter(piece.request for piece in pieces)
     rank, size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     done, sums = 0, torch.zeros(len(requests), 2, dtype=torch.float64)  # log-likelihood, pieces that are not greedy
@@ -107,26 +102,31 @@ def _parts(request: Request, block: int) -> Iterator[tuple[tuple[int, ...], tupl
         yield before[cut:], targets, cut
 
 
-def _contexts(pieces: Sequence[_Piece]) -> list[list[_Piece]]:
+def _contexts(pieces: Sequence[Piece]) -> list[list[Piece]]:
     """Return lists of the pieces that have the same context, longest context first."""
-    contexts: dict[tuple[int, ...], list[_Piece]] = {}
+    contexts: dict[tuple[int, ...], list[Piece]] = {}
     for piece in pieces:
         contexts.setdefault(piece.context, []).append(piece)
     return sorted(contexts.values(), key=lambda same: -len(same[0].context))
 
 
 def _run(
-    model: Any, contexts: Sequence[list[_Piece]], batch_tokens: int | None
-) -> Iterator[tuple[list[_Piece], Tensor]]:
+    model: Any, contexts: Sequence[list[Piece]], batch_tokens: int | None
+) -> Iterator[tuple[list[Piece], Tensor]]:
     """Yield pieces and, for each, its log-likelihood and 0 if it is greedy, else 1: (n, 2) in float64."""
     device = next(model.parameters()).device
+    if device.type == "cpu" and has(model, "make_cache") and isinstance(model.make_cache(1, 1), KVCache):
+        with suppress(NotRecordableError):
+            pieces = [piece for same in contexts for piece in same]
+            yield from packing.run(model, pieces, batch_tokens or packing.TOKENS, 2**23 // model.config.vocab_size)
+            return
     if batch_tokens is None:
         # The logits of a pass take 32 MB on a CPU, for its caches and allocator, and 2 GB elsewhere.
         logits = 2**23 if device.type == "cpu" else 2**29
         batch_tokens = min(2**13 if device.type == "cpu" else 2**15, max(64, logits // model.config.vocab_size))
     for group, shared in _groups(model, contexts, batch_tokens):
         rows = [
-            _Row(piece, place, (piece.context + piece.continuation[:-1])[shared:], len(piece.context) - shared - 1)
+            _Row(piece, place, piece.ids[shared:], len(piece.context) - shared - 1)
             for place, same in enumerate(group)
             for piece in same
         ]
@@ -141,13 +141,13 @@ def _run(
 
 
 def _groups(
-    model: Any, contexts: Sequence[list[_Piece]], batch_tokens: int
-) -> Iterator[tuple[list[list[_Piece]], int]]:
+    model: Any, contexts: Sequence[list[Piece]], batch_tokens: int
+) -> Iterator[tuple[list[list[Piece]], int]]:
     """Yield contexts to run together, and how many tokens of each to run only once for all of its continuations."""
     caches = has(model, "make_cache")
     several = [same for same in contexts if caches and len(same) > 1]
     selects = bool(several) and has(model.make_cache(1, 1), "select")
-    group: list[list[_Piece]] = []
+    group: list[list[Piece]] = []
     length = 0  # of the shortest context in the group, which is the last
     for same in several:
         new = len(same[0].context)
