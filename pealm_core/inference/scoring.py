@@ -106,7 +106,7 @@ def _run(
 ) -> Iterator[tuple[list[Piece], Tensor]]:
     """Yield pieces and, for each, its log-likelihood and 0 if it is greedy, else 1: (n, 2) in float64."""
     device = next(model.parameters()).device
-    if device.type == "cpu" and has(model, "make_cache") and isinstance(model.make_cache(1, 1), KVCache):
+    if device.type == "cpu" and has(model, "make_cache") and type(model.make_cache(1, 1)) is KVCache:
         with suppress(NotRecordableError):
             pieces = [piece for same in contexts for piece in same]
             yield from one_row.run(model, pieces, batch_tokens or one_row.TOKENS, 2**23 // model.config.vocab_size)

@@ -173,6 +173,31 @@ class Appends(Attention):
         return KVCache(n_layer=1, batch=batch, n_head=2, length=length, head_dim=4)
 
 
+class Window(KVCache):
+    """A cache that hides all but the last four tokens."""
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, dropout: float = 0.0) -> Tensor:
+        keys, values = self.append(layer, k, v)
+        t, s = q.shape[2], keys.shape[2]
+        near = torch.ones(t, s, dtype=torch.bool).tril(s - t).triu(s - t - 3)
+        return F.scaled_dot_product_attention(q, keys, values, attn_mask=near)
+
+    def select(self, index: Tensor) -> KVCache:
+        other = super().select(index)
+        other.__class__ = Window
+        return other
+
+
+class Windowed(Attends):
+    """A model with it, whose requests can't be packed."""
+
+    def forward(self, idx: Tensor, targets: Tensor | None = None, *, cache: Any = None, at: Any = None) -> Any:
+        return super().forward(idx, targets, cache=cache or self.make_cache(len(idx), idx.shape[1]), at=at)
+
+    def make_cache(self, batch: int, length: int) -> Any:
+        return Window(n_layer=1, batch=batch, n_head=2, length=length, head_dim=4)
+
+
 def near(expected: Any) -> Any:
     """Equal to 1e-5, or, as fp32 has seven digits, to one in a million."""
     return pytest.approx(expected, rel=1e-6, abs=1e-5)
@@ -205,7 +230,7 @@ def one_by_one(model: Any, requests: list[Request]) -> list[float]:
     return found
 
 
-KINDS = [Attention, lambda: Cached(Select), lambda: Cached(RepeatOnly), Attends, Grouped, Appends]
+KINDS = [Attention, lambda: Cached(Select), lambda: Cached(RepeatOnly), Attends, Grouped, Appends, Windowed]
 
 
 @pytest.mark.parametrize("make", KINDS)
