@@ -9,6 +9,8 @@ import torch
 
 from pealm_core import CHAT_LAYOUT, UserError
 from pealm_core.data.specials import with_specials
+from pealm_evals.paired import value
+from pealm_evals.rows import metrics_of, same_rows
 from pealm_kindergarten import KINDERGARTEN, parse
 from pealm_kindergarten.answering import Answering
 from pealm_kindergarten.config import AnsweringConfig, QuestionsConfig
@@ -141,5 +143,8 @@ def test_the_evaluation() -> None:
     right = [row["right answer"] == "It was red." for row in result.details if row["answerable"]]
     assert result.metrics["exactly right"][0] == sum(right) / len(right)
     assert result.metrics["unanswerable, declined"][0] == 0.0
+    assert all(metrics_of(result.details, [name]) for name in result.metrics)  # so that they can be compared
+    for name, (mean, _) in result.metrics.items():
+        assert value(same_rows(name, [result.details])[0]) == pytest.approx(mean)
     with pytest.raises(UserError, match="no chat layout"):
         evaluation.evaluate(Parrot(tokenizer, ""), Letters(), config={}, progress=lambda *numbers: None)
