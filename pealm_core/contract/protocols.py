@@ -128,7 +128,7 @@ class Dataset(Protocol):
     once. Such a part may have `fetch(work, *, quiet)`, which brings its data to the folder `work` and returns the
     pieces to tokenize, and `remove(work)`. `shard_name`: a function from a number to a shard's name, if all documents
     are of one stream, with the split "train", whose first shard is for validation.
-    `version()`: what changes with the documents, as JSON: its settings and `files_version(paths)`; None: unknown.
+    `version()`: what changes with the documents, as JSON: its settings, sizes and times of files; None: unknown.
     While it and the dataset's code are the same, the token cache does not read the documents again.
 
     A dataset may instead make its own samples: `source(split, *, tokenizer, block_size, seed) -> Source`.
