@@ -39,7 +39,7 @@ FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
     default="auto",
     help="Precision of the weights; auto: bf16 where it is fast.",
 )
-@click.option("--quantize", type=click.Choice(("int8",)), help="Quantize the weights while loading.")
+@click.option("--quantize", type=click.Choice(("int8", "int4")), help="Quantize the weights while loading.")
 def sample(
     job: Job,
     ckpt: str | None,

@@ -78,6 +78,7 @@ class Sampling:
     )
     seed: int | None = setting(None, "random seed; the same seed, the same text", at_least=0, at_most=2**63 - 1)
     num_samples: int = setting(1, "texts to generate, in one batch", at_least=1, at_most=10_000)
+    speculate: int = setting(0, "tokens to guess from earlier ones and verify in one pass, at most", at_least=0)
     stop: tuple[str, ...] = setting((), "end before the first of these", hidden=True)  # --stop, repeatable
 
     def __post_init__(self) -> None:

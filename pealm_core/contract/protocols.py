@@ -14,8 +14,10 @@ class Model(Protocol):
     `make_cache(batch, length)` returns a cache for `batch` rows of up to `length` tokens. The core only passes it
     back as `cache=` and calls its `repeat(n)` (every row becomes n rows). Attention uses `KVCache`; a recurrent
     model has a cache of its own. A cache may also have `select(rows)`, a copy of the rows with these indices (a 1-D
-    tensor, possibly with repeats), with which scoring pads less. Without `make_cache`, every generated token costs a
-    pass over the whole context.
+    tensor, possibly with repeats), with which scoring pads less; `join(others)`, a cache of its rows and those of
+    other caches, with which prompts of different lengths share a batch; and `cut(n)`, which forgets the last n tokens
+    of each row, with which guessed tokens can be verified. Without `make_cache`, every generated token costs a pass
+    over the whole context.
 
     `adapt_weights(tensors)` returns the tensors of `--init` as this model's state dict, where other programs save the
     same weights under more names or in other shapes. ValueError: they are not this model's.

@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from pealm_core.contract.errors import UserError
 from pealm_core.contract.protocols import has
+from pealm_core.hardware.int4 import Int4Weight
 from pealm_core.hardware.int8 import Int8Weight, LinearWeight, RowWeight
 
 LARGE = 2**16  # elements; a smaller matrix stays in the processor's cache
@@ -25,17 +26,20 @@ ROLES = {F.linear: ("weight", "bias"), F.embedding: ("embedding",)}  # of the ar
 def prepare(model: nn.Module, quantize: str | None = None, dtype: torch.dtype = torch.float32) -> nn.Module:
     """Replace a model's linear weights, in place, by those for inference. Raises UserError for an unknown `quantize`.
 
-    quantize: "int8", or None. dtype: if lower than fp32, linear layers get it and forward passes run under autocast,
-    as in training: embeddings, norms, rotary tables and gates stay in fp32. The model can't be trained afterwards.
-    Its state dict stays the same, except for what int8 or dtype round.
+    quantize: "int8", "int4" (int8 for embeddings, the head, and what torch has no int4 product for), or None. dtype:
+    if lower than fp32, linear layers get it and forward passes run under autocast, as in training: embeddings, norms,
+    rotary tables and gates stay in fp32. The model can't be trained afterwards. Its state dict stays the same, except
+    for what quantizing or dtype round.
     """
-    if quantize not in (None, "int8"):
-        raise UserError(f"--quantize {quantize}: unknown; int8 is the only choice")
+    if quantize not in (None, "int8", "int4"):
+        raise UserError(f"--quantize {quantize}: unknown; use int8 or int4")
     uses, low = _uses(model), dtype != torch.float32
+    last = [*uses["weight"]][-1:]  # the head's
     for key, parameter in uses["weight"].items():
         weight = parameter.detach()
-        if quantize == "int8":
-            _replace(model, parameter, Int8Weight.of(weight))
+        if quantize:
+            four = quantize == "int4" and key not in uses["embedding"] and key not in last and Int4Weight.fits(weight)
+            _replace(model, parameter, (Int4Weight if four else Int8Weight).of(weight))
         elif low and key in uses["embedding"]:
             _replace(model, parameter, LinearWeight(weight, weight.to(dtype)))
         elif low:

@@ -115,9 +115,10 @@ _NO_NUMBERS = {
 class Int8Weight(LinearWeight):
     """A matrix of whole numbers of -127 to 127, (..., out, in), times one scale per output channel, (..., out, 1).
 
-    On a CPU one row is multiplied in bf16. Of several, each is rounded to 127ths of its largest number and the
-    products are summed exactly, so that the size of a batch does not change them. On other devices the matrix is
-    dequantized for each product. Every function but `F.linear` sees a matrix in the scale's dtype.
+    On a CPU each row is rounded to 127ths of its largest number and the products are summed exactly, so that the size
+    of a batch does not change them; but where the CPU has no matrix unit for int8 (AMX), one row alone is multiplied
+    in bf16, which is faster there. On other devices the matrix is dequantized for each product. Every function but
+    `F.linear` sees a matrix in the scale's dtype.
     """
 
     _unit: Tensor | None = None  # (out,), fp32: the scale of a product with an input rounded to 127ths
@@ -151,15 +152,16 @@ class Int8Weight(LinearWeight):
             low = torch.is_autocast_enabled(x.device.type)
             dtype = torch.get_autocast_dtype(x.device.type) if low else x.dtype
             return F.linear(x, q.to(dtype) * scale.to(dtype), bias)
-        if x.numel() == q.shape[1] and (y := _one_row(x.reshape(1, -1), q)) is not None:
+        single = x.numel() == q.shape[1]
+        if single and not _int8_unit() and (y := _one_row(x.reshape(1, -1), q)) is not None:
             y = y * scale.flatten() if bias is None else torch.addcmul(bias, y.float(), scale.flatten())
             return y.to(x.dtype).view(*x.shape[:-1], y.shape[-1])
         rows = x.reshape(-1, x.shape[-1]).float()  # (B, in)
-        size = rows.abs().amax(-1, keepdim=True).clamp_min_(1e-12)  # (B, 1)
+        size = torch.linalg.vector_norm(rows, torch.inf, -1, True).clamp_min_(1e-12)  # (B, 1)
         rows = (rows / size).mul_(127).round_()
         if self._unit is None:
             self._unit = scale.float().flatten() / 127
-        if 1 < len(rows) <= BATCH and x.shape[-2] == 1:  # of single tokens
+        if len(rows) <= BATCH and (x.shape[-2] == 1 or self._packed):  # single tokens, or a few guessed ones
             self._packed = self._packed or _packed_int8_linear(q, self._unit)
             y = self._packed(rows)
         else:
@@ -185,6 +187,12 @@ def _packed_linear(weight: Tensor) -> Callable[[Tensor, Tensor | None], Tensor]:
     reorder, linear = functions
     packed = reorder(weight, 8)
     return lambda x, bias: linear(x, packed, bias, "none", [], "")
+
+
+@lru_cache
+def _int8_unit() -> bool:
+    """Return whether the CPU has a matrix unit for int8, which is at least as fast as bf16 for one row alone."""
+    return bool(torch.cpu.get_capabilities().get("amx_int8"))
 
 
 def _one_row(x: Tensor, weight: Tensor) -> Tensor | None:

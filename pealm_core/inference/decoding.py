@@ -11,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pealm_core.config.paths import printable
 from pealm_core.hardware.cuda_graph import record
-from pealm_core.inference.kv_cache import KVCache
+from pealm_core.inference.kv_cache import KVCache, UnsupportedError
 
 SPAN = 256  # a recorded pass attends to the cache up to a multiple of it
 WORTH = 32  # new tokens that cost about as much as recording
@@ -19,37 +19,44 @@ WORTH = 32  # new tokens that cost about as much as recording
 _failed = False  # in this process: recording is not tried again
 
 
-class NotRecordableError(AttributeError):
-    """A model uses what a recorded pass can't give it."""
-
-
 class FixedCache(KVCache):
     """The first `span` places of a cache; the position of the next token is a tensor, which a recorded pass reads.
 
-    Models that use only `positions`, `attend` and `advance` can be recorded. Raises NotRecordableError for the rest.
+    Models that use only `row_positions` or `positions`, `attend` and `advance` can be recorded. Raises
+    UnsupportedError for the rest.
     """
 
     def __init__(self, cache: KVCache, position: Tensor, span: int) -> None:
         self._layers = [tuple(part.narrow(2, 0, span) for part in layer) for layer in cache._layers]
         self._position, keys = position, self._layers[0][0]
-        self._places = torch.arange(span, device=keys.device)
+        starts = cache._places()[0]
+        begin = starts if any(starts) else [0]
+        self._starts = torch.tensor(begin, device=keys.device)[:, None]  # (B, 1), or (1, 1)
+        self._slots = torch.arange(span, device=keys.device)
         aligned = -(-span // 16) * 16  # else attention copies it
-        self._bias = torch.zeros(1, 1, 1, aligned, device=keys.device, dtype=keys.dtype)[..., :span]
+        self._bias = torch.zeros(len(begin), 1, 1, aligned, device=keys.device, dtype=keys.dtype)[..., :span]
 
     def __getattr__(self, name: str) -> Any:
-        raise NotRecordableError(name)
+        raise UnsupportedError(name)
 
     def begin(self) -> None:
         """Hide the places after the new token's."""
-        self._bias.zero_().masked_fill_(self._places > self._position, -torch.inf)
+        hidden = (self._slots > self._position) | (self._slots < self._starts)
+        self._bias.zero_().masked_fill_(hidden[:, None, None], -torch.inf)
 
     def positions(self, tokens: int) -> Tensor:
         """Return the position of the new token."""
+        if len(self._starts) > 1:
+            raise UnsupportedError("positions")
         return self._position
 
+    def row_positions(self, tokens: int) -> Tensor:
+        """Return the position of each row's new token."""
+        return self._position - self._starts
+
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Raise NotRecordableError: the number of keys would be part of the recording."""
-        raise NotRecordableError("append")
+        """Raise UnsupportedError: the number of keys would be part of the recording."""
+        raise UnsupportedError("append")
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, dropout: float = 0.0) -> Tensor:
         """Add a key and a value to every row; return attention over the places up to it."""
@@ -71,7 +78,7 @@ class Recorded:
     ) -> None:
         self._model, self._cache, self._record = model, cache, record
         keys = cache._layers[0][0]
-        self._capacity, length = keys.shape[2], cache.length
+        self._capacity, length = keys.shape[2], cache._places()[1]
         for layer in cache._layers:
             for part in layer:
                 part.narrow(2, length, self._capacity - length).zero_()  # a hidden place must not be NaN
@@ -82,14 +89,14 @@ class Recorded:
     def __call__(self, idx: Tensor) -> Tensor:
         """Compute the logits (B, 1, V) after a new token of each row, (B, 1)."""
         global _failed
-        length = self._cache.length
+        length = self._cache._places()[1]
         span = min(self._capacity, length // SPAN * SPAN + SPAN)
         self._idx.copy_(idx)
         self._position.fill_(length)
         if span not in self._passes and not _failed:
             try:
                 self._passes[span] = self._record(self._pass(FixedCache(self._cache, self._position, span)))
-            except NotRecordableError:
+            except UnsupportedError:
                 self._passes[span] = self._plain
             except RuntimeError as error:
                 _failed, reason = True, printable((str(error) or type(error).__name__).splitlines()[0])

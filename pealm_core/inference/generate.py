@@ -1,6 +1,6 @@
 """Generate tokens: from logits to the next token, one at a time, with or without a key-value cache."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor
 from pealm_core.config.settings import Sampling
 from pealm_core.contract.errors import PluginError
 from pealm_core.contract.protocols import Tokenizer, has
-from pealm_core.inference.decoding import one_token_pass
+from pealm_core.inference.batch import Batch
 
 
 def probabilities(logits: Tensor, sampling: Sampling, seen: Tensor | None = None) -> Tensor:
@@ -35,13 +35,15 @@ def probabilities(logits: Tensor, sampling: Sampling, seen: Tensor | None = None
     return p if order is None else p.new_zeros(shape).scatter(-1, order, p)
 
 
-def next_token(
-    logits: Tensor, sampling: Sampling, generator: torch.Generator | None = None, seen: Tensor | None = None
-) -> Tensor:
-    """Draw a token for every row: logits (B, V) to ids (B,). seen: as in `probabilities`."""
-    if sampling.temperature == 0:
+def next_token(logits: Tensor, sampling: Sampling, noise: Tensor | None = None, seen: Tensor | None = None) -> Tensor:
+    """Draw a token for every row: logits (B, V) to ids (B,). seen: as in `probabilities`.
+
+    noise: (B, V), drawn from the exponential distribution, for temperature > 0; with it, as in torch.multinomial, the
+    token of the largest quotient of probability and noise is a draw.
+    """
+    if noise is None:
         return _penalized(logits, sampling, seen).argmax(-1)
-    return torch.multinomial(probabilities(logits, sampling, seen), 1, generator=generator).squeeze(-1)
+    return (probabilities(logits, sampling, seen) / noise).argmax(-1)
 
 
 def _penalized(logits: Tensor, sampling: Sampling, seen: Tensor | None) -> Tensor:
@@ -70,51 +72,44 @@ def generate_steps(
     *,
     use_cache: bool = True,
     graphs: bool = True,
+    active: Collection[int] | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield (ids (B,), logits (B, V)) max_new_tokens times: the tokens drawn, and the model's logits before sampling.
+    """Yield (ids (B,), logits (B, V)) max_new_tokens times: the tokens drawn, and the model's logits for them.
 
-    prompts: P prompts of equal length, at least one id each; B = P * num_samples, a prompt's samples adjacent. When
-    the window of block_size tokens is full, it restarts from its last half, so that the cost per token
-    does not depend on the length of the text. A longer prompt is cut to its last block_size tokens.
+    prompts: at least one id each, of any lengths; B = len(prompts) * num_samples, a prompt's samples adjacent. With a
+    seed, a prompt's texts are those that it gets alone. active: the rows still wanted; if the caller takes rows out
+    between two steps, B is the number of the others, in order. When the window of block_size tokens is full, it
+    restarts from its last half, so that the cost per token does not depend on the length of the text. A longer prompt
+    is cut to its last block_size tokens.
     """
+    samples, size = sampling.num_samples, model.config.vocab_size
+    batch = Batch(model, prompts, samples, use_cache=use_cache, graphs=graphs, guess=sampling.speculate)
+    active = batch.rows if active is None else active
     device = next(model.parameters()).device
     generator = torch.Generator(device)
     if sampling.seed is not None:
         generator.manual_seed(sampling.seed)
     else:
         generator.seed()
-    block, samples = model.config.block_size, sampling.num_samples
-    use_cache = use_cache and has(model, "make_cache")
-    given = torch.tensor([list(prompt) for prompt in prompts], device=device)  # (P, T)
+        samples = len(batch.rows)  # with noise of their own
     seen = None
     if sampling.repetition_penalty != 1:
-        seen = torch.zeros(len(given), model.config.vocab_size, dtype=torch.bool, device=device)
-        seen = seen.scatter(1, given, True).repeat_interleave(samples, dim=0)
-    # The prompts are run once; their rows are repeated when the first tokens are drawn.
-    window, length = given[:, -block:], min(given.shape[1], block)
-    cache: Any = None
+        seen = torch.zeros(len(batch.rows), size, dtype=torch.bool, device=device)
+        for row in batch.rows:
+            seen[row, torch.tensor([*prompts[row // sampling.num_samples]], device=device)] = True
     for remaining in range(sampling.max_new_tokens, 0, -1):
-        if cache is None:
-            cache = model.make_cache(len(window), min(block, length + remaining)) if use_cache else None
-            logits, _ = model(window[:, :length], cache=cache, at=[-1])
-            if window.shape != (len(given) * samples, block):
-                rows = torch.empty(len(given) * samples, block, dtype=torch.long, device=device)
-                rows[:, :length] = window.repeat_interleave(samples, dim=0)
-                window, logits = rows, logits.repeat_interleave(samples, dim=0)
-                cache = cache.repeat(samples) if cache is not None and samples > 1 else cache
-            run = one_token_pass(model, cache, min(block - length, remaining - 1), graphs=graphs)
-        else:
-            logits = run(window[:, length - 1 : length])
-        logits = logits[:, -1]
-        token = next_token(logits, sampling, generator, seen)
-        yield token, logits
+        logits, rows = batch.logits(remaining), torch.tensor(batch.rows, device=device)
+        noise = None
+        if sampling.temperature > 0:
+            noise = torch.empty(samples, size, device=device).exponential_(generator=generator)
+            noise = noise if len(rows) == samples else noise[rows % samples]
+        token = next_token(logits, sampling, noise, None if seen is None else seen[rows])
         if seen is not None:
-            seen.scatter_(1, token[:, None], True)
-        if length == block:
-            length, cache = max(0, block // 2 - 1), None
-            window[:, :length] = window[:, block - length :].clone()
-        window[:, length] = token
-        length += 1
+            seen[rows, token] = True
+        yield token, logits
+        batch.add(token.tolist(), active)
+        if not batch.rows:
+            return
 
 
 def start_token(tokenizer: Tokenizer) -> int:

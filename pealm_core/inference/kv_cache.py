@@ -1,5 +1,6 @@
 """Key-value cache, and causal attention with or without it."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -7,12 +8,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
+class UnsupportedError(AttributeError):
+    """A model uses what a cache of another kind can't give it: its pass then runs without that cache."""
+
+
 class KVCache:
     """Keys and values of every layer for up to `length` tokens, allocated once.
 
     Under autocast, fp32 becomes the dtype of autocast, in which attention then reads the keys and values. A model
-    appends each layer's new keys and values, and advances once at the end of its forward pass. If it uses `positions`
-    and `attend` instead of `length` and `append`, CUDA graphs make it faster.
+    appends each layer's new keys and values, and advances once at the end of its forward pass. If it uses
+    `row_positions` and `attend` instead of `length` and `append`, rows of different lengths share a pass, and CUDA
+    graphs make it faster.
 
     >>> cache = KVCache(n_layer=1, batch=2, n_head=4, length=8, head_dim=16)
     >>> k = v = torch.zeros(2, 4, 3, 16)
@@ -43,11 +49,14 @@ class KVCache:
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Add (B, n_head, T, head_dim) keys and values of a layer; return those of all tokens so far."""
+        return self._store(layer, k, v, self.length)
+
+    def _store(self, layer: int, k: Tensor, v: Tensor, end: int) -> tuple[Tensor, Tensor]:
         keys, values = self._layers[layer]
         new = k.shape[2]
-        keys.narrow(2, self.length, new).copy_(k)  # narrow is several times faster than indexing
-        values.narrow(2, self.length, new).copy_(v)
-        return keys.narrow(2, 0, self.length + new), values.narrow(2, 0, self.length + new)
+        keys.narrow(2, end, new).copy_(k)  # narrow is several times faster than indexing
+        values.narrow(2, end, new).copy_(v)
+        return keys.narrow(2, 0, end + new), values.narrow(2, 0, end + new)
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, dropout: float = 0.0) -> Tensor:
         """Append a layer's new keys and values; return the attention of their queries to all tokens so far."""
@@ -57,9 +66,17 @@ class KVCache:
         """Return the positions of the next tokens, 1-D."""
         return torch.arange(self.length, self.length + tokens, device=self.device)
 
+    def row_positions(self, tokens: int) -> Tensor:
+        """Return the positions of each row's next tokens, (B, T), or (1, T) where they are those of all rows."""
+        return self.positions(tokens)[None]
+
     def advance(self, tokens: int) -> None:
         """Count the tokens that every layer has appended."""
         self.length += tokens
+
+    def cut(self, tokens: int) -> None:
+        """Forget the last tokens of every row."""
+        self.advance(-tokens)
 
     @property
     def device(self) -> torch.device:
@@ -77,6 +94,84 @@ class KVCache:
         other.length = self.length
         return other
 
+    def join(self, others: Sequence["KVCache"]) -> "KVCache":
+        """Return a cache of the rows of this one and of others, which may have different numbers of tokens."""
+        return _gather([(cache, None) for cache in (self, *others)])
+
+    def _places(self) -> tuple[list[int], int]:
+        """Return where each row begins, and where all of them end."""
+        return [0] * len(self._layers[0][0]), self.length
+
+
+class RaggedCache(KVCache):
+    """A cache of rows that end at the same place and begin at different ones; no row sees what is before it.
+
+    Models use `row_positions`, `attend` and `advance`. Raises UnsupportedError for the rest.
+    """
+
+    def __init__(self, layers: Any, starts: Sequence[int], end: int) -> None:
+        self._layers, self._begin, self._end, keys = layers, [*starts], end, layers[0][0]
+        self._starts = torch.tensor(self._begin, device=keys.device)[:, None]  # (B, 1)
+        before = torch.arange(keys.shape[2], device=keys.device) < self._starts
+        self._bias = torch.zeros(before.shape, device=keys.device, dtype=keys.dtype)  # (B, S)
+        self._bias = self._bias.masked_fill_(before, -torch.inf)[:, None, None]
+
+    def __getattr__(self, name: str) -> Any:
+        raise UnsupportedError(name)
+
+    def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Raise UnsupportedError: not all of what it would return is a row's own."""
+        raise UnsupportedError("append")
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, dropout: float = 0.0) -> Tensor:
+        """Append a layer's new keys and values; return the attention of their queries to their row so far."""
+        keys, values = self._store(layer, k, v, self._end)
+        return _attention(q, keys, values, self._bias.narrow(3, 0, keys.shape[2]), dropout)
+
+    def row_positions(self, tokens: int) -> Tensor:
+        """Return the positions of each row's next tokens, (B, T)."""
+        return torch.arange(self._end, self._end + tokens, device=self.device) - self._starts
+
+    def advance(self, tokens: int) -> None:
+        """Count the tokens that every layer has appended."""
+        self._end += tokens
+
+    def select(self, index: Tensor) -> KVCache:
+        """Return a cache of the rows in a 1-D index."""
+        return _gather([(self, index)])
+
+    def _places(self) -> tuple[list[int], int]:
+        return self._begin, self._end
+
+
+def _gather(parts: Sequence[tuple[KVCache, Tensor | None]]) -> KVCache:
+    """Copy rows of caches, all or those of an index, into a cache in which the longest begins at 0."""
+    sources, lengths, layers = list[Any](), list[int](), list[Any]()
+    for cache, index in parts:
+        starts, end = cache._places()
+        own = [end - starts[row] for row in (range(len(starts)) if index is None else index.tolist())]
+        sources.append((cache._layers, index, end, max(own)))
+        lengths += own
+    width = max(lengths)
+    capacity = max(own[0][0].shape[2] for own, *_ in sources)
+    for number, layer in enumerate(parts[0][0]._layers):
+        copies = []
+        for which, tensor in enumerate(layer):
+            to = tensor.new_zeros(len(lengths), tensor.shape[1], capacity, tensor.shape[3])  # a hidden NaN would show
+            row = 0
+            for own, index, end, length in sources:
+                source = own[number][which].narrow(2, end - length, length)
+                source = source if index is None else source.index_select(0, index)
+                to[row : row + len(source)].narrow(2, width - length, length).copy_(source)
+                row += len(source)
+            copies.append(to)
+        layers.append(tuple(copies))
+    if min(lengths) < width:
+        return RaggedCache(layers, [width - length for length in lengths], width)
+    even = object.__new__(KVCache)
+    even._layers, even.length = layers, width
+    return even
+
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor, *, dropout: float = 0.0) -> Tensor:
     """Scaled dot-product attention of the last T of S tokens, each over itself and the tokens before it.
@@ -85,12 +180,20 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor, *, dropout: float = 0.0) -
     be a divisor of n_head (grouped-query attention, Ainslie et al. 2023): each key and value then serves as many
     adjacent queries, and isn't repeated in memory.
     """
+    return _attention(q, k, v, None, dropout)
+
+
+def _attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, dropout: float) -> Tensor:
+    """Compute `causal_attention`; bias: 0, or -inf for keys that a row does not see, (B, 1, 1, S)."""
     t, s = q.shape[2], k.shape[2]
     grouped: dict[str, Any] = {} if q.shape[1] == k.shape[1] else {"enable_gqa": True}
-    if grouped and t == 1:  # a group's queries of one token are a sequence to attention, which needs no mask
+    if grouped and t == 1:  # a group's queries of one token are a sequence to attention, which needs no causal mask
         queries = q.reshape(len(q), k.shape[1], -1, q.shape[-1])
-        return F.scaled_dot_product_attention(queries, k, v, dropout_p=dropout).reshape(q.shape)
-    if t == s or t == 1:
+        return F.scaled_dot_product_attention(queries, k, v, attn_mask=bias, dropout_p=dropout).reshape(q.shape)
+    if bias is None and (t == s or t == 1):
         return F.scaled_dot_product_attention(q, k, v, is_causal=t == s, dropout_p=dropout, **grouped)
-    mask = torch.ones(t, s, dtype=torch.bool, device=q.device).tril(s - t)
+    mask: Any = bias
+    if t > 1:
+        mask = torch.ones(t, s, dtype=torch.bool, device=q.device).tril(s - t)
+        mask = mask if bias is None else mask & (bias == 0)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, **grouped)

@@ -91,17 +91,13 @@ class LM:
     ) -> list[Sample]:
         """Return num_samples continuations of each prompt, with tokens and log-probabilities.
 
-        Prompts with the same number of tokens share a batch. drawn: called with the number of tokens of each step.
+        All are one batch. drawn: called with the number of tokens of each step.
         """
         chosen = dataclasses.replace(sampling or Sampling(), **changes)
-        ids = [self.encode(prompt) for prompt in prompts]
-        samples = [[Sample() for _ in range(chosen.num_samples)] for _ in prompts]
-        for length in sorted({len(prompt) for prompt in ids}):
-            group = [number for number, prompt in enumerate(ids) if len(prompt) == length]
-            rows = [sample for number in group for sample in samples[number]]
-            for _ in self.write([ids[number] for number in group], chosen, rows, drawn=drawn):
-                pass
-        return [sample for of_prompt in samples for sample in of_prompt]
+        samples = [Sample() for _ in range(chosen.num_samples * len(prompts))]
+        for _ in self.write([self.encode(prompt) for prompt in prompts], chosen, samples, drawn=drawn):
+            pass
+        return samples
 
     def chat(self, messages: Sequence[Message], sampling: Sampling | None = None, **changes: Any) -> str:
         """Return the assistant's answer to messages: `[{"role": "user", "content": "Hi!"}]`. Raises UserError."""
@@ -140,7 +136,7 @@ class LM:
         drawn: Callable[[int], None] = lambda tokens: None,
         ends: Collection[int | None] | None = None,
     ) -> Iterator[tuple[int, str]]:
-        """Generate a batch into `rows`, one Sample per row; yield (row, piece of text). prompts: of equal length.
+        """Generate a batch into `rows`, one Sample per row; yield (row, piece of text).
 
         ends: the ids that end a text and are not shown; by default the end-of-text token.
         """
@@ -148,23 +144,19 @@ class LM:
         decoders = [stream_decoder(self.tokenizer) for _ in rows]
         stoppers = [Stopper(sampling.stop) for _ in rows]
         active = set(range(len(rows)))
-        for ids, logits in generate_steps(self.model, prompts, sampling, graphs=self.graphs):
+        for ids, logits in generate_steps(self.model, prompts, sampling, graphs=self.graphs, active=active):
             logprobs = logits.float().log_softmax(-1).gather(1, ids[:, None])[:, 0].tolist()
             drawn(len(active))
-            for row, token in enumerate(ids.tolist()):
-                if row not in active:
-                    continue
+            for row, token, logprob in zip(sorted(active), ids.tolist(), logprobs, strict=True):
                 sample, piece = rows[row], ""
                 if token not in ends:
                     sample.ids.append(token)
-                    sample.logprobs.append(logprobs[row])
+                    sample.logprobs.append(logprob)
                     piece = stoppers[row].feed(decoders[row](token))
                 if token in ends or stoppers[row].done:
                     active.discard(row)
                 sample.text += piece
                 yield row, piece
-            if not active:
-                break
         for row, stopper in enumerate(stoppers):
             if rest := stopper.flush():
                 rows[row].text += rest
@@ -205,10 +197,10 @@ def open_job(
 ) -> LM:
     """Open the model of a checkpoint, or without one the pretrained model that its record fetches. Raises PealmError.
 
-    device: a name, or a device that was picked before. quantize: "int8". dtype: "fp32", "tf32" (fp32 with faster,
-    less exact products on CUDA), "bf16" (the same mixed precision as in training) or "auto" (bf16 on a GPU that
-    multiplies it fast; fp32 on a CPU, where bf16 gains little for one token at a time). base: where an adapter's base
-    is, if not in the place that the checkpoint names.
+    device: a name, or a device that was picked before. quantize: "int8" or "int4". dtype: "fp32", "tf32" (fp32 with
+    faster, less exact products on CUDA), "bf16" (the same mixed precision as in training) or "auto" (bf16 on a GPU
+    that multiplies it fast; fp32 on a CPU, where bf16 gains little for one token at a time). base: where an adapter's
+    base is, if not in the place that the checkpoint names.
     """
     if dtype not in DTYPES:
         raise UserError(f"--dtype {dtype}: unknown; use {', '.join(DTYPES[:-1])} or {DTYPES[-1]}")

@@ -90,6 +90,10 @@ class TreeCache(FixedCache):
         """Return each token's position in its request."""
         return self._positions
 
+    def row_positions(self, tokens: int) -> Tensor:
+        """Return the same as that of a row, (1, T)."""
+        return self._positions[None]
+
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, dropout: float = 0.0) -> Tensor:
         """Return the attention of each token to those before it in its request."""
         before = self._before.get(layer)
@@ -142,7 +146,8 @@ def run(
 ) -> Iterator[tuple[list[Piece], Tensor]]:
     """Yield pieces and, for each, its log-likelihood and how many tokens are not greedy: (n, 2) in float64.
 
-    Raises NotRecordableError at once if the model uses more of a cache than `positions`, `attend` and `advance`.
+    Raises UnsupportedError at once if the model uses more of a cache than `positions`, `row_positions`, `attend`
+    and `advance`.
     """
     kept: dict[int, list[Tensor]] = {}
     for row in passes(pieces, most_tokens, most_scored):

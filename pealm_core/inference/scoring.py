@@ -14,7 +14,6 @@ from torch import Tensor
 from pealm_core.contract.protocols import has
 from pealm_core.hardware.speed import products
 from pealm_core.inference import one_row
-from pealm_core.inference.decoding import NotRecordableError
 from pealm_core.inference.kv_cache import KVCache
 from pealm_core.inference.one_row import Piece
 
@@ -107,7 +106,7 @@ def _run(
     """Yield pieces and, for each, its log-likelihood and 0 if it is greedy, else 1: (n, 2) in float64."""
     device = next(model.parameters()).device
     if device.type == "cpu" and has(model, "make_cache") and type(model.make_cache(1, 1)) is KVCache:
-        with suppress(NotRecordableError):
+        with suppress(UnsupportedError):
             pieces = [piece for same in contexts for piece in same]
             yield from one_row.run(model, pieces, batch_tokens or one_row.TOKENS, 2**23 // model.config.vocab_size)
             return

@@ -4,11 +4,12 @@
     python scripts/bench/generate.py --layers 2 --quick
     python scripts/bench/generate.py --model smollm2 --file MODEL.gguf --llama-bench build/bin/llama-bench
 
-Greedy, B = 1 unless a row says otherwise: pealm in fp32 and int8, transformers' `generate` with its cache, a loop
-without a cache, and llama.cpp's llama-bench with the same weights as F32 and Q8_0 (`scripts/proof/llama_cpp.py`
-builds it). Rounds alternate; a row shows the median over the rounds of each round's median step, and the range of
-those; the goals compare round by round. A new token reads every weight of a linear layer once, and the cache: the
-measured bandwidth over those bytes is the limit, and "share" is how much of it a row reaches.
+Greedy, B = 1 unless a row says otherwise ("8 lengths": eight prompts, none as long as another): pealm in fp32 and
+int8, transformers' `generate` with its cache, a loop without a cache, and llama.cpp's llama-bench with the same
+weights as F32 and Q8_0 (`scripts/proof/llama_cpp.py` builds it). Rounds alternate; a row shows the median over the
+rounds of each round's median step, and the range of those; the goals compare round by round. A new token reads every
+weight of a linear layer once, and the cache: the measured bandwidth over those bytes is the limit, and "share" is how
+much of it a row reaches.
 """
 
 import argparse
@@ -29,7 +30,7 @@ import torch
 
 from pealm_core import Sampling
 from pealm_core.hardware.inference_weights import bytes_per_token, prepare, read_bandwidth
-from pealm_core.inference.generate import generate_ids
+from pealm_core.inference.generate import generate_steps
 from pealm_formats.gguf_file import write_gguf
 from pealm_gpt2 import gguf_file as gpt2_gguf
 from pealm_gpt2.config import GPT2Config
@@ -39,6 +40,7 @@ GOALS = (
     ("pealm fp32", 2.0, "transformers"),
     ("pealm int8", 4.0, "transformers"),
     ("pealm fp32, B = 8", 5.0, "pealm fp32"),
+    ("pealm fp32, 8 lengths", 6.0, "pealm fp32"),
     ("pealm fp32", 0.9, "llama.cpp F32"),
     ("pealm int8", 0.9, "llama.cpp Q8_0"),
 )
@@ -222,10 +224,11 @@ def compare(args: argparse.Namespace, folder: Path) -> None:
     width = config.n_embd if args.model == "gpt2" else config.kv_heads * config.width
     cache = 2 * config.n_layer * width * 4 * cached
 
-    def ours(name: str, model: Any, batch: int = 1) -> Row:
+    def ours(name: str, model: Any, batch: int = 1, prompts: int = 1) -> Row:
         def write(tokens: int) -> Iterator[list[int]]:
-            sampling = Sampling(max_new_tokens=tokens, temperature=0, num_samples=batch)
-            return (ids.tolist() for ids in generate_ids(model, prompt, sampling))
+            sampling = Sampling(max_new_tokens=tokens, temperature=0, num_samples=batch // prompts)
+            texts = [(prompt * 2)[: len(prompt) + number] for number in range(prompts)]
+            return (ids.tolist() for ids, _ in generate_steps(model, texts, sampling))
 
         return Row(name, write, bytes_per_token(model) + batch * cache, batch)
 
@@ -234,6 +237,8 @@ def compare(args: argparse.Namespace, folder: Path) -> None:
         ours("pealm int8", int8),
         ours("pealm fp32, B = 8", fast, 8),
         ours("pealm int8, B = 8", int8, 8),
+        ours("pealm fp32, 8 lengths", fast, 8, 8),
+        ours("pealm int8, 8 lengths", int8, 8, 8),
         ours("pealm, plain F.linear", model),
         Row("loop without a cache", lambda n: without_cache(model, prompt, n), bytes_per_token(model)),
     ]

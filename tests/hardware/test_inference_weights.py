@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import pealm_core
 from pealm_core.contract.errors import UserError
 from pealm_core.hardware.inference_weights import _run_under_autocast, _uses, bytes_per_token, prepare, read_bandwidth
+from pealm_core.hardware.int4 import Int4Weight
 from pealm_core.hardware.int8 import Int8Weight, RowWeight, _blocks
 from pealm_core.inference.scoring import score
 
@@ -75,13 +76,14 @@ def test_an_int8_product_is_exact_where_nothing_is_rounded() -> None:
 def test_an_int8_row_is_the_same_in_every_batch() -> None:
     torch.manual_seed(0)
     weight, x, bias = Int8Weight.of(torch.randn(24, 40)), torch.randn(80, 1, 40), torch.randn(24)
-    alone = torch.stack([F.linear(row, weight, bias) for row in x])
+    alone = torch.stack([F.linear(row, weight, bias) for row in x])  # of 40 numbers: never in bf16
     for rows in (2, 5, 64, 80):
         torch.testing.assert_close(F.linear(x[:rows], weight, bias), alone[:rows], atol=1e-5, rtol=1e-6)
     torch.testing.assert_close(F.linear(x[:, 0], weight, bias), alone[:, 0], atol=1e-5, rtol=1e-6)
 
 
-def test_one_int8_row_is_multiplied_in_bf16() -> None:
+def test_one_int8_row_is_multiplied_in_bf16_without_a_matrix_unit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pealm_core.hardware.int8._int8_unit", lambda: False)
     torch.manual_seed(0)
     weight, x, bias = Int8Weight.of(torch.randn(48, 96)), torch.randn(8, 1, 96), torch.randn(48)
     for b in (None, bias):
@@ -90,6 +92,15 @@ def test_one_int8_row_is_multiplied_in_bf16() -> None:
         errors = [float((found - exact).norm() / exact.norm()) for found in (alone, batch)]
         assert 0 < errors[0] < 0.005 and errors[1] < 0.015 and errors[0] < errors[1]
         assert alone.dtype == torch.float32
+
+
+def test_one_int8_row_is_as_in_a_batch_with_a_matrix_unit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pealm_core.hardware.int8._int8_unit", lambda: True)
+    torch.manual_seed(0)
+    weight, x, bias = Int8Weight.of(torch.randn(48, 96)), torch.randn(8, 1, 96), torch.randn(48)
+    alone = torch.stack([F.linear(row, weight, bias) for row in x])
+    torch.testing.assert_close(F.linear(x, weight, bias), alone, atol=1e-5, rtol=1e-6)
+    torch.testing.assert_close(F.linear(x.transpose(0, 1), weight, bias)[0], alone[:, 0], atol=1e-5, rtol=1e-6)
 
 
 @pytest.mark.parametrize("cpu", ["AuthenticAMD", "GenuineIntel"])
@@ -165,8 +176,33 @@ def test_scores_are_those_of_the_plain_model(name: str) -> None:
 
 
 def test_mistakes(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="--quantize int4: unknown"):
-        prepare(family("gpt2"), "int4")
+    with pytest.raises(UserError, match="--quantize int3: unknown; use int8 or int4"):
+        prepare(family("gpt2"), "int3")
+
+
+def test_int4_is_the_nearest_of_16_levels_in_each_group() -> None:
+    torch.manual_seed(0)
+    levels = torch.randint(16, (16, 4, 32)).float()
+    levels[:, :, 0], levels[:, :, 1] = 0, 15
+    scale, low = 2.0 ** torch.randint(-3, 3, (16, 4, 1)), torch.randint(-16, 1, (16, 4, 1))
+    weight = (scale * (levels + low)).flatten(1)
+    found = Int4Weight.of(weight)
+    assert torch.equal(found.plain(), weight) and found.nbytes < 0.17 * weight.nbytes
+    x, bias = torch.randn(3, 5, 128), torch.randn(16)
+    exact, product = F.linear(x, weight, bias), F.linear(x, found, bias)
+    assert product.shape == exact.shape and (product - exact).norm() < 0.01 * exact.norm()
+
+
+@pytest.mark.parametrize("name", ["gpt2-shakespeare", "sprout-shakespeare"])
+def test_int4_of_a_trained_model_loses_less_than_a_percent(name: str) -> None:
+    text = "ROMEO:\nWhat light is this that breaks?\n\nJULIET:\nIt is the moon, my lord; the sun is gone.\n" * 6
+    losses = []
+    for quantize in (None, "int4"):
+        lm = pealm_core.load(Path(__file__).parents[2] / "weights" / name, device="cpu", quantize=quantize)
+        losses.append(-sum(lm.logprobs(text)))
+    used = kinds(lm.model)
+    assert Int4Weight in used and Int8Weight in used  # the head and the embeddings
+    assert losses[1] != losses[0] and losses[1] < 1.01 * losses[0]
 
 
 def test_a_bandwidth_is_a_number_of_bytes() -> None:

@@ -53,6 +53,12 @@ def test_results_are_the_same_without(
     assert (found[0] - expected[0]).norm() <= (0.03 if rounded else 1e-5) * expected[0].norm()
 
 
+def test_int4_is_int8_where_torch_lacks_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pealm_core.hardware.int4.NAMES", ("_convert_weight_to_int4pack_for_cpu", "_not_there"))
+    found, expected = (logits(prepare(family("gpt2"), quantize)) for quantize in ("int4", "int8"))
+    torch.testing.assert_close(found, expected)
+
+
 def test_no_other_module_calls_a_private_function_of_torch() -> None:
     root = Path(pealm_core.__file__).parent
     calls = {
@@ -60,4 +66,4 @@ def test_no_other_module_calls_a_private_function_of_torch() -> None:
         for path in root.rglob("*.py")
         if re.search(r"torch\._(?!_)|torch\.ops\b|torch\.utils\._|\b_C\.|_wrapper_subclass", path.read_text())
     }
-    assert calls == {"hardware/int8.py", "hardware/speed.py"}
+    assert calls == {"hardware/int4.py", "hardware/int8.py", "hardware/speed.py"}

@@ -86,7 +86,11 @@ def test_the_penalty_counts_the_prompt_and_what_was_drawn() -> None:
 
 
 def test_draws_follow_the_probabilities() -> None:
-    draws = next_token(LOGITS.expand(20_000, -1), Sampling(), torch.Generator().manual_seed(0))
+    noise = torch.empty(20_000, 4).exponential_(generator=torch.Generator().manual_seed(0))
+    draws = next_token(LOGITS.expand(20_000, -1), Sampling(), noise)
+    assert torch.equal(
+        draws, torch.multinomial(LOGITS.exp().expand(20_000, -1), 1, generator=torch.Generator().manual_seed(0))[:, 0]
+    )
     shares = torch.bincount(draws, minlength=4) / 20_000
     assert (shares - LOGITS.exp()[0]).abs().max() < 4 * math.sqrt(0.25 / 20_000)
 

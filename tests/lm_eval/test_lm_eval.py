@@ -164,3 +164,21 @@ def test_the_harness_s_own_command_knows_the_model(
 
     direct = harness(PealmLM(str(models[1]), device="cpu"), tasks, [name])["results"][name]
     assert json.loads(written.read_text())["results"][name]["acc,none"] == pytest.approx(direct["acc,none"])
+
+
+@one
+def test_prompts_of_all_lengths_share_a_batch_and_equal_ones_are_samples(models: tuple[Path, Path]) -> None:
+    from lm_eval.api.instance import Instance
+
+    from pealm_core import load
+    from pealm_lm_eval.model import PealmLM
+
+    lm = load(models[1], device="cpu")
+    options = {"until": ["~"], "max_gen_toks": 6, "do_sample": True, "temperature": 1.0}
+    contexts = ["the", "the cat", "the", "a cat sat on", "the"]
+    requests = [Instance("generate_until", {}, (text, options), number) for number, text in enumerate(contexts)]
+    rows: list[int] = []
+    lm.model.register_forward_pre_hook(lambda module, args: rows.append(len(args[0])))
+    texts = PealmLM(lm=lm).generate_until(requests)
+    assert len({texts[number] for number in (0, 2, 4)}) > 1
+    assert rows.count(3) == 5 and rows.count(2) == 5  # the samples of one prompt; two prompts

@@ -100,11 +100,11 @@ def test_an_ngram_is_known_again_wherever_it_stands() -> None:
     ngrams = NGrams(replace(BASE, ngram_rows=5000))
     before = torch.full((1, 2), -1)
     (pairs, triples), recent = ngrams(torch.tensor([[7, 3, 4, 9, 3, 4]]), before)
-    assert recent.tolist() == [[3, 4]]
+    assert recent[:, -2:].tolist() == [[3, 4]]
     assert torch.equal(pairs[0, 2], pairs[0, 5]) and not torch.equal(triples[0, 2], triples[0, 5])
     (on_pairs, on_triples), recent = ngrams(torch.tensor([[9]]), recent)
     assert torch.equal(on_pairs[0, 0], pairs[0, 3]) and torch.equal(on_triples[0, 0], triples[0, 3])
-    assert recent.tolist() == [[4, 9]]
+    assert recent[:, -2:].tolist() == [[4, 9]]
     (first, _), _ = ngrams(torch.tensor([[4]]), before)  # nothing before it is not token 0 before it
     (after_0, _), _ = ngrams(torch.tensor([[4]]), torch.tensor([[0, 0]]))
     assert not torch.equal(first, after_0)

@@ -78,6 +78,8 @@ class State:
         return State(self.h.repeat_interleave(n, dim=0))
     def select(self, rows):
         return State(self.h[rows])
+    def join(self, others):
+        return State(torch.cat([self.h, *(other.h for other in others)]))
 
 class Model(nn.Module):
     """A decayed sum of the embeddings so far, and the current token."""

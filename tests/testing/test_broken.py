@@ -152,6 +152,8 @@ CASES: list[tuple[type[Conformance], str, str, str, str]] = [
     (Model, "cache_gives_the_same_logits", "self.h.repeat_interleave(n, dim=0)", "self.h.repeat(n, 1, 1)", "in the order of Tensor.repeat_interleave"),
     (Model, "any_context_length", HEAD, "x = x / (x.shape[1] - 1)\n        " + HEAD, "the logits for 1 token(s) are not finite"),
     (Model, "cache_gives_the_same_logits", "self.h[rows]", "self.h[rows.sort().values]", "cache.select(rows) must return a copy of these rows"),
+    (Model, "cache_gives_the_same_logits", "[self.h, *(other.h for other in others)]", "[*(other.h for other in others), self.h]", "cache.join(others) must return a cache of its rows and theirs"),
+    (Model, "cache_gives_the_same_logits", "    def join(self, others):", "    def cut(self, n):\n        pass\n    def join(self, others):", "cache.cut(n) must forget the last n tokens"),
     (Model, "any_context_length", "cache.h = h", "pass", "greedy sampling with and without the cache differ"),
     (Model, "bf16_is_close_to_fp32", "self.mix(x).tanh()", "(self.mix(x) * (9 if self.mix(x).dtype == torch.bfloat16 else 1)).tanh()", "compute sums, norms and softmax in fp32"),
     (Model, "shapes", "targets.flatten())\n", "targets.flatten(), reduction='none')\n", "a scalar loss"),

@@ -1,5 +1,6 @@
 """A recurrent language model: each layer's state is all that it keeps of the past."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,10 @@ class State:
     def repeat(self, n: int) -> "State":
         """A state in which every row became n rows."""
         return State(self.h.repeat_interleave(n, dim=1))
+
+    def join(self, others: Sequence["State"]) -> "State":
+        """A state of the rows of this one and of others, which may have read different numbers of tokens."""
+        return State(torch.cat([self.h, *(other.h for other in others)], dim=1))
 
     def select(self, rows: Tensor) -> "State":
         """The state of some rows, for scoring several continuations of several contexts in one pass."""

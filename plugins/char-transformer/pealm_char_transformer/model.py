@@ -16,7 +16,7 @@ ROTARY_BASE = 1000.0  # the slowest pair of features turns once in about 6,000 p
 def rotate(x: Tensor, turns: Tensor) -> Tensor:
     """Rotary positions (Su et al. 2021): turn each pair of features of x (B, H, T, D) by its position's angles.
 
-    turns: the angles' cosines and sines, (2, T, D / 2).
+    turns: the angles' cosines and sines, (2, T, D / 2), or of each row, (2, B, 1, T, D / 2).
     """
     a, b = x.chunk(2, dim=-1)  # (B, H, T, D / 2) each
     cos, sin = turns
@@ -115,7 +115,7 @@ class Transformer(nn.Module):
     ) -> tuple[Tensor | None, Tensor | None]:
         """(B, T) ids to (B, n, V) logits at the positions `at`; with targets, the mean cross-entropy instead."""
         t = idx.shape[1]
-        turns = self.turns[:, :t] if cache is None else self.turns.index_select(1, cache.positions(t))
+        turns = self.turns[:, :t] if cache is None else self.turns[:, cache.row_positions(t), None].transpose(2, 3)
         x = F.dropout(self.tokens(idx), self.config.dropout, self.training)  # (B, T, C)
         for block in self.blocks:
             x = block(x, turns, cache)

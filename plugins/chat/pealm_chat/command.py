@@ -23,7 +23,7 @@ from pealm_core import Sampling, UserError
 @click.option(
     "--dtype", type=click.Choice(("auto", "fp32", "bf16")), default="auto", help="Precision of the weights."
 )
-@click.option("--quantize", type=click.Choice(("int8",)), help="Quantize the weights while loading.")
+@click.option("--quantize", type=click.Choice(("int8", "int4")), help="Quantize the weights while loading.")
 def chat(
     ckpt: str, base: str | None, system: str | None, device: str, dtype: str, quantize: str | None, **how: Any
 ) -> None:

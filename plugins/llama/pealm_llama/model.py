@@ -32,7 +32,7 @@ def rotary_speeds(config: LlamaConfig) -> Tensor:
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn each pair of features (i, i + D / 2) by its angle: x (B, T, H, D); cos, sin (T, 1, D / 2)."""
+    """Turn each pair of features (i, i + D / 2) by its angle: x (B, T, H, D); cos, sin ([B,] T, 1, D / 2)."""
     a, b = x.chunk(2, dim=-1)
     return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
 
@@ -142,8 +142,8 @@ class Llama(nn.Module):
     ) -> tuple[Tensor | None, Tensor | None]:
         """(B, T) ids to (B, n, V) logits at the positions `at`; with targets, the mean cross-entropy instead."""
         t = idx.shape[1]
-        positions = torch.arange(t, device=idx.device) if cache is None else cache.positions(t)
-        angles = positions.float()[:, None, None] * self.speeds  # (T, 1, D / 2)
+        positions = torch.arange(t, device=idx.device) if cache is None else cache.row_positions(t)
+        angles = positions.float()[..., None, None] * self.speeds  # ([B,] T, 1, D / 2)
         cos, sin = angles.cos(), angles.sin()
         x = self.embed_tokens(idx)  # (B, T, C)
         for block in self.layers:

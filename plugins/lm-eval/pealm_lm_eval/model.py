@@ -3,6 +3,7 @@
 Texts become tokens as the harness's own `hf` model does it, so that the results on the same weights are equal.
 """
 
+import dataclasses
 import hashlib
 import json
 import re
@@ -132,8 +133,7 @@ class PealmLM(TemplateLM):  # type: ignore[misc]
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Return a continuation of each context, up to the first of the task's stop strings."""
-        groups: dict[tuple[str, int], list[int]] = defaultdict(list)  # by options and length of the prompt
-        prompts: list[list[int]] = []
+        same: dict[tuple[str, tuple[int, ...]], list[int]] = defaultdict(list)  # by options and prompt
         for number, request in enumerate(requests):
             context, options = request.args
             room = self.max_length - normalize_gen_kwargs(options, MAX_GEN_TOKENS)["max_gen_toks"]
@@ -143,23 +143,28 @@ class PealmLM(TemplateLM):  # type: ignore[misc]
                     f"{self.max_length}; lower it: --eval.gen-kwargs max_gen_toks={self.max_length // 2}"
                 )
             ids = self.tok_encode(context)[-room:] or [self.prefix_token_id]
-            prompts.append(ids)
-            groups[json.dumps(options, sort_keys=True), len(ids)].append(number)
+            same[json.dumps(options, sort_keys=True), tuple(ids)].append(number)
+        groups: dict[tuple[str, int], list[list[int]]] = defaultdict(list)  # by options and number of equal requests
+        prompts = {numbers[0]: ids for (_, ids), numbers in same.items()}
+        for (options, _), numbers in sorted(same.items(), key=lambda item: len(item[0][1])):
+            groups[options, len(numbers)].append(numbers)  # those are samples of one prompt, or they would be equal
         texts = [""] * len(requests)
         done = 0
-        for (options, length), numbers in sorted(groups.items()):
+        for (options, samples), members in groups.items():
             sampling, stops = self._sampling(json.loads(options))
-            size = max(1, ROWS // (length + sampling.max_new_tokens))
-            for start in range(0, len(numbers), size):
-                part = numbers[start : start + size]
-                rows = [Sample() for _ in part]
-                for _ in self.lm.write([prompts[number] for number in part], sampling, rows, ends=self._ends()):
+            sampling = dataclasses.replace(sampling, num_samples=samples)
+            while members:
+                size = max(1, ROWS // samples // (len(prompts[members[-1][0]]) + sampling.max_new_tokens))
+                part, members = members[-size:], members[:-size]  # longest first
+                rows = [Sample() for _ in range(len(part) * samples)]
+                batch = [prompts[numbers[0]] for numbers in part]
+                for _ in self.lm.write(batch, sampling, rows, ends=self._ends()):
                     pass
-                for number, row in zip(part, rows, strict=True):
+                for number, row in zip((number for numbers in part for number in numbers), rows, strict=True):
                     text = self.lm.tokenizer.decode([token for token in row.ids if token not in self.names])
                     texts[number] = postprocess_generated_text(text, stops, None)
                     self.cache_hook.add_partial("generate_until", requests[number].args, texts[number])
-                done += len(part)
+                done += len(rows)
                 self.progress(done, len(requests), "texts")
         return texts
 

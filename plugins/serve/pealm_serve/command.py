@@ -29,7 +29,7 @@ import click
 @click.option(
     "--dtype", type=click.Choice(("auto", "fp32", "bf16")), default="auto", help="Precision of the weights."
 )
-@click.option("--quantize", type=click.Choice(("int8",)), help="Quantize the weights while loading.")
+@click.option("--quantize", type=click.Choice(("int8", "int4")), help="Quantize the weights while loading.")
 def serve(paths: tuple[str, ...], host: str, port: int, api_key: str | None, browse: bool, **how: Any) -> None:
     """Serve models: OpenAI's protocol under /v1, and a page.
 

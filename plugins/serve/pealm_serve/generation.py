@@ -40,21 +40,21 @@ def generate(
         ends = () if lm.eot_id is None else (lm.eot_id,)
     decoders = [stream_decoder(lm.tokenizer) for _ in range(sampling.num_samples)]
     stoppers = [Stopper(sampling.stop) for _ in decoders]
-    active = [*range(sampling.num_samples)]
-    for step, (drawn, logits) in enumerate(generate_steps(lm.model, [ids], sampling, graphs=lm.graphs), 1):
+    active = set(range(sampling.num_samples))
+    steps = generate_steps(lm.model, [ids], sampling, graphs=lm.graphs, active=active)
+    for step, (drawn, logits) in enumerate(steps, 1):
         chosen, likeliest = logprobs_of(logits, drawn, top)
         tokens, pieces = drawn.tolist(), []
-        for row in active:
-            token, stopper = tokens[row], stoppers[row]
+        for place, (row, token) in enumerate(zip(sorted(active), tokens, strict=True)):
+            stopper = stoppers[row]
             ended = token in ends
             text = "" if ended else stopper.feed(decoders[row](token))
             finish = _finish(ended or stopper.done, step == sampling.max_new_tokens)
             text += stopper.flush() if finish else ""
-            pieces.append(Piece(row, text, token, chosen[row], likeliest[row], finish))
-        active = [piece.row for piece in pieces if piece.finish is None]
+            pieces.append(Piece(row, text, token, chosen[place], likeliest[place], finish))
+            if finish:
+                active.discard(row)
         yield pieces
-        if not active:
-            return
 
 
 def _finish(ended: bool, last: bool) -> Literal["stop", "length"] | None:

@@ -6,7 +6,7 @@ projections, an untied head, a soft cap on the logits (Gemma 2, 2024), value res
 from the embedding (as in the modded-nanoGPT speed runs).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,7 @@ ROTARY_BASE = 1000.0  # the slowest pair of features turns once in about 6,000 p
 
 @dataclass
 class Cache:
-    """The keys and values of attention, and the tokens (B, n) that the next n-grams begin with."""
+    """The keys and values of attention, and the last tokens (B, n or more), which the next n-grams begin with."""
 
     attention: KVCache
     recent: Tensor
@@ -36,6 +36,18 @@ class Cache:
     def select(self, rows: Tensor) -> "Cache":
         """A cache of some rows, some of them several times."""
         return Cache(self.attention.select(rows), self.recent[rows])
+
+    def join(self, others: Sequence["Cache"]) -> "Cache":
+        """A cache of the rows of this one and of others, which may have read different numbers of tokens."""
+        caches = [self, *others]
+        shortest = min(cache.recent.shape[1] for cache in caches)
+        recent = torch.cat([cache.recent[:, cache.recent.shape[1] - shortest :] for cache in caches])
+        return Cache(self.attention.join([cache.attention for cache in others]), recent)
+
+    def cut(self, tokens: int) -> None:
+        """Forget the last tokens of every row."""
+        self.attention.cut(tokens)
+        self.recent = self.recent[:, : self.recent.shape[1] - tokens]
 
 
 class NGrams(nn.Module):
@@ -50,16 +62,16 @@ class NGrams(nn.Module):
         self.tables = nn.ModuleList(nn.Embedding(config.ngram_rows, config.n_embd) for _ in range(config.ngram - 1))
 
     def forward(self, idx: Tensor, recent: Tensor) -> tuple[list[Tensor], Tensor]:
-        """From each table an embedding (B, T, C), and the last n tokens (B, n).
+        """From each table an embedding (B, T, C), and the tokens so far.
 
-        idx: (B, T) ids; recent: the n tokens (B, n) before them, -1 where there are none.
+        idx: (B, T) ids; recent: the n tokens (B, n) before them or more, -1 where there are none.
         """
-        (n, t), found = (len(self.tables), idx.shape[1]), list[Tensor]()
+        (n, t), found = (recent.shape[1], idx.shape[1]), list[Tensor]()
         seen, code = torch.cat([recent, idx], dim=1), idx
         for back, table in enumerate(self.tables, start=1):
             code = (code * HASH + seen[:, n - back : n - back + t] + 1) % self.rows
             found.append(table(code))
-        return found, seen[:, t:]
+        return found, seen
 
 
 class Attention(nn.Module):
@@ -94,9 +106,7 @@ class Attention(nn.Module):
             v = torch.lerp(v, first, self.share.type_as(v))
         own = v
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, H, T, D)
-        if cache is not None:
-            k, v = cache.append(self.layer, k, v)
-        y = causal_attention(q, k, v)
+        y = causal_attention(q, k, v) if cache is None else cache.attend(self.layer, q, k, v)
         return self.proj(y.transpose(1, 2).reshape(b, t, c)), own
 
 
@@ -192,12 +202,12 @@ class Sprout(nn.Module):
     ) -> tuple[Tensor | None, Tensor | None]:
         """(B, T) ids to (B, n, V) logits at the positions `at`; with targets, the mean cross-entropy instead."""
         kv, (b, t) = cache.attention if cache is not None else None, idx.shape
-        start = kv.length if kv is not None else 0
         ngrams, recent = self.ngrams(idx, cache.recent if cache is not None else self._nothing(b))
         x = sum(ngrams, start=self.tokens(idx))  # (B, T, C)
-        turns = self.turns[:, start : start + t] if self.config.rotary else None
+        places: Any = slice(t) if kv is None else kv.row_positions(t)  # (B, T) in a cache
+        turns = self.turns[:, places] if self.config.rotary else None
         if turns is None:
-            x = x + self.positions.weight[start : start + t]
+            x = x + self.positions.weight[places]
         x = F.dropout(norm(x), self.config.dropout, self.training)
         embedded, first = x, None
         for block in self.blocks:

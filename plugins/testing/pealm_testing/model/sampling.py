@@ -4,6 +4,7 @@ from typing import Any
 from unittest import SkipTest
 
 import torch
+from torch import Tensor
 
 from pealm_core import Sampling, generate_ids, score
 from pealm_testing.core import has
@@ -50,6 +51,30 @@ class SamplingChecks(ModelKit):
                 raise ConformanceError("cache.select(rows) must return a copy of these rows, in this order")
         if not torch.allclose(call(model, idx[:, 1:2], cache=cache)[0], logits[:, 1:2], atol=atol):
             raise ConformanceError("using the result of cache.repeat or select changed the cache: return copies")
+        if block > 2:
+            self._cut_and_join(model, idx, logits, atol)
+
+    def _cut_and_join(self, model: Any, idx: Tensor, logits: Tensor, atol: float) -> None:
+        one, two = model.make_cache(1, idx.shape[1]), model.make_cache(1, idx.shape[1])
+        call(model, idx[:1, :2], cache=one)
+        call(model, idx[1:, :1], cache=two)
+        if has(one, "cut"):
+            call(model, idx[:1, 2:], cache=one)
+            one.cut(idx.shape[1] - 2)
+            if not torch.allclose(call(model, idx[:1, 2:3], cache=one)[0], logits[:1, 2:3], atol=atol):
+                raise ConformanceError("cache.cut(n) must forget the last n tokens of each row")
+            one.cut(1)
+        if has(one, "join"):
+            new = torch.stack([idx[0, 2:3], idx[1, 1:2]])
+            try:
+                joined = call(model, new, cache=one.join([two]))[0]
+            except AttributeError:  # the model needs what such a KVCache lacks: the core then goes without
+                return
+            if not torch.allclose(joined, torch.stack([logits[0, 2:3], logits[1, 1:2]]), atol=atol):
+                raise ConformanceError(
+                    "cache.join(others) must return a cache of its rows and theirs, in order; they may have read "
+                    "different numbers of tokens"
+                )
 
         self._scores_are_those_without_a_cache(model, idx)
 

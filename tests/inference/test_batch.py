@@ -1,0 +1,226 @@
+"""Texts of different lengths in one batch, and guessed tokens: each text is the one that it would be alone."""
+
+import dataclasses
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pealm_core import KVCache, Sampling
+from pealm_core.inference.batch import Guess
+from pealm_core.inference.generate import generate_steps
+from pealm_core.inference.kv_cache import RaggedCache, UnsupportedError
+from pealm_core.inference.lm import LM, Sample
+
+sys.path.insert(0, str(Path(__file__).parent))
+from fakes import Chars, Table
+from test_decoding import MODELS, SIZES
+
+LENGTHS = (1, 5, 5, 32, 40, 31)  # the block has 32
+SAMPLINGS = {
+    "greedy": Sampling(max_new_tokens=28, temperature=0, num_samples=2),
+    "seeded": Sampling(max_new_tokens=28, seed=5, num_samples=2, repetition_penalty=1.3, top_k=9),
+}
+
+
+def sprout() -> Any:
+    from pealm_sprout.config import SproutConfig
+    from pealm_sprout.model import Sprout
+
+    return Sprout(SproutConfig(**SIZES))
+
+
+def strange() -> Any:
+    """A model that asks its cache for `length`, as one that knows nothing of rows of different lengths."""
+    model = MODELS["gpt2"]()
+    forward = model.forward
+
+    def run(idx: Any, targets: Any = None, *, cache: Any = None, at: Any = None) -> Any:
+        assert cache is None or cache.length >= 0
+        return forward(idx, targets, cache=cache, at=at)
+
+    model.forward = run
+    return model
+
+
+MAKERS = {**MODELS, "sprout": sprout, "a stranger": strange}
+
+
+def make(name: str) -> Any:
+    torch.manual_seed(0)
+    model = MAKERS[name]().eval()
+    for parameter in model.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    return model
+
+
+def prompts() -> list[list[int]]:
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randint(31, (length,), generator=generator).tolist() for length in LENGTHS]
+
+
+def write(model: Any, texts: Sequence[Sequence[int]], sampling: Sampling) -> list[tuple[int, ...]]:
+    steps = [ids.tolist() for ids, _ in generate_steps(model, texts, sampling)]
+    return [*zip(*steps, strict=True)]
+
+
+@contextmanager
+def passes(model: Any) -> Iterator[list[tuple[int, ...]]]:
+    """Collect the shapes of the model's inputs."""
+    shapes: list[tuple[int, ...]] = []
+    hook = model.register_forward_pre_hook(lambda module, args: shapes.append(tuple(args[0].shape)))
+    yield shapes
+    hook.remove()
+
+
+@pytest.mark.parametrize("kind", SAMPLINGS)
+@pytest.mark.parametrize("name", MAKERS)
+def test_a_row_is_the_same_alone_and_beside_rows_of_other_lengths(name: str, kind: str) -> None:
+    model, sampling = make(name), SAMPLINGS[kind]
+    with passes(model) as shapes:
+        rows = write(model, prompts(), sampling)
+    alone = [row for prompt in prompts() for row in write(model, [prompt], sampling)]
+    assert rows == alone and len(rows) == 12
+    joined = [shape for shape in shapes if shape[1] == 1 and shape[0] > 4]
+    assert (len(joined) > 1) == (name != "a stranger")  # which is tried once
+
+
+def test_rows_that_ended_leave_the_batch() -> None:
+    model, active = make("gpt2"), {*range(8)}
+    with passes(model) as shapes:
+        for step, (ids, logits) in enumerate(
+            generate_steps(
+                model,
+                [[i] * (i + 1) for i in range(8)],
+                dataclasses.replace(SAMPLINGS["greedy"], num_samples=1),
+                active=active,
+            )
+        ):
+            assert len(ids) == len(logits) == len(active)
+            active -= {step}
+    assert step == 7 and shapes[8:] == [(8, 1), (6, 1), (6, 1), (4, 1), (3, 1), (2, 1), (1, 1)]
+
+
+def test_a_finished_text_does_not_change_the_others() -> None:
+    logits = torch.full((7, 7), -50.0)
+    for i in range(7):
+        logits[i, (i + 1) % 7] = 50.0
+    lm, samples = LM(Table(logits), Chars(), {}), [Sample() for _ in range(3)]
+    sampling = Sampling(max_new_tokens=9, temperature=0, stop=("fg", "ga"))
+    for _ in lm.write([[0], [3, 4], [5, 6, 0, 1, 2]], sampling, samples):
+        pass
+    assert [sample.text for sample in samples] == ["bcde", "", "de"]
+    assert [len(sample.ids) for sample in samples] == [6, 2, 4]
+
+
+def test_attention_never_sees_what_is_before_a_row() -> None:
+    torch.manual_seed(0)
+
+    def cache(rows: int, tokens: int) -> KVCache:
+        made = KVCache(n_layer=1, batch=rows, n_head=2, length=12, head_dim=4)
+        for part in made._layers[0]:
+            part.fill_(math.nan)
+        made.append(0, torch.randn(rows, 2, tokens, 4), torch.randn(rows, 2, tokens, 4))
+        made.advance(tokens)
+        return made
+
+    caches = [cache(1, 2), cache(2, 5), cache(1, 5)]
+    joined = caches[0].join(caches[1:])
+    assert isinstance(joined, RaggedCache)
+    for new in (1, 3, 1):
+        q, k, v = torch.randn(3, 4, 4, new, 4).unbind()
+        k, v = k[:, :2], v[:, :2]  # two queries a key
+        found = joined.attend(0, q, k, v)
+        assert joined.row_positions(new)[:, 0].tolist() == [one.length for one in caches for _ in one._layers[0][0]]
+        joined.advance(new)
+        rows = [slice(0, 1), slice(1, 3), slice(3, 4)]
+        alone = [one.attend(0, q[r], k[r], v[r]) for one, r in zip(caches, rows, strict=True)]
+        for one in caches:
+            one.advance(new)
+        torch.testing.assert_close(found, torch.cat(alone))
+    for use in (lambda: joined.length, lambda: joined.positions(1), lambda: joined.append(0, k, v)):
+        with pytest.raises(UnsupportedError):
+            use()
+    even = joined.select(torch.tensor([3, 1]))
+    assert type(even) is KVCache and even.length == 10
+    again = caches[0].join([even])
+    assert again._places() == ([3, 0, 0], 10)
+    assert joined.select(torch.tensor([0, 0])).length == 7
+
+
+# Guesses.
+
+REPEATING = [3, 1, 4, 1, 5, 9, 2, 6] * 3
+
+
+@pytest.mark.parametrize("guess", [1, 16])
+@pytest.mark.parametrize("kind", SAMPLINGS)
+@pytest.mark.parametrize("name", ["gpt2", "sprout"])
+def test_guesses_change_no_token(name: str, kind: str, guess: int) -> None:
+    model, one = make(name), dataclasses.replace(SAMPLINGS[kind], num_samples=1)
+    for prompt in (REPEATING, [7], prompts()[4]):
+        plain = write(model, [prompt], one)
+        assert write(model, [prompt], dataclasses.replace(one, speculate=guess)) == plain
+
+
+def test_a_repeating_text_takes_fewer_passes() -> None:
+    model, sampling = make("gpt2"), Sampling(max_new_tokens=60, temperature=0, speculate=16)
+    for parameter in model.parameters():
+        parameter.data.zero_()  # every token is 0
+    with passes(model) as shapes:
+        (row,) = write(model, [[5]], sampling)
+    assert row == (0,) * 60 and len(shapes) < 30
+    with passes(model) as shapes:
+        write(model, [[5]], dataclasses.replace(sampling, speculate=0))
+    assert len(shapes) == 60
+
+
+def test_a_cache_that_can_not_be_cut_gets_no_guesses() -> None:
+    model = make("gpt2")
+    cut = KVCache.cut
+    try:
+        del KVCache.cut
+        with passes(model) as shapes:
+            write(model, [REPEATING], Sampling(max_new_tokens=8, temperature=0, speculate=4))
+    finally:
+        KVCache.cut = cut  # type: ignore[method-assign]
+    assert {shape[1] for shape in shapes[1:]} == {1}
+
+
+def test_guesses_leave_the_distribution_as_it_is() -> None:
+    p = torch.tensor([0.4, 0.3, 0.2, 0.1])  # after 0; after others 0.7 for 0
+    table = torch.stack([p, *[torch.tensor([0.7, 0.1, 0.1, 0.1])] * 3])
+    model = make("gpt2")
+    # A bigram with a real cache: the guesses are verified by its logits.
+    model.config = dataclasses.replace(model.config, vocab_size=4)
+    forward = model.forward
+
+    def run(idx: Any, targets: Any = None, *, cache: Any = None, at: Any = None) -> Any:
+        forward(idx, cache=cache)
+        return table.log()[idx if at is None else idx[:, at]], None
+
+    model.forward = run
+    pairs = torch.zeros(4, 4)
+    with passes(model) as shapes:
+        (row,) = write(model, [[0]], Sampling(max_new_tokens=1200, seed=1, speculate=4))
+    for one, two in zip((0, *row), row, strict=False):
+        pairs[one, two] += 1
+    seen = pairs.sum(-1, keepdim=True)
+    error = (table * (1 - table) / seen).sqrt()
+    assert ((pairs / seen - table).abs() < 4 * error).all()
+    assert len(shapes) < 1180  # and some guesses were right
+
+
+def test_wrong_guesses_become_rare() -> None:
+    guess, guesses, text, last = Guess(8), 0, list[int](), 0
+    for token in range(1000):
+        for one in (1, 2, 3, 100 + token):
+            text.append(one)
+            last = len(guess(text, 8, last))
+            guesses += bool(last)
+    assert 10 < guesses < 70
