@@ -49,13 +49,15 @@ class LazyGroup(click.Group):
             core: click.Command = getattr(import_module(module), attribute)
             ctx.with_resource(no_exit())  # while it runs
             return core
+        host = PluginHost.installed()
+        names = [*COMMANDS, *host.entries(CommandSpec)]
         try:
-            if (close := nearest(cmd_name, self.list_commands(ctx))) in COMMANDS:
+            if cmd_name not in names and (close := nearest(cmd_name, names)) in COMMANDS:
                 raise UserError(f"unknown command {cmd_name!r}; did you mean {close!r}?")
-            entry = PluginHost.installed().find(CommandSpec, cmd_name)
+            entry = host.find(CommandSpec, cmd_name)
         except UserError as error:
             reason = str(error).partition("; known:")[0]
-            raise UserError(f"{reason} (commands: {', '.join(self.list_commands(ctx))})") from None
+            raise UserError(f"{reason} (commands: {', '.join(names)})") from None
         command = entry.load("command")
         if not isinstance(command, click.Command):
             raise PluginError(f"{entry.plugin.dist}: command {cmd_name!r} is {command!r}, not a click command")

@@ -59,24 +59,28 @@ class ComponentCommand(click.Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse the line and resolve the job."""
         ctx.token_normalize_func = lambda name: name.replace("_", "-")
-        given, words = self._given(ctx, args)
+        host = PluginHost.installed()
+        given, words = self._given(ctx, args, host)
         if "config" in given and load_files(file_layer(Path(given["config"]))):
-            given, words = self._given(ctx, args)  # their datasets may have options without a value
-        ctx.meta[GIVEN] = given, words
+            host = PluginHost.installed()
+            given, words = self._given(ctx, args, host)  # their datasets may have options without a value
+        ctx.meta[GIVEN] = host, given, words
         rest = super().parse_args(ctx, args)  # shows the help page and exits
-        sources = _sources(given, words)
+        sources = _sources(host, given, words)
         folder = given.get("tokenizer_dir") if "input" in self.components else None
         job = plan_with_tokenizer(self.components, flat=self.flat, tokenizer_dir=folder, **sources)
-        for line in differences(sources["file"], sources["host"], lost="train" in self.flat):
+        for line in differences(sources["file"], host, lost="train" in self.flat):
             if launched()[0] == 0:
                 click.echo(f"pealm: {printable(line)}", err=True)
         own = {name: value for name, value in ctx.params.items() if name not in self.components}
         ctx.params = {**own, "job": job}
         return rest
 
-    def _given(self, ctx: click.Context, args: list[str]) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:
+    def _given(
+        self, ctx: click.Context, args: list[str], host: PluginHost
+    ) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:
         """Return the line's values by parameter, and its settings by table."""
-        ctx.meta[SETTINGS] = options = [*_options(self.flat, args, self.components)]
+        ctx.meta[SETTINGS] = options = [*_options(self.flat, args, self.components, host)]
         parsed, _, _ = self.make_parser(ctx).parse_args(list(args))
         parsed = {name: ",".join(v) if isinstance(v, list) else v for name, v in parsed.items()}  # repeated
         given = {name: value for name, value in parsed.items() if isinstance(value, str)}
@@ -95,21 +99,23 @@ class ComponentCommand(click.Command):
             with formatter.section(heading):
                 formatter.write_dl(rows)
 
-    def _sections(self, given: Mapping[str, str], words: Mapping[str, Any]) -> list[Section]:
+    def _sections(self, host: PluginHost, given: Mapping[str, str], words: Mapping[str, Any]) -> list[Section]:
         """Return the help page's sections for the line, or for an empty one if something in the line is wrong."""
         names = {table: {"name": given[table]} for table in self.components if table in given}
         own = {table: words.get(table, {}) for table in ("input", "observer")}
         for line in ((given, names | own), ({}, {})):
             with suppress(Exception):
-                sources = _sources(*line)
+                sources = _sources(host, *line)
                 entries, layers = choose(components=self.components, **sources)
                 resolved = settle(self.flat, entries, layers[:-1])  # without the line's own values
                 break
         known = {"input", "observer", *(param.name for param in self.params)} - names.keys()
-        return sections(sources["host"], entries, resolved, [table for table in self.components if table in known])
+        return sections(host, entries, resolved, [table for table in self.components if table in known])
 
 
-def _options(flat: Mapping[str, type], args: Sequence[str], components: Sequence[str]) -> Iterator[SettingOption]:
+def _options(
+    flat: Mapping[str, type], args: Sequence[str], components: Sequence[str], host: PluginHost
+) -> Iterator[SettingOption]:
     """Yield the options without a dot, and one for each word that looks like an option with a dot.
 
     Such a word may be the value of another option, where it does no harm. An option with a dot takes one value,
@@ -120,7 +126,6 @@ def _options(flat: Mapping[str, type], args: Sequence[str], components: Sequence
         for item in settings_of(config).values():
             if not item.hidden:
                 yield SettingOption(table, item.key, f"--{item.key}", *([f"-{item.short}"] if item.short else []))
-    host = PluginHost.installed()
     for option, table, item in _short_options(host) if "observer" in components else ():
         yield SettingOption("observer", f"{table}.{item.key}", f"--{option}", multiple=True)
     names = {arg.partition("=")[0].replace("_", "-") for arg in args if arg.startswith("--")}
@@ -143,9 +148,9 @@ def _short_options(host: PluginHost) -> Iterator[tuple[str, str, Setting]]:
         yield from ((option, name, known[key]) for option, key in entry.spec.options.items())
 
 
-def _sources(given: Mapping[str, str], words: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def _sources(host: PluginHost, given: Mapping[str, str], words: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Return what the settings come from: host, file, preset and words."""
-    host, file = PluginHost.installed(), _config_file(given)
+    file = _config_file(given)
     if "depth" in given and "preset" in given:
         raise UserError("--depth and --preset exclude each other: give one of them")
     preset = f"depth-{given['depth']}" if "depth" in given else given.get("preset")
