@@ -13,10 +13,7 @@ import re
 import sys
 from contextlib import suppress
 from dataclasses import dataclass, field
-from hashlib import sha256
-from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
-from traceback import walk_tb
 from types import ModuleType
 
 from pealm_core.contract.errors import UserError
@@ -25,7 +22,7 @@ from pealm_core.contract.specs import Spec
 VARIABLE = "PEALM_PLUGINS"
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Plugin:
     """An entry point or a file: where it comes from, whether it could be loaded, what it provides.
 
@@ -50,35 +47,40 @@ def discover() -> list[Plugin]:
     """Return every installed plugin, sorted by distribution, then name. The first on `sys.path` wins."""
     plugins: dict[str, list[Plugin]] = {}
     for folder in sys.path:
-        files: list[Path] = []
+        names: list[str] = []
         with suppress(OSError):  # Python's import ignores a folder that it can't read as well
-            files = sorted(Path(folder or ".").glob("*.dist-info/entry_points.txt"))
-        for file in files:
-            name, _, version = file.parent.stem.rpartition("-")
-            dist = re.sub(r"[-_.]+", "-", name).lower()
-            if dist not in plugins:
-                plugins[dist] = _read(file, dist, version)
+            names = sorted(name for name in os.listdir(folder or ".") if name.endswith(".dist-info"))  # noqa: PTH208
+        for info in names:
+            name, _, version = info.removesuffix(".dist-info").rpartition("-")
+            dist = name.lower().replace("_", "-").replace(".", "-")
+            if dist not in plugins and (text := _text(folder, info, "entry_points.txt")):
+                metadata = _text(folder, info, "METADATA") if "[pealm]" in text else ""
+                plugins[dist] = [
+                    Plugin(name.strip(), module.strip(), dist, version, _requires(metadata), folder)
+                    for name, _, module in _pairs(text)
+                ]
     return sorted((p for group in plugins.values() for p in group), key=lambda p: (p.dist, p.name))
 
 
-def _read(file: Path, dist: str, version: str) -> list[Plugin]:
-    """Return the plugins of an `entry_points.txt`; what is wrong in it fails when it is imported."""
-    lines = _text(file).partition("[pealm]")[2].partition("\n[")[0].splitlines()
-    pairs = [line.partition("=") for line in lines if line.strip() and line.lstrip()[0] not in "#;"]
-    metadata = _text(file.with_name("METADATA")) if pairs else ""
+def _pairs(text: str) -> list[tuple[str, str, str]]:
+    """Return the lines `name = module` of an entry_points.txt; what is wrong in them fails when it is imported."""
+    lines = text.partition("[pealm]")[2].partition("\n[")[0].splitlines()
+    return [line.partition("=") for line in lines if line.strip() and line.lstrip()[0] not in "#;"]
+
+
+def _requires(metadata: str) -> str:
+    """Return the versions of pealm-core that a distribution works with."""
     needs = re.search(r"^Requires-Dist: *pealm[-_.]core *\(?([^;()\n]*)\)?$", metadata, re.MULTILINE | re.IGNORECASE)
-    requires, location = needs[1].strip() if needs else "", str(file.parents[1])
-    return [Plugin(name.strip(), module.strip(), dist, version, requires, location) for name, _, module in pairs]
+    return needs[1].strip() if needs else ""
 
 
-def _text(file: Path) -> str:
-    try:
-        if not file.is_file():
-            return ""
-        with file.open("rb") as stream:
-            return stream.read(2**20).decode(errors="replace")
-    except OSError:  # nobody can import what it describes either
-        return ""
+def _text(*parts: str) -> str:
+    path = os.path.join(*parts)  # noqa: PTH118 (pathlib is slow where there are hundreds)
+    with suppress(OSError):  # nobody can import what it describes either
+        if os.path.isfile(path):  # noqa: PTH113
+            with open(path, "rb") as stream:  # noqa: PTH123
+                return stream.read(2**20).decode(errors="replace")
+    return ""
 
 
 def use_plugin(file: Path | str) -> None:
@@ -98,6 +100,9 @@ def local_plugins() -> list[Plugin]:
 
 def import_file(plugin: Plugin) -> ModuleType:
     """Import a plugin's file under its stem, once, and set its version, the hash. Raises UserError."""
+    from hashlib import sha256
+    from importlib.util import find_spec, module_from_spec, spec_from_file_location
+
     path, name, module = plugin.file, plugin.module, sys.modules.get(plugin.module)
     assert path is not None
     if not path.is_file():
@@ -124,9 +129,3 @@ def import_file(plugin: Plugin) -> ModuleType:
     # Of what was imported, not of what is there now.
     plugin.version = vars(module).setdefault("__pealm_version__", sha256(source).hexdigest()[:12])
     return module
-
-
-def line_of(error: BaseException, file: Path | None) -> str:
-    """Return ` (line 12)`, the last line of a local plugin's file that an error passed through."""
-    lines = [line for frame, line in walk_tb(error.__traceback__) if frame.f_code.co_filename == str(file)]
-    return f" (line {lines[-1]})" if lines else ""
