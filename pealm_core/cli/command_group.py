@@ -5,7 +5,6 @@ import os
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Sequence
 from importlib import import_module
 
@@ -136,7 +135,7 @@ def _thread_failed(failure: threading.ExceptHookArgs) -> None:
     """Print the line of an exception that ended a thread, for instance one that a plugin started."""
     if failure.exc_value is not None and not isinstance(failure.exc_value, SystemExit):
         if os.environ.get("PEALM_DEBUG"):
-            traceback.print_exception(failure.exc_value)
+            _print_traceback(failure.exc_value)
         fail(f"a thread failed: {describe(failure.exc_value)}{HINT}", 1)
 
 
@@ -178,17 +177,24 @@ def _report(error: BaseException) -> int:
             blamed = blame(error)
             message, code = f"{blamed}: {describe(error)}{HINT}", 3
             if not blamed:
-                traceback.print_exception(error)
+                _print_traceback(error)
                 message, code = "this is a bug in pealm; please report it with the lines above", 1
     if os.environ.get("PEALM_DEBUG"):
-        traceback.print_exception(error)
+        _print_traceback(error)
     return fail(message, code)
 
 
 def _is_of_stdout(error: OSError) -> bool:
     """Whether a write to stdout failed: by `run` or in a library that prints."""
-    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-    return frame.f_globals is globals() or frame.f_globals["__name__"].partition(".")[0] in ("click", "rich")
+    place = error.__traceback__
+    while place and place.tb_next:
+        place = place.tb_next
+    names = place.tb_frame.f_globals if place else {}
+    return names is globals() or str(names.get("__name__")).partition(".")[0] in ("click", "rich")
+
+
+def _print_traceback(error: BaseException) -> None:
+    sys.__excepthook__(type(error), error, error.__traceback__)
 
 
 def _message(error: click.ClickException) -> str:

@@ -12,8 +12,6 @@ from typing import Any
 
 import click
 
-from pealm_core.checkpoints import folder as checkpoint
-from pealm_core.checkpoints.saved_tokenizer import plan_with_tokenizer
 from pealm_core.config.choose_components import COMPONENTS, choose, kind_of, takes_input
 from pealm_core.config.job import settle
 from pealm_core.config.local_plugins import differences, load_files
@@ -66,6 +64,8 @@ class ComponentCommand(click.Command):
             given, words = self._given(ctx, args, host)  # their datasets may have options without a value
         ctx.meta[GIVEN] = host, given, words
         rest = super().parse_args(ctx, args)  # shows the help page and exits
+        from pealm_core.checkpoints.saved_tokenizer import plan_with_tokenizer
+
         sources = _sources(host, given, words)
         folder = given.get("tokenizer_dir") if "input" in self.components else None
         job = plan_with_tokenizer(self.components, flat=self.flat, tokenizer_dir=folder, **sources)
@@ -161,6 +161,10 @@ def _config_file(given: Mapping[str, str]) -> Layer | None:
     """Return the config of `--config`, of an existing run `--out`, or of the checkpoint `--ckpt`."""
     if "config" in given:
         return file_layer(Path(given["config"]))
+    if not given.keys() & {"out", "ckpt"}:
+        return None
+    from pealm_core.checkpoints import folder as checkpoint
+
     if "out" in given and (saved := Path(given["out"]) / checkpoint.CONFIG).exists():
         return file_layer(saved)
     if "ckpt" not in given:

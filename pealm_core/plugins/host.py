@@ -164,9 +164,7 @@ class PluginHost:
             if isinstance(error, UserError) and hook == "pealm_run_start":
                 raise UserError(f"{name}: {error}") from error
             if os.environ.get("PEALM_DEBUG"):
-                import traceback
-
-                traceback.print_exception(error)
+                sys.__excepthook__(type(error), error, error.__traceback__)
         self.failed |= reasons
         if reasons:
             raise PluginError("; ".join(reasons.values()) + HINT) from next(iter(self._errors.values()))
