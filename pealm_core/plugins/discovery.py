@@ -20,6 +20,7 @@ from pealm_core.contract.errors import UserError
 from pealm_core.contract.specs import Spec
 
 VARIABLE = "PEALM_PLUGINS"
+REQUIRES = r"^Requires-Dist: *pealm[-_.]core *\(?([^;()\n]*)\)?$"  # in METADATA
 
 
 @dataclass(eq=False, repr=False)
@@ -46,40 +47,38 @@ class Plugin:
 def discover() -> list[Plugin]:
     """Return every installed plugin, sorted by distribution, then name. The first on `sys.path` wins."""
     plugins: dict[str, list[Plugin]] = {}
-    for folder in sys.path:
+    for folder in (path or "." for path in sys.path):
         names: list[str] = []
         with suppress(OSError):  # Python's import ignores a folder that it can't read as well
-            names = sorted(name for name in os.listdir(folder or ".") if name.endswith(".dist-info"))  # noqa: PTH208
+            names = sorted(name for name in os.listdir(folder) if name.endswith(".dist-info"))  # noqa: PTH208
         for info in names:
             name, _, version = info.removesuffix(".dist-info").rpartition("-")
             dist = name.lower().replace("_", "-").replace(".", "-")
-            if dist not in plugins and (text := _text(folder, info, "entry_points.txt")):
-                metadata = _text(folder, info, "METADATA") if "[pealm]" in text else ""
-                plugins[dist] = [
-                    Plugin(name.strip(), module.strip(), dist, version, _requires(metadata), folder)
-                    for name, _, module in _pairs(text)
-                ]
+            if dist not in plugins and "[pealm]" in (text := _text(folder, info, "entry_points.txt")):
+                needs = re.search(REQUIRES, _text(folder, info, "METADATA"), re.MULTILINE | re.IGNORECASE)
+                requires = needs[1].strip() if needs else ""
+                plugins[dist] = [Plugin(*pair, dist, version, requires, folder) for pair in _pairs(text)]
     return sorted((p for group in plugins.values() for p in group), key=lambda p: (p.dist, p.name))
 
 
-def _pairs(text: str) -> list[tuple[str, str, str]]:
-    """Return the lines `name = module` of an entry_points.txt; what is wrong in them fails when it is imported."""
+def _pairs(text: str) -> list[tuple[str, str]]:
+    """Return name and module of each entry point; what is wrong in them fails when it is imported."""
     lines = text.partition("[pealm]")[2].partition("\n[")[0].splitlines()
-    return [line.partition("=") for line in lines if line.strip() and line.lstrip()[0] not in "#;"]
-
-
-def _requires(metadata: str) -> str:
-    """Return the versions of pealm-core that a distribution works with."""
-    needs = re.search(r"^Requires-Dist: *pealm[-_.]core *\(?([^;()\n]*)\)?$", metadata, re.MULTILINE | re.IGNORECASE)
-    return needs[1].strip() if needs else ""
+    pairs = [line.partition("=") for line in lines if line.strip() and line.lstrip()[0] not in "#;"]
+    return [(name.strip(), module.strip()) for name, _, module in pairs]
 
 
 def _text(*parts: str) -> str:
-    path = os.path.join(*parts)  # noqa: PTH118 (pathlib is slow where there are hundreds)
-    with suppress(OSError):  # nobody can import what it describes either
-        if os.path.isfile(path):  # noqa: PTH113
-            with open(path, "rb") as stream:  # noqa: PTH123
-                return stream.read(2**20).decode(errors="replace")
+    """Return the beginning of a file, "" if it can't be read: nobody can import what it describes either.
+
+    There may be hundreds, and a file object for each costs 2 ms in all. Nothing is waited for in a pipe.
+    """
+    with suppress(OSError):
+        file = os.open("/".join(parts), os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+        try:
+            return os.read(file, 2**18).decode(errors="replace")
+        finally:
+            os.close(file)
     return ""
 
 
