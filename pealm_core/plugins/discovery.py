@@ -71,7 +71,7 @@ def _pairs(text: str) -> list[tuple[str, str]]:
 def _text(*parts: str) -> str:
     """Return the beginning of a file, "" if it can't be read: nobody can import what it describes either.
 
-    There may be hundreds, and a file object for each costs 2 ms in all. Nothing is waited for in a pipe.
+    There may be hundreds, and a file object for each costs 2 ms in all. A pipe doesn't block.
     """
     with suppress(OSError):
         file = os.open("/".join(parts), os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
