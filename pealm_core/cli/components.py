@@ -102,7 +102,7 @@ class ComponentCommand(click.Command):
     def _sections(self, host: PluginHost, given: Mapping[str, str], words: Mapping[str, Any]) -> list[Section]:
         """Return the help page's sections for the line, or for an empty one if something in the line is wrong."""
         names = {table: {"name": given[table]} for table in self.components if table in given}
-        own = {table: words.get(table, {}) for table in ("input", "observer")}
+        own = {table: values for table, values in words.items() if kind_of(table) in ("input", "observer")}
         for line in ((given, names | own), ({}, {})):
             with suppress(Exception):
                 sources = _sources(host, *line)
@@ -127,13 +127,16 @@ def _options(
             if not item.hidden:
                 yield SettingOption(table, item.key, f"--{item.key}", *([f"-{item.short}"] if item.short else []))
     for option, table, item in _short_options(host) if "observer" in components else ():
-        yield SettingOption("observer", f"{table}.{item.key}", f"--{option}", multiple=True)
+        yield SettingOption(f"observer.{table}", item.key, f"--{option}", multiple=True)
     names = {arg.partition("=")[0].replace("_", "-") for arg in args if arg.startswith("--")}
     for name in sorted(names):
         table, dot, key = name.removeprefix("--").partition(".")
         if not dot or key == "name":
             continue
-        if table == "input":
+        if table == "observer" and "." in key:  # `--observer.NAME.KEY`
+            observer, _, key = key.partition(".")
+            yield SettingOption(f"{table}.{observer}", key, name)
+        elif table == "input":
             entries = host.matches(DatasetSpec, key)
             bare = bool(entries) and not any(entry.spec.value for entry in entries)
             yield SettingOption(table, key, name, is_flag=bare, flag_value=True)
