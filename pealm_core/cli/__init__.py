@@ -33,6 +33,7 @@ def main(args: list[str] | None = None) -> NoReturn:
         if sys.stderr is not None:
             sys.stderr.write("pealm: interrupted\n")
         code = 130
-    if own:
-        gc.freeze()  # the interpreter's end would look through it all three times
+    finally:
+        if own:
+            gc.freeze()  # the interpreter's end would look through it all three times
     sys.exit(code)

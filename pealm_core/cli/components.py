@@ -4,11 +4,11 @@ Settings are click options like any other: those without a dot are known, and th
 are made for each line from its own words. What they mean is decided once the components are known.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import MISSING
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -22,6 +22,9 @@ from pealm_core.contract.fields import Setting, settings_of, word
 from pealm_core.contract.specs import DatasetSpec, ObserverSpec
 from pealm_core.hardware.launch import launched
 from pealm_core.plugins.host import Entry, PluginHost
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 SETTINGS, GIVEN = "pealm.settings", "pealm.given"  # in a context's `meta`
 Section = tuple[str, list[tuple[str, str]]]
@@ -64,6 +67,8 @@ class ComponentCommand(click.Command):
             given, words = self._given(ctx, args, host)  # their datasets may have options without a value
         ctx.meta[GIVEN] = host, given, words
         rest = super().parse_args(ctx, args)  # shows the help page and exits
+        if ctx.resilient_parsing:  # for the shell's completion
+            return rest
         from pealm_core.checkpoints.saved_tokenizer import plan_with_tokenizer
 
         sources = _sources(host, given, words)
@@ -99,18 +104,39 @@ class ComponentCommand(click.Command):
             with formatter.section(heading):
                 formatter.write_dl(rows)
 
-    def _sections(self, host: PluginHost, given: Mapping[str, str], words: Mapping[str, Any]) -> list[Section]:
-        """Return the help page's sections for the line, or for an empty one if something in the line is wrong."""
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> "list[CompletionItem]":
+        """Return the options of the help page that begin with a word, also those with a dot."""
+        from click.shell_completion import CompletionItem
+
+        rows = [row for _, rows in self._sections(*ctx.meta[GIVEN]) for row in rows] if incomplete[:1] == "-" else []
+        names = dict.fromkeys(row[0].split()[0] for row in rows)
+        more = [CompletionItem(name) for name in names if "." in name and name.startswith(incomplete)]
+        return [*super().shell_complete(ctx, incomplete), *more]
+
+    def _sections(self, host: PluginHost, given: Mapping[str, str], words: Mapping[str, Any]) -> Iterator[Section]:
+        """Yield settings, presets and what can be named, for the line, or for an empty one if the line is wrong."""
         names = {table: {"name": given[table]} for table in self.components if table in given}
         own = {table: values for table, values in words.items() if kind_of(table) in ("input", "observer")}
         for line in ((given, names | own), ({}, {})):
             with suppress(Exception):
-                sources = _sources(host, *line)
-                entries, layers = choose(components=self.components, **sources)
+                entries, layers = choose(components=self.components, **_sources(host, *line))
                 resolved = settle(self.flat, entries, layers[:-1])  # without the line's own values
                 break
+        for table in (table for table in resolved.schema if not table.startswith("input.")):  # no mixture
+            name = f" ({entries[table].name})" if table in entries and table == kind_of(table) else ""
+            if rows := option_rows(table, entries.get(table), resolved):
+                yield HEADINGS.get(table, table.capitalize()) + name, rows
+        if "model" in entries and (presets := entries["model"].spec.presets):
+            yield "Presets (--preset)", [(name, _preset(values)) for name, values in presets.items()]
         known = {"input", "observer", *(param.name for param in self.params)} - names.keys()
-        return sections(host, entries, resolved, [table for table in self.components if table in known])
+        for table in (table for table in self.components if table in known):
+            if {table, "model"} <= entries.keys() or (table == "input" and not takes_input(entries)):
+                continue
+            kind, by = COMPONENTS[table], "" if table == "model" else f" ({NAMED_BY.get(table, f'--{table}')})"
+            rows = [(name, providers[0].spec.summary) for name, providers in host.entries(kind).items()]
+            if table == "observer":
+                rows += [(f"--{o} {METAVARS.get(i.type, 'NAME')}", i.help) for o, _, i in _short_options(host)]
+            yield kind.hook.removeprefix("pealm_").capitalize() + by, rows or [("none", "none is installed")]
 
 
 def _options(
@@ -179,30 +205,6 @@ def _config_file(given: Mapping[str, str]) -> Layer | None:
     if model and name != model and str(name).rpartition("/")[2] != model.rpartition("/")[2]:
         raise UserError(f"{folder} is a checkpoint of {name!r}, not of {model!r}")
     return file
-
-
-def sections(
-    host: PluginHost, entries: Mapping[str, Entry[Any]], resolved: Resolved, tables: Iterable[str]
-) -> list[Section]:
-    """Return the settings of each table, then the model's presets and the components that can be named instead."""
-    pages: list[Section] = []
-    for table in (table for table in resolved.schema if kind_of(table) != "input" or table == "input"):  # no mixture
-        name = f" ({entries[table].name})" if table in entries and table == kind_of(table) else ""
-        pages.append(
-            (HEADINGS.get(table, table.capitalize()) + name, option_rows(table, entries.get(table), resolved))
-        )
-    if "model" in entries:
-        presets = entries["model"].spec.presets.items()
-        pages.append(("Presets (--preset)", [(name, _preset(values)) for name, values in presets]))
-    for table in tables:
-        if not {table, "model"} <= entries.keys() and (table != "input" or takes_input(entries)):
-            kind, by = COMPONENTS[table], NAMED_BY.get(table, f"--{table}")
-            known = [(name, providers[0].spec.summary) for name, providers in host.entries(kind).items()]
-            if table == "observer":
-                known += [(f"--{o} {METAVARS.get(i.type, 'NAME')}", i.help) for o, _, i in _short_options(host)]
-            title = kind.hook.removeprefix("pealm_").capitalize() + ("" if table == "model" else f" ({by})")
-            pages.append((title, known or [("none", "none is installed")]))
-    return [(heading, rows) for heading, rows in pages if rows]
 
 
 def option_rows(table: str, entry: Entry[Any] | None, resolved: Resolved) -> list[tuple[str, str]]:
