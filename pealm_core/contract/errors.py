@@ -1,11 +1,4 @@
-"""The errors of pealm, and suggestions for misspelt words. `exit_code`: of a command that they end.
-
-PealmError
-├── ElsewhereError
-├── UserError
-│   └── InvalidCheckpointError
-└── PluginError
-"""
+"""The errors of pealm, and suggestions for misspelt words. `exit_code`: of a command that they end."""
 
 from collections.abc import Iterable
 
