@@ -26,7 +26,7 @@ OTHERS = {"TrainSettings": TrainSettings, "World": World, "Sample": Sample}  # w
 NOT_LISTED = {  # for the core only, or click's
     "World": {"agree", "once", "texts", "together"},
     "PluginHost": {"blame", "call", "switch_off", "versions", "with_hook"},
-    "ComponentCommand": {"get_params", "parse_args", "format_options"},
+    "ComponentCommand": {"get_params", "parse_args", "format_options", "shell_complete"},
 }
 Stub = ast.FunctionDef | ast.ClassDef | ast.Assign
 
