@@ -54,8 +54,9 @@ def discover() -> list[Plugin]:
         for info in names:
             name, _, version = info.removesuffix(".dist-info").rpartition("-")
             dist = name.lower().replace("_", "-").replace(".", "-")
-            if dist not in plugins and "[pealm]" in (text := _text(folder, info, "entry_points.txt")):
-                needs = re.search(REQUIRES, _text(folder, info, "METADATA"), re.MULTILINE | re.IGNORECASE)
+            if dist not in plugins and (text := _text(folder, info, "entry_points.txt")):
+                metadata = _text(folder, info, "METADATA") if "[pealm]" in text else ""
+                needs = re.search(REQUIRES, metadata, re.MULTILINE | re.IGNORECASE)
                 requires = needs[1].strip() if needs else ""
                 plugins[dist] = [Plugin(*pair, dist, version, requires, folder) for pair in _pairs(text)]
     return sorted((p for group in plugins.values() for p in group), key=lambda p: (p.dist, p.name))

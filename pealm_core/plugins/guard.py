@@ -47,7 +47,7 @@ def guarded(module: str, *, light: bool = True) -> Iterator[None]:
         with redirect_stdout(sys.stderr), no_exit():
             yield
     finally:
-        if folder:
+        with suppress(OSError):
             os.chdir(folder)  # the user's paths are relative to it
         if stdout >= 0:
             try:
