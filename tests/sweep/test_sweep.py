@@ -74,7 +74,7 @@ def file(tmp_path: Path, book: Path, monkeypatch: pytest.MonkeyPatch) -> Callabl
         ("[sweep.options]\nlr = {low = 0, high = 1, step = 1e-9}", "[sweep.options] lr: step 1e-09 is too small for 0 to 1"),
         ("[sweep]\nsampler = 'grid'\noptions.lr = {low = 0.1, high = 1}", "[sweep.options] lr: a grid needs a list of values, or a step of the range"),
         ("[sweep.options]\nout = ['a']", "[sweep.options] out is set by the sweep; leave it out"),
-        ("[sweep.options]\nlearning = [1]", "No such option '--learning'"),
+        ("[sweep.options]\nlearning = [1]", "No such option"),
         ("[sweep.options]\nmodel.n-embd = [1]", "unknown option --model.n-embd"),
         ("[sweep.options]\nlr = [0.1, -1]", "--lr must be above 0"),
         ("[sweep.options]\nlr = [0.1, 'x']", "--lr"),

@@ -78,6 +78,8 @@ class Guard:
         await self.app(scope, self._limited(receive), send_with_headers)
 
     def _check(self, path: str, headers: Headers) -> None:
+        if "\0" in path:  # no path of a file; older releases of Starlette answer it with 500
+            raise ApiError("there is no such page", 404)
         hosts = headers.getlist("host")
         if self.hosts is not None:  # a web page whose name was changed to our address (DNS rebinding) has another one
             names = [re.sub(r":\d*$", "", host.lower()) for host in hosts]
