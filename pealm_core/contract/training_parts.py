@@ -1,7 +1,4 @@
-"""What takes part in training besides the model: sources, objectives, schedules, strategies, adapters, trainer.
-
-docs/contract.md is the reference.
-"""
+"""What takes part in training besides the model; docs/contract.md is the reference."""
 
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
