@@ -1,7 +1,6 @@
 """The public names that need torch. `from pealm_core import LM` loads this module on first use."""
 
 from pealm_core.checkpoints.api import Checkpoint as Checkpoint
-from pealm_core.checkpoints.api import check_weights as check_weights
 from pealm_core.checkpoints.api import load_saved_tokenizer as load_saved_tokenizer
 from pealm_core.checkpoints.api import load_tokenizer as load_tokenizer
 from pealm_core.checkpoints.api import read_checkpoint as read_checkpoint

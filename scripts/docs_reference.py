@@ -30,7 +30,7 @@ API = {
     "Train, load, generate": ("train", "TrainSettings", "depth_preset", "load", "LM", "Sampling", "use_plugin"),
     "Score": ("score", "Score", "cover", "score_choices", "credit", "mean", "ratio", "Sample"),
     "Evaluate": ("Evaluation", "plan_evaluation", "processes"),
-    "Checkpoints": ("read_checkpoint", "write_checkpoint", "check_weights", "load_tokenizer", "Checkpoint"),
+    "Checkpoints": ("read_checkpoint", "write_checkpoint", "load_tokenizer", "Checkpoint"),
     "Look inside": ("Trace",),
     "Generate ids": (
         *("generate_ids", "generate_steps", "start_token", "probabilities", "stream_decoder", "Stopper"),
@@ -42,16 +42,13 @@ API = {
         *(f"{kind}Spec" for kind in ("Objective", "Strategy", "Adapter", "Format", "Observer", "Command")),
         "setting",
     ),
-    "Data": (
-        *("Segment", "TokenFile", "data_files", "data_suffix", "read_blocks", "read_lines"),
-        *("is_validation", "files_version", "noise"),
-    ),
+    "Data": ("Segment", "TokenFile", "TokenWriter", "noise"),
     "Commands over components": (
         *("ComponentCommand", "make_datasets", "make_tokenizer", "load_saved_tokenizer"),
         *("encode_document", "PluginHost", "Entry"),
     ),
     "Errors": ("PealmError", "UserError", "PluginError"),
-    "Small ones": ("cache_root", "fast_bf16"),
+    "Small ones": ("cache_root", "available_cpus", "fast_bf16"),
 }
 
 

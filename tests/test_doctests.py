@@ -21,6 +21,7 @@ PACKAGES = (
     "pealm_ema",
     "pealm_estimate",
     "pealm_evals",
+    "pealm_files",
     "pealm_fineweb",
     "pealm_formats",
     "pealm_fsdp",

@@ -65,14 +65,6 @@ def read_checkpoint(path: Path | str, *, base: Path | str | None = None) -> Chec
     return Checkpoint(folder, config, folder / checkpoint.TOKENIZER, state, adapter, Path(base) if base else None)
 
 
-def check_weights(path: Path | str) -> None:
-    """Raise UserError unless the weights of a checkpoint without an adapter fit its model and are finite."""
-    folder = checkpoint.find(Path(path))
-    job = plan_of(folder)
-    model, _ = make_model(job, job.configs["model"].vocab_size)
-    load_model(model, folder / checkpoint.MODEL)
-
-
 def load_tokenizer(config: Config, saved: Path | None = None) -> Tokenizer:
     """Return the tokenizer of a config's tables, by default the model's own one, with a saved vocabulary.
 

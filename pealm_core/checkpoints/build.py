@@ -59,11 +59,7 @@ def make_model(
     model = entry.make(sizes)
     if not isinstance(model, nn.Module):
         raise PluginError(f"{entry.plugin.dist}: model {entry.name!r} is {model!r:.80}, which is not an nn.Module")
-    for method in ("state_dict", "load_state_dict", "named_parameters", "named_buffers", "train", "eval"):
-        if not has(model, method):
-            raise PluginError(f"{entry.plugin.dist}: model {entry.name!r} has a {method} that is not a method")
-    if not isinstance(model.state_dict(), Mapping):
-        raise PluginError(f"{entry.plugin.dist}: model {entry.name!r}: state_dict() must give a mapping")
+    _check(entry, model, sizes.vocab_size)
     resized: Mapping[str, int | None] = {}
     if weights is not None:
         weights = without_wrappers(weights, model.state_dict())
@@ -75,7 +71,6 @@ def make_model(
         if config.vocab_size != sizes.vocab_size:
             weights, resized = _resize(entry, model, weights, config.vocab_size, sizes, say)
         load_tensors(model, weights, where)
-    _check(entry, model, sizes.vocab_size)
     if adapter is not None:
         try:
             apply(job.make("adapter"), model, dict.fromkeys(resized) if job.other_tokens else resized)
@@ -132,6 +127,7 @@ def _check(entry: Entry[Any], model: nn.Module, vocab_size: int) -> None:
     """Check a model's contract; a mistake is the fault of the record's plugin."""
     what = f"{entry.plugin.dist}: {entry.spec.kind} {entry.name!r}"
     try:
+        dict(model.state_dict())
         check_model(model, vocab_size, f"{what}: forward")
     except PealmError:
         raise

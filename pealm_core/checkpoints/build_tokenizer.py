@@ -85,8 +85,8 @@ def _learn(job: Job, tokenizer: Any, datasets: Sequence[Dataset]) -> None:
     """Fit a tokenizer, or load what it learned from the same texts with the same settings. Raises UserError."""
     entry, config = job.entries["tokenizer"], job.configs["tokenizer"]
     splits = SPLITS if getattr(tokenizer, "fits_whole", False) else SPLITS[:1]
-    hashes = [content_of(dataset)["hashes"] for dataset in datasets]
-    facts: Any = [entry.spec.name, entry.plugin.version, dump(config), [[one[s] for s in splits] for one in hashes]]
+    contents = [content_of(dataset) for dataset in datasets]
+    facts: Any = [entry.spec.name, entry.plugin.version, dump(config), [[one[s] for s in splits] for one in contents]]
     sample = FitSample(datasets, splits, getattr(tokenizer, "fit_bytes", None))
 
     def write(aside: Path) -> None:

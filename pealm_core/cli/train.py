@@ -49,7 +49,8 @@ def train(job: Job, out: Path | None, base: Path | None, print_config: bool, **s
         click.echo(chosen_by(job, f"preset depth-{sources['depth']}"))
     from pealm_core.training.train import train as run_training
 
-    click.get_current_context().exit(run_training(job, out))
+    _, code = run_training(job, out)
+    click.get_current_context().exit(code)
 
 
 def chosen_by(job: Job, preset: str) -> str:

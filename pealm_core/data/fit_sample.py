@@ -3,8 +3,9 @@
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from pealm_core.contract.protocols import Document, has
+from pealm_core.contract.protocols import Document
 from pealm_core.data.documents import documents, texts
+from pealm_core.data.parts import parts_of
 
 PARTS = 256  # of a large dataset that are read, at most
 
@@ -27,16 +28,12 @@ class FitSample:
             if self.limit is None:
                 yield from texts(documents(dataset, split))
                 continue
-            room = max(1, self.limit // len(self._sources))
-            parts = list(dataset.parts(split)) if has(dataset, "parts") else []
-            if not (total := sum(part.size for part in parts)):
-                yield from self._start(documents(dataset, split), room)
-                continue
-            if total > room and len(parts) > PARTS:
+            room, parts = max(1, self.limit // len(self._sources)), parts_of(dataset, split)
+            if len(parts) > PARTS and sum(part.size for part in parts) > room:
                 parts, self.cut = parts[:: -(-len(parts) // PARTS)], True
-            total = sum(part.size for part in parts)
+            total = sum(part.size or 1 for part in parts)  # a dataset without parts is one of unknown size
             for part in parts:
-                yield from self._start(part.documents(), room * part.size // max(1, total))
+                yield from self._start(part.documents(), room * (part.size or 1) // total)
 
     def _start(self, read: Iterable[Document], room: int) -> Iterator[str]:
         """Yield texts of at most `room` bytes together; the last one may be cut."""

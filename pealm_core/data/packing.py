@@ -16,13 +16,12 @@ import numpy as np
 from pealm_core.contract.errors import UserError
 from pealm_core.contract.training_parts import Batch
 from pealm_core.data.order import shuffled
-from pealm_core.data.stream import Shard, Split, Stream, batch
+from pealm_core.data.stream import Piece, Shard, Split
 from pealm_core.data.tokens import TokenFile
 
 VERSION = 1  # of the rows: another one makes other rows of the same documents
 AT_ONCE = 4096  # pieces that are packed together
 PIECES, ROWS = "pieces.bin", "rows.bin"
-Piece = tuple[int, int]  # where it starts in the stream, and its length
 
 
 class Packed:
@@ -33,9 +32,7 @@ class Packed:
 
         Raises ValueError if there is no row.
         """
-        self.block_size, self.seed = block_size, seed
-        self._stream, self._masks = Stream(split.shards), Stream(split.masks)
-        self.tokens = len(self._stream)
+        self.split, self.block_size, self.seed, self.tokens = split, block_size, seed, len(split)
         self._pieces, self._ends = TokenFile(index / PIECES, "<u8"), TokenFile(index / ROWS, "<u8")
         if not len(self):
             raise ValueError("no document has a token that is learned")
@@ -48,19 +45,7 @@ class Packed:
         numbers = list(samples)
         if self.seed is not None:
             numbers = shuffled(numbers, len(self), self.seed, 1)[1].tolist()
-        rows = np.zeros((len(numbers), self.block_size + 1), np.int64)
-        learned = np.zeros(rows.shape, np.bool_)
-        for row, number in enumerate(numbers):
-            end = 0
-            for start, length in self._row(number):
-                here = slice(end, end + length)
-                self._stream.read(start, rows[row, here])
-                if len(self._masks):
-                    self._masks.read(start, learned[row, here])
-                else:
-                    learned[row, here] = True
-                end += length
-        return batch(rows, learned)
+        return self.split.rows([self._row(number) for number in numbers], self.block_size)
 
     def _row(self, number: int) -> list[Piece]:
         """Return the pieces of a row."""
@@ -75,11 +60,11 @@ def write_index(split: Split, block_size: int, folder: Path) -> int:
     Rows without a learned target are left out. Returns the number of documents that are longer than a row, and cut.
     Raises UserError if the documents are not in order.
     """
-    masks, total, lengths = Stream(split.masks), 0, Counter[bool]()
+    total, lengths = 0, Counter[bool]()
     todo = _pieces(split, block_size + 1, lengths)
     with (folder / PIECES).open("wb") as pieces, (folder / ROWS).open("wb") as ends:
         while some := list(islice(todo, AT_ONCE)):
-            kept = [row for row in pack(some, block_size + 1) if _scored(row, masks)]
+            kept = [row for row in pack(some, block_size + 1) if _is_scored(row, split)]
             np.array(list(chain.from_iterable(kept)), "<u8").tofile(pieces)
             np.array(total + np.cumsum([len(row) for row in kept], dtype=np.int64), "<u8").tofile(ends)
             total += sum(map(len, kept))
@@ -133,13 +118,9 @@ def _read(shard: Shard) -> Iterator[list[int]]:
         yield shard[begin : begin + AT_ONCE].tolist()
 
 
-def _scored(row: Sequence[Piece], masks: Stream) -> bool:
+def _is_scored(row: Sequence[Piece], split: Split) -> bool:
     """Whether a row has a learned target; its first token is none."""
-    if not len(masks):
-        return sum(length for _, length in row) > 1
-    learned = np.zeros(sum(length for _, length in row), np.bool_)
-    end = 0
-    for start, length in row:
-        masks.read(start, learned[end : end + length])
-        end += length
+    learned = np.ones(sum(length for _, length in row), np.bool_)
+    if split.masks:
+        split.read(split.masks, row, learned)
     return bool(learned[1:].any())

@@ -1,6 +1,5 @@
 """From a job's datasets to the sources that training draws from and that it validates with."""
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from pealm_core.contract.protocols import Dataset, Tokenizer, has
 from pealm_core.contract.training_parts import Source
 from pealm_core.data.mixture import Mixture
 from pealm_core.data.packing import VERSION, Packed, write_index
-from pealm_core.data.stream import SPLITS, Corpus, Split, hash_of, open_shards
+from pealm_core.data.stream import Corpus, Split, hash_of, open_shards
 from pealm_core.data.token_cache import cached_folder, fingerprint, tokenize
 from pealm_core.data.windows import FixedWindows, Windows
 
@@ -52,17 +51,6 @@ class Data:
         return dict(zip((name for name, _, _ in self.val), self.train.drawn(samples), strict=True))
 
 
-@dataclass(frozen=True)
-class _Input:
-    """The sources of one dataset, and what is known of them."""
-
-    train: Source
-    val: Source
-    key: str
-    characters_per_token: float | None = None
-    cached: bool = False
-
-
 def sources(
     job: Job,
     datasets: Mapping[str, Dataset],
@@ -77,7 +65,7 @@ def sources(
     datasets: those of `make_datasets`, by table. block_size: T, at most the model's. seed: of the order of samples.
     say: called with lines for the user.
     """
-    inputs = []
+    inputs: list[Corpus[Source]] = []
     for table, dataset in datasets.items():
         option = f"--input.{job.entries[table].name}"
         if has(dataset, "source"):
@@ -89,10 +77,9 @@ def sources(
     names = labels(job)
     if len(inputs) == 1:
         (only,), (dataset,) = inputs, datasets.values()
-        val = [("", 1.0, only.val)]
         floor = getattr(dataset, "entropy_floor", None)
-        facts: Any = (only.key, only.characters_per_token, only.cached, block_size, names[0], floor)
-        return Data(only.train, val, *facts)
+        facts = (only.key, only.characters_per_token, only.cached, block_size, names[0], floor)
+        return Data(only.train, [("", 1.0, only.val)], *facts)
     weights = [job.weights[table] for table in datasets]
     try:
         train = Mixture([one.train for one in inputs], weights, seed=seed)
@@ -110,7 +97,9 @@ def labels(job: Job) -> list[str]:
     return [f"{name}-{names[: i + 1].count(name)}" if names.count(name) > 1 else name for i, name in enumerate(names)]
 
 
-def _corpus(job: Job, option: str, dataset: Dataset, tokenizer: Tokenizer, say: Callable[[str], None]) -> Corpus:
+def _corpus(
+    job: Job, option: str, dataset: Dataset, tokenizer: Tokenizer, say: Callable[[str], None]
+) -> Corpus[Split]:
     if has(dataset, "shards"):
         corpus = open_shards(dataset, tokenizer)
     else:
@@ -119,37 +108,38 @@ def _corpus(job: Job, option: str, dataset: Dataset, tokenizer: Tokenizer, say: 
         corpus = tokenize(dataset, tokenizer, mark, say=say)
         for note in getattr(dataset, "notes", ()):
             say(f"{option}: {note}")
-    for name in SPLITS:
-        if not getattr(corpus, name).shards:
-            raise UserError(f"{option} has no {NAMES[name]} text")
+    for name, title in NAMES.items():
+        if not len(getattr(corpus, name)):
+            raise UserError(f"{option} has no {title} text")
     return corpus
 
 
 def of_corpus(
     option: str,
-    corpus: Corpus,
+    corpus: Corpus[Split],
     block_size: int,
     seed: int,
     *,
     packed: bool,
     say: Callable[[str], None] = lambda line: None,
-) -> _Input:
+) -> Corpus[Source]:
     """Return windows of the tokens, or rows of whole documents."""
     key = hash_of([corpus.key, "packed", VERSION]) if packed else corpus.key
-    made: list[Source] = []
-    for name in SPLITS:
-        split, training = getattr(corpus, name), name == "train"
+
+    def source(name: str, split: Split) -> Source:
+        training = name == "train"
         try:
             if packed:
                 index = _index(option, split, hash_of([key, name, block_size]), block_size, say)
-                made.append(Packed(split, block_size, index, seed=seed if training else None))
-            else:
-                made.append(Windows(split, block_size, seed=seed) if training else FixedWindows(split, block_size))
+                return Packed(split, block_size, index, seed=seed if training else None)
+            return Windows(split, block_size, seed=seed) if training else FixedWindows(split, block_size)
         except ValueError as error:
             advice = "learn something" if packed else "use more text or a smaller --block-size"
             what = "can't be used" if packed else "is too short"
             raise UserError(f"{option}: the {NAMES[name]} text {what}: {error}; {advice}") from error
-    return _Input(made[0], made[1], key, corpus.characters_per_token, corpus.cached)
+
+    made = source("train", corpus.train), source("val", corpus.val)
+    return Corpus(*made, key, corpus.characters_per_token, corpus.cached)
 
 
 def _index(option: str, split: Split, key: str, block_size: int, say: Callable[[str], None]) -> Path:
@@ -166,12 +156,10 @@ def _index(option: str, split: Split, key: str, block_size: int, say: Callable[[
     return folder
 
 
-def _own(dataset: Any, tokenizer: Tokenizer, block_size: int, seed: int) -> _Input:
+def _own(dataset: Any, tokenizer: Tokenizer, block_size: int, seed: int) -> Corpus[Source]:
     """Return a dataset's own sources. The key is of their sizes and first samples, which stand for all of them."""
-    made = [dataset.source(name, tokenizer=tokenizer, block_size=block_size, seed=seed) for name in SPLITS]
-    digest = hashlib.sha256()
-    for source in made:
-        digest.update(f"{source.tokens} {len(source)} ".encode())
-        for name, values in sorted(source.rows(range(min(4, len(source)))).items()):
-            digest.update(name.encode() + repr(values.tolist()).encode())
-    return _Input(made[0], made[1], digest.hexdigest())
+    made = [dataset.source(name, tokenizer=tokenizer, block_size=block_size, seed=seed) for name in NAMES]
+    starts = [source.rows(range(min(4, len(source)))) for source in made]
+    firsts = [{name: values.tolist() for name, values in sorted(start.items())} for start in starts]
+    key = hash_of([[source.tokens, len(source), first] for source, first in zip(made, firsts, strict=True)])
+    return Corpus(made[0], made[1], key)

@@ -1,7 +1,8 @@
 """Special tokens that are added to a tokenizer, and a chat layout; both are kept beside it, as JSON."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,14 @@ class WithSpecials:
         return self.tokenizer.vocab_size + len(self.names)
 
     @property
+    def added(self) -> dict[str, int]:
+        """The added tokens, name → id."""
+        return {name: self.tokenizer.vocab_size + i for i, name in enumerate(self.names)}
+
+    @property
     def specials(self) -> Mapping[str, int]:
         """All special tokens, name → id."""
-        first = self.tokenizer.vocab_size
-        return {**specials_of(self.tokenizer), **{name: first + i for i, name in enumerate(self.names)}}
+        return {**specials_of(self.tokenizer), **self.added}
 
     def encode(self, text: str) -> Sequence[int]:
         """Return the tokenizer's ids of a text."""
@@ -36,19 +41,8 @@ class WithSpecials:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of ids."""
-        return "".join(part if isinstance(part, str) else self.tokenizer.decode(part) for part in self._parts(ids))
-
-    def _parts(self, ids: Sequence[int]) -> Iterator[str | list[int]]:
-        """Yield the names of added tokens, and what is between them."""
-        first, run = self.tokenizer.vocab_size, list[int]()
-        for token in map(int, ids):
-            if token < first:
-                run.append(token)
-                continue
-            yield run
-            yield self._name(token)
-            run = []
-        yield run
+        runs = groupby(map(int, ids), key=lambda token: token >= self.tokenizer.vocab_size)
+        return "".join("".join(map(self._name, run)) if own else self.tokenizer.decode([*run]) for own, run in runs)
 
     def _name(self, token: int) -> str:
         if token >= self.vocab_size:
@@ -59,9 +53,7 @@ class WithSpecials:
         """Write the tokenizer's own files, the added tokens, and the chat layout."""
         if has(self.tokenizer, "save"):
             self.tokenizer.save(folder)  # type: ignore[attr-defined]
-        first = self.tokenizer.vocab_size
-        table = {name: first + i for i, name in enumerate(self.names)}
-        for name, value in ((FILE, table), (CHAT, self.chat)):
+        for name, value in ((FILE, self.added), (CHAT, self.chat)):
             if value is not None:
                 (folder / name).write_text(json.dumps(value, ensure_ascii=False, indent=1), encoding="utf-8")
 

@@ -3,10 +3,10 @@
 import hashlib
 import json
 from bisect import bisect_right
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +18,8 @@ from pealm_core.contract.training_parts import IGNORE, Batch
 from pealm_core.data.specials import WithSpecials
 
 SPLITS = ("train", "val")
+T = TypeVar("T")
+Piece = tuple[int, int]  # of a stream: where it starts, and its length
 
 
 class Shard(Protocol):
@@ -28,60 +30,65 @@ class Shard(Protocol):
     def __getitem__(self, window: slice) -> NDArray[Any]: ...
 
 
-@dataclass(frozen=True)
 class Split:
-    """The tokens of a split.
+    """The tokens of a split: shards that are read as one stream.
 
     masks: for each shard an array as long as it, 0 where a token is not learned; empty: all are learned.
     offsets: for each shard the places where its documents start, in order; empty: unknown.
     """
 
-    shards: Sequence[Shard]
-    masks: Sequence[Shard] = field(default=())
-    offsets: Sequence[Shard] = field(default=())
-
-
-@dataclass(frozen=True)
-class Corpus:
-    """Tokenized data: each split, and a hash (`key`) of their content."""
-
-    train: Split
-    val: Split
-    key: str
-    characters_per_token: float | None  # of val; None: unknown
-    cached: bool
-
-
-class Stream:
-    """Shards as one array: `stream.read(start, row)`."""
-
-    def __init__(self, shards: Sequence[Shard]) -> None:
-        self.shards = [shard for shard in shards if len(shard)]
-        self._ends = list(accumulate(map(len, self.shards)))
+    def __init__(self, shards: Sequence[Shard], masks: Sequence[Shard] = (), offsets: Sequence[Shard] = ()) -> None:
+        self.shards, self.masks, self.offsets = shards, masks, offsets
+        self._ends = list(accumulate(map(len, shards)))
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
 
-    def read(self, start: int, row: NDArray[Any]) -> None:
-        """Fill a row with what the stream has from `start` on, out of as many shards as it takes."""
-        shard, done = bisect_right(self._ends, start), 0
-        while done < len(row):
-            offset = start + done - (self._ends[shard] - len(self.shards[shard]))
-            part = self.shards[shard][offset : offset + len(row) - done]
-            row[done : done + len(part)] = part
-            shard, done = shard + 1, done + len(part)
+    def read(self, shards: Sequence[Shard], pieces: Iterable[Piece], row: NDArray[Any]) -> int:
+        """Fill a row with pieces of the stream, one after the other; returns where the last one ends.
+
+        shards: the split's own, or its masks.
+        """
+        end = 0
+        for place, length in pieces:
+            shard, stop = bisect_right(self._ends, place), end + length
+            while end < stop:
+                offset = place - (self._ends[shard] - len(shards[shard]))
+                part = shards[shard][offset : offset + stop - end]
+                row[end : end + len(part)] = part
+                shard, place, end = shard + 1, place + len(part), end + len(part)
+        return end
+
+    def rows(self, rows: Sequence[Sequence[Piece]], block_size: int) -> Batch:
+        """Return rows of pieces as idx and targets, each int64 of shape (n, T).
+
+        Targets are IGNORE where a token is not learned, and where a row has no more pieces.
+        """
+        tokens = np.zeros((len(rows), block_size + 1), np.int64)
+        learned = np.zeros(tokens.shape, np.bool_)
+        for pieces, row, mask in zip(rows, tokens, learned, strict=True):
+            mask[: self.read(self.shards, pieces, row)] = True
+            if self.masks:
+                self.read(self.masks, pieces, mask)
+        # Each a tensor of its own: a mask must change the targets only.
+        idx, targets = (torch.from_numpy(part.copy()) for part in (tokens[:, :-1], tokens[:, 1:]))
+        if not learned.all():
+            targets[~torch.from_numpy(learned)[:, 1:]] = IGNORE
+        return {"idx": idx, "targets": targets}
 
 
-def batch(tokens: NDArray[np.int64], learned: NDArray[np.bool_] | None = None) -> Batch:
-    """Return rows of T + 1 tokens as idx and targets, each int64 of shape (n, T), with IGNORE where not learned."""
-    rows = torch.from_numpy(tokens)
-    idx, targets = (part.clone(memory_format=torch.contiguous_format) for part in (rows[:, :-1], rows[:, 1:]))
-    if learned is not None:
-        targets[~torch.from_numpy(learned)[:, 1:]] = IGNORE
-    return {"idx": idx, "targets": targets}
+@dataclass(frozen=True)
+class Corpus(Generic[T]):
+    """Each split of a dataset, as tokens or as a source, and a hash (`key`) of their content."""
+
+    train: T
+    val: T
+    key: str
+    characters_per_token: float | None = None  # of val; None: unknown
+    cached: bool = False
 
 
-def open_shards(dataset: Any, tokenizer: Tokenizer) -> Corpus:
+def open_shards(dataset: Any, tokenizer: Tokenizer) -> Corpus[Split]:
     """Return the shards of a tokenized dataset. Raises UserError if they have ids beyond the vocabulary.
 
     The key is a hash of the length and of both ends of every shard: hashing all of billions of tokens takes too long.
@@ -103,7 +110,7 @@ def open_shards(dataset: Any, tokenizer: Tokenizer) -> Corpus:
         if masked and masked != lengths:
             raise UserError(f"the {name} shards have {lengths} tokens, and their masks {masked} entries")
         splits[name] = Split(**arrays)
-    return Corpus(splits["train"], splits["val"], digest.hexdigest(), None, cached=False)
+    return Corpus(splits["train"], splits["val"], digest.hexdigest())
 
 
 def _arrays(dataset: Any, method: str, split: str) -> list[Shard]:

@@ -10,7 +10,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,82 +18,83 @@ from typing import Any
 
 import numpy as np
 
-from pealm_core.config.paths import cache_root, digest, mark, temporary, written_aside
+from pealm_core.config.paths import cache_root, digest, mark, written_aside
 from pealm_core.contract.errors import UserError
-from pealm_core.contract.protocols import Conversation, Dataset, Segment, Tokenizer, has
-from pealm_core.data.documents import encode_document, segments
-from pealm_core.data.files import stamp
-from pealm_core.data.parts import FILES, hash_part, map_parts, parts_of, tokenize_part
+from pealm_core.contract.protocols import Dataset, Tokenizer, has
+from pealm_core.data.parts import FILES, fill, hash_part, map_parts, parts_of, tokenize_part
 from pealm_core.data.stream import SPLITS, Corpus, Split, hash_of
 from pealm_core.data.tokens import TokenFile
 
 META, STAMPS, CONTENT = "meta.json", "stamps.json", "content.json"
-LISTED = 10  # segments of the first document that are kept, with 1,000 characters of each
 SAY_EVERY = 30  # seconds
+Say = Callable[[str], None]
 
 
 def fingerprint(name: str, config: dict[str, Any], tokenizer: Tokenizer) -> str:
     """Return a hash of what the tokenizer saves: equal fingerprints mean equal tokens."""
-    digest = hashlib.sha256(json.dumps([name, config], sort_keys=True).encode())
     with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         if has(tokenizer, "save"):
             tokenizer.save(Path(folder))  # type: ignore[attr-defined]
-        for path in sorted(Path(folder).rglob("*")):
-            if path.is_file():
-                digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()
+        return hash_of([name, config, _each(Path(folder), digest)])
 
 
 def tokenize(
-    dataset: Dataset, tokenizer: Tokenizer, tokenizer_hash: str, *, say: Callable[[str], None] = lambda line: None
-) -> Corpus:
+    dataset: Dataset, tokenizer: Tokenizer, tokenizer_hash: str, *, say: Say = lambda line: None
+) -> Corpus[Split]:
     """Return the dataset's documents as tokens, from the token cache if possible. Raises UserError.
 
     If the tokenizer has an end-of-text token, it precedes every document. tokenizer_hash: its `fingerprint`.
     """
-    content = content_of(dataset)
-    start = [] if content["messages"] is None else Conversation(content["messages"])
-    start += [Segment(*fields) for fields in content["start"]]
-    ids = [ids.tolist() for ids, _ in encode_document(start, tokenizer)]  # they change with the tokenizer's code
-    key = hash_of([tokenizer_hash, content["hashes"], ids])
-    folder = cache_root() / "tokens" / hash_of([key, _code(getattr(tokenizer, "tokenizer", tokenizer))])[:32]
+    version, content = _version(dataset), content_of(dataset)
+    code = _code(getattr(tokenizer, "tokenizer", tokenizer))
+    folder = _folder([tokenizer_hash, [text_hash for text_hash, _ in content.values()], code])
     dtype = "uint16" if tokenizer.vocab_size <= 2**16 else "uint32"
 
     def write(aside: Path) -> None:
-        say(f"tokenizing {sum(content['characters'].values()):,} characters")
-        _write(aside, dtype, dataset, tokenizer, say)
-        _check(dataset, content["version"])
+        say(f"tokenizing {sum(characters for _, characters in content.values()):,} characters")
+        for split in SPLITS:
+            _write(aside / split, dtype, parts_of(dataset, split), tokenizer, say)
+        _check(dataset, version)
 
     cached = cached_folder(folder, {"dtype": dtype}, write, say=say)
-    train, val = (_split(folder, split, dtype) for split in SPLITS)
-    ratio = content["characters"]["val"] / max(1, sum(map(len, val.shards)))
-    return Corpus(train, val, key, ratio, cached)
+    train, val = (_split(folder / split, dtype) for split in SPLITS)
+    ratio = content["val"][1] / max(1, sum(map(len, val.shards)))
+    return Corpus(train, val, hash_of([content, (folder / META).read_text()]), ratio, cached)
 
 
-def content_of(dataset: Dataset) -> dict[str, Any]:
-    """Return hashes of a dataset's documents and numbers of characters, by split, and how the first document starts.
+def content_of(dataset: Dataset) -> dict[str, tuple[str, int]]:
+    """Return by split a hash of a dataset's documents, and their number of characters. Raises UserError.
 
-    If the dataset has a `version`, they are kept, and the documents are not read again. Raises UserError.
+    If the dataset has a `version`, they are kept, and the documents are not read again.
     """
     if (version := _version(dataset)) is None:
-        return _read(dataset, None)
-    folder = cache_root() / "tokens" / version[:32]
-    cached_folder(folder, {}, lambda aside: _write_json(aside / CONTENT, _read(dataset, version)))
-    content: dict[str, Any] = json.loads((folder / CONTENT).read_text())
+        return _read(dataset)
+    folder = _folder(version)
+
+    def write(aside: Path) -> None:
+        _write_json(aside / CONTENT, _read(dataset))
+        _check(dataset, version)
+
+    cached_folder(folder, {}, write)
+    content: dict[str, tuple[str, int]] = json.loads((folder / CONTENT).read_text())
     return content
 
 
-def _check(dataset: Dataset, version: str | None) -> None:
+def _folder(facts: Any) -> Path:
+    """Return the folder of the cache for what these facts determine."""
+    return cache_root() / "tokens" / hash_of(facts)[:32]
+
+
+def _check(dataset: Dataset, version: Any) -> None:
     """Raise UserError if a dataset had another version, where it is known."""
     if version is not None and _version(dataset) != version:
         raise UserError("a file of the input was changed while it was read; start again")
 
 
-def _version(dataset: Any) -> str | None:
-    """Return a hash that changes with a dataset's documents and the code that reads them; None: unknown."""
+def _version(dataset: Any) -> Any:
+    """Return what changes with a dataset's documents and the code that reads them; None: unknown."""
     version, code = dataset.version() if has(dataset, "version") else None, _code(dataset)
-    kind = type(dataset)
-    return hash_of([kind.__module__, kind.__qualname__, version, code]) if version and code else None
+    return [type(dataset).__module__, type(dataset).__qualname__, version, code] if version and code else None
 
 
 def _code(component: Any) -> str | None:
@@ -104,62 +105,53 @@ def _code(component: Any) -> str | None:
     return hash_of([path.read_text(errors="replace") for path in paths]) if file else None
 
 
-def _read(dataset: Dataset, version: str | None) -> dict[str, Any]:
-    parts = [(split, part) for split in SPLITS for part in parts_of(dataset, split)]
-    hashes, characters = {split: hashlib.sha256() for split in SPLITS}, dict.fromkeys(SPLITS, 0)
-    results = map_parts(hash_part, [part for _, part in parts], size=sum(part.size for _, part in parts))
-    for (split, _), (part_hash, count) in zip(parts, results, strict=True):
-        hashes[split].update(part_hash)
-        characters[split] += count
-    first = next(iter(parts[0][1].documents()), "")
-    start = [(part.text[:1000], part.learn, part.special) for part in segments(first)[:LISTED]]
-    messages = first.messages if isinstance(first, Conversation) else None
-    digests = {split: whole.hexdigest() for split, whole in hashes.items()}
-    _check(dataset, version)
-    facts = {"characters": characters, "start": start, "messages": messages, "version": version}
-    return {"hashes": digests, **facts}
+def _read(dataset: Dataset) -> dict[str, tuple[str, int]]:
+    """Read what `content_of` returns."""
+    content = {}
+    for split in SPLITS:
+        parts, whole, characters = parts_of(dataset, split), hashlib.sha256(), 0
+        for part_hash, count in map_parts(hash_part, parts, sum(part.size for part in parts)):
+            whole.update(part_hash)
+            characters += count
+        content[split] = whole.hexdigest(), characters
+    return content
 
 
-def _write(folder: Path, dtype: str, dataset: Dataset, tokenizer: Tokenizer, say: Callable[[str], None]) -> None:
-    """Write the tokens of each split, where documents start, and where something is not learned, a mask."""
-    tasks = [(split, part) for split in SPLITS for part in parts_of(dataset, split)]
-    paths = [folder / f"part-{number}" for number in range(len(tasks))]
-    size, done, due = sum(part.size for _, part in tasks), 0, time.monotonic() + SAY_EVERY
-    counts, masked = dict.fromkeys(SPLITS, 0), set[str]()
-    todo = [(part, path) for (_, part), path in zip(tasks, paths, strict=True)]
-    results = map_parts(partial(tokenize_part, tokenizer, dtype), todo, size=size)
-    for (split, part), path, (tokens, some) in zip(tasks, paths, results, strict=True):
-        starts = path.with_suffix(".offsets")
-        (np.fromfile(starts, "<u8") + np.uint64(counts[split])).tofile(starts)
-        for suffix in FILES:
-            source = path.with_suffix(suffix)
-            with (folder / split).with_suffix(suffix).open("ab") as whole, source.open("rb") as file:
-                shutil.copyfileobj(file, whole, 2**20)
-            source.unlink()
-        counts[split], done = counts[split] + tokens, done + part.size
-        masked |= {split} if some else set()
-        if time.monotonic() > due and size:
-            say(f"tokenized {done / size:.0%}")
-            due += SAY_EVERY
-    for split in {*SPLITS} - masked:
-        (folder / f"{split}.mask").unlink()
+def _write(path: Path, dtype: str, parts: list[Any], tokenizer: Tokenizer, say: Say) -> None:
+    """Write the tokens of a split, where documents start, and where something is not learned, a mask."""
+    tasks = [(part, path.with_name(f"part-{number}")) for number, part in enumerate(parts)]
+    size, done, due = sum(part.size for part in parts), 0, time.monotonic() + SAY_EVERY
+    tokens, masked, mask = 0, False, path.with_suffix(".mask")
+    with ExitStack() as stack:
+        files = {suffix: stack.enter_context(path.with_suffix(suffix).open("wb")) for suffix in FILES}
+        results = map_parts(partial(tokenize_part, tokenizer, dtype), tasks, size)
+        for (part, source), (count, some) in zip(tasks, results, strict=True):
+            starts = source.with_suffix(".offsets")
+            (np.fromfile(starts, "<u8") + np.uint64(tokens)).tofile(starts)
+            for suffix, file in files.items():
+                if suffix == ".mask" and not some:
+                    fill(file, count)
+                    continue
+                with source.with_suffix(suffix).open("rb") as own:
+                    shutil.copyfileobj(own, file, 2**20)
+                source.with_suffix(suffix).unlink()
+            tokens, masked, done = tokens + count, masked or some, done + part.size
+            if size and time.monotonic() > due:
+                say(f"tokenized {done / size:.0%}")
+                due += SAY_EVERY
+    if not masked:
+        mask.unlink()
 
 
-def _split(folder: Path, split: str, dtype: str) -> Split:
+def _split(path: Path, dtype: str) -> Split:
     """Open a split of the token cache."""
-    shard, mask = TokenFile(folder / f"{split}.bin", dtype), folder / f"{split}.mask"
-    if not len(shard):
-        return Split(())
+    shard, mask = TokenFile(path.with_suffix(".bin"), dtype), path.with_suffix(".mask")
     masks = [TokenFile(mask, "u1", count=len(shard))] if mask.exists() else []
-    return Split([shard], masks, [TokenFile(folder / f"{split}.offsets", "<u8")])
+    return Split([shard], masks, [TokenFile(path.with_suffix(".offsets"), "<u8")])
 
 
 def cached_folder(
-    folder: Path,
-    facts: dict[str, Any],
-    write: Callable[[Path], None],
-    *,
-    say: Callable[[str], None] = lambda line: None,
+    folder: Path, facts: dict[str, Any], write: Callable[[Path], None], *, say: Say = lambda line: None
 ) -> bool:
     """Return whether a folder of the cache is intact; else write it, complete even after a power cut.
 
@@ -175,7 +167,7 @@ def cached_folder(
         with written_aside(folder) as aside:
             write(aside)
             _write_json(aside / META, {**facts, "files": _each(aside, digest)})
-            _write_json(aside / STAMPS, _each(aside, stamp))
+            _write_json(aside / STAMPS, _each(aside, _stamp))
             if not _intact(folder, facts):
                 if folder.is_file() or folder.is_symlink():
                     folder.unlink()
@@ -189,19 +181,26 @@ def cached_folder(
 
 def _intact(folder: Path, facts: dict[str, Any]) -> bool:
     """Whether a folder of the cache is complete and its files have the recorded hashes."""
+    known: Any = None
     try:
-        meta, stamps = json.loads((folder / META).read_text()), _each(folder, stamp)
-        known = json.loads((folder / STAMPS).read_text()) if (folder / STAMPS).exists() else None
-        if meta != {**facts, "files": meta["files"] if known == stamps else _each(folder, digest)}:
+        meta, stamps = json.loads((folder / META).read_text()), _each(folder, _stamp)
+        with suppress(OSError, ValueError):
+            known = json.loads((folder / STAMPS).read_text())
+        if known == stamps:
+            return bool(meta == {**facts, "files": meta["files"]})
+        if meta != {**facts, "files": _each(folder, digest)}:
             return False
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return False
     with suppress(OSError):
-        if known != stamps:
-            aside = temporary(folder / STAMPS, "tmp")
-            _write_json(aside, stamps)
-            aside.replace(folder / STAMPS)
+        _write_json(folder / STAMPS, stamps)
     return True
+
+
+def _stamp(path: Path) -> list[int]:
+    """Return what changes with a file: its size, and the times of change in nanoseconds. Raises OSError."""
+    facts = path.stat()
+    return [facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns]
 
 
 def _write_json(path: Path, facts: Any) -> None:

@@ -10,11 +10,10 @@ from collections.abc import Iterable
 from itertools import accumulate
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pealm_core.contract.training_parts import Batch
 from pealm_core.data.order import combine, shuffled
-from pealm_core.data.stream import Split, Stream, batch
+from pealm_core.data.stream import Split
 
 
 class Windows:
@@ -23,9 +22,7 @@ class Windows:
     def __init__(self, split: Split, block_size: int, *, seed: int = 0) -> None:
         """Raises ValueError if no shard has block_size + 1 tokens."""
         _check_length(split, block_size)
-        self.block_size, self.seed = block_size, seed
-        self._stream, self._masks = Stream(split.shards), Stream(split.masks)
-        self.tokens = len(self._stream)  # in all shards
+        self.split, self.block_size, self.seed, self.tokens = split, block_size, seed, len(split)
         # One window less than fits, so that there is room for all of them at every phase.
         self._per_epoch = max(1, self.tokens // block_size - 1)
         self._phases = min(block_size, self.tokens - self._per_epoch * block_size)
@@ -37,8 +34,9 @@ class Windows:
         """Return the windows with these numbers: idx and targets, each int64 of shape (n, T)."""
         epochs, windows = shuffled(samples, len(self), self.seed, 1)
         phases = {epoch: combine(self.seed, epoch, 2) % self._phases for epoch in np.unique(epochs).tolist()}
-        starts = np.array([phases[epoch] for epoch in epochs.tolist()], np.int64) + windows * self.block_size
-        return _read(self._stream, self._masks, starts, self.block_size + 1)
+        numbers = zip(epochs.tolist(), windows.tolist(), strict=True)
+        starts = [phases[epoch] + window * self.block_size for epoch, window in numbers]
+        return self.split.rows([[(start, self.block_size + 1)] for start in starts], self.block_size)
 
 
 class FixedWindows:
@@ -47,20 +45,17 @@ class FixedWindows:
     def __init__(self, split: Split, block_size: int) -> None:
         """Raises ValueError if no shard has block_size + 1 tokens."""
         _check_length(split, block_size)
-        self.block_size = block_size
-        self._stream, self._masks = Stream(split.shards), Stream(split.masks)
-        self.tokens = len(self._stream)
-        lengths = [len(shard) for shard in self._stream.shards]
+        self.split, self.block_size, self.tokens = split, block_size, len(split)
+        lengths = [len(shard) for shard in split.shards]
         self._starts = [0, *accumulate(lengths)]  # of the shards in the stream
-        self._ends = list(accumulate((length - 1) // block_size for length in lengths))  # windows by shard
+        self._ends = list(accumulate(max(0, length - 1) // block_size for length in lengths))  # windows by shard
 
     def __len__(self) -> int:
         return self._ends[-1]
 
     def rows(self, samples: Iterable[int]) -> Batch:
         """Return the windows with these numbers: idx and targets, each int64 of shape (n, T)."""
-        starts = np.fromiter(map(self._start, samples), np.int64)
-        return _read(self._stream, self._masks, starts, self.block_size + 1)
+        return self.split.rows([[(self._start(n), self.block_size + 1)] for n in samples], self.block_size)
 
     def _start(self, number: int) -> int:
         shard = bisect_right(self._ends, number)
@@ -71,13 +66,3 @@ def _check_length(split: Split, block_size: int) -> None:
     longest = max(map(len, split.shards), default=0)
     if longest <= block_size:
         raise ValueError(f"{longest} tokens are too few for a block of {block_size}, which needs {block_size + 1}")
-
-
-def _read(stream: Stream, masks: Stream, starts: NDArray[np.int64], length: int) -> Batch:
-    rows = np.empty((len(starts), length), np.int64)
-    learned = np.empty((len(starts), length), np.bool_) if len(masks) else None
-    for row, start in enumerate(starts.tolist()):
-        stream.read(start, rows[row])
-        if learned is not None:
-            masks.read(start, learned[row])
-    return batch(rows, learned)

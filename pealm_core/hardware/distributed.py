@@ -86,12 +86,12 @@ class World:
 
     def agree(self, facts: dict[str, object]) -> None:
         """Raise PealmError that names the first fact that differs between two ranks."""
-        everyone = [json.loads(text) for text in self.texts(json.dumps(facts, default=str))]
-        for rank, other in enumerate(everyone):
-            for key in sorted(everyone[0].keys() | other.keys()):
-                a, b = everyone[0].get(key), other.get(key)
-                if a != b:
-                    raise PealmError(f"the processes differ: {key} is {a!r} on rank 0 and {b!r} on rank {rank}")
+        first, *others = [json.loads(text) for text in self.texts(json.dumps(facts, default=str))]
+        with self.together():
+            for rank, other in enumerate(others, 1):
+                for key in sorted(first.keys() | other.keys()):
+                    if (a := first.get(key)) != (b := other.get(key)):
+                        raise PealmError(f"the processes differ: {key} is {a!r} on rank 0 and {b!r} on rank {rank}")
 
 
 @contextmanager
@@ -102,11 +102,6 @@ def one_by_one(world: World) -> Iterator[None]:
         with world.together():
             if first == turn:
                 yield
-
-
-def this_process() -> World:
-    """Return this process's place as its launcher tells it. Raises UserError."""
-    return World(*launched())
 
 
 def join(world: World, device: torch.device) -> None:
@@ -162,12 +157,6 @@ def _fresh_store(world: World, address: str, port: int) -> Any:
     return dist.PrefixStore(name, store)  # type: ignore[attr-defined]
 
 
-def leave() -> None:
-    """Leave NCCL's process group. gloo's ends with the process: earlier, it may crash while peers still use it."""
-    if dist.is_initialized() and "nccl" in str(dist.get_backend_config()):
-        dist.destroy_process_group()
-
-
 @contextmanager
 def peers(world: World) -> Iterator[None]:
     """Turn a failure of gloo or NCCL into a PealmError, an ElsewhereError if the cause is another process's end."""
@@ -187,11 +176,13 @@ def processes(name: str) -> Iterator[tuple[World, torch.device]]:
 
     name: "auto", "cpu", "cuda" or "mps".
     """
-    world, device = this_process(), pick_device(name)
+    world, device = World(*launched()), pick_device(name)
     join(world, device)
     with peers(world):
         yield world, device
-    leave()
+    # gloo's group ends with the process: earlier, it may crash while peers still use it.
+    if dist.is_initialized() and "nccl" in str(dist.get_backend_config()):
+        dist.destroy_process_group()
 
 
 def _failure(what: str, error: RuntimeError, world: World, *, closed: bool = False) -> PealmError:

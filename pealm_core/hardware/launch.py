@@ -35,12 +35,12 @@ def limit_threads() -> None:
         torch.set_num_threads(min(torch.get_num_threads(), max(1, available_cpus() // processes)))
 
 
-def available_cpus(root: Path = Path("/")) -> int:
+def available_cpus(root: str = "/") -> int:
     """Return the number of CPUs in this process's affinity, or fewer by the quota of a Linux control group."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with suppress(OSError):
-        own = (root / "proc/self/cgroup").read_text().rpartition("0::/")[2].strip()
-        group = root / "sys/fs/cgroup" / own
+        own = Path(root, "proc/self/cgroup").read_text().rpartition("0::/")[2].strip()
+        group = Path(root, "sys/fs/cgroup", own)
         for outer in (group, *group.parents):
             with suppress(OSError, ValueError, ZeroDivisionError):  # no such file, or no limit: "max"
                 quota, period = map(int, (outer / "cpu.max").read_text().split())

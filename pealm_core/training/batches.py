@@ -1,57 +1,34 @@
-"""Batches on the device: the next one is drawn in a thread while a step runs."""
+"""This rank's part of each step's batch, on the device: the next one is drawn in a thread while a step runs."""
 
-from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
-from pealm_core.contract.errors import describe
-from pealm_core.contract.training_parts import Batch, Source
+from pealm_core.contract.training_parts import Batch
 from pealm_core.hardware.device import to_device
-from pealm_core.hardware.distributed import World
 from pealm_core.training.objective import part, prepared, scored
 
 if TYPE_CHECKING:
     from pealm_core.training.trainer import Trainer
 
-NO_MEMORY = "can't allocate memory"  # as torch says it on a CPU
 Counts = list[int]  # of scored targets, by pass
 
 
 class Batches:
-    """This rank's part of each step's batch, on the device.
+    """Draws the samples of a step by their numbers, so that a batch is the same for any number of processes."""
 
-    The samples of a step are drawn by their numbers, so that the batch is the same for any number of processes.
-    """
-
-    def __init__(
-        self,
-        source: Source,
-        objective: Any,
-        world: World,
-        device: torch.device,
-        *,
-        batch_size: int,
-        micro_batch_size: int,
-        seed: int,
-        ahead: bool,
-    ) -> None:
-        """batch_size: samples of a step, on all ranks. micro_batch_size: in a pass. ahead: draw in a thread."""
-        self._source, self._objective, self._seed, self._device = source, objective, seed, device
-        self._size, self._local, self._micro = batch_size, batch_size // world.size, micro_batch_size
-        self._offset = world.rank * self._local
+    def __init__(self, trainer: "Trainer", *, ahead: bool) -> None:
+        """ahead: draw the next batch in a thread."""
+        self._trainer = trainer
         self._thread = ThreadPoolExecutor(1, "batches") if ahead else None
-        self._next: tuple[int, Future[tuple[Mapping[str, Tensor], Counts]]] | None = None
+        self._next: dict[int, Future[tuple[Batch, Counts]]] = {}  # by its first sample
 
     def get(self, sample: int) -> tuple[Batch, Counts]:
         """Return the batch that starts with this sample, and the scored targets of each pass over it."""
         if self._thread is None:
             return self._draw(sample)
-        ready = self._next
-        batch = ready[1].result() if ready is not None and ready[0] == sample else self._draw(sample)
-        self._next = (sample + self._size, self._thread.submit(self._draw, sample + self._size))
+        batch = self._next[sample].result() if sample in self._next else self._draw(sample)
+        after = sample + self._trainer.settings.batch_size
+        self._next = {after: self._thread.submit(self._draw, after)}
         return batch
 
     def close(self) -> None:
@@ -60,22 +37,9 @@ class Batches:
             self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _draw(self, sample: int) -> tuple[Batch, Counts]:
-        first = sample + self._offset
-        batch = prepared(self._objective, self._source, range(first, first + self._local), self._seed)
-        parts = range(0, self._local, self._micro)
-        counts = [scored(self._objective, part(batch, start, self._micro)) for start in parts]
-        return to_device(batch, self._device), counts
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Return whether an error says that the device has no memory left."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or NO_MEMORY in describe(error)
-
-
-def memory_advice(t: "Trainer") -> str:
-    """Return what to say when a step needs more memory than there is."""
-    micro, block = t.micro_batch_size, t.data.block_size
-    smaller = f"--micro-batch-size {micro // 2}" if micro > 1 else f"--block-size {block // 2}"
-    where = f"on {t.device} at step {t.step + 1} (rank {t.world.rank})"
-    what = f"{micro} sequences of {block} tokens in a pass"
-    return f"out of memory {where}: {what}; try {smaller} or a smaller model (--model.n-layer, ...)"
+        t = self._trainer
+        local, micro = t.settings.batch_size // t.world.size, t.micro_batch_size
+        first = sample + t.world.rank * local
+        batch = prepared(t.objective, t.data.train, range(first, first + local), t.settings.seed)
+        counts = [scored(t.objective, part(batch, start, micro)) for start in range(0, local, micro)]
+        return to_device(batch, t.device), counts

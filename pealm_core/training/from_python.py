@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,9 @@ from pealm_core.config.job import TRAINING, check_training
 from pealm_core.config.local_plugins import differences
 from pealm_core.config.settings import TrainSettings
 from pealm_core.config.toml_layers import Layer, file_layer
-from pealm_core.contract.errors import UserError
 from pealm_core.contract.fields import word
 from pealm_core.hardware.launch import launched
-from pealm_core.training.run_folder import CONFIG, new_folder
+from pealm_core.training.run_folder import CONFIG
 from pealm_core.training.train import train as run_training
 
 Values = Mapping[str, Any]
@@ -63,15 +61,7 @@ def train(
     for line in differences(file, job.host) if rank == 0 else ():
         print(line, file=sys.stderr)
     check_training(job, processes)
-    if out is None and processes > 1:
-        raise UserError("train: with several processes, all need the same out=...")
-    folder = new_folder(job.entries["model"].name) if out is None else Path(out)
-    try:
-        code = run_training(job, folder)
-    except BaseException:
-        with suppress(OSError):
-            folder.rmdir()  # nothing was written
-        raise
+    folder, code = run_training(job, None if out is None else Path(out))
     if code:
         raise KeyboardInterrupt
     return folder

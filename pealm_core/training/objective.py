@@ -2,16 +2,19 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from pealm_core.contract.errors import PluginError
 from pealm_core.contract.protocols import has
-from pealm_core.contract.training_parts import IGNORE, Batch, Source, Strategy
+from pealm_core.contract.training_parts import IGNORE, Batch, Source
 from pealm_core.hardware.device import autocast
 from pealm_core.plugins.calls import FORWARD, METRICS, Returns, call, check, metrics, owner, scalar
+
+if TYPE_CHECKING:
+    from pealm_core.training.trainer import Trainer
 
 LOSS: Returns = (
     lambda r: isinstance(r, tuple | list) and scalar(r[0]) and len(r) == 2 and metrics(r[1]),
@@ -65,36 +68,26 @@ def scored(objective: Any, batch: Batch) -> int:
     return count
 
 
-def accumulate(
-    objective: Any,
-    module: Any,
-    batch: Batch,
-    weights: Sequence[float],
-    dtype: torch.dtype,
-    strategy: Strategy,
-    scaler: torch.amp.GradScaler,
-) -> dict[str, Tensor]:
+def accumulate(t: "Trainer", batch: Batch, weights: Sequence[float]) -> dict[str, Tensor]:
     """Run a forward and a backward pass over each of `len(weights)` equal parts of a batch.
 
     Returns the weighted sums of `loss` (nats per token) and of the metrics, which stay on the device. The last
     backward pass averages the gradients over the processes. The gradients are scaled, where the scaler is enabled.
     """
-    size, device = len(batch["idx"]) // len(weights), batch["idx"].device
-    sums = {"loss": torch.zeros((), device=device)}
+    size, sums = len(batch["idx"]) // len(weights), {"loss": torch.zeros((), device=t.device)}
+    by = author(t.objective, t.model)
     for number, weight in enumerate(weights, 1):
-        with strategy.no_sync(module) if number < len(weights) else nullcontext():
-            with autocast(device, dtype):
-                loss, metrics = call(objective.loss, LOSS, module, part(batch, (number - 1) * size, size))
+        with t.strategy.no_sync(t.module) if number < len(weights) else nullcontext():
+            with autocast(t.device, t.dtype):
+                loss, metrics = call(t.objective.loss, LOSS, t.module, part(batch, (number - 1) * size, size))
             if not loss.requires_grad:
-                what = "the loss has no gradient: is it detached, or all of the model frozen?"
-                raise PluginError(f"{author(objective, module)}: {what}")
+                raise PluginError(f"{by}: the loss has no gradient: is it detached, or all of the model frozen?")
             loss = loss * weight
-            scaler.scale(loss).backward()
+            t.scaler.scale(loss).backward()
         sums["loss"] += loss.detach()
         if taken := metrics.keys() & RESERVED:
-            by = author(objective, module)
             raise PluginError(f"{by}: a metric can't be called {min(taken)}, which each step has already")
         for name, value in metrics.items():
-            value = torch.as_tensor(value, dtype=torch.float32, device=device).detach() * weight
+            value = torch.as_tensor(value, dtype=torch.float32, device=t.device).detach() * weight
             sums[name] = sums[name] + value if name in sums else value
     return sums

@@ -78,6 +78,7 @@ class Observers:
             failed = self.host.failed.keys() - known
             if failed & self._needed:
                 raise
+            self.trainer.display.clear()
             with suppress(OSError):  # on the rank where it happened
                 print(f"pealm: {printable(str(error))}; the run continues without it", file=sys.stderr)
             self.failed += sorted(failed)

@@ -6,11 +6,11 @@ runs/MODEL/2026-11-22_10-15-30/  config.toml  run.json  metrics.jsonl  samples.j
 import errno
 import json
 import os
-import re
 import socket
 import stat
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Mapping
 from contextlib import suppress
 from io import FileIO
@@ -20,14 +20,15 @@ from typing import Any
 import tomli_w
 
 from pealm_core.checkpoints import folder as checkpoint
-from pealm_core.config.paths import mark, try_lock
+from pealm_core.config.paths import mark, sync, temporary, try_lock
 from pealm_core.contract.errors import PealmError, UserError
 
 CONFIG = "config.toml"
 FACTS = "run.json"
 METRICS = "metrics.jsonl"
 SAMPLES = "samples.jsonl"
-LONGEST = 2**24  # characters of a line in these
+FILES = (CONFIG, FACTS, METRICS, SAMPLES)
+LONGEST = 2**24  # characters of a line in the last two
 
 
 class Run:
@@ -42,9 +43,9 @@ class Run:
         resuming: the folder holds a run. Nothing of it changes yet, except that leftovers of interrupted saves go.
         """
         self.dir, self.config, self.rank = folder, config, rank
-        self._lock: Any = None
-        self._logs = {name: _Log(folder / name) for name in (METRICS, SAMPLES)}
         self._facts: dict[str, Any] = {}
+        self._files: dict[str, FileIO] = {}  # that are open, among them the lock
+        self._unwritten: dict[str, bytes] = defaultdict(bytes)  # lines, while the disk is full
         if rank != 0:
             return
         try:
@@ -52,32 +53,35 @@ class Run:
             folder.mkdir(parents=True, exist_ok=True)
             if new:
                 mark(folder)
-            self._lock = FileIO(folder / ".lock", "a+", opener=_no_links)
-            locked = try_lock(self._lock)
+            lock = self._files[".lock"] = FileIO(folder / ".lock", "a+", opener=_no_links)
+            locked = try_lock(lock)
         except OSError as error:
             raise UserError(f"{folder}: the run folder can't be written: {error.strerror}") from None
+        if problem := self._problem(resuming, busy=locked == "busy"):
+            self.close()
+            raise UserError(f"{folder} {problem}")
         if locked == "unsupported":
             print(f"pealm: {folder} can't be locked here; don't train in it twice at the same time", file=sys.stderr)
-        others = [path for path in (folder / name for name in (FACTS, METRICS, SAMPLES)) if os.path.lexists(path)]
-        others += [*folder.glob("best/*"), *folder.glob("checkpoints/step-*/*")]
-        problem = ""
-        if locked == "busy":
-            self._lock.seek(0)
-            holder = self._lock.read().decode(errors="replace").strip() or "another process"
-            problem = f"is in use by {holder}; wait for it or choose another --out"
-        elif not resuming and (folder / CONFIG).exists():
-            problem = "was just started by another process; run the same command again to resume it"
-        elif not resuming and others:
-            problem = f"has no {CONFIG} of a run, and {others[0]} is there; choose another --out"
-        if problem:
-            self._lock.close()
-            raise UserError(f"{folder} {problem}")
-        self._lock.truncate(0)
-        self._lock.write(f"process {os.getpid()} on {socket.gethostname()}{_launcher()}".encode())
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {socket.gethostname()}{_launcher()}".encode())
         checkpoint.tidy(folder)
-        for path in folder.glob(".*.tmp"):
-            if re.fullmatch(rf"\.({CONFIG}|{FACTS}|{METRICS}|{SAMPLES})\.[0-9a-f]+\.tmp", path.name):
+        for name in FILES:
+            for path in folder.glob(f".{name}.{'[0-9a-f]' * 12}.tmp"):
                 path.unlink()  # left by a kill
+
+    def _problem(self, resuming: bool, busy: bool) -> str:
+        """Return why this process can't train in the folder, "" if it can."""
+        if busy:
+            self._files[".lock"].seek(0)
+            holder = self._files[".lock"].read().decode(errors="replace").strip() or "another process"
+            return f"is in use by {holder}; wait for it or choose another --out"
+        if resuming:
+            return ""
+        if (self.dir / CONFIG).exists():
+            return "was just started by another process; run the same command again to resume it"
+        others = [self.dir / name for name in FILES if os.path.lexists(self.dir / name)]
+        others += [*self.dir.glob("best/*"), *self.dir.glob("checkpoints/step-*/*")]
+        return f"has no {CONFIG} of a run, and {others[0]} is there; choose another --out" if others else ""
 
     def keep_config(self) -> None:
         """Write config.toml; on resuming, the run's new one, with a larger --steps for instance."""
@@ -86,94 +90,72 @@ class Run:
 
     def record(self, **facts: Any) -> None:
         """Add to run.json: facts beside the config. A disk that refuses it doesn't end the run."""
-        if self.rank != 0:
-            return
         self._facts |= facts
-        with suppress(PealmError):
-            self._replace(FACTS, json.dumps(self._facts, indent=1) + "\n")
+        if self.rank == 0:
+            with suppress(PealmError):
+                self._replace(FACTS, json.dumps(self._facts, indent=1) + "\n")
 
     def rewind(self, step: int) -> None:
         """Drop the metrics and samples after a step, so that a resumed run writes each line once."""
-        if self.rank != 0:
-            return
-        for name, log in self._logs.items():
-            if log.path.is_file():
-                self._replace(name, log.until(step))
+        for name in (METRICS, SAMPLES) if self.rank == 0 else ():
+            if (self.dir / name).is_file():
+                self._replace(name, _until(self.dir / name, step))
 
     def log(self, line: Mapping[str, Any], name: str = METRICS) -> None:
-        """Append a line, with its `step`, to metrics.jsonl or samples.jsonl."""
-        if self.rank == 0:
-            self._logs[name].append(line)
+        """Append a line, with its `step`, to metrics.jsonl or samples.jsonl. A full disk gets it later."""
+        if self.rank != 0:
+            return
+        self._unwritten[name] += json.dumps(line).encode() + b"\n"
+        with suppress(OSError):
+            if name not in self._files:
+                self._files[name] = FileIO(self.dir / name, "a", opener=_no_links)
+            while self._unwritten[name]:
+                self._unwritten[name] = self._unwritten[name][self._files[name].write(self._unwritten[name]) or 0 :]
 
     def sync(self) -> None:
         """Make the lines so far survive a power cut, as the checkpoint that is written next does."""
-        for log in self._logs.values():
-            log.sync()
+        for file in tuple(self._files.values()):  # a thread calls this
+            with suppress(OSError):
+                os.fsync(file.fileno())
 
     def check(self) -> None:
         """Raise PealmError if the run's folder is gone, or another run has taken its place."""
         if self.rank != 0:
             return
         with suppress(OSError):
-            if os.path.samestat(os.fstat(self._lock.fileno()), (self.dir / ".lock").stat()):
+            if os.path.samestat(os.fstat(self._files[".lock"].fileno()), (self.dir / ".lock").stat()):
                 return
         raise PealmError(f"{self.dir} has vanished while the run was training; nothing more can be saved there")
 
     def close(self) -> None:
         """Release the folder."""
-        for handle in (*self._logs.values(), self._lock):
-            if handle is not None:
-                handle.close()
+        for file in self._files.values():
+            file.close()
 
     def _replace(self, name: str, text: str) -> None:
         """Write a file completely or not at all."""
-        temporary = self.dir / f".{name}.{os.urandom(6).hex()}.tmp"
+        aside = temporary(self.dir / name, "tmp")
         try:
-            with temporary.open("x", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(self.dir / name)
+            aside.write_text(text, encoding="utf-8")
+            sync(aside)
+            aside.replace(self.dir / name)
         except OSError as error:
             with suppress(OSError):
-                temporary.unlink()
+                aside.unlink()
             raise PealmError(f"{self.dir / name} can't be written: {error.strerror}") from error
 
 
-class _Log:
-    """A file of JSON lines that only grows. While the disk is full, lines wait in memory for the next one."""
-
-    def __init__(self, path: Path) -> None:
-        self.path, self._unwritten = path, b""
-        self._file: FileIO | None = None
-
-    def append(self, line: Mapping[str, Any]) -> None:
-        self._unwritten += json.dumps(line).encode() + b"\n"
-        with suppress(OSError):
-            self._file = self._file or FileIO(self.path, "a", opener=_no_links)
-            while self._unwritten:
-                self._unwritten = self._unwritten[self._file.write(self._unwritten) or 0 :]
-
-    def until(self, step: int) -> str:
-        """Return the lines up to a step."""
-        kept = ""
-        with (
-            suppress(ValueError, KeyError, TypeError, RecursionError),  # at a line that is damaged
-            self.path.open(encoding="utf-8", errors="replace") as file,
-        ):
-            while (line := file.readline(LONGEST)).endswith("\n"):  # a kill cuts the last line short
-                if json.loads(line)["step"] <= step:
-                    kept += line
-        return kept
-
-    def sync(self) -> None:
-        if self._file is not None:
-            with suppress(OSError):
-                os.fsync(self._file.fileno())
-
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
+def _until(path: Path, step: int) -> str:
+    """Return the lines of a file up to a step."""
+    kept = ""
+    with (
+        suppress(ValueError, KeyError, TypeError, RecursionError),  # at a line that is damaged
+        path.open(encoding="utf-8", errors="replace") as file,
+    ):
+        while (line := file.readline(LONGEST)).endswith("\n"):  # a kill cuts the last line short
+            if json.loads(line)["step"] <= step:
+                kept += line
+    return kept
 
 
 def _no_links(path: str, flags: int) -> int:

@@ -2,9 +2,9 @@
 
 import copy
 import math
-import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,76 +22,7 @@ if TYPE_CHECKING:
 
 
 # Of the trainer, in state.json.
-STATE = ("step", "sample", "seconds", "val_loss", "first_val_loss", "eval_seconds", "stale")
-
-
-class Snapshot:
-    """Copies of tensors in host memory, which training can't change. The next copies reuse the memory."""
-
-    def __init__(self) -> None:
-        self._memory: dict[str, Tensor] = {}
-
-    def take(self, tree: Any, place: str = "") -> Any:
-        """Return the same nested dicts with every tensor copied; tensors that share memory share the copy."""
-        copies: dict[tuple[Any, ...], Tensor] = {}
-        taken = self._copy(tree, place, copies)
-        for device in {key[-1] for key in copies if isinstance(key[-1], torch.device)}:
-            synchronize(device)
-        return taken
-
-    def _copy(self, tree: Any, place: str, copies: dict[tuple[Any, ...], Tensor]) -> Any:
-        if isinstance(tree, Mapping):
-            return {key: self._copy(value, f"{place}.{key}", copies) for key, value in tree.items()}
-        if isinstance(tree, list | tuple):
-            return type(tree)(self._copy(value, f"{place}.{i}", copies) for i, value in enumerate(tree))
-        if not isinstance(tree, Tensor):
-            return copy.deepcopy(tree)
-        if (key := identity(tree)) not in copies:
-            memory = self._memory.get(place)
-            if memory is None or memory.shape != tree.shape or memory.dtype != tree.dtype:
-                memory = self._memory[place] = torch.empty(tree.shape, dtype=tree.dtype, pin_memory=tree.is_cuda)
-            # Only copies from CUDA to pinned memory are waited for above.
-            copies[key] = memory.copy_(tree.detach(), non_blocking=tree.is_cuda)
-        return copies[key]
-
-
-class Writer:
-    """A thread that runs one job at a time. Nothing waits for it when the process ends."""
-
-    def __init__(self) -> None:
-        self._thread: threading.Thread | None = None
-        self._error: PealmError | None = None
-
-    def start(self, job: Callable[[], None]) -> None:
-        """Run a job, after the one before."""
-        self.join()
-
-        def work() -> None:
-            try:
-                job()
-            except BaseException as error:  # a plugin's (also SystemExit), a checkpoint that can't be removed
-                text = f"the checkpoint could not be written: {describe(error)}"
-                self._error = error if isinstance(error, PealmError) else PealmError(text)
-
-        self._error = None
-        self._thread = threading.Thread(target=work, name="pealm-checkpoint", daemon=True)
-        try:
-            self._thread.start()
-        except RuntimeError:  # the system has no more threads: training waits for the save
-            self._thread = None
-            work()
-
-    @property
-    def busy(self) -> bool:
-        """Whether the job is still running."""
-        return self._thread is not None and self._thread.is_alive()
-
-    def join(self) -> PealmError | None:
-        """Wait for the job; return its error."""
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
-        return self._error
+STATE = ("step", "sample", "seconds", "lr", "val_loss", "first_val_loss", "eval_seconds", "stale")
 
 
 class Saver:
@@ -103,11 +34,11 @@ class Saver:
     def __init__(self, trainer: "Trainer") -> None:
         self.trainer = trainer
         self.best_on_disk = math.inf  # the loss of the weights in best/
-        self.writer = Writer()
-        self._snapshot = Snapshot()
+        self._thread: Thread | None = None  # which writes; nothing waits for it when the process ends
+        self._error: PealmError | None = None  # that ended it
+        self._best_loss = math.inf  # of the weights that are being written
         self._folders: list[Path] = []  # being written
-        self._best: float | None = None  # the loss of the weights being written to best/
-        self._best_written = False
+        self._written: list[Path] = []  # those of them that are on disk
 
     def save(self, *, full: bool, best: bool) -> None:
         """Copy the state and start to write it: a step checkpoint (full), the best weights, or both.
@@ -120,9 +51,8 @@ class Saver:
         best = best and t.best_loss < self.best_on_disk  # a resumed run may find its own best/ of a later step
         if not (full or best):
             return
-        step, best_folder = t.run.dir / "checkpoints" / f"step-{t.step:08d}", t.run.dir / "best"
-        self._folders = [best_folder] * best + [step] * full
-        self._best, self._best_written = t.best_loss if best else None, False
+        step_folder, best_folder = t.run.dir / "checkpoints" / f"step-{t.step:08d}", t.run.dir / "best"
+        self._folders, self._best_loss = [best_folder] * best + [step_folder] * full, t.best_loss
         weights, optimizer = t.strategy.full_state(t.model, t.optimizer)
         kept = trainable_state(t.model).keys()
         weights = {name: tensor for name, tensor in weights.items() if name in kept}
@@ -130,12 +60,11 @@ class Saver:
         if best:
             with t.observers.evaluating() as model:
                 if model is not t.model or has(t.optimizer, "eval"):
-                    averaged = self._snapshot.take(trainable_state(model), "best")
+                    averaged = copied(trainable_state(model), t.device)
         if not t.world.main:
             return
-        own = self._snapshot.take(weights, "model") if full or averaged is None else {}
-        extras: dict[str, Any] = {"optimizer": optimizer, "extra": t.observers.state()}
-        extras = {name: self._snapshot.take(tree, name) for name, tree in extras.items() if full and tree}
+        weights = copied(weights, t.device) if full or averaged is None else {}
+        extras = copied({"optimizer": optimizer, "extra": t.observers.state() or None}, t.device) if full else {}
         state = {name: getattr(t, name) for name in STATE} | {
             "best_loss": t.best_loss if math.isfinite(t.best_loss) else None,
             "world_size": t.world.size,
@@ -147,43 +76,91 @@ class Saver:
         def write() -> None:
             t.run.sync()
             if best:
-                checkpoint.save(best_folder, model=own if averaged is None else averaged, **parts)
-                self._best_written = True
+                checkpoint.save(best_folder, model=weights if averaged is None else averaged, **parts)
+                self._written.append(best_folder)
             if full:
-                link = best_folder if best and averaged is None else None
-                checkpoint.save(step, model=own, **extras, same_model=link, **parts)
+                same = best_folder if best and averaged is None else None
+                checkpoint.save(step_folder, model=weights, same_model=same, **extras, **parts)
+                self._written.append(step_folder)
             checkpoint.prune(t.run.dir, t.settings.keep)
 
-        self.writer.start(write)
+        self._start(write)
+
+    def _start(self, write: Callable[[], None]) -> None:
+        """Write in a thread, or at once if the system has no more threads."""
+
+        def work() -> None:
+            try:
+                write()
+            except BaseException as error:  # a plugin's (also SystemExit), a checkpoint that can't be removed
+                text = f"the checkpoint could not be written: {describe(error)}"
+                self._error = error if isinstance(error, PealmError) else PealmError(text)
+
+        self._error, self._written = None, []
+        self._thread = Thread(target=work, name="pealm-checkpoint", daemon=True)
+        try:
+            self._thread.start()
+        except RuntimeError:
+            self._thread = None
+            work()
+
+    @property
+    def busy(self) -> bool:
+        """Whether a save is being written by this process."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def wait(self) -> None:
+        """Wait until the save is written or has failed."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
 
     def poll(self) -> None:
         """Announce the save that has ended meanwhile, if any."""
-        if self._folders and not self.trainer.world.gather(self.writer.busy)[0][0]:
+        if self._folders and not self.trainer.world.gather(self.busy)[0][0]:
             self.settle()
 
-    def settle(self, *, last: bool = False) -> PealmError | None:
-        """Wait for the writer and announce what is on disk; return its error. last: no save follows."""
+    def settle(self, *, last: bool = False) -> None:
+        """Wait for the save and announce what is on disk. Raises its error if it is the last one of the run."""
         if not self._folders:
-            return None
-        error, folders, t = self.writer.join(), self._folders, self.trainer
-        self._folders = []
-        failed, best_written = map(bool, t.world.gather(error is not None, self._best_written)[0])
-        if self._best is not None and best_written:
-            self.best_on_disk = self._best
-        elif t.best_loss == self._best:
-            t.best_loss = self.best_on_disk  # save again if better than best/
-        if error is not None and not last:
-            t.display.say(f"{error}; training continues, and the next save tries again")
-        for folder in folders:
-            if not failed or (best_written and folder.name == "best"):
-                t.observers.call("pealm_checkpoint_saved", path=folder)
-        return error
-
-    def finish(self, *, failed: bool) -> None:
-        """Wait for the last save. Raises PealmError if it failed, unless training has failed already."""
-        if failed:
-            self.writer.join()
             return
-        with self.trainer.world.together():
-            if error := self.settle(last=True):
-                raise error
+        self.wait()
+        t, folders, self._folders = self.trainer, self._folders, []
+        on_disk = t.world.gather(*(folder in self._written for folder in folders))[0]
+        for folder, written in zip(folders, on_disk, strict=True):
+            if folder.name == "best" and written:
+                self.best_on_disk = self._best_loss
+            elif folder.name == "best" and t.best_loss == self._best_loss:
+                t.best_loss = self.best_on_disk  # save again if better than best/
+            if written:
+                t.observers.call("pealm_checkpoint_saved", path=folder)
+        if last:
+            with t.world.together():
+                if self._error is not None:
+                    raise self._error
+        elif self._error is not None:
+            t.display.say(f"{self._error}; training continues, and the next save tries again")
+
+
+def copied(tree: Any, device: torch.device) -> Any:
+    """Return nested state of a device with its tensors copied to host memory, where training can't change them.
+
+    Tensors that share memory share the copy.
+    """
+    copies: dict[tuple[Any, ...], Tensor] = {}
+
+    def copy_of(tree: Any) -> Any:
+        if isinstance(tree, Mapping):
+            return {key: copy_of(value) for key, value in tree.items()}
+        if isinstance(tree, list | tuple):
+            return type(tree)(copy_of(value) for value in tree)
+        if not isinstance(tree, Tensor):
+            return copy.deepcopy(tree)
+        if (key := identity(tree)) not in copies:
+            memory = torch.empty(tree.shape, dtype=tree.dtype, pin_memory=tree.is_cuda)  # torch reuses pinned memory
+            copies[key] = memory.copy_(tree.detach(), non_blocking=tree.is_cuda)
+        return copies[key]
+
+    result = copy_of(tree)
+    synchronize(device)
+    return result

@@ -21,8 +21,8 @@ class DataParallel:
 
     def __init__(self, config: DataParallelConfig = DataParallelConfig()) -> None:  # noqa: B008  it is frozen
         self.config = config
-        self.trained: tuple[str, ...] = ()  # with several processes: the parameters whose gradients are averaged
-        self.reached: set[str] | None = None  # and those with a gradient from the last pass
+        self._trained: tuple[str, ...] = ()  # with several processes: the parameters whose gradients are averaged
+        self.unused: set[str] = set()  # those of them without a gradient from the last pass
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """Wrap the model, where there are several processes. Buffers are constants and are not sent.
@@ -36,11 +36,10 @@ class DataParallel:
         names = inspect.signature(DistributedDataParallel).parameters
         sync = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"  # until torch 2.12
         options: dict[str, Any] = {sync: False, "gradient_as_bucket_view": True}
-        self.trained, reached = tuple(trained), set[str]()
-        self.reached = reached
+        self._trained, self.unused = tuple(trained), set(trained)
         parameter: Any  # torch's method has no types
         for name, parameter in trained.items():
-            parameter.register_post_accumulate_grad_hook(lambda _, name=name: reached.add(name))
+            parameter.register_post_accumulate_grad_hook(lambda _, name=name: self.unused.discard(name))
         module = DistributedDataParallel(model, **options)
         if self.config.gradients == "bf16":
             # torch's check knows its own function, and refuses it on CPUs, where gloo can do it.
@@ -52,8 +51,7 @@ class DataParallel:
         """Leave the gradients of a backward pass on this process."""
         with module.no_sync() if isinstance(module, DistributedDataParallel) else nullcontext():
             yield
-        if self.reached is not None:
-            self.reached.clear()
+        self.unused.update(self._trained)
 
     def grad_norm(self, parameters: Iterable[nn.Parameter]) -> Tensor:
         """Return the norm of all gradients."""
@@ -73,15 +71,13 @@ def gradient_problem(model: torch.nn.Module, strategy: Any, *, several: bool) ->
     """Return what is wrong with the gradients after a step's backward passes, "" if nothing is.
 
     several: there are other processes, for which DistributedDataParallel needs every gradient at every step.
-    strategy: its `trained`, if it has one, names the parameters that had to have one when it wrapped the model, and
-    `reached` those with a gradient from the last pass.
+    strategy: its `unused`, if it has that, names the parameters without a gradient from the last pass.
     """
-    required = getattr(strategy, "trained", ())
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad or name in required}
-    if sparse := [name for name, p in trained.items() if p.grad is not None and p.grad.is_sparse]:
+    parameters = dict(model.named_parameters())
+    if sparse := [name for name, p in parameters.items() if p.grad is not None and p.grad.is_sparse]:
         return f"the model gives {sparse[0]} a sparse gradient, which can't be clipped; use a dense one"
-    reached = getattr(strategy, "reached", None) or trained
-    missing = [name for name, p in trained.items() if p.grad is None or name not in reached]
+    unused = getattr(strategy, "unused", ())
+    missing = [n for n, p in parameters.items() if n in unused or (p.requires_grad and p.grad is None)]
     if not several or not missing:
         return ""
     more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""

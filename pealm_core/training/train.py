@@ -22,29 +22,27 @@ from pealm_core.hardware.device import pick_dtype
 from pealm_core.hardware.distributed import World, one_by_one, processes
 from pealm_core.hardware.speed import describe, use_eager_optimizers
 from pealm_core.training.progress import Display
-from pealm_core.training.resume import changed_settings, newest_checkpoint, restore
+from pealm_core.training.resume import changed_settings, flat, new_rate, newest_checkpoint, restore
 from pealm_core.training.run_folder import CONFIG, Run, new_folder, restarted_folder
 from pealm_core.training.trainer import Trainer
 
 
-def train(job: Job, out: Path | None) -> int:
-    """Train in a new folder, or resume the run in `out`; return the exit code. Raises PealmError."""
+def train(job: Job, out: Path | None) -> tuple[Path, int]:
+    """Train in a new folder, or resume the run in `out`; return the folder and the exit code. Raises PealmError."""
     with processes(job.configs["train"].device) as (world, device), Display(quiet=not world.main) as display:
         return _train(job, out, world, device, display)
 
 
-def _train(job: Job, out: Path | None, world: World, device: torch.device, display: Display) -> int:
+def _train(job: Job, out: Path | None, world: World, device: torch.device, display: Display) -> tuple[Path, int]:
     name = job.entries["model"].name
     restarted = world.texts(str(restarted_folder(name) or ""))[0]
     folder = out or (Path(restarted) if restarted else None)
-    resuming = folder is not None and (folder / CONFIG).exists()
-    changes: list[str] = []
+    old = folder if folder is not None and (folder / CONFIG).exists() else None  # the run to resume
     with world.together():
         if folder is not None and (folder / checkpoint.STATE).exists():
             raise UserError(f"--out {folder} is a checkpoint, not a run; --init {folder} starts from its weights")
-        if folder is not None and resuming:
-            changes = changed_settings(folder / CONFIG, job)
-    newest, wrong = newest_checkpoint(folder, world) if folder is not None and resuming else (None, [])
+        changes = changed_settings(old / CONFIG, job) if old else []
+    newest = newest_checkpoint(old, world, display.say) if old else None
     job, tokenizer, data, model = _build(job, newest, world, display)
     with world.together():
         model = model.to(device)
@@ -54,30 +52,29 @@ def _train(job: Job, out: Path | None, world: World, device: torch.device, displ
         if device.type != "cuda":  # where nothing is compiled
             use_eager_optimizers()
         optimizer = job.make("optimizer", model, lr=job.configs["train"].lr)
-    if folder is None:
-        with world.together():
-            folder = new_folder(name) if world.main else None
-        folder = Path(world.texts(str(folder))[0])
     with world.together():
-        run = Run(folder, job.tables(), rank=world.rank, resuming=resuming)
+        folder = folder or (new_folder(name) if world.main else Path())
+    folder = Path(world.texts(str(folder))[0])
+    with world.together():
+        run = Run(folder, job.tables(), rank=world.rank, resuming=old is not None)
         dtype = pick_dtype(job.configs["train"].dtype, device)
         parts = (job, run, model, module, optimizer, tokenizer, data, objective, schedule, strategy)
         trainer = Trainer(*parts, world, device, dtype, display)
     try:
         with world.together():
-            if resuming:
-                restore(trainer, newest, wrong)
+            if old:
+                restore(trainer, newest)
         if trainer.progress() >= 1.0:
             s: TrainSettings = trainer.job.configs["train"]
             option = "--max-seconds" if s.max_seconds else "--epochs" if s.epochs else "--steps"
             display.say(f"{run.dir} is finished: {trainer.step:,} steps. A larger {option} resumes it.")
-            return 0
+            return folder, 0
         if changes:
-            display.say(f"changed settings: {', '.join(changes)}")
+            display.say(f"changed settings: {', '.join(changes)}{new_rate(trainer, changes)}")
         with world.together():
             run.keep_config()
         _introduce(trainer)
-        return _fit(trainer)
+        return folder, _fit(trainer)
     finally:
         run.close()
 
@@ -87,10 +84,9 @@ def _build(
 ) -> tuple[Job, Tokenizer, Data, torch.nn.Module]:
     """Build tokenizer, data and model; a resumed run takes its checkpoint's tokenizer. The job gets vocab_size."""
     s: TrainSettings = job.configs["train"]
-    with world.together():
+    with one_by_one(world):  # the first process of a machine fills the caches for its others
         job.entries["model"].load("factory")  # a misspelt one is reported before a long tokenization
         datasets = make_datasets(job)
-    with one_by_one(world):  # the first process of a machine fills the caches for its others
         weights, saved = None, newest and newest / checkpoint.TOKENIZER
         if s.init and newest is None:
             job, weights, saved = read_initial_weights(job, s.init, say=display.say)
@@ -102,17 +98,15 @@ def _build(
                 f"--block-size {s.block_size} is above the model's {largest}; raise --model.block-size or lower it"
             )
         data = sources(job, datasets, tokenizer, s.block_size or largest, s.seed, say=display.say)
-        torch.manual_seed(s.seed)
-        model, job = make_model(job, tokenizer.vocab_size, weights, say=display.say)
-    tables = {name: dict(enumerate(t, 1)) if isinstance(t, list) else t for name, t in job.tables().items()}
-    facts = {f"[{table}] {key}": value for table, values in tables.items() for key, value in values.items()}
-    with world.together():
-        world.agree({**facts, "torch": torch.__version__, "the tokens": data.key})
         if s.sample_every:
             try:
                 tokenizer.encode(s.sample_prompt)
             except ValueError as error:
                 raise UserError(f"--sample-prompt: {error}") from error
+        torch.manual_seed(s.seed)
+        model, job = make_model(job, tokenizer.vocab_size, weights, say=display.say)
+    facts = {f"[{table}] {key}": value for (table, key), value in flat(job.tables()).items()}
+    world.agree({**facts, "torch": torch.__version__, "the tokens": data.key})
     ratio, floor = data.characters_per_token, data.entropy_floor
     display.floor = floor * ratio if floor and ratio else None
     return job, tokenizer, data, model
@@ -161,41 +155,29 @@ def _size(model: torch.nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-def _introduce(trainer: Trainer) -> None:
-    entries, world, data, display = trainer.job.entries, trainer.world, trainer.data, trainer.display
-    processes = f", {world.size} processes" if world.size > 1 else ""
-    display.say(
-        f"model   {entries['model'].name}: {_size(trainer.model):,} parameters on {trainer.device}{processes}"
-    )
-    cached = ", tokens from the cache" if data.cached else ""
-    display.say(
-        f"input   {data.name}: {data.tokens:,} training tokens, "
-        f"vocabulary of {trainer.tokenizer.vocab_size:,}{cached}"
-    )
-    if trainer.device.type == "cuda":
-        display.say(f"speed   {describe(trainer.device, trainer.dtype, trainer.settings.without)}")
-    display.say(f"run     {trainer.run.dir}")
+def _introduce(t: Trainer) -> None:
+    say, processes = t.display.say, f", {t.world.size} processes" if t.world.size > 1 else ""
+    say(f"model   {t.job.entries['model'].name}: {_size(t.model):,} parameters on {t.device}{processes}")
+    cached = ", tokens from the cache" if t.data.cached else ""
+    tokens = f"{t.data.tokens:,} training tokens, vocabulary of {t.tokenizer.vocab_size:,}{cached}"
+    say(f"input   {t.data.name}: {tokens}")
+    if t.device.type == "cuda":
+        say(f"speed   {describe(t.device, t.dtype, t.settings.without)}")
+    say(f"run     {t.run.dir}")
 
 
-def _summarize(trainer: Trainer) -> None:
-    display = trainer.display
-    folder = shlex.quote(str(trainer.run.dir))
-    best = min(trainer.best_loss, trainer.saver.best_on_disk)
-    if trainer.val_loss is not None and best < inf:  # not if only the first validation was reached
-        before = "" if trainer.first_val_loss is None else f"{trainer.first_val_loss:.4f} before, "
-        display.say(
-            f"validation loss {before}{trainer.val_loss:.4f} now, {best:.4f} at best "
-            f"({trainer.step:,} steps, {trainer.seconds:.0f} s)"
-        )
-        if display.floor:
-            ratio = best / display.floor
-            display.say(
-                f"entropy floor   {display.floor:.4f}: no model can do better; the best is {ratio:.3f} times it"
-            )
-    pealm = " ".join(["pealm", *(f"--plugin {shlex.quote(file)}" for file in trainer.job.files)])
-    if trainer.stopped:
-        display.say(f"stopped after step {trainer.step:,}: {trainer.stopped}")
-    if trainer.interrupted:
-        display.say(f"interrupted; resume with: {pealm} train --out {folder}")
+def _summarize(t: Trainer) -> None:
+    say, folder, best = t.display.say, shlex.quote(str(t.run.dir)), min(t.best_loss, t.saver.best_on_disk)
+    if t.val_loss is not None and best < inf:  # not if only the first validation was reached
+        before = "" if t.first_val_loss is None else f"{t.first_val_loss:.4f} before, "
+        took = f"({t.step:,} steps, {t.seconds:.0f} s)"
+        say(f"validation loss {before}{t.val_loss:.4f} now, {best:.4f} at best {took}")
+        if floor := t.display.floor:
+            say(f"entropy floor   {floor:.4f}: no model can do better; the best is {best / floor:.3f} times it")
+    if t.stopped:
+        say(f"stopped after step {t.step:,}: {t.stopped}")
+    pealm = " ".join(["pealm", *(f"--plugin {shlex.quote(file)}" for file in t.job.files)])
+    if t.interrupted:
+        say(f"interrupted; resume with: {pealm} train --out {folder}")
     else:
-        display.say(f"sample from it: {pealm} sample --ckpt {folder}")
+        say(f"sample from it: {pealm} sample --ckpt {folder}")

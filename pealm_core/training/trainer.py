@@ -11,24 +11,25 @@ from torch import Tensor, nn
 from pealm_core.checkpoints.tensors import flatten
 from pealm_core.config.job import Job
 from pealm_core.config.settings import TrainSettings
-from pealm_core.contract.errors import PealmError, PluginError
+from pealm_core.contract.errors import PluginError, describe
 from pealm_core.contract.protocols import Tokenizer
 from pealm_core.contract.training_parts import Objective, Schedule, Strategy
 from pealm_core.data.order import combine
 from pealm_core.data.sources import Data
 from pealm_core.hardware.distributed import World
 from pealm_core.hardware.speed import faster
-from pealm_core.training.batches import Batches, memory_advice, out_of_memory
+from pealm_core.training.batches import Batches
 from pealm_core.training.learning_rate import Budget, due, in_steps, lr_factor
 from pealm_core.training.objective import accumulate, author
 from pealm_core.training.observers import Observers
-from pealm_core.training.progress import Display, Recorder, not_finite
+from pealm_core.training.progress import Display, not_finite, out_of_memory, record
 from pealm_core.training.run_folder import Run
 from pealm_core.training.saving import Saver
 from pealm_core.training.signals import Signals
 from pealm_core.training.strategy import gradient_problem
 from pealm_core.training.validation import validate
 
+NO_MEMORY = ("MemoryError", "allocate memory")  # also torch's OutOfMemoryError
 READ_EVERY = {"cpu": 1, "cuda": 10, "mps": 10}  # steps: a read waits for a GPU
 
 
@@ -53,40 +54,33 @@ class Trainer:
     step: int = 0
     sample: int = 0  # the number of the next sample
     seconds: float = 0.0  # spent training, earlier parts of the run included
+    lr: float | None = None  # of the last step
     best_loss: float = math.inf
     val_loss: float | None = None  # of the last validation
     first_val_loss: float | None = None
     eval_seconds: float = 0.0  # what a validation takes
+    stale: int = 0  # validations since the lowest loss
     validated: float | None = None  # the clock at the end of this process's last validation
     interrupted: int = 0  # the signal that asked the run to end, once every rank knows of it
     stopped: str = ""  # why a plugin asked the run to end
     _start: float = field(default_factory=time.perf_counter, init=False)  # the clock's zero
     _unread: list[tuple[dict[str, Any], Tensor]] = field(default_factory=list, init=False)
     _names: list[str] = field(default_factory=list, init=False)  # of what a step measures
-    _unread_seconds: float = field(default=0.0, init=False)  # that these steps took, without what a GPU still does
+    _since: float = field(default=0.0, init=False)  # when the first of these steps started
 
     def __post_init__(self) -> None:
         self.settings: TrainSettings = in_steps(self.job.configs["train"], len(self.data.train))
         self.budget, self.signals = Budget(self.settings), Signals(launched=self.world.size > 1)
-        self.observers, self.recorder, self.saver = Observers(self), Recorder(self), Saver(self)
+        self.observers, self.saver = Observers(self), Saver(self)
         self.val_losses: dict[str, float] = {}  # of the last validation, by input or in bits per byte
         self.bytes_per_token: dict[str, float | None] = {}  # of the validation data by input
         self.options, self.register_state = self.job.observer, self.observers.register_state  # for hooks
         self.evaluating = self.observers.evaluating
-        self.read_every, self.stale = READ_EVERY[self.device.type], 0  # stale: validations since the lowest loss
+        self.read_every = READ_EVERY[self.device.type]
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
         s, local = self.settings, self.settings.batch_size // self.world.size
         self.micro_batch_size = min(s.micro_batch_size or local, local)  # in a pass
-        self.batches = Batches(
-            self.data.train,
-            self.objective,
-            self.world,
-            self.device,
-            batch_size=s.batch_size,
-            micro_batch_size=self.micro_batch_size,
-            seed=s.seed,
-            ahead=self.device.type == "cuda" and "prefetch" not in s.without,
-        )
+        self.batches = Batches(self, ahead=self.device.type == "cuda" and "prefetch" not in s.without)
 
     def fit(self) -> None:
         """Train until the steps or seconds are used up, or one of `signals`, if active, comes; then save."""
@@ -97,21 +91,21 @@ class Trainer:
             except KeyboardInterrupt:
                 raise
             except BaseException as error:  # also SystemExit: the save that is being written is completed
-                self.saver.finish(failed=True)
-                if out_of_memory(error):
-                    raise PealmError(memory_advice(self)) from error
+                self.saver.wait()
+                if any(words in describe(error) for words in NO_MEMORY):
+                    raise out_of_memory(self) from error
                 raise
             finally:
                 self.batches.close()
-            self.saver.finish(failed=False)
+            self.saver.settle(last=True)
 
     def _loop(self) -> None:
         s = self.settings
         if self.step == 0:
             self.first_val_loss = loss = self.validate()
             if loss is not None:
-                first = {"step": 0, "tokens": 0, "val_loss": loss, **self.val_losses}
-                self.run.log({**first, "seconds": round(self.seconds, 3)})
+                seconds = round(self.seconds, 3)
+                self.run.log({"step": 0, "tokens": 0, "val_loss": loss, **self.val_losses, "seconds": seconds})
         lines: list[dict[str, Any]] = []  # metrics of the steps that are not recorded yet
         last = self.finished()
         while not last:
@@ -129,23 +123,24 @@ class Trainer:
             if full or loss is not None or due(self.step, s.sample_every) or not self._unread:
                 self.read()  # no checkpoint is written before its losses are known to be finite
                 for line in lines:
-                    self.recorder.step(line)
+                    record(self, line)
                 lines = []
             if full or best:
                 self.saver.save(full=full, best=best)
 
     def update(self) -> dict[str, Any]:
         """Run one optimizer step; return its metrics, with the loss (nats per token) before the update."""
-        s, began, tokens = self.settings, time.perf_counter(), self.settings.batch_size * self.data.block_size
-        factor, before = lr_factor(self.schedule, self.progress(), self.step, s), self.sample * self.data.block_size
-        line: dict[str, Any] = {"step": self.step + 1, "tokens": before + tokens, "loss": None, "lr": factor * s.lr}
+        s, block, began = self.settings, self.data.block_size, time.perf_counter()
+        self._since = self._since if self._unread else began
+        factor = lr_factor(self.schedule, self.progress(), self.step, s)
+        self.lr, tokens = factor * s.lr, (self.sample + s.batch_size) * block
+        line: dict[str, Any] = {"step": self.step + 1, "tokens": tokens, "loss": None, "lr": self.lr}
         for group in self.optimizer.param_groups:
             group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
         if sums := self.gradients():
             self._optimize(line, sums)
         self.step, self.sample = self.step + 1, self.sample + s.batch_size
-        line["tokens_per_second"] = round(tokens / (taken := time.perf_counter() - began), 1)
-        self._unread_seconds += taken
+        line["tokens_per_second"] = round(s.batch_size * block / (time.perf_counter() - began), 1)
         if len(self._unread) >= self.read_every:
             self.read()
         line["seconds"] = round(self.clock(), 3)
@@ -157,14 +152,12 @@ class Trainer:
         Returns its mean loss and metrics, on the device; nothing if the whole batch has no scored target.
         """
         batch, counts = self.batches.get(self.sample)
-        scored = int(sum(count for (count,) in self.world.gather(sum(counts))))
-        if not scored:
+        if not (scored := int(sum(count for (count,) in self.world.gather(sum(counts))))):
             self.display.say(f"step {self.step + 1:,}: no token of the batch is scored; the step is skipped")
             return {}
         torch.manual_seed(combine(self.settings.seed, self.step, self.world.rank) % 2**63)  # dropout
         self.model.train()
-        weights = [count * self.world.size / scored for count in counts]
-        sums = accumulate(self.objective, self.module, batch, weights, self.dtype, self.strategy, self.scaler)
+        sums = accumulate(self, batch, [count * self.world.size / scored for count in counts])
         if problem := gradient_problem(self.model, self.strategy, several=self.world.size > 1):
             by = self.job.entries["model"].plugin.dist
             raise self.world.once(PluginError(f"{by}: step {self.step + 1}: {problem}"))
@@ -178,8 +171,8 @@ class Trainer:
         sums["grad_norm"] = norm = self.strategy.grad_norm(parameters)
         first, self._names = not self._names, self._names or list(sums)
         if self._names != list(sums):
-            names, by = (", ".join(names) for names in (self._names, sums)), author(self.objective, self.model)
-            raise PluginError(f"{by}: each step must have the same metrics: first {next(names)}, now {next(names)}")
+            by, names = author(self.objective, self.model), f"first {', '.join(self._names)}, now {', '.join(sums)}"
+            raise PluginError(f"{by}: each step must have the same metrics: {names}")
         self._unread.append((line, torch.stack([value.to(sums["loss"]) for value in sums.values()])))
         if self.read_every == 1:
             self.read()  # before the update, so that a loss that is not finite changes nothing
@@ -196,10 +189,10 @@ class Trainer:
         """Read the numbers since the last call and exchange failures of plugins. Raises PealmError if not finite."""
         if not self._unread:
             return
-        (unread, taken), self._unread, self._unread_seconds = (self._unread, self._unread_seconds), [], 0.0
-        began, tokens = time.perf_counter(), self.settings.batch_size * self.data.block_size
+        unread, self._unread = self._unread, []
         values = torch.stack([numbers for _, numbers in unread]).flatten().tolist()  # waits for the device
-        speed = len(unread) * tokens / (taken + time.perf_counter() - began)
+        tokens = len(unread) * self.settings.batch_size * self.data.block_size
+        speed = tokens / (time.perf_counter() - self._since)
         everyone = self.world.gather(*values, len(self.observers.failed))
         for place, (line, _) in enumerate(unread):
             if self.read_every > 1:

@@ -1,7 +1,6 @@
 """Validation: the loss over the same samples every time, shared among the processes."""
 
 import time
-from collections.abc import Callable
 from math import log
 from typing import TYPE_CHECKING, Any
 
@@ -28,15 +27,10 @@ def validate(t: "Trainer") -> float | None:
     Several inputs are weighted as in training. Called on every rank.
     """
     ends = [time.perf_counter()]  # of the rounds
-
-    def round_done() -> bool:
-        ends.append(time.perf_counter())
-        return bool(t.signals.number)
-
     losses: dict[str, float] = {}
     with t.observers.evaluating() as model:
         for name, _, source in t.data.val:
-            part = validation_loss(t, model, source, round_done)
+            part = validation_loss(t, model, source, ends)
             if part is None:
                 return None
             losses[name] = part
@@ -60,22 +54,19 @@ def validate(t: "Trainer") -> float | None:
 
 
 @torch.no_grad()
-def validation_loss(
-    t: "Trainer", model: Any, source: Source, round_done: Callable[[], bool] = lambda: False
-) -> float | None:
-    """Return the mean loss in nats per token over evenly spaced samples of a source.
+def validation_loss(t: "Trainer", model: Any, source: Source, ends: list[float]) -> float | None:
+    """Return the mean loss in nats per token over evenly spaced samples of a source; None if a signal came.
 
-    round_done: called on every rank after each round of passes; True on any rank stops the validation (None).
+    ends: gets the time after each round of passes.
     """
     objective: Any = t.objective
     world = t.world
     model.eval()
     block, samples = source.block_size, _samples(t, source)
-    count = len(samples)
     size = max(1, EVAL_TOKENS // block)
     losses, weights = [], []
     # Every rank takes part in every round; a rank without samples of its own computes one that counts as nothing.
-    for start in range(0, count, world.size * size):
+    for start in range(0, len(samples), world.size * size):
         in_round = samples[start : start + world.size * size]
         own = in_round[world.rank :: world.size]
         batch = prepared(objective, source, own or in_round[:1], t.settings.seed)
@@ -88,7 +79,8 @@ def validation_loss(
                 loss = check(owner(model.forward), FORWARD, model(batch["idx"], batch["targets"]))[1]
         losses.append(loss)
         weights.append(weight if own else 0.0)
-        if any(stop for (stop,) in world.gather(round_done())):
+        ends.append(time.perf_counter())
+        if any(number for (number,) in world.gather(t.signals.number)):
             return None
     total = 0.0  # added in order, in float64: Python's own sum() rounds differently from 3.12 on
     for loss, weight in zip(torch.stack(losses).tolist(), weights, strict=True):

@@ -87,7 +87,7 @@ def pealm(spec: Mapping[str, Any], device: torch.device, answer: Callable[[Any],
     from pealm_core.training.adamw import AdamWConfig, build
     from pealm_core.training.learning_rate import constant
     from pealm_core.training.objective import NextToken
-    from pealm_core.training.progress import Display, Recorder
+    from pealm_core.training.progress import Display
     from pealm_core.training.run_folder import Run
     from pealm_core.training.strategy import DataParallel
     from pealm_core.training.trainer import Trainer
@@ -118,19 +118,18 @@ def pealm(spec: Mapping[str, Any], device: torch.device, answer: Callable[[Any],
     data = Data(Windows(split, block), val, "", None, False, block, "random", None)
     dtype = pick_dtype(spec["dtype"], device)
 
-    class Timed(Recorder):
+    class Timed(Display):
         """Count the steps."""
 
-        def step(self, line: dict[str, Any]) -> None:
-            super().step(line)
-            turns.step_done(line["loss"])
+        def step(self, metrics: Mapping[str, Any], progress: float) -> None:
+            super().step(metrics, progress)
+            turns.step_done(metrics["loss"])
 
     with tempfile.TemporaryDirectory() as folder:
         job = replace(plan((), flat={"train": TrainSettings}), configs={"train": settings})
         run, nothing = Run(Path(folder), {"train": {}}), cast(Any, None)  # a tokenizer is for saving
-        parts = (NextToken(model, nothing), constant(), DataParallel(), World(), device, dtype, Display(quiet=True))
+        parts = (NextToken(model, nothing), constant(), DataParallel(), World(), device, dtype, Timed(quiet=True))
         trainer = Trainer(job, run, model, model, optimizer, nothing, data, *parts)
-        trainer.recorder = Timed(trainer)
         trainer.saver.save = cast(Any, lambda **_: None)  # type: ignore[method-assign]
         answer({"speed": describe(device, dtype, settings.without)})
         trainer.fit()

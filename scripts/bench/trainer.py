@@ -29,7 +29,7 @@ from pealm_core.data.windows import FixedWindows, Windows
 from pealm_core.hardware.distributed import World
 from pealm_core.training.learning_rate import constant
 from pealm_core.training.objective import NextToken
-from pealm_core.training.progress import Display
+from pealm_core.training.progress import Display, record
 from pealm_core.training.run_folder import Run
 from pealm_core.training.strategy import DataParallel
 from pealm_core.training.trainer import Trainer
@@ -81,7 +81,7 @@ def overhead(block: int, batch: int, steps: int) -> None:
         ours.model.train()
 
         def step() -> None:
-            ours.recorder.step(ours.update())
+            record(ours, ours.update())
 
         times: dict[str, list[float]] = {"bare": [], "pealm": []}
         for number in range(steps + 2):
@@ -118,11 +118,11 @@ def saving() -> None:
             began = time.perf_counter()
             ours.saver.save(full=True, best=False)
             stall, beside = time.perf_counter() - began, []
-            while ours.saver.writer.busy:
+            while ours.saver.busy:
                 start = time.perf_counter()
                 ours.update()
                 beside.append(time.perf_counter() - start)
-            ours.saver.finish(failed=False)
+            ours.saver.settle(last=True)
             total = time.perf_counter() - began
             size = sum(p.stat().st_size for p in checkpoint.steps(Path(folder))[-1].rglob("*") if p.is_file())
             print(

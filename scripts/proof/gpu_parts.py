@@ -45,7 +45,7 @@ from pealm_core.inference import decoding
 from pealm_core.training.adamw import AdamWConfig, build
 from pealm_core.training.learning_rate import constant
 from pealm_core.training.objective import NextToken
-from pealm_core.training.progress import Display
+from pealm_core.training.progress import Display, record
 from pealm_core.training.run_folder import Run
 from pealm_core.training.strategy import DataParallel
 from pealm_core.training.trainer import Trainer
@@ -184,7 +184,7 @@ def run_steps(trainer: Trainer, count: int) -> list[dict[str, Any]]:
         trainer.finished()
         if not trainer._unread:
             for line in waiting:
-                trainer.recorder.step(line)
+                record(trainer, line)
             lines += waiting
             waiting = []
     trainer.read()

@@ -16,9 +16,10 @@ import pytest
 
 from pealm_char.tokenizer import CharTokenizer
 from pealm_core import PealmError, Segment, UserError
-from pealm_core.data import parts, token_cache
-from pealm_core.data.parts import map_parts
+from pealm_core.data import token_cache
 from pealm_core.data.token_cache import content_of, tokenize
+from pealm_data import pool
+from pealm_data.pool import map_tasks
 from pealm_text import dataset, reading
 from pealm_text.config import TextConfig
 from pealm_text.dataset import TextDataset
@@ -55,26 +56,34 @@ def content(folder: Path) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in folder.glob("tokens/*/*") if p.suffix in (".bin", ".offsets", ".mask")}
 
 
-def test_workers_do_the_tasks_in_order_and_raise_their_errors() -> None:
-    assert list(map_parts(math.factorial, [5, 3, 0, 7], 2)) == [120, 6, 1, 5040]
+@pytest.fixture
+def two(monkeypatch: pytest.MonkeyPatch) -> int:
+    """Two CPUs, and the bytes of source for which both are used."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    return 2 * pool.WORTH
+
+
+def test_workers_do_the_tasks_in_order_and_raise_their_errors(two: int) -> None:
+    assert list(map_tasks(math.factorial, [5, 3, 0, 7], two)) == [120, 6, 1, 5040]
     with pytest.raises(ValueError, match="negative"):
-        list(map_parts(math.factorial, [5, -3, 0], 2))
+        list(map_tasks(math.factorial, [5, -3, 0], two))
     with pytest.raises(PealmError, match="a worker process died"):
-        list(map_parts(os._exit, [3, 3], 2))
-    assert list(map_parts(lambda n: n + 1, [1, 2], 2)) == [2, 3]  # can't be pickled: in this process
+        list(map_tasks(os._exit, [3, 3], two))
+    assert list(map_tasks(lambda n: n + 1, [1, 2], two)) == [2, 3]  # can't be pickled: in this process
 
 
-def test_a_script_without_a_main_guard_is_not_run_again(tmp_path: Path) -> None:
+def test_a_script_without_a_main_guard_is_not_run_again(tmp_path: Path, two: int) -> None:
     (tmp_path / "script.py").write_text(
-        textwrap.dedent("""
+        textwrap.dedent(f"""
             import os
-            from pealm_core.data.parts import map_parts
+            from pealm_data.pool import map_tasks
+            os.sched_getaffinity = lambda _: {{0, 1}}
             print("started")
             class Own:
                 def __call__(self, n): return os.getpid()
-            assert os.getpid() not in set(map_parts(pow.__class__.__call__.__get__(os.stat), ["."] * 3, 2))
-            assert len({os.getpid(), *map_parts(Own(), [1, 2, 3], 2)}) == 1  # of this script: in this process
-        """).replace("pow.__class__.__call__.__get__(os.stat)", "os.stat")
+            assert os.getpid() not in set(map_tasks(os.stat, ["."] * 3, {two}))
+            assert len({{os.getpid(), *map_tasks(Own(), [1, 2, 3], {two})}}) == 1  # of this script: in this process
+        """)
     )
     done = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["started"] and not done.stderr
@@ -95,7 +104,7 @@ def test_the_tokens_do_not_depend_on_the_workers(
         (folder / f"{number:03d}.txt").write_text("\ufeff" * (number == 0) + "".join(words))
     made = {}
     for worth in (2**40, 1):  # bytes that are worth a worker
-        monkeypatch.setattr(parts, "WORTH", worth)
+        monkeypatch.setattr(pool, "WORTH", worth)
         monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
         monkeypatch.setenv("PEALM_CACHE", str(cache / str(worth)))
         corpus = tokenize(text(folder), LETTERS, "mark")

@@ -345,6 +345,7 @@ def fineweb(hub: str, tmp_path: Path) -> Callable[..., Any]:
             "HF_ENDPOINT": hub,
             "HF_HOME": str(tmp_path / "hf"),
             "HF_HUB_DISABLE_TELEMETRY": "1",
+            "HF_HUB_DOWNLOAD_TIMEOUT": "60",  # a file that the gate delays may wait for slow worker processes
         }
         command = [sys.executable, str(ROOT / "scripts" / "fineweb.py"), *map(str, args)]
         if args[0] == "pealm":

@@ -45,7 +45,7 @@ GROUPS = {
 def test_a_control_group_limits_the_cpus(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     contents, expected = GROUPS[case]
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(64), raising=False)
-    assert available_cpus(files(tmp_path, contents)) == expected
+    assert available_cpus(str(files(tmp_path, contents))) == expected
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no affinity")

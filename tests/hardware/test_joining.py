@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pealm_core.contract.errors import UserError
-from pealm_core.hardware.distributed import World, this_process
+from pealm_core.hardware.distributed import World
 from pealm_core.hardware.launch import launched
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
@@ -49,12 +49,12 @@ def test_variables_that_make_no_sense(
 def test_places(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in PLACE:
         monkeypatch.delenv(name, raising=False)
-    assert this_process() == World()
+    assert World(*launched()) == World()
     monkeypatch.setenv("WORLD_SIZE", "1")  # and nothing else
-    assert this_process() == World()
+    assert World(*launched()) == World()
     for name, value in PLACE.items():
         monkeypatch.setenv(name, value)
-    assert this_process() == World(rank=1, size=2, local_rank=1)
+    assert World(*launched()) == World(rank=1, size=2, local_rank=1)
 
 
 def test_an_error_without_a_text_is_not_lost() -> None:
@@ -78,11 +78,12 @@ FAILURES = """
 import os, sys, torch
 from pealm_core import UserError
 from pealm_core.contract.errors import ElsewhereError, PealmError
-from pealm_core.hardware.distributed import join, peers, this_process
+from pealm_core.hardware.distributed import World, join, peers
+from pealm_core.hardware.launch import launched
 
 CLOSED = "[gloo/pair.cc:553] Connection closed by peer [127.0.0.1]:123. This is typically caused by a crash"
 NCCL = "NCCL error in: x.cpp:1, unhandled system error\\nncclSystemError: a call failed\\nLast error:\\nno route to host\\n"
-world = this_process()
+world = World(*launched())
 join(world, torch.device("cpu"))
 for texts in ((NCCL, NCCL), (CLOSED, CLOSED)):
     try:
@@ -120,7 +121,7 @@ JOIN = """
 import torch
 from pealm_core.hardware import distributed
 distributed.PATIENCE = 0.3
-world = distributed.this_process()
+world = distributed.World(*distributed.launched())
 distributed.join(world, torch.device("cpu"))
 print(world.gather(world.rank))
 import os; os._exit(0)

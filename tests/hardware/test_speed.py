@@ -8,6 +8,7 @@ import sysconfig
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ import torch
 from torch import nn
 
 from pealm_core.checkpoints.tensors import read_tensors
+from pealm_core.config.settings import TrainSettings
 from pealm_core.contract.errors import UserError
 from pealm_core.contract.training_parts import Batch
 from pealm_core.hardware import device, speed
@@ -48,8 +50,13 @@ class Numbers:
 
 
 def batches_ahead(source: Numbers) -> Batches:
-    objective, world = NextToken(None, None), World(rank=1, size=2)
-    return Batches(source, objective, world, CPU, batch_size=8, micro_batch_size=2, seed=0, ahead=True)
+    parts = {
+        "objective": NextToken(None, None),
+        "data": SimpleNamespace(train=source),
+        "world": World(rank=1, size=2),
+    }
+    trainer: Any = SimpleNamespace(**parts, device=CPU, settings=TrainSettings(batch_size=8), micro_batch_size=2)
+    return Batches(trainer, ahead=True)
 
 
 def test_batches_ahead_are_those_of_their_steps() -> None:

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from pealm_core import UserError, is_validation
+from pealm_core import UserError
+from pealm_files import is_validation
 from pealm_hf_datasets.config import HFDatasetConfig
 from pealm_hf_datasets.dataset import HFDataset
 from pealm_testing import DatasetConformance

@@ -151,12 +151,11 @@ def test_the_validation_before_the_first_step_can_be_interrupted(
 # ---------------------------------------------------------------- output that is lost, locks that don't exist
 
 
-@pytest.mark.parametrize("reader", ["head -n 1", "true"])
-def test_a_reader_that_leaves_does_not_end_the_run(tmp_path: Path, book: Path, reader: str) -> None:
+def test_a_reader_that_leaves_does_not_end_the_run(tmp_path: Path, book: Path) -> None:
     words = ["-m", "pealm", "train", "char-bigram", "--input.text", book, "--out", tmp_path / "r", "--steps", 40]
     words += ["--eval-every", 2, "--eval-tokens", 64]
     command = " ".join(f"'{word}'" for word in (sys.executable, *words))
-    shell = f"{command} | {reader}; exit ${{PIPESTATUS[0]}}"
+    shell = f"{command} | head -n 1; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert lines(tmp_path / "r")[-1]["step"] == 40

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from pealm_core import Checkpoint, UserError, check_weights, write_checkpoint
+from pealm_core import Checkpoint, UserError, load, write_checkpoint
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 FILE, OPTIMIZER = "model.safetensors", "optimizer.safetensors"
@@ -21,7 +21,7 @@ def merged(saved: Checkpoint) -> Iterator[Path]:
     Raises PealmError.
     """
     if saved.adapter is None:
-        check_weights(saved.path)
+        load(saved.path, device="cpu", dtype="fp32")  # raises an error for weights that do not fit or are not finite
         yield saved.path
         return
     with TemporaryDirectory() as folder:

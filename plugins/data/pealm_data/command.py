@@ -1,6 +1,5 @@
 """`pealm tokenize`: any input to token shards."""
 
-import os
 import re
 import shutil
 from pathlib import Path
@@ -71,7 +70,7 @@ def tokenize(
         raise UserError("tokenize needs a tokenizer: --tokenizer NAME or --tokenizer-dir DIR")
     if not job.inputs:
         raise UserError("tokenize needs an input: --input.NAME, see --help")
-    from pealm_core import make_datasets, make_tokenizer
+    from pealm_core import available_cpus, make_datasets, make_tokenizer
     from pealm_data.engine import Plan, write_shards
     from pealm_data.folder import Folder
 
@@ -83,7 +82,7 @@ def tokenize(
         raise UserError(f"--input.{job.entries[table].name} has no documents to tokenize")
     tables = job.tables()
     facts = {"tokenizer": tables["tokenizer"], "input": tables["input"]}
-    plan = Plan(out, shard_size, limit, workers or _cores(), facts, part)
+    plan = Plan(out, shard_size, limit, workers or available_cpus(), facts, part)
 
     def prepared(folder: Path) -> Tokenizer:
         if folder.exists():  # this command was interrupted, or another machine has made it
@@ -103,7 +102,3 @@ def tokenize(
         return made
 
     write_shards(plan, dataset, prepared)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

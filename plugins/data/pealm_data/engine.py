@@ -7,19 +7,20 @@ So the shards depend neither on the number of workers nor on where an earlier ru
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pealm_core import Tokenizer, UserError
+from pealm_core import PealmError, Tokenizer, UserError
 from pealm_data.folder import TOKENIZER, Folder
 from pealm_data.parts import SPLITS, of_machine, parts_of
-from pealm_data.pool import workers
+from pealm_data.pool import pickling_error, workers
 from pealm_data.progress import Meter
 from pealm_data.shards import ShardWriter, State, read_states
 from pealm_data.units import Pieces, Unit, path_of, tokenized
-from pealm_data.worker import MASK, OFFSETS, TOKENS, Counts, Task, file_of, identity, same_as_before
+from pealm_data.worker import MASK, OFFSETS, TOKENS, Counts, Task, file_of, identity, same_as_before, tokenize_piece
 
 FORMAT = 1  # of meta.json
 TOKENS_PER_BYTE = 0.3  # of the input; measured once the first pieces are done
@@ -104,7 +105,12 @@ class Writing:
         self._check_disk(first[0], total - start, TOKENS_PER_BYTE)
         self._show(done, 0)
         try:
-            with workers(self.plan.out, count, tokenizer, self.parts, lambda more: self._show(done, more)) as submit:
+            function = partial(tokenize_piece, tokenizer=tokenizer)
+            if count == 1:
+                function = partial(function, report=lambda more: self._show(done, more))
+            elif reason := pickling_error(function, self.parts[:1]):
+                raise PealmError(f"this input or tokenizer can't be used by several workers ({reason}); --workers 1")
+            with workers(function, count, f"{self.plan.out}: ") as submit:
                 units = tokenized(pieces, submit, 2 * count if count > 1 else 1)
                 for unit, counts in () if self._all_full() else units:
                     done, added = done + unit.size, added + sum(one.tokens for one in counts.values())

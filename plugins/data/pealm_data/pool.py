@@ -1,55 +1,108 @@
-"""The worker processes, which get the tokenizer once; or this process alone."""
+"""Worker processes, each of which gets the function once; or this process alone."""
 
 import multiprocessing
 import os
 import pickle
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-from pealm_core import PealmError, Tokenizer
-from pealm_data.worker import Counts, Task, in_worker, start, tokenize_piece
+from pealm_core import PealmError, available_cpus
 
-Submit = Callable[[Task], "Future[dict[str, Counts]]"]
+Function = Callable[[Any], Any]
+WORTH = 2**22  # bytes of source that take a worker longer than its start
+
+
+def map_tasks(function: Function, tasks: Sequence[Any], size: int) -> Iterator[Any]:
+    """Yield function(task) of each task, in order. Raises what it raises, PealmError if a worker process dies.
+
+    size: bytes of source. Unless they are worth several processes, and all can be pickled, this one does it.
+    """
+    count = min(available_cpus(), size // WORTH, len(tasks))
+    if count < 2 or multiprocessing.current_process().daemon or pickling_error(function, tasks[0]):
+        yield from map(function, tasks)
+        return
+    with workers(function, count) as submit:
+        for future in [submit(task) for task in tasks]:
+            yield future.result()
 
 
 @contextmanager
-def workers(
-    out: Path, count: int, tokenizer: Tokenizer, parts: Sequence[Any], report: Callable[[int], None]
-) -> Iterator[Submit]:
-    """Give a function that tokenizes a piece in one of `count` processes, or at once in this one. Raises PealmError.
+def workers(function: Function, count: int, place: str = "") -> "Iterator[Callable[[Any], Future[Any]]]":
+    """Give what runs function(task) in one of `count` processes, or at once in this one. Raises PealmError.
 
-    report: called with the number of tokens so far of the current piece, if there is only this process.
+    place: the start of the message, if a process dies of a command that resumes.
     """
     if count == 1:
-        yield lambda task: _completed(tokenize_piece(task, tokenizer, report))
+        yield lambda task: _completed(function(task))
         return
+    pool = ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), _start, (function,))
+
+    def submit(task: Any) -> "Future[Any]":
+        with _as_workers_see_it():  # it may start one
+            return pool.submit(_run, task)
+
     try:
-        pickle.dumps((tokenizer, parts[:1]))
-    except Exception as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise PealmError(
-            f"this input or tokenizer can't be used by several workers ({reason}); --workers 1"
-        ) from error
-    folders = [str(Path(name).parent) for name in os.environ.get("PEALM_PLUGINS", "").split(os.pathsep) if name]
-    sys.path += folders  # workers start with this path, so that they can import local plugins
-    pool = ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), initializer=start, initargs=(tokenizer,))
-    try:
-        yield lambda task: pool.submit(in_worker, task)
+        yield submit
     except BrokenProcessPool as error:
-        raise PealmError(
-            f"{out}: a worker process died, perhaps out of memory; run the same command with fewer --workers"
-        ) from error
+        advice = "; run the same command with fewer --workers" if place else ""
+        raise PealmError(f"{place}a worker process died, perhaps out of memory{advice}") from error
     finally:
         pool.shutdown(cancel_futures=True)
-        del sys.path[len(sys.path) - len(folders) :]
 
 
-def _completed(counts: dict[str, Counts]) -> "Future[dict[str, Counts]]":
-    future: Future[dict[str, Counts]] = Future()
-    future.set_result(counts)
+def pickling_error(*things: Any) -> str:
+    """Return why these can't be sent to a worker process; "": they can."""
+    try:
+        with _as_workers_see_it():
+            pickle.dumps(things)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+@contextmanager
+def _as_workers_see_it() -> Iterator[None]:
+    """Hide the main module, which a worker would run again, and add the folders of local plugins to the path."""
+    main, path = sys.modules["__main__"], sys.path
+    files = filter(None, os.environ.get("PEALM_PLUGINS", "").split(os.pathsep))
+    sys.modules["__main__"], sys.path = ModuleType("__main__"), [*path, *(str(Path(file).parent) for file in files)]
+    try:
+        yield
+    finally:
+        sys.modules["__main__"], sys.path = main, path
+
+
+def _completed(result: Any) -> "Future[Any]":
+    future: Future[Any] = Future()
+    future.set_result(result)
     return future
+
+
+_function: Function  # of this worker process
+
+
+def _start(function: Function) -> None:
+    """Set up a worker process, which ignores Ctrl-C and ends when its parent does."""
+    global _function
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _function = function
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _run(task: Any) -> Any:
+    return _function(task)

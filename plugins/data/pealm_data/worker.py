@@ -1,27 +1,19 @@
 """Tokenize one piece of a dataset into files. Runs in worker processes, or in the main process for one worker."""
 
 import json
-import multiprocessing
 import os
-import signal
-import threading
 import zlib
-from array import array
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
-from itertools import islice
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
-from numpy.typing import NDArray
+from pealm_core import Document, Tokenizer, TokenWriter, UserError
 
-from pealm_core import Document, Tokenizer, UserError, encode_document
-
-TOKENS, OFFSETS, MASK = ".tokens", ".offsets", ".mask"  # beside each other; `.json` is written last
+TOKENS, OFFSETS, MASK = ".bin", ".offsets", ".mask"  # of a `TokenWriter`, beside each other; `.json` is written last
 BUFFER = 2**20  # bytes
-WAITING = 2**16  # tokens that are written at a time, at least
 SAMPLE = 64  # characters of a document that its checksum is made of, besides its length
 
 
@@ -86,23 +78,28 @@ def tokenize_piece(
     """
     if (known := _read(task.path)) and (task.piece is None or same_as_before(task)):
         return {split: Counts(**counts) for split, counts in known["splits"].items()}
-    value, limited = 0, any(limit is not None for limit in task.limits.values())
+    value, full = 0, set[str]()  # the splits of which no more tokens are of use
     with ExitStack() as stack:
-        outputs = {split: _Output(stack, task, split) for split in task.limits}
+
+        def opened(split: str, suffix: str) -> IO[bytes]:
+            return stack.enter_context(write_file(file_of(task.path, split, suffix)))
+
+        writers = {split: TokenWriter(partial(opened, split), task.dtype) for split in task.limits}
         last = getattr(task.piece, "last_split", None)  # after which documents of others don't come
         continued = set(getattr(task.piece, "continues", ()))
         for split, document in task.piece.documents():
             value = _add_to_checksum(value, split, document)
-            outputs[split].add(document, tokenizer, continues=split in continued)
+            if split not in full:
+                writers[split].add(document, tokenizer, continues=split in continued)
             continued.discard(split)
             del document  # before the next one is read
             if report is not None:
-                report(sum(output.tokens for output in outputs.values()))
-            if limited and (outputs[split].full if split == last else all(out.full for out in outputs.values())):
-                break
-        for output in outputs.values():
-            output.flush()
-    counts = {split: Counts(output.tokens, output.documents, output.masked) for split, output in outputs.items()}
+                report(sum(writer.tokens for writer in writers.values()))
+            if (limit := task.limits[split]) is not None and writers[split].tokens >= limit:
+                full.add(split)
+                if split == last or full == writers.keys():
+                    break
+    counts = {split: Counts(one.tokens, one.documents, one.masked) for split, one in writers.items()}
     facts = {"piece": identity(task.piece), "checksum": value, "splits": {s: asdict(c) for s, c in counts.items()}}
     with write_file(task.path.with_suffix(".json")) as file:
         file.write(json.dumps(facts).encode())
@@ -125,58 +122,6 @@ def _add_to_checksum(value: int, split: str, document: Document) -> int:
     return zlib.crc32(f"{split} {length} {text[:SAMPLE]}".encode("utf-8", "surrogatepass"), value)
 
 
-class _Output:
-    """The files with the tokens of one split."""
-
-    def __init__(self, stack: ExitStack, task: Task, split: str) -> None:
-        self._stack, self._task, self._split = stack, task, split
-        self._files: dict[str, IO[bytes]] = {}
-        self._dtype = np.dtype(task.dtype)
-        self._ids, self._starts, self._written = list[NDArray[Any]](), array("Q"), 0
-        self.tokens, self.documents, self.masked = 0, 0, False
-
-    @property
-    def full(self) -> bool:
-        """Whether no more tokens are of use."""
-        limit = self._task.limits[self._split]
-        return limit is not None and self.tokens >= limit
-
-    def add(self, document: Document, tokenizer: Tokenizer, *, continues: bool) -> None:
-        """Tokenize a document. continues: it is the rest of one, without the end-of-text token."""
-        if self.full:
-            return
-        pieces = encode_document(document, tokenizer)
-        if continues:
-            pieces = islice(pieces, int(getattr(tokenizer, "eot_id", None) is not None), None)
-        else:
-            self._starts.append(self.tokens)
-            self.documents += 1
-        for ids, learn in pieces:
-            if not learn and not self.masked:
-                self._open(MASK).write(b"\1" * self.tokens)
-                self.masked = True
-            if self.masked:
-                self._open(MASK).write((b"\1" if learn else b"\0") * len(ids))
-            self._ids.append(ids.astype(self._dtype))
-            self.tokens += len(ids)
-            if self.tokens - self._written >= WAITING:
-                self.flush()
-
-    def flush(self) -> None:
-        """Write what waits to be written."""
-        if self._ids:
-            self._open(TOKENS).write(np.concatenate(self._ids).data)
-        if self._starts:
-            self._open(OFFSETS).write(np.array(self._starts, "<u8").data)
-        self._ids, self._starts, self._written = [], array("Q"), self.tokens
-
-    def _open(self, suffix: str) -> IO[bytes]:
-        if suffix not in self._files:
-            path = file_of(self._task.path, self._split, suffix)
-            self._files[suffix] = self._stack.enter_context(write_file(path))
-        return self._files[suffix]
-
-
 @contextmanager
 def write_file(path: Path) -> Iterator[IO[bytes]]:
     """Give a file to write, which gets its name when it is complete and on disk. Raises UserError."""
@@ -194,26 +139,3 @@ def write_file(path: Path) -> Iterator[IO[bytes]]:
         raise UserError(
             f"{path} can't be written: {error.strerror or error}; make room, and the same command resumes"
         ) from error
-
-
-_tokenizer: Any = None  # of this worker process
-
-
-def start(tokenizer: Tokenizer) -> None:
-    """Set up a worker process, which ignores Ctrl-C and ends when its parent does."""
-    global _tokenizer
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    _tokenizer = tokenizer
-
-
-def in_worker(task: Task) -> dict[str, Counts]:
-    """Tokenize a piece in a worker process."""
-    return tokenize_piece(task, _tokenizer)
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)

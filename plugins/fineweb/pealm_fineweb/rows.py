@@ -8,7 +8,8 @@ from typing import Any
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
-from pealm_core import UserError, is_validation
+from pealm_core import UserError
+from pealm_files import is_validation
 
 COLUMN = "text"
 PIECE_ROWS = 1000  # about a million tokens, a second's work; FineWeb's row groups have as many

@@ -5,7 +5,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from pealm_core import UserError, is_validation
+from pealm_core import UserError
+from pealm_files import is_validation
 from pealm_hf_datasets.config import HFDatasetConfig
 
 

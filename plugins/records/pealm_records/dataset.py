@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pealm_core import UserError, data_files, data_suffix, files_version, is_validation
+from pealm_core import UserError
+from pealm_files import data_files, data_suffix, files_version, is_validation
 from pealm_records.config import RecordsConfig
 from pealm_records.readers import READERS, SUFFIXES, Rows
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pealm_core import UserError, read_blocks, read_lines
+from pealm_core import UserError
+from pealm_files import read_blocks, read_lines
 
 RANGE = 2**23  # bytes of a part, at least; row groups of a parquet file are not cut
 BATCH = 256  # rows of a parquet file that are read at a time

@@ -9,7 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pealm_core import Document, UserError, data_files, data_suffix, files_version, is_validation
+from pealm_core import Document, UserError
+from pealm_files import data_files, data_suffix, files_version, is_validation
 from pealm_text.config import TextConfig
 from pealm_text.reading import cut, documents_of, length, pieces_of, read_text
 

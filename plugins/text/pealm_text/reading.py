@@ -7,7 +7,8 @@ from itertools import islice
 from pathlib import Path
 from typing import overload
 
-from pealm_core import Document, Segment, UserError, read_blocks, read_lines
+from pealm_core import Document, Segment, UserError
+from pealm_files import read_blocks, read_lines
 
 PIECE = 2**22  # characters of a long text that are in memory at a time, at least
 # Where a long text is cut: no known tokenizer has a token across these places.

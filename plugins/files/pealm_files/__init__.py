@@ -1,4 +1,7 @@
-"""Files of data: what a path, a folder or a glob means, and how files are read, compressed or not."""
+"""Files of data: what a path, a folder or a glob means, and how files are read, compressed or not.
+
+A library for plugins with datasets, not a plugin.
+"""
 
 import stat
 import time
@@ -9,9 +12,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from pealm_core.contract.errors import UserError
-from pealm_core.contract.protocols import Document
-from pealm_core.data.documents import segments
+from pealm_core import Document, Segment, UserError
 
 COMPRESSED = (".gz", ".zst")
 BLOCK = 2**20  # bytes
@@ -53,20 +54,16 @@ def _may_be_read(path: Path) -> bool:
     return path.exists() and not path.is_dir()  # `read_blocks` refuses a pipe, a socket or a device
 
 
-def stamp(path: Path) -> list[int]:
-    """Return what changes with a file: its size, and the times of change in nanoseconds. Raises OSError."""
-    facts = path.stat()
-    return [facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns]
-
-
 def files_version(paths: Iterable[Path]) -> dict[str, list[int]] | None:
     """Return JSON that changes with the files, for `Dataset.version`; None: one is new or missing."""
     try:
-        stamps = {str(path.absolute()): stamp(path) for path in paths}
+        facts = {str(path.absolute()): path.stat() for path in paths}
     except OSError:
         return None
-    newest = max((times[1] for times in stamps.values()), default=0)
-    return stamps if newest < (time.time() - RECENT) * 1e9 else None
+    newest = max((fact.st_mtime_ns for fact in facts.values()), default=0)
+    if newest >= (time.time() - RECENT) * 1e9:
+        return None
+    return {name: [fact.st_size, fact.st_mtime_ns, fact.st_ctime_ns] for name, fact in facts.items()}
 
 
 def read_blocks(path: Path, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
@@ -120,7 +117,7 @@ def _lines(blocks: Iterable[bytes], end: bytes) -> Iterator[bytes]:
 def is_validation(document: Document, fraction: float) -> bool:
     """Whether a document is for validation, by a hash of its text, so that other documents make no difference."""
     digest = blake2b(digest_size=8)
-    for part in segments(document):
+    for part in [Segment(document)] if isinstance(document, str) else document:
         digest.update(part.text.encode("utf-8", "surrogatepass"))
     return int.from_bytes(digest.digest(), "big") < fraction * 2**64
 
