@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +13,13 @@ from torch import Tensor
 
 from pealm_core.contract.protocols import has
 from pealm_core.hardware.speed import products
+from pealm_core.inference import one_row
+from pealm_core.inference.decoding import NotRecordableError
+from pealm_core.inference.kv_cache import KVCache
+from pealm_core.inference.one_row import Piece
 
 Request = tuple[Sequence[int], Sequence[int]]
+Row = tuple[int, Piece]  # with the row of the cache that has the piece's first tokens
 SLACK = 2  # contexts whose lengths differ by at most this many tokens share a pass over their common length
 
 
@@ -28,26 +34,6 @@ class Score:
     tokens: int
     greedy: bool
     cut: int = 0
-
-
-@dataclass(frozen=True)
-class _Piece:
-    """The unit of scoring: a request, or a part of one that is longer than the block."""
-
-    request: int
-    context: tuple[int, ...]
-    continuation: tuple[int, ...]
-    cut: int
-
-
-@dataclass(frozen=True)
-class _Row:
-    """The rest of a piece to run: ids after those in row `place` of the cache; logits are scored from `begin` on."""
-
-    piece: _Piece
-    place: int
-    ids: Sequence[int]
-    begin: int
 
 
 def score(
@@ -69,7 +55,7 @@ def score(
     Raises ValueError for an empty context or continuation.
     """
     block = model.config.block_size
-    pieces = [_Piece(i, *part) for i, request in enumerate(requests) for part in _parts(request, block)]
+    pieces = [Piece(i, *part) for i, request in enumerate(requests) for part in _parts(request, block)]
     remaining = Counter(piece.request for piece in pieces)
     rank, size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     done, sums = 0, torch.zeros(len(requests), 2, dtype=torch.float64)  # log-likelihood, pieces that are not greedy
@@ -107,47 +93,48 @@ def _parts(request: Request, block: int) -> Iterator[tuple[tuple[int, ...], tupl
         yield before[cut:], targets, cut
 
 
-def _contexts(pieces: Sequence[_Piece]) -> list[list[_Piece]]:
+def _contexts(pieces: Sequence[Piece]) -> list[list[Piece]]:
     """Return lists of the pieces that have the same context, longest context first."""
-    contexts: dict[tuple[int, ...], list[_Piece]] = {}
+    contexts: dict[tuple[int, ...], list[Piece]] = {}
     for piece in pieces:
         contexts.setdefault(piece.context, []).append(piece)
     return sorted(contexts.values(), key=lambda same: -len(same[0].context))
 
 
 def _run(
-    model: Any, contexts: Sequence[list[_Piece]], batch_tokens: int | None
-) -> Iterator[tuple[list[_Piece], Tensor]]:
+    model: Any, contexts: Sequence[list[Piece]], batch_tokens: int | None
+) -> Iterator[tuple[list[Piece], Tensor]]:
     """Yield pieces and, for each, its log-likelihood and 0 if it is greedy, else 1: (n, 2) in float64."""
     device = next(model.parameters()).device
+    if device.type == "cpu" and has(model, "make_cache") and type(model.make_cache(1, 1)) is KVCache:
+        with suppress(NotRecordableError):
+            pieces = [piece for same in contexts for piece in same]
+            yield from one_row.run(model, pieces, batch_tokens or one_row.TOKENS, 2**23 // model.config.vocab_size)
+            return
     if batch_tokens is None:
         # The logits of a pass take 32 MB on a CPU, for its caches and allocator, and 2 GB elsewhere.
         logits = 2**23 if device.type == "cpu" else 2**29
         batch_tokens = min(2**13 if device.type == "cpu" else 2**15, max(64, logits // model.config.vocab_size))
     for group, shared in _groups(model, contexts, batch_tokens):
-        rows = [
-            _Row(piece, place, (piece.context + piece.continuation[:-1])[shared:], len(piece.context) - shared - 1)
-            for place, same in enumerate(group)
-            for piece in same
-        ]
-        rows.sort(key=lambda row: -len(row.ids))
+        rows = [(place, piece) for place, same in enumerate(group) for piece in same]
+        rows.sort(key=lambda row: -len(row[1].ids))
         cache = None
         if shared:
-            cache = model.make_cache(len(group), shared + len(rows[0].ids))
+            cache = model.make_cache(len(group), len(rows[0][1].ids))
             prefixes = torch.tensor([same[0].context[:shared] for same in group], device=device)
             model(prefixes, cache=cache, at=slice(0, 0))  # no logits: a row's first logits come from its own ids
-        for batch in _batches(rows, batch_tokens):
-            yield [row.piece for row in batch], _pass(model, batch, cache, device)
+        for batch in _batches(rows, batch_tokens, shared):
+            yield [piece for _, piece in batch], _pass(model, batch, shared, cache, device)
 
 
 def _groups(
-    model: Any, contexts: Sequence[list[_Piece]], batch_tokens: int
-) -> Iterator[tuple[list[list[_Piece]], int]]:
+    model: Any, contexts: Sequence[list[Piece]], batch_tokens: int
+) -> Iterator[tuple[list[list[Piece]], int]]:
     """Yield contexts to run together, and how many tokens of each to run only once for all of its continuations."""
     caches = has(model, "make_cache")
     several = [same for same in contexts if caches and len(same) > 1]
     selects = bool(several) and has(model.make_cache(1, 1), "select")
-    group: list[list[_Piece]] = []
+    group: list[list[Piece]] = []
     length = 0  # of the shortest context in the group, which is the last
     for same in several:
         new = len(same[0].context)
@@ -163,11 +150,11 @@ def _groups(
         yield single, 0
 
 
-def _batches(rows: Sequence[_Row], batch_tokens: int) -> Iterator[list[_Row]]:
+def _batches(rows: Sequence[Row], batch_tokens: int, shared: int) -> Iterator[list[Row]]:
     """Group rows of similar length, for little padding; a batch has at most batch_tokens."""
-    batch: list[_Row] = []
+    batch: list[Row] = []
     for row in rows:
-        if batch and (len(batch) + 1) * len(batch[0].ids) > batch_tokens:
+        if batch and (len(batch) + 1) * (len(batch[0][1].ids) - shared) > batch_tokens:
             yield batch
             batch = []
         batch.append(row)
@@ -175,18 +162,20 @@ def _batches(rows: Sequence[_Row], batch_tokens: int) -> Iterator[list[_Row]]:
         yield batch
 
 
-def _pass(model: Any, batch: Sequence[_Row], cache: Any, device: torch.device) -> Tensor:
-    """Return what `_run` yields for each row: (B, 2) on the CPU."""
-    longest, first = len(batch[0].ids), min(row.begin for row in batch)
-    idx = torch.tensor([[*row.ids, *[0] * (longest - len(row.ids))] for row in batch], device=device)  # (B, T)
-    targets = torch.full((len(batch), longest - first), -100)  # ignored by cross_entropy
-    for number, row in enumerate(batch):
-        targets[number, row.begin - first : len(row.ids) - first] = torch.tensor(row.piece.continuation)
-    targets = targets.to(device)
+def _pass(model: Any, batch: Sequence[Row], shared: int, cache: Any, device: torch.device) -> Tensor:
+    """Return what `_run` yields for each row: (B, 2) on the CPU. shared: tokens of each row in the cache."""
+    pieces = [piece for _, piece in batch]
+    longest, first = len(pieces[0].ids), min(len(piece.context) for piece in pieces) - 1
+    idx = torch.zeros(len(pieces), longest, dtype=torch.long)
+    targets = torch.full_like(idx, -100)  # ignored by cross_entropy
+    for row, piece in enumerate(pieces):
+        idx[row, : len(piece.ids)] = torch.tensor(piece.ids)
+        targets[row, len(piece.context) - 1 : len(piece.ids)] = torch.tensor(piece.continuation)
+    idx, targets = idx[:, shared:].to(device), targets[:, first:].to(device)  # (B, T), (B, n)
     if cache is not None:
-        places = torch.tensor([row.place for row in batch], device=device)
+        places = torch.tensor([place for place, _ in batch], device=device)
         cache = cache.select(places) if has(cache, "select") else cache.repeat(len(batch))
-    logits, _ = model(idx, cache=cache, at=slice(first, None))
+    logits, _ = model(idx, cache=cache, at=slice(first - shared, None))
     logits = logits.float()  # (B, n, V)
     nll = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)  # (B, n)
     other = ((logits.argmax(-1) != targets) & (targets != -100)).any(-1)

@@ -54,7 +54,7 @@ CHANGES = {
 
 TALK = {  # the dataset, what else changes, and the initial weights
     "as it is": ("kindergarten-questions", "", "STORIES"),
-    "every token learned": ("every-token", "", "STORIES"),
+    "every token learned": ("kindergarten-questions", "--input.learn everything", "STORIES"),
     "windows, not packed rows": ("windows", "", "STORIES"),
     "no stories among the questions": ("kindergarten-questions", "--input.retold 0", "STORIES"),
     "not trained on stories before": ("kindergarten-questions", "", "UNTRAINED"),

@@ -4,13 +4,15 @@
     TIKTOKEN_CACHE_DIR=... python scripts/bench/harness.py [--rows 100] [--rounds 3] [--batch-size 8]
 
 GPT-2 (124M) with random weights in fp32, and HellaSwag's rows as tasks of all the harness's output types:
-multiple_choice (the harness's own HellaSwag), loglikelihood (the right ending), loglikelihood_rolling (the context),
-generate_until (16 tokens, greedy). Both models answer the same requests in one process, in rounds that alternate;
-timed are the answers with their tokenization. Printed is the median of the rounds' ratios with their range. The goal
-on a CPU is 2.5 for multiple_choice.
+multiple_choice (the harness's own HellaSwag), few_shot (the same after five solved rows), letters (the endings in the
+question, answers A to D), loglikelihood (the right ending), loglikelihood_rolling (the context), generate_until (16
+tokens, greedy). Both models answer the same requests in one process, in rounds that alternate; timed are the answers
+with their tokenization. Printed is the median of the rounds' ratios with their range, and the median ratio of CPU
+time, which tells more where others use the machine.
 """
 
 import argparse
+import json
 import os
 import statistics
 import tempfile
@@ -23,6 +25,13 @@ other: Any = import_module("hellaswag")  # the script beside this one
 
 KINDS: dict[str, dict[str, Any]] = {
     "multiple_choice": {"doc_to_text": "{{query}}", "doc_to_target": "{{label}}", "doc_to_choice": "choices"},
+    "few_shot": {"output_type": "multiple_choice"},
+    "letters": {
+        "output_type": "multiple_choice",
+        "doc_to_text": "{{query}}\n{% for c in choices %}{{'ABCD'[loop.index0]}}. {{c}}\n{% endfor %}Answer:",
+        "doc_to_target": "{{label}}",
+        "doc_to_choice": ["A", "B", "C", "D"],
+    },
     "loglikelihood": {"doc_to_text": "{{query}}", "doc_to_target": " {{choices[gold]}}"},
     "loglikelihood_rolling": {"doc_to_text": "", "doc_to_target": "{{query}}"},
     "generate_until": {
@@ -37,6 +46,9 @@ def task(kind: str, rows: Path) -> dict[str, Any]:
     """Return HellaSwag's rows as a task of an output type."""
     from lm_eval.tasks.hellaswag.utils import process_docs
 
+    examples = [json.loads(line) for line in rows.read_text(encoding="utf-8").splitlines()[:5]]
+    solved = [f"{row['ctx']} {row['endings'][int(row['label'])]}\n\n" for row in examples]
+    more = KINDS["multiple_choice"] | {"description": "".join(solved)} if kind == "few_shot" else {}
     metrics = {"loglikelihood_rolling": ["byte_perplexity"], "generate_until": ["exact_match"]}.get(kind, ["acc"])
     return {
         "task": kind,
@@ -46,6 +58,7 @@ def task(kind: str, rows: Path) -> dict[str, Any]:
         "output_type": kind,
         "process_docs": process_docs,
         "metric_list": [{"metric": metric} for metric in metrics],
+        **more,
         **KINDS[kind],
     }
 
@@ -98,18 +111,22 @@ def main() -> None:
         ours = PealmLM(str(temp / "pealm"), device=args.device)
         for kind in args.kinds:
             requests, answers = requests_of(kind, rows), dict[str, Any]()
+            method = "loglikelihood" if KINDS[kind].get("output_type", kind) == "multiple_choice" else kind
             seconds: dict[str, list[float]] = {"hf": [], "pealm": []}
+            spent: dict[str, list[float]] = {"hf": [], "pealm": []}  # processor's time
             for number in range(args.rounds):
                 both = [("hf", theirs), ("pealm", ours)]
                 for label, model in both if number % 2 else both[::-1]:
-                    began = time.perf_counter()
-                    answers[label] = getattr(model, "loglikelihood" if kind == "multiple_choice" else kind)(requests)
+                    began, cpu = time.perf_counter(), time.process_time()
+                    answers[label] = getattr(model, method)(requests)
                     seconds[label].append(time.perf_counter() - began)
-            ratios = [a / b for a, b in zip(seconds["hf"], seconds["pealm"], strict=True)]
+                    spent[label].append(time.process_time() - cpu)
+            ratios, of_cpu = ([a / b for a, b in zip(t["hf"], t["pealm"], strict=True)] for t in (seconds, spent))
             speeds = ", ".join(f"{k} {len(requests) / statistics.median(s):.1f}/s" for k, s in seconds.items())
+            apart = difference(kind, answers["pealm"], answers["hf"])
             print(
-                f"{kind:<22} {statistics.median(ratios):.2f} times as fast ({min(ratios):.2f} to {max(ratios):.2f}): "
-                f"{speeds}; {difference(kind, answers['pealm'], answers['hf'])}",
+                f"{kind:<22} {statistics.median(ratios):.2f} times as fast ({min(ratios):.2f} to {max(ratios):.2f}), "
+                f"{statistics.median(of_cpu):.2f} of CPU time: {speeds}; {apart}",
                 flush=True,
             )
 

@@ -1,19 +1,10 @@
-"""A local plugin for ablate.py: `kindergarten-questions` with every token learned, and in windows instead of rows."""
+"""A local plugin for ablate.py: `kindergarten-questions` in windows instead of packed rows."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 
-from pealm_core import DatasetSpec, Segment, hookimpl
+from pealm_core import DatasetSpec, hookimpl
 from pealm_kindergarten.config import QuestionsConfig
 from pealm_kindergarten.dataset import Questions
-
-
-class EveryToken(Questions):
-    """The user's turns and all marks are learned as well."""
-
-    def documents(self, split: str) -> Iterator[list[Segment]]:
-        """Yield the conversations without their masks."""
-        return ([replace(part, learn=True) for part in document] for document in super().documents(split))
 
 
 class Windows(Questions):
@@ -24,6 +15,5 @@ class Windows(Questions):
 
 @hookimpl
 def pealm_datasets() -> Iterator[DatasetSpec]:
-    """The datasets `every-token` and `windows`."""
-    for name, factory in (("every-token", EveryToken), ("windows", Windows)):
-        yield DatasetSpec(name=name, summary="For ablate.py", config=QuestionsConfig, factory=factory, value="seed")
+    """The dataset `windows`."""
+    yield DatasetSpec(name="windows", summary="For ablate.py", config=QuestionsConfig, factory=Windows, value="seed")

@@ -141,7 +141,7 @@ def main() -> None:
     parser.add_argument("-k", default="", metavar="EXPRESSION", help="only these tests, as pytest's -k")
     parser.add_argument("--seconds", type=int, default=60, help="for the tests of a mutant")
     parser.add_argument("--part", default="1/1", metavar="I/N", help="every Nth mutant, from the Ith on [1/1]")
-    parser.add_argument("--preload", default="torch,hypothesis", metavar="NAMES", help="modules to import once")
+    parser.add_argument("--preload", default="torch", metavar="NAMES", help="modules to import once")
     given = parser.parse_args()
     part, parts = map(int, given.part.split("/"))
     path = given.module.resolve()

@@ -21,7 +21,7 @@ def test_both_answer_the_same(tmp_path: Path) -> None:
         ' "endings": ["falls off.", "flies.", "eats it.", "licks his face."], "label": 1}\n'
     )
     rows.write_text("".join(row.replace("roof", word) for word in ("roof", "horse", "hill")))
-    kinds = ["multiple_choice", "loglikelihood_rolling", "generate_until"]
+    kinds = ["multiple_choice", "few_shot", "letters", "loglikelihood_rolling", "generate_until"]
     done = subprocess.run(
         [
             sys.executable,
@@ -39,8 +39,8 @@ def test_both_answer_the_same(tmp_path: Path) -> None:
         env={**os.environ, "TIKTOKEN_CACHE_DIR": str(SHARED / "tiktoken")},
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    choices, rolling, texts = done.stdout.splitlines()
-    assert choices.startswith("multiple_choice") and "times as fast" in choices
-    assert float(choices.split(" differ by ")[1].split()[0]) < 1e-3
-    assert float(rolling.split(" differ by ")[1].split()[0]) < 1e-3
+    *likelihoods, texts = done.stdout.splitlines()
+    assert [line.split()[0] for line in likelihoods] == kinds[:-1]
+    for line in likelihoods:
+        assert "times as fast" in line and float(line.split(" differ by ")[1].split()[0]) < 1e-3
     assert texts.endswith("3 of 3 texts equal")

@@ -40,6 +40,11 @@ def test_quotas_are_whole_and_as_near_as_they_can_be(weights: list[float]) -> No
     assert all(abs(quota - BLOCK * w / sum(weights)) < 1 for quota, w in zip(found, weights, strict=True))
 
 
+def test_the_largest_remainders_are_rounded_up() -> None:
+    assert quotas([1, 1, 2.5]) == [222, 222, 556]  # of 222.2, 222.2 and 555.6
+    assert quotas([1, 999]) == [1, 999] and quotas([1.5, 998.5]) == [2, 998]  # no source is left out
+
+
 @given(st.lists(st.floats(0.1, 9), min_size=1, max_size=5), st.integers(0, 2**63), st.integers(0, 50))
 def test_a_block_has_its_quotas_and_each_source_goes_on_where_it_was(
     weights: list[float], seed: int, block: int
@@ -53,10 +58,18 @@ def test_a_block_has_its_quotas_and_each_source_goes_on_where_it_was(
 
 
 def test_the_order_is_drawn_from_the_seed() -> None:
+    assert Mixture([Numbers(0), Numbers(1)], [3, 1]).places(range(50)) == mixture(3, 1, seed=0).places(range(50))
     one, other = mixture(3, 1, seed=1), mixture(3, 1, seed=2)
     assert one.places(range(100)) == mixture(3, 1, seed=1).places(range(100)) != other.places(range(100))
     assert one.places(range(100)) != [(source, n - 750) for source, n in one.places(range(BLOCK, BLOCK + 100))]
     assert 60 < sum(source == 0 for source, _ in one.places(range(100))) < 90  # mixed within a block
+
+
+def test_the_order_stays_what_it_was() -> None:
+    """A run that is resumed with a newer version continues in the same order."""
+    places = [(1, 8), (0, 224), (1, 121), (0, 64), (0, 474), (0, 388)]
+    assert mixture(3, 1, seed=0).places(range(6)) == places
+    assert mixture(3, 1, seed=0).places(range(1000, 1003)) == [(0, 1143), (0, 1257), (0, 1027)]
 
 
 def test_rows_are_those_of_the_sources_for_any_number_of_processes() -> None:

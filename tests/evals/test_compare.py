@@ -64,6 +64,28 @@ def test_accuracies_have_mcnemar_s_test(pealm: Pealm, runs: Path, tmp_path: Path
     assert table["models"][1]["p"] == mcnemar(*([value == 1 for value in own] for own in credits))
 
 
+def test_stories_are_compared_one_by_one(pealm: Pealm, tmp_path: Path) -> None:
+    from pealm_core import train
+
+    small: dict[str, Any] = {"steps": 2, "batch_size": 8, "eval_tokens": 2000, "warmup_steps": 1, "device": "cpu"}
+    model = {"name": "char-transformer", "n_layer": 1, "n_embd": 16, "n_head": 2, "block_size": 32}
+    for name, rate in (("a", 1e-3), ("b", 3e-2)):
+        train(model, {"kindergarten": 1, "stories": 100}, out=tmp_path / name, lr=rate, **small)
+    on = ("--on", "kindergarten", "--eval.stories", 9, "--output", tmp_path / "found.json")
+    done = pealm("compare", tmp_path / "a", tmp_path / "b", *on)
+    assert done.code == 0, done.err
+    compared = json.loads((tmp_path / "found.json").read_text())["metrics"]
+    assert list(compared) == ["stories accepted", "sentences accepted", "loss (nats per character)", "loss / floor"]
+    for number, name in enumerate("ab"):
+        pealm("eval", "--ckpt", tmp_path / name, *on)
+        alone = json.loads((tmp_path / "found.json").read_text())["metrics"]
+        for metric, table in compared.items():
+            assert table["rows"] == 9
+            assert table["models"][number]["value"] == pytest.approx(alone[metric]["value"])
+    quotient = compared["loss / floor"]["models"][1]
+    assert quotient["high"] < 0 and "p" not in quotient and "p" in compared["stories accepted"]["models"][1]
+
+
 def test_what_can_t_be_compared(pealm: Pealm, runs: Path, local: Callable[..., Path]) -> None:
     plugin = local(
         "no_rows",

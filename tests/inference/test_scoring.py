@@ -134,6 +134,70 @@ class Cached(Attention):
         return self.cache_type(KVCache(n_layer=1, batch=batch, n_head=2, length=length, head_dim=4))
 
 
+class Attends(Attention):
+    """The same with a cache of which it uses only positions, attend and advance, so that requests can be packed."""
+
+    heads = 2  # of keys and values
+
+    def forward(self, idx: Tensor, targets: Tensor | None = None, *, cache: Any = None, at: Any = None) -> Any:
+        b, t = idx.shape
+        x = self.tokens(idx) + (self.places.weight[:t] if cache is None else self.places(cache.positions(t)))
+        q, k, v = self.qkv(x).view(b, t, 3, 2, 4).permute(2, 0, 3, 1, 4)
+        k, v = k[:, : self.heads], v[:, : self.heads]
+        y = causal_attention(q, k, v) if cache is None else cache.attend(0, q, k, v)
+        if cache is not None:
+            cache.advance(t)
+        x = x + y.transpose(1, 2).reshape(b, t, 8)
+        logits = self.head(x if at is None else x[:, at])
+        self.seen += idx.numel()
+        self.asked += logits.shape[0] * logits.shape[1]
+        return logits * 5, None
+
+    def make_cache(self, batch: int, length: int) -> Any:
+        return KVCache(n_layer=1, batch=batch, n_head=self.heads, length=length, head_dim=4)
+
+
+class Grouped(Attends):
+    """The same with a key and value for both queries."""
+
+    heads = 1
+
+
+class Appends(Attention):
+    """The same with a cache whose length it uses, so that requests can't be packed."""
+
+    def forward(self, idx: Tensor, targets: Tensor | None = None, *, cache: Any = None, at: Any = None) -> Any:
+        return super().forward(idx, targets, cache=None if cache is None else Select(cache), at=at)
+
+    def make_cache(self, batch: int, length: int) -> Any:
+        return KVCache(n_layer=1, batch=batch, n_head=2, length=length, head_dim=4)
+
+
+class Window(KVCache):
+    """A cache that hides all but the last four tokens."""
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, dropout: float = 0.0) -> Tensor:
+        keys, values = self.append(layer, k, v)
+        t, s = q.shape[2], keys.shape[2]
+        near = torch.ones(t, s, dtype=torch.bool).tril(s - t).triu(s - t - 3)
+        return F.scaled_dot_product_attention(q, keys, values, attn_mask=near)
+
+    def select(self, index: Tensor) -> KVCache:
+        other = super().select(index)
+        other.__class__ = Window
+        return other
+
+
+class Windowed(Attends):
+    """A model with it, whose requests can't be packed."""
+
+    def forward(self, idx: Tensor, targets: Tensor | None = None, *, cache: Any = None, at: Any = None) -> Any:
+        return super().forward(idx, targets, cache=cache or self.make_cache(len(idx), idx.shape[1]), at=at)
+
+    def make_cache(self, batch: int, length: int) -> Any:
+        return Window(n_layer=1, batch=batch, n_head=2, length=length, head_dim=4)
+
+
 def near(expected: Any) -> Any:
     """Equal to 1e-5, or, as fp32 has seven digits, to one in a million."""
     return pytest.approx(expected, rel=1e-6, abs=1e-5)
@@ -147,7 +211,11 @@ def some_requests() -> list[Request]:
         context = [rng.randrange(11) for _ in range(n)]
         requests += [(context, [rng.randrange(11) for _ in range(rng.randint(1, 12))]) for _ in range(4)]
     requests += [([rng.randrange(11)], [rng.randrange(11) for _ in range(n)]) for n in (1, 24, 25, 60)]
-    return requests
+    examples = [rng.randrange(11) for _ in range(14)]  # questions after the same examples, or after some of them
+    for n in (14, 14, 14, 9, 11, 14):
+        context = examples[:n] + [rng.randrange(11) for _ in range(rng.randint(0, 3))]
+        requests += [(context, [rng.randrange(11) for _ in range(rng.randint(1, 3))]) for _ in range(3)]
+    return requests + requests[:2]
 
 
 @torch.no_grad()
@@ -162,7 +230,10 @@ def one_by_one(model: Any, requests: list[Request]) -> list[float]:
     return found
 
 
-@pytest.mark.parametrize("make", [Attention, lambda: Cached(Select), lambda: Cached(RepeatOnly)])
+KINDS = [Attention, lambda: Cached(Select), lambda: Cached(RepeatOnly), Attends, Grouped, Appends, Windowed]
+
+
+@pytest.mark.parametrize("make", KINDS)
 def test_the_numbers_are_the_definition_s_whatever_the_batch_and_order(make: Any) -> None:
     model, requests = make(), some_requests()
     fitting = [request for request in requests if len(request[1]) <= 24]
@@ -189,6 +260,19 @@ def test_a_context_is_run_once_and_only_continuations_get_logits() -> None:
     plain = Attention()
     score(plain, [(context, ending) for ending in endings])
     assert (plain.seen, plain.asked) == (4 * (12 + 4), 4 * 5)
+
+
+def test_packed_requests_run_what_they_have_in_common_once() -> None:
+    rng = random.Random(0)
+    examples, questions = [rng.randrange(11) for _ in range(12)], [[a, b] for a in range(11) for b in range(11)]
+    requests = [(examples + question, [choice]) for question in questions for choice in (1, 2, 3, 4)]
+    model = Attends()
+    scores = score(model, requests)
+    assert (model.seen, model.asked) == (12 + 11 + 121, 121)  # a beginning of a question is common to eleven
+    assert [s.log_prob for s in scores] == near(one_by_one(model, requests))
+    small = Attends()  # passes of 24 tokens, each after the examples
+    assert [s.log_prob for s in score(small, requests, batch_tokens=24)] == near([s.log_prob for s in scores])
+    assert small.seen < 1.1 * model.seen
 
 
 def test_scores_are_told_as_they_come() -> None:

@@ -9,6 +9,8 @@ import torch
 
 from pealm_core import CHAT_LAYOUT, UserError
 from pealm_core.data.specials import with_specials
+from pealm_evals.paired import value
+from pealm_evals.rows import metrics_of, same_rows
 from pealm_kindergarten import KINDERGARTEN, parse
 from pealm_kindergarten.answering import Answering
 from pealm_kindergarten.config import AnsweringConfig, QuestionsConfig
@@ -86,6 +88,19 @@ def test_some_stories_are_told_again_so_that_they_are_not_forgotten() -> None:
     assert not any([*alone(0, "train"), *alone(0.5, "val")])
 
 
+def test_the_stories_and_questions_are_learned_on_demand() -> None:
+    def documents(**settings: Any) -> list[list[Any]]:
+        return list(Questions(QuestionsConfig(stories=20, retold=0, **settings)).documents("train"))
+
+    answers, everything = documents(), documents(learn="everything")
+    assert [[(part.text, part.special) for part in document] for document in answers] == [
+        [(part.text, part.special) for part in document] for document in everything
+    ]
+    assert all(part.learn for document in everything for part in document if part.special is None)
+    assert not any(document[0].learn or document[3].learn for document in everything)  # whose turn it is
+    assert [[part.learn for part in document[:6]] for document in answers] == 20 * [[False] * 4 + [True] * 2]
+
+
 class Letters:
     """A tokenizer of bytes."""
 
@@ -128,5 +143,8 @@ def test_the_evaluation() -> None:
     right = [row["right answer"] == "It was red." for row in result.details if row["answerable"]]
     assert result.metrics["exactly right"][0] == sum(right) / len(right)
     assert result.metrics["unanswerable, declined"][0] == 0.0
+    assert all(metrics_of(result.details, [name]) for name in result.metrics)  # so that they can be compared
+    for name, (mean, _) in result.metrics.items():
+        assert value(same_rows(name, [result.details])[0]) == pytest.approx(mean)
     with pytest.raises(UserError, match="no chat layout"):
         evaluation.evaluate(Parrot(tokenizer, ""), Letters(), config={}, progress=lambda *numbers: None)

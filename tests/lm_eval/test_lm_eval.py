@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 
+from pealm_evals import paired
+from pealm_evals.rows import same_rows
+
 TYPES = ("multiple_choice", "loglikelihood", "loglikelihood_rolling", "generate_until")
 
 
@@ -79,6 +82,10 @@ def test_pealm_eval_runs_the_tasks(
     for name in names:
         own = [row["answers"] for row in found["details"] if row["task"] == name]
         assert close(own, json.loads(json.dumps(rows(direct, name))))
+    for name, metric in found["metrics"].items():
+        if "perplexity" not in name:  # no mean of values by row
+            [values] = same_rows(name, [found["details"]])
+            assert paired.value(values) == pytest.approx(metric["value"], rel=1e-6), name
     assert any(note.startswith("local_loglikelihood: version Yaml, 0-shot, 12 documents") for note in found["notes"])
     few = pealm(*line, "--eval.tasks", names[0], "--eval.num-fewshot", 2, "--limit", 3)
     assert "n = 3 in" in few.out and "2-shot, 3 documents" in few.out

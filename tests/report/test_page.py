@@ -31,7 +31,7 @@ def test_one_run(pealm: Callable[..., Any], make_run: Make, add_evaluation: Any,
     result = pealm("report", run)
     assert result.code == 0 and result.out == f"written: {run / 'report.html'}\n"
     page = (run / "report.html").read_text()
-    assert "done · best validation loss 1.2000 (2.4000 × floor) · 50 of 50 steps · 5k tokens · 5.0 s" in page
+    assert "done · best validation loss 1.2000 (floor 0.5000) · 50 of 50 steps · 5k tokens · 5.0 s" in page
     for text in ("12,345", "train.lr", "0.3100 ± 0.0100", "hellaswag.json, n = 200", "Once upon a time", "2.13.0"):
         assert text in page, text
     assert f"pealm train --config {run / 'config.toml'}" in page and "What differs" not in page

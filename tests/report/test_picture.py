@@ -108,7 +108,7 @@ def test_what_it_shows(make_run: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Axes, "annotate", note)
     monkeypatch.setattr(Axes, "axhline", level)
     draw(make_run("r"))
-    assert texts == [("best 1.2000, 2.400 × floor\nstep 40", (4000, 1.2))] and lines == [0.5]
+    assert texts == [("best 1.2000\nstep 40", (4000, 1.2))] and lines == [0.5]
 
 
 @pytest.mark.parametrize("odd", ["no validation", "constant", "negative", "no rate", "nothing scored"])

@@ -26,7 +26,7 @@ def test_the_table_and_json_say_the_same(pealm: Callable[..., Any], make_run: Ma
     head, first, second = result.out.splitlines()
     assert head.split() == ["run", "model", "data", "steps", "tokens", "best", "loss", "evaluations", "state", "size"]
     assert first.split()[:7] == [str(tmp_path / "runs" / "a"), "sprout", "kindergarten", "50", "5k", "1.2000", "–"]
-    assert "50/80" in second and "1.2000 (2.400 × floor)" in second and "interrupted" in second
+    assert "50/80" in second and "1.2000 (floor 0.5000)" in second and "interrupted" in second
     found = json.loads(pealm("runs", tmp_path / "runs", "--json").out)
     size = sum(path.stat().st_size for path in (tmp_path / "runs" / "a").iterdir())
     assert found[0] == {

@@ -97,16 +97,17 @@ def test_quickstart(tree: Path) -> None:
     for _ in range(2):
         code, out, called = run(script, "--max-seconds", "5")
         assert code == 0
-        _, train, sample, evaluate, teach, count, talk = called
+        _, train, sample, evaluate, teach, count, again, talk = called
         folder = train.split("--out ")[1].split()[0]
-        assert train.startswith("pealm train sprout --preset tiny --input.kindergarten ")
+        assert train.startswith("pealm train sprout --preset reader --input.kindergarten-questions ")
         assert " --max-seconds 60 " in train
         assert train.endswith(" --max-seconds 5")
         assert sample.startswith(f"pealm sample --ckpt {folder} ")
         assert evaluate == f"pealm eval --ckpt {folder} --on kindergarten"
         assert teach.startswith(f"pealm train sprout --preset chat --init {folder} --input.kindergarten-questions ")
-        assert " --max-seconds 45 " in teach and teach.endswith(f" --out {folder}-questions")
+        assert " --max-seconds 60 " in teach and teach.endswith(f" --out {folder}-questions")
         assert count == f"pealm eval --ckpt {folder}-questions --on kindergarten-questions"
+        assert again == f"pealm eval --ckpt {folder}-questions --on kindergarten"
         assert talk == f"pealm chat --ckpt {folder}-questions --temperature 0"
         assert [line[2:] for line in out.splitlines() if line.startswith("$ ")] == called[1:]
         assert len([line for line in out.splitlines() if line.startswith("> ")]) == 4  # a story and three questions

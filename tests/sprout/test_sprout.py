@@ -17,6 +17,7 @@ BASE = SproutConfig(vocab_size=11, block_size=16, n_layer=2, n_head=2, n_embd=16
 SWITCHES: list[dict[str, Any]] = [
     {},
     {"rotary": False},
+    {"rotary_fraction": 0.5},
     {"qk_norm": False},
     {"squared_relu": False},
     {"zero_init": False},
@@ -169,6 +170,15 @@ def test_capped_logits_stay_within_their_cap() -> None:
         model.head.weight.mul_(100)
         logits, _ = model(torch.randint(11, (1, 16)))
     assert logits is not None and 1.5 < float(logits.abs().max()) <= 2.0
+
+
+def test_features_that_rotary_positions_do_not_turn_compare_content_alone() -> None:
+    x = torch.randn(1, 16, 2, 1, 8)
+    for fraction, still in ((1.0, 0), (0.5, 2), (0.1, 3)):  # of the 4 pairs of features in a head
+        turned = rotate(x, *made(rotary_fraction=fraction).turns)
+        same = (turned == x)[0, 1:].all(0).flatten(0, 1).all(0)
+        assert same.view(2, 4).tolist() == 2 * [[False] * (4 - still) + [True] * still]
+        torch.testing.assert_close(turned.norm(dim=-1), x.norm(dim=-1))
 
 
 def test_sizes_that_do_not_fit_are_named() -> None:

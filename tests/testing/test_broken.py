@@ -8,6 +8,7 @@ from typing import Any
 from unittest import SkipTest
 
 import pytest
+import torch
 
 from pealm_testing import (
     CommandConformance,
@@ -358,3 +359,16 @@ def test_documents_for_evaluators() -> None:
     texts = EvaluatorConformance.texts
     assert len(set(texts)) == len(texts) > 50 and all(text.endswith("\n") and text.count(".") == 2 for text in texts)
     assert len({text.split()[-1] for text in texts}) >= 4
+
+
+def test_a_model_that_needs_consecutive_positions_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    from pealm_core.inference.one_row import TreeCache
+
+    class Transformer(ModelConformance):
+        spec = "char-transformer"
+        config = {"block_size": 16, "n_layer": 1, "n_head": 2, "n_embd": 16}
+
+    Transformer().test_cache_gives_the_same_logits()
+    monkeypatch.setattr(TreeCache, "positions", lambda self, tokens: torch.arange(tokens).clamp(max=15))
+    with pytest.raises(ConformanceError, match="may be any T positions"):
+        Transformer().test_cache_gives_the_same_logits()

@@ -7,6 +7,7 @@ import pytest
 
 from pealm_core import PluginError
 from pealm_core.config.settings import TrainSettings
+from pealm_core.contract.fields import settings_of
 from pealm_core.training.learning_rate import Budget, CosineConfig, constant, cosine, due, in_steps, lr_factor
 from pealm_schedules.schedules import InverseSqrtConfig, LinearConfig, WSDConfig, inverse_sqrt, linear, wsd
 
@@ -51,6 +52,23 @@ def test_schedules_have_their_closed_forms(end: float) -> None:
         flat = wsd(WSDConfig(min_lr_ratio=end, decay_fraction=0.4))(p, 3)
         assert flat == pytest.approx(1.0 if p <= 0.6 else end + (1 - end) * (1 - p) / 0.4)
         assert constant()(p, 3) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("config", "key", "good", "bad"),
+    [
+        (LinearConfig, "min-lr-ratio", (0, 1), (-0.01, 1.01)),
+        (WSDConfig, "min-lr-ratio", (0, 1), (-0.01, 1.01)),
+        (WSDConfig, "decay-fraction", (0.001, 1), (0, 1.01)),
+        (InverseSqrtConfig, "timescale", (1,), (0,)),
+    ],
+)
+def test_limits_of_settings(config: type, key: str, good: tuple[float, ...], bad: tuple[float, ...]) -> None:
+    setting = settings_of(config)[key]
+    assert [setting.parse(value) for value in good] == list(good)
+    for value in bad:
+        with pytest.raises(ValueError, match=r"must be [a-z ]+ [0-9]"):
+            setting.parse(value)
 
 
 def test_defaults() -> None:

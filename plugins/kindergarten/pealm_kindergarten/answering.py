@@ -1,6 +1,5 @@
 """Whether a model answers questions about stories that no model was trained on, exactly and by kind of question."""
 
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ from pealm_kindergarten.questions import UNKNOWN
 
 SCORED = 987_654_321  # the seed of the stories: unlike any that people train on
 LONGEST = 60  # tokens of an answer
+RIGHT, DECLINED, WRONGLY_DECLINED = "exactly right", "unanswerable, declined", "answerable, wrongly declined"
 
 
 class Answering:
@@ -29,6 +29,8 @@ class Answering:
             for number, question in enumerate(asked):
                 said = answer(model, tokenizer, messages[: 2 * number + 1])
                 answerable += question.known
+                right, declined = said == question.answer, said == UNKNOWN
+                values = {RIGHT: right, f"{question.kind}: {RIGHT}": right, WRONGLY_DECLINED: declined}
                 details.append(
                     {
                         "question": messages[2 * number]["content"],
@@ -36,21 +38,18 @@ class Answering:
                         "answerable": question.known,
                         "right answer": question.answer,
                         "answer": said,
+                        **(values if question.known else {DECLINED: declined}),
                     }
                 )
             progress(min(answerable, wanted), wanted)
             if answerable >= wanted:
                 break
-        by_kind: dict[str, list[bool]] = defaultdict(list)
-        for row in details:
-            if row["answerable"]:
-                by_kind[row["kind"]].append(row["answer"] == row["right answer"])
-        known = [row for row in details if row["answerable"]]
-        metrics = {"exactly right": mean([row["answer"] == row["right answer"] for row in known])}
-        metrics |= {f"{kind}: exactly right": mean(rows) for kind, rows in sorted(by_kind.items())}
-        metrics["unanswerable, declined"] = mean([r["answer"] == UNKNOWN for r in details if not r["answerable"]])
-        metrics["answerable, wrongly declined"] = mean([row["answer"] == UNKNOWN for row in known])
-        wrong = next((row for row in known if row["answer"] != row["right answer"]), None)
+        kinds = sorted({f"{row['kind']}: {RIGHT}" for row in details if row["answerable"]})
+        metrics = {
+            name: mean([row[name] for row in details if name in row])
+            for name in (RIGHT, *kinds, DECLINED, WRONGLY_DECLINED)
+        }
+        wrong = next((row for row in details if not row.get(RIGHT, True)), None)
         notes = [] if wrong is None else [f"{wrong['question']} {wrong['answer']!r}, not {wrong['right answer']!r}"]
         return EvalResult(
             metrics=metrics, n=len(details), notes=[" ".join(note.split()) for note in notes], details=details

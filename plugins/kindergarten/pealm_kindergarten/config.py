@@ -1,6 +1,7 @@
 """The settings of the dataset and of the evaluation."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from pealm_core import setting
 
@@ -20,7 +21,10 @@ class QuestionsConfig:
     seed: int = setting(1, "which stories", at_least=0)
     stories: int = setting(20_000, "stories to train on; a tenth as many are for validation", at_least=10)
     questions: int = setting(3, "most questions about a story", at_least=1, at_most=5)
-    retold: float = setting(0.3, "fraction of stories that are learned without questions", at_least=0, at_most=0.5)
+    retold: float = setting(0.3, "fraction of stories that are learned without questions", at_least=0, at_most=0.9)
+    learn: Literal["answers", "everything"] = setting(
+        "answers", "what is learned of a conversation; everything: the text of the user as well"
+    )
 
 
 @dataclass(frozen=True)

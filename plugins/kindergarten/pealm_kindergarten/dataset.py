@@ -1,7 +1,8 @@
 """The stories as a dataset, one document a story, its end mark a newline; and questions about them."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 
 from pealm_core import CHAT_LAYOUT, Segment, chat_document
 from pealm_kindergarten.config import QuestionsConfig, StoriesConfig
@@ -39,7 +40,7 @@ class SecondGrade(Kindergarten):
 
 
 class Questions:
-    """Conversations: a story with one to three questions, whose answers are learned; and some stories alone."""
+    """Conversations: a story with questions, whose answers are learned, or all of it; and some stories alone."""
 
     chat = CHAT_LAYOUT
     packed = True
@@ -52,13 +53,19 @@ class Questions:
         config = self.config
         if split != "train":
             for messages, _ in conversations("val", config.seed, config.stories // 10, config.questions):
-                yield chat_document(messages)
+                yield self._document(messages)
             return
         for index, story in tellings("train", config.seed, config.stories):
             if random.Random(f"retold {config.seed} {index}").random() < config.retold:
                 yield [Segment(story.text + END)]
             else:
-                yield chat_document(conversation(story, _asked(story, config.seed, index, config.questions)))
+                yield self._document(conversation(story, _asked(story, config.seed, index, config.questions)))
+
+    def _document(self, messages: Iterable[Mapping[str, str]]) -> list[Segment]:
+        document = chat_document(messages)
+        if self.config.learn == "everything":
+            return [replace(part, learn=part.learn or part.special is None) for part in document]
+        return document
 
 
 def conversations(

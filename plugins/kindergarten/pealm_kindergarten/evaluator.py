@@ -72,7 +72,19 @@ class Telling:
             notes.append(f"one that is not accepted: {first}")
             which = "" if grade is KINDERGARTEN else f" --grade {grade.name}"
             notes.append(f"  why: python -m pealm_kindergarten{which} --explain={shlex.quote(first)}")
-        details = [{"story": text, "accepted": good} for text, good in zip(told, whole, strict=True)]
+        # For `pealm compare`: the story told with this number, and the one that was scored; ratios as part and whole.
+        details = [
+            {
+                "story": text,
+                "stories accepted": good,
+                "sentences accepted": [sum(sentences), len(sentences)],
+                "loss (nats per character)": [loss, length],
+                "loss / floor": [loss, floor],
+            }
+            for text, good, sentences, loss, length, floor in zip(
+                told, whole, judged, losses, lengths, floors, strict=True
+            )
+        ]
         return EvalResult(metrics=metrics, n=n, notes=notes, details=details)
 
     def tell(self, model: Any, tokenizer: Tokenizer, progress: Callable[[int], None]) -> list[str]:

@@ -1,5 +1,6 @@
 """The evaluation: tasks of the harness on a model, with the harness's metrics."""
 
+import math
 import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -119,7 +120,11 @@ def _details(samples: Mapping[str, list[dict[str, Any]]]) -> Iterator[dict[str, 
         for row in sorted(rows, key=lambda row: (row["doc_id"], str(row.get("filter")))):
             suffix = "" if row.get("filter", "none") == "none" else f",{row['filter']}"
             given = {name: row.get(name) for name in row.get("metrics", ())}
-            metrics = {f"{task}/{n}{suffix}": float(v) for n, v in given.items() if isinstance(v, int | float)}
+            metrics: dict[str, Any] = {
+                f"{task}/{n}{suffix}": float(v) for n, v in given.items() if isinstance(v, int | float)
+            }
+            if isinstance(pair := given.get("bits_per_byte"), list | tuple):  # log-likelihood and bytes
+                metrics[f"{task}/bits_per_byte{suffix}"] = [-pair[0] / math.log(2), pair[1]]
             answers = row["filtered_resps"]
             facts = {"task": task, "document": row["doc_id"], "filter": row.get("filter", "none")}
             yield {**facts, "answers": _plain(answers), **metrics}

@@ -103,7 +103,7 @@ def _row(run: Run) -> tuple[str, ...]:
     summary = run.summary
     best = "–" if summary.best_loss is None else f"{summary.best_loss:.4f}"
     if summary.best_loss is not None and run.floor:
-        best += f" ({summary.best_loss / run.floor:.3f} × floor)"
+        best += f" (floor {run.floor:.4f})"
     steps = f"{summary.step:,}" + (f"/{run.steps:,}" if run.steps and run.steps != summary.step else "")
     results = "; ".join(f"{name} {_first(result)}" for name, result in run.last_evaluations.items()) or "–"
     tokens, bytes_ = short(summary.tokens), size(summary.size)

@@ -113,10 +113,13 @@ def labels(folders: Sequence[Path]) -> list[str]:
     return found
 
 
+FLOOR = "Entropy floor of documents from their start"  # a window that starts within one can't reach it: no quotient
+
+
 def _headline(run: Run) -> str:
     about = _about(run)
-    best, ratio = about["Best validation loss"], about["Best loss / floor"]
-    parts = [f"best validation loss {best}" + (f" ({ratio} × floor)" if ratio != "–" else "")] if best != "–" else []
+    best, floor = about["Best validation loss"], about[FLOOR]
+    parts = [f"best validation loss {best}" + (f" (floor {floor})" if floor != "–" else "")] if best != "–" else []
     return " · ".join([run.state, *parts, f"{about['Steps']} steps", f"{about['Tokens']} tokens", about["Time"]])
 
 
@@ -144,8 +147,7 @@ def _about(run: Run) -> dict[str, str]:
         "State": run.state,
         "Best validation loss": f"{best[1]:.4f}" if best else "–",
         "at step": f"{metrics.at('step', best[0]):,.0f}" if best else "–",
-        "Entropy floor": f"{run.floor:.4f}" if run.floor else "–",
-        "Best loss / floor": f"{best[1] / run.floor:.4f}" if best and run.floor else "–",
+        FLOOR: f"{run.floor:.4f}" if run.floor else "–",
         "Bits per byte at the best": f"{bits:.4f}" if bits is not None else "–",
         "Validation loss before": f"{run.before:.4f}" if run.before is not None else "–",
         "Validation loss at the end": f"{metrics.val[-1][1]:.4f}" if metrics.val else "–",

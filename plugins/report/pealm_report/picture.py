@@ -64,12 +64,11 @@ def _loss(axes: Axes, run: Run) -> None:
         )
     if metrics.best is not None:
         place, best = metrics.best
-        ratio = f", {best / run.floor:.3f} × floor" if run.floor else ""
         late = tokens[place] > 0.5 * tokens[-1]
         ring: dict[str, Any] = {"markersize": 9, "markerfacecolor": "none", "markeredgecolor": INK}
         axes.plot(tokens[place], best, "o", markeredgewidth=1.4, clip_on=False, zorder=4, **ring)
         axes.annotate(
-            f"best {best:.4f}{ratio}\nstep {metrics.at('step', place):,.0f}",
+            f"best {best:.4f}\nstep {metrics.at('step', place):,.0f}",
             (tokens[place], best),
             xytext=(0, 22),
             textcoords="offset points",

@@ -25,6 +25,12 @@ class SproutConfig:
     n_embd: int = setting(128, "width", at_least=1, at_most=1_000_000)
     dropout: float = setting(0.0, "share of activations dropped in training", at_least=0, below=1)
     rotary: bool = setting(True, "rotary positions, else learned ones")
+    rotary_fraction: float = setting(
+        1.0,
+        "fraction of a head's features that rotary positions turn; the rest compare content alone",
+        above=0,
+        at_most=1,
+    )
     qk_norm: bool = setting(True, "queries and keys of equal length, with a learned temperature per head")
     squared_relu: bool = setting(True, "squared ReLU in the feed-forward layers, else GELU")
     zero_init: bool = setting(True, "residual projections start at zero, else small and random")

@@ -142,7 +142,9 @@ class Sprout(nn.Module):
         self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         if config.rotary:
             half = config.n_embd // config.n_head // 2
-            speeds = ROTARY_BASE ** (-torch.arange(half) / half)  # radians a position, (D / 2,)
+            turned = max(1, round(half * config.rotary_fraction))
+            speeds = ROTARY_BASE ** (-torch.arange(half) / turned)  # radians a position, (D / 2,)
+            speeds[turned:] = 0
             angles = torch.outer(torch.arange(config.block_size), speeds)[:, None, None]  # (T, 1, 1, D / 2)
             self.register_buffer("turns", torch.stack([angles.cos(), angles.sin()]), persistent=False)
         else:

@@ -22,6 +22,16 @@ def pealm_models() -> Iterator[ModelSpec]:
                 "ngram": 2,
                 "optimizer": {"name": "muon", "weight_decay": 0.0, "adam_lr": 0.02},
             },
+            "reader": {
+                "block_size": 160,
+                "n_layer": 2,
+                "n_head": 2,
+                "n_embd": 64,
+                "ngram": 2,
+                "rotary_fraction": 0.5,
+                "train": {"batch_size": 13},
+                "optimizer": {"name": "muon", "weight_decay": 0.0, "adam_lr": 0.02},
+            },
             "cpu": {"block_size": 64, "ngram": 3, "optimizer": {"name": "muon", "adam_decay": 0.3}},
             "laptop": {
                 "block_size": 256,

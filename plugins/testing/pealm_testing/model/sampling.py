@@ -1,10 +1,11 @@
 """Checks of sampling: the key-value cache, and prompts of any length."""
 
+from typing import Any
 from unittest import SkipTest
 
 import torch
 
-from pealm_core import Sampling, generate_ids
+from pealm_core import Sampling, generate_ids, score
 from pealm_testing.core import has
 from pealm_testing.errors import ConformanceError
 from pealm_testing.model.base import ModelKit, call
@@ -15,7 +16,7 @@ class SamplingChecks(ModelKit):
 
     @torch.no_grad()
     def test_cache_gives_the_same_logits(self) -> None:
-        """Catches a cache that changes the generated text: wrong positions, masks or order of rows."""
+        """Catches a cache that changes generated text or scores: wrong positions, masks or order of rows."""
         model = self.noisy()
         if not has(model, "make_cache"):
             raise SkipTest("it has no make_cache; sampling recomputes the whole context for each token")
@@ -49,6 +50,23 @@ class SamplingChecks(ModelKit):
                 raise ConformanceError("cache.select(rows) must return a copy of these rows, in this order")
         if not torch.allclose(call(model, idx[:, 1:2], cache=cache)[0], logits[:, 1:2], atol=atol):
             raise ConformanceError("using the result of cache.repeat or select changed the cache: return copies")
+
+        self._scores_are_those_without_a_cache(model, idx)
+
+    def _scores_are_those_without_a_cache(self, model: Any, idx: torch.Tensor) -> None:
+        """On a CPU, scoring packs requests into one row of a `KVCache`: two continuations of one beginning."""
+        half = idx.shape[1] // 2
+        rows = torch.stack([idx[0], torch.cat([idx[0, :half], idx[1, half:]])])
+        log_p = call(model, rows)[0].log_softmax(-1)[:, half - 1 : -1]
+        wanted = log_p.gather(2, rows[:, half:, None]).sum((1, 2))
+        scores = score(model, [(row[:half], row[half:]) for row in rows.tolist()])
+        if not torch.allclose(
+            torch.tensor([s.log_prob for s in scores]), wanted, rtol=1e-3, atol=10 * self.tolerance
+        ):
+            raise ConformanceError(
+                f"log-likelihoods of two continuations differ with a cache: {[s.log_prob for s in scores]}, not "
+                f"{wanted.tolist()}: cache.positions(T) may be any T positions, not only consecutive ones"
+            )
 
     def test_any_context_length(self) -> None:
         """Catches a model that fails on one token, on a full block, or when sampling continues beyond the block."""
