@@ -4,8 +4,8 @@
     lm = pealm_core.load(run)
     print(lm.generate("ROMEO:"))
 
-Its public names: the light ones below, and those of `public_command`, `public_light` and `public`, which need click,
-numpy or torch and are imported on first use.
+Its public names: those below, for the `plugin.py` of a plugin, and those of the modules `public...`, which are
+imported on first use.
 """
 
 import sys as _sys
@@ -13,22 +13,10 @@ from importlib import import_module
 from pathlib import Path as _Path
 from typing import TYPE_CHECKING, Any
 
-from pealm_core.config.depth import depth_preset as depth_preset
-from pealm_core.config.paths import cache_root as cache_root
-from pealm_core.config.settings import Sampling as Sampling
-from pealm_core.config.settings import TrainSettings as TrainSettings
 from pealm_core.contract.errors import PealmError as PealmError
 from pealm_core.contract.errors import PluginError as PluginError
 from pealm_core.contract.errors import UserError as UserError
-from pealm_core.contract.fields import setting as setting
 from pealm_core.contract.hookspecs import hookimpl as hookimpl
-from pealm_core.contract.protocols import Dataset as Dataset
-from pealm_core.contract.protocols import Document as Document
-from pealm_core.contract.protocols import EvalResult as EvalResult
-from pealm_core.contract.protocols import Evaluator as Evaluator
-from pealm_core.contract.protocols import Model as Model
-from pealm_core.contract.protocols import Segment as Segment
-from pealm_core.contract.protocols import Tokenizer as Tokenizer
 from pealm_core.contract.specs import AdapterSpec as AdapterSpec
 from pealm_core.contract.specs import CommandSpec as CommandSpec
 from pealm_core.contract.specs import DatasetSpec as DatasetSpec
@@ -41,24 +29,16 @@ from pealm_core.contract.specs import OptimizerSpec as OptimizerSpec
 from pealm_core.contract.specs import ScheduleSpec as ScheduleSpec
 from pealm_core.contract.specs import StrategySpec as StrategySpec
 from pealm_core.contract.specs import TokenizerSpec as TokenizerSpec
-from pealm_core.contract.training_parts import IGNORE as IGNORE
-from pealm_core.contract.training_parts import Adapter as Adapter
-from pealm_core.contract.training_parts import Batch as Batch
-from pealm_core.contract.training_parts import Objective as Objective
-from pealm_core.contract.training_parts import Run as Run
-from pealm_core.contract.training_parts import Schedule as Schedule
-from pealm_core.contract.training_parts import Source as Source
-from pealm_core.contract.training_parts import Strategy as Strategy
-from pealm_core.contract.training_parts import Trainer as Trainer
 from pealm_core.plugins.discovery import use_plugin as use_plugin
 
 if TYPE_CHECKING:
     from pealm_core.public import *  # noqa: F403
     from pealm_core.public_command import *  # noqa: F403
+    from pealm_core.public_contract import *  # noqa: F403
     from pealm_core.public_light import *  # noqa: F403
 
 
-_ON_USE = ("public_command", "public_light", "public")  # from light to heavy
+_ON_USE = ("public_contract", "public_command", "public_light", "public")  # from light to heavy
 
 
 def __getattr__(name: str) -> Any:

@@ -5,7 +5,6 @@ import os
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Sequence
 from importlib import import_module
 
@@ -49,13 +48,15 @@ class LazyGroup(click.Group):
             core: click.Command = getattr(import_module(module), attribute)
             ctx.with_resource(no_exit())  # while it runs
             return core
+        host = PluginHost.installed()
+        names = [*COMMANDS, *host.entries(CommandSpec)]
         try:
-            if (close := nearest(cmd_name, self.list_commands(ctx))) in COMMANDS:
+            if cmd_name not in names and (close := nearest(cmd_name, names)) in COMMANDS:
                 raise UserError(f"unknown command {cmd_name!r}; did you mean {close!r}?")
-            entry = PluginHost.installed().find(CommandSpec, cmd_name)
+            entry = host.find(CommandSpec, cmd_name)
         except UserError as error:
             reason = str(error).partition("; known:")[0]
-            raise UserError(f"{reason} (commands: {', '.join(self.list_commands(ctx))})") from None
+            raise UserError(f"{reason} (commands: {', '.join(names)})") from None
         command = entry.load("command")
         if not isinstance(command, click.Command):
             raise PluginError(f"{entry.plugin.dist}: command {cmd_name!r} is {command!r}, not a click command")
@@ -134,7 +135,7 @@ def _thread_failed(failure: threading.ExceptHookArgs) -> None:
     """Print the line of an exception that ended a thread, for instance one that a plugin started."""
     if failure.exc_value is not None and not isinstance(failure.exc_value, SystemExit):
         if os.environ.get("PEALM_DEBUG"):
-            traceback.print_exception(failure.exc_value)
+            _print_traceback(failure.exc_value)
         fail(f"a thread failed: {describe(failure.exc_value)}{HINT}", 1)
 
 
@@ -176,17 +177,24 @@ def _report(error: BaseException) -> int:
             blamed = blame(error)
             message, code = f"{blamed}: {describe(error)}{HINT}", 3
             if not blamed:
-                traceback.print_exception(error)
+                _print_traceback(error)
                 message, code = "this is a bug in pealm; please report it with the lines above", 1
     if os.environ.get("PEALM_DEBUG"):
-        traceback.print_exception(error)
+        _print_traceback(error)
     return fail(message, code)
 
 
 def _is_of_stdout(error: OSError) -> bool:
     """Whether a write to stdout failed: by `run` or in a library that prints."""
-    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-    return frame.f_globals is globals() or frame.f_globals["__name__"].partition(".")[0] in ("click", "rich")
+    place = error.__traceback__
+    while place and place.tb_next:
+        place = place.tb_next
+    names = place.tb_frame.f_globals if place else {}
+    return names is globals() or str(names.get("__name__")).partition(".")[0] in ("click", "rich")
+
+
+def _print_traceback(error: BaseException) -> None:
+    sys.__excepthook__(type(error), error, error.__traceback__)
 
 
 def _message(error: click.ClickException) -> str:

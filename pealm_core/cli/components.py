@@ -4,16 +4,14 @@ Settings are click options like any other: those without a dot are known, and th
 are made for each line from its own words. What they mean is decided once the components are known.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import MISSING
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from pealm_core.checkpoints import folder as checkpoint
-from pealm_core.checkpoints.saved_tokenizer import plan_with_tokenizer
 from pealm_core.config.choose_components import COMPONENTS, choose, kind_of, takes_input
 from pealm_core.config.job import settle
 from pealm_core.config.local_plugins import differences, load_files
@@ -24,6 +22,9 @@ from pealm_core.contract.fields import Setting, settings_of, word
 from pealm_core.contract.specs import DatasetSpec, ObserverSpec
 from pealm_core.hardware.launch import launched
 from pealm_core.plugins.host import Entry, PluginHost
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 SETTINGS, GIVEN = "pealm.settings", "pealm.given"  # in a context's `meta`
 Section = tuple[str, list[tuple[str, str]]]
@@ -59,24 +60,32 @@ class ComponentCommand(click.Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse the line and resolve the job."""
         ctx.token_normalize_func = lambda name: name.replace("_", "-")
-        given, words = self._given(ctx, args)
+        host = PluginHost.installed()
+        given, words = self._given(ctx, args, host)
         if "config" in given and load_files(file_layer(Path(given["config"]))):
-            given, words = self._given(ctx, args)  # their datasets may have options without a value
-        ctx.meta[GIVEN] = given, words
+            host = PluginHost.installed()
+            given, words = self._given(ctx, args, host)  # their datasets may have options without a value
+        ctx.meta[GIVEN] = host, given, words
         rest = super().parse_args(ctx, args)  # shows the help page and exits
-        sources = _sources(given, words)
+        if ctx.resilient_parsing:  # for the shell's completion
+            return rest
+        from pealm_core.checkpoints.saved_tokenizer import plan_with_tokenizer
+
+        sources = _sources(host, given, words)
         folder = given.get("tokenizer_dir") if "input" in self.components else None
         job = plan_with_tokenizer(self.components, flat=self.flat, tokenizer_dir=folder, **sources)
-        for line in differences(sources["file"], sources["host"], lost="train" in self.flat):
+        for line in differences(sources["file"], host, lost="train" in self.flat):
             if launched()[0] == 0:
                 click.echo(f"pealm: {printable(line)}", err=True)
         own = {name: value for name, value in ctx.params.items() if name not in self.components}
         ctx.params = {**own, "job": job}
         return rest
 
-    def _given(self, ctx: click.Context, args: list[str]) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:
+    def _given(
+        self, ctx: click.Context, args: list[str], host: PluginHost
+    ) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:
         """Return the line's values by parameter, and its settings by table."""
-        ctx.meta[SETTINGS] = options = [*_options(self.flat, args, self.components)]
+        ctx.meta[SETTINGS] = options = [*_options(self.flat, args, self.components, host)]
         parsed, _, _ = self.make_parser(ctx).parse_args(list(args))
         parsed = {name: ",".join(v) if isinstance(v, list) else v for name, v in parsed.items()}  # repeated
         given = {name: value for name, value in parsed.items() if isinstance(value, str)}
@@ -95,21 +104,44 @@ class ComponentCommand(click.Command):
             with formatter.section(heading):
                 formatter.write_dl(rows)
 
-    def _sections(self, given: Mapping[str, str], words: Mapping[str, Any]) -> list[Section]:
-        """Return the help page's sections for the line, or for an empty one if something in the line is wrong."""
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> "list[CompletionItem]":
+        """Return the options of the help page that begin with a word, also those with a dot."""
+        from click.shell_completion import CompletionItem
+
+        rows = [row for _, rows in self._sections(*ctx.meta[GIVEN]) for row in rows] if incomplete[:1] == "-" else []
+        names = dict.fromkeys(row[0].split()[0] for row in rows)
+        more = [CompletionItem(name) for name in names if "." in name and name.startswith(incomplete)]
+        return [*super().shell_complete(ctx, incomplete), *more]
+
+    def _sections(self, host: PluginHost, given: Mapping[str, str], words: Mapping[str, Any]) -> Iterator[Section]:
+        """Yield settings, presets and what can be named, for the line, or for an empty one if the line is wrong."""
         names = {table: {"name": given[table]} for table in self.components if table in given}
-        own = {table: words.get(table, {}) for table in ("input", "observer")}
+        own = {table: values for table, values in words.items() if kind_of(table) in ("input", "observer")}
         for line in ((given, names | own), ({}, {})):
             with suppress(Exception):
-                sources = _sources(*line)
-                entries, layers = choose(components=self.components, **sources)
+                entries, layers = choose(components=self.components, **_sources(host, *line))
                 resolved = settle(self.flat, entries, layers[:-1])  # without the line's own values
                 break
+        for table in (table for table in resolved.schema if not table.startswith("input.")):  # no mixture
+            name = f" ({entries[table].name})" if table in entries and table == kind_of(table) else ""
+            if rows := option_rows(table, entries.get(table), resolved):
+                yield HEADINGS.get(table, table.capitalize()) + name, rows
+        if "model" in entries and (presets := entries["model"].spec.presets):
+            yield "Presets (--preset)", [(name, _preset(values)) for name, values in presets.items()]
         known = {"input", "observer", *(param.name for param in self.params)} - names.keys()
-        return sections(sources["host"], entries, resolved, [table for table in self.components if table in known])
+        for table in (table for table in self.components if table in known):
+            if {table, "model"} <= entries.keys() or (table == "input" and not takes_input(entries)):
+                continue
+            kind, by = COMPONENTS[table], "" if table == "model" else f" ({NAMED_BY.get(table, f'--{table}')})"
+            rows = [(name, providers[0].spec.summary) for name, providers in host.entries(kind).items()]
+            if table == "observer":
+                rows += [(f"--{o} {METAVARS.get(i.type, 'NAME')}", i.help) for o, _, i in _short_options(host)]
+            yield kind.hook.removeprefix("pealm_").capitalize() + by, rows or [("none", "none is installed")]
 
 
-def _options(flat: Mapping[str, type], args: Sequence[str], components: Sequence[str]) -> Iterator[SettingOption]:
+def _options(
+    flat: Mapping[str, type], args: Sequence[str], components: Sequence[str], host: PluginHost
+) -> Iterator[SettingOption]:
     """Yield the options without a dot, and one for each word that looks like an option with a dot.
 
     Such a word may be the value of another option, where it does no harm. An option with a dot takes one value,
@@ -120,15 +152,17 @@ def _options(flat: Mapping[str, type], args: Sequence[str], components: Sequence
         for item in settings_of(config).values():
             if not item.hidden:
                 yield SettingOption(table, item.key, f"--{item.key}", *([f"-{item.short}"] if item.short else []))
-    host = PluginHost.installed()
     for option, table, item in _short_options(host) if "observer" in components else ():
-        yield SettingOption("observer", f"{table}.{item.key}", f"--{option}", multiple=True)
+        yield SettingOption(f"observer.{table}", item.key, f"--{option}", multiple=True)
     names = {arg.partition("=")[0].replace("_", "-") for arg in args if arg.startswith("--")}
     for name in sorted(names):
         table, dot, key = name.removeprefix("--").partition(".")
         if not dot or key == "name":
             continue
-        if table == "input":
+        if table == "observer" and "." in key:  # `--observer.NAME.KEY`
+            observer, _, key = key.partition(".")
+            yield SettingOption(f"{table}.{observer}", key, name)
+        elif table == "input":
             entries = host.matches(DatasetSpec, key)
             bare = bool(entries) and not any(entry.spec.value for entry in entries)
             yield SettingOption(table, key, name, is_flag=bare, flag_value=True)
@@ -143,9 +177,9 @@ def _short_options(host: PluginHost) -> Iterator[tuple[str, str, Setting]]:
         yield from ((option, name, known[key]) for option, key in entry.spec.options.items())
 
 
-def _sources(given: Mapping[str, str], words: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def _sources(host: PluginHost, given: Mapping[str, str], words: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Return what the settings come from: host, file, preset and words."""
-    host, file = PluginHost.installed(), _config_file(given)
+    file = _config_file(given)
     if "depth" in given and "preset" in given:
         raise UserError("--depth and --preset exclude each other: give one of them")
     preset = f"depth-{given['depth']}" if "depth" in given else given.get("preset")
@@ -156,6 +190,10 @@ def _config_file(given: Mapping[str, str]) -> Layer | None:
     """Return the config of `--config`, of an existing run `--out`, or of the checkpoint `--ckpt`."""
     if "config" in given:
         return file_layer(Path(given["config"]))
+    if not given.keys() & {"out", "ckpt"}:
+        return None
+    from pealm_core.checkpoints import folder as checkpoint
+
     if "out" in given and (saved := Path(given["out"]) / checkpoint.CONFIG).exists():
         return file_layer(saved)
     if "ckpt" not in given:
@@ -167,30 +205,6 @@ def _config_file(given: Mapping[str, str]) -> Layer | None:
     if model and name != model and str(name).rpartition("/")[2] != model.rpartition("/")[2]:
         raise UserError(f"{folder} is a checkpoint of {name!r}, not of {model!r}")
     return file
-
-
-def sections(
-    host: PluginHost, entries: Mapping[str, Entry[Any]], resolved: Resolved, tables: Iterable[str]
-) -> list[Section]:
-    """Return the settings of each table, then the model's presets and the components that can be named instead."""
-    pages: list[Section] = []
-    for table in (table for table in resolved.schema if kind_of(table) != "input" or table == "input"):  # no mixture
-        name = f" ({entries[table].name})" if table in entries and table == kind_of(table) else ""
-        pages.append(
-            (HEADINGS.get(table, table.capitalize()) + name, option_rows(table, entries.get(table), resolved))
-        )
-    if "model" in entries:
-        presets = entries["model"].spec.presets.items()
-        pages.append(("Presets (--preset)", [(name, _preset(values)) for name, values in presets]))
-    for table in tables:
-        if not {table, "model"} <= entries.keys() and (table != "input" or takes_input(entries)):
-            kind, by = COMPONENTS[table], NAMED_BY.get(table, f"--{table}")
-            known = [(name, providers[0].spec.summary) for name, providers in host.entries(kind).items()]
-            if table == "observer":
-                known += [(f"--{o} {METAVARS.get(i.type, 'NAME')}", i.help) for o, _, i in _short_options(host)]
-            title = kind.hook.removeprefix("pealm_").capitalize() + ("" if table == "model" else f" ({by})")
-            pages.append((title, known or [("none", "none is installed")]))
-    return [(heading, rows) for heading, rows in pages if rows]
 
 
 def option_rows(table: str, entry: Entry[Any] | None, resolved: Resolved) -> list[tuple[str, str]]:

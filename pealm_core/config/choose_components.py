@@ -44,14 +44,19 @@ def choose(
     The inputs of a mixture are components of their own: `input.1`, `input.2`, ... carried: a layer between the file
     and the command line.
     """
-    line = _observers(Layer("command line", words or {}, text=True))
-    file = _observers(_numbered(host, file or Layer("no file", {}), line))
+    line, file = _flat(Layer("command line", words or {}, text=True)), _flat(file or Layer("no file", {}))
     for table, values in file.tables.items():
         if kind_of(table) not in FILE_TABLES:
             raise UserError(f"{file.place(table, '').rstrip()}: unknown table{did_you_mean(table, FILE_TABLES)}")
         if not isinstance(values, Mapping):
             raise UserError(f"{file.place('', table)} must be a table, not {values!r:.80}")
+    if wrong := [table for table, values in line.tables.items() if not isinstance(values, Mapping)]:
+        raise UserError(f"--{wrong[0]}: give it a setting, as in --{wrong[0]}.KEY VALUE")
     inputs = [table for table in file.tables if kind_of(table) == "input"] or ["input"]
+    if inputs[0] != "input" and (setting := next(iter(line.tables.get("input", {})), None)):
+        if _named(host, line, "input") is None:
+            raise UserError(f"{line.place('input', setting)}: {file.origin} has several inputs; change it there")
+        inputs = ["input"]
     above = [line] if carried is None else [carried, line]
     layers = [file, *above]
     entries: dict[str, Entry[Any]] = {}
@@ -94,30 +99,15 @@ def kind_of(table: str) -> str:
     return table.partition(".")[0]
 
 
-def _numbered(host: PluginHost, file: Layer, line: Layer) -> Layer:
-    """Return a file's layer with its list of inputs as tables, or without them if the line names a dataset."""
-    inputs = file.tables.get("input")
-    if not isinstance(inputs, list):
-        return file
-    tables = {table: values for table, values in file.tables.items() if table != "input"}
-    if _named(host, line, "input") is None:
-        if setting := next(iter(line.tables.get("input", {})), None):
-            raise UserError(f"{line.place('input', setting)}: {file.origin} has several inputs; change it there")
-        tables |= {f"input.{number}": values for number, values in enumerate(inputs, 1)}
-    return replace(file, tables=tables)
-
-
-def _observers(layer: Layer) -> Layer:
-    """Return the layer with its table of observers as one table for each, `observer.NAME`."""
-    rest, tables = dict(layer.tables), dict[str, dict[str, Any]]()
-    if not isinstance(rest.get("observer", 0), Mapping):  # none, or a mistake
-        return layer
-    for key, value in rest.pop("observer").items():
-        name, _, setting = key.partition(".")  # `--observer.NAME.KEY`
-        if not setting and not isinstance(value, Mapping):
-            raise UserError(f"{layer.place('observer', key)}: give it a setting, as in --observer.{name}.KEY VALUE")
-        tables.setdefault(f"observer.{name}", {}).update({setting: value} if setting else value)
-    return replace(layer, tables={**rest, **tables})
+def _flat(layer: Layer) -> Layer:
+    """Return the layer with a table for each input of a mixture (`input.1`) and for each observer."""
+    tables: dict[str, Any] = {}
+    for table, values in layer.tables.items():
+        parts: Any = values.items() if table == "observer" and isinstance(values, Mapping) else ()
+        parts = enumerate(values, 1) if table == "input" and isinstance(values, list) else parts
+        several = {f"{table}.{name}": part for name, part in parts}
+        tables.update(several or {table: values})
+    return replace(layer, tables=tables)
 
 
 def takes_input(entries: Mapping[str, Entry[Any]]) -> bool:

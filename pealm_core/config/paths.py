@@ -1,7 +1,6 @@
 """Where pealm keeps things, the mark of its own folders, how paths are shown, writing aside, syncing, locks."""
 
 import errno
-import hashlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -38,6 +37,8 @@ def printable(text: str) -> str:
 
 def digest(path: Path) -> str:
     """Return the SHA-256 of a file."""
+    import hashlib  # slow to import, and no help page needs it
+
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -1,11 +1,4 @@
-"""The errors of pealm, and suggestions for misspelt words. `exit_code`: of a command that they end.
-
-PealmError
-├── ElsewhereError
-├── UserError
-│   └── InvalidCheckpointError
-└── PluginError
-"""
+"""The errors of pealm, and suggestions for misspelt words. `exit_code`: of a command that they end."""
 
 from collections.abc import Iterable
 
@@ -49,9 +42,9 @@ class PluginError(PealmError):
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
     """Return the known word that a misspelt one most likely means."""
-    import difflib  # slow to import, and needed for errors only
+    from difflib import get_close_matches  # slow to import, and needed for errors only
 
-    return next(iter(difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)), None)
+    return next(iter(get_close_matches(word, list(known), n=1)), None)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

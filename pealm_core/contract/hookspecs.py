@@ -1,11 +1,8 @@
 """A plugin is a module behind an entry point of the group `pealm`, with functions marked `@hookimpl`.
 
 Registration hooks take no arguments. Each record of `specs` has one, such as `pealm_models` for ModelSpec: it returns
-one record or a list, or yields records.
-
-The hooks of a run are called on every rank, in the order of discovery (by distribution, then name); pluggy's
-`tryfirst`, `trylast` and `wrapper` work for them. If one raises, it is named once, its plugin's hooks are not called
-again on any rank, and the run continues; if its plugin registered state or supplies `pealm_eval_model`, the run ends.
+one record or a list, or yields records. The hooks of a run, below, are called on every rank; docs/contract.md says
+when, in which order, and what happens if one raises.
 """
 
 from collections.abc import MutableMapping
@@ -30,19 +27,12 @@ def pealm_run_start(trainer: "Trainer") -> None:
 
 @hookspec
 def pealm_step_end(trainer: "Trainer") -> None:
-    """An optimizer step is done. Its numbers come later, with `pealm_metrics`: nothing waits for a GPU here.
-
-    A collective operation on rank 0 only hangs the run: use it on all ranks or on none.
-    """
+    """An optimizer step is done. Its numbers come later, with `pealm_metrics`: nothing waits for a GPU here."""
 
 
 @hookspec
 def pealm_metrics(trainer: "Trainer", step: int, metrics: MutableMapping[str, Any]) -> None:
-    """The metrics of a step are known: its line of metrics.jsonl, to which numbers may be added.
-
-    Called for every step, in order; on a CPU at once, on a GPU some steps late. Added names must be the same in each
-    call.
-    """
+    """The metrics of a step are known: its line of metrics.jsonl, to which numbers may be added; on a GPU, late."""
 
 
 @hookspec
@@ -52,10 +42,7 @@ def pealm_validation_end(trainer: "Trainer", loss: float) -> None:
 
 @hookspec
 def pealm_eval_model(trainer: "Trainer") -> "nn.Module | None":
-    """Return the module to validate, to sample from and to keep in `best/`, for instance one with averaged weights.
-
-    It has the same state dict as `trainer.model`. None: `trainer.model`. At most one plugin may return a module.
-    """
+    """Return the module to validate, to sample from and to keep in `best/`, or None; one plugin at most does."""
 
 
 @hookspec

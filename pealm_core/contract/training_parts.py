@@ -1,4 +1,4 @@
-"""What takes part in training besides the model: sources, objectives, schedules, strategies, adapters, trainer."""
+"""What takes part in training besides the model; docs/contract.md is the reference."""
 
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
@@ -14,10 +14,10 @@ Batch = Mapping[str, "Tensor"]
 
 
 class Source(Protocol):
-    """Samples to train on or to validate with: rows of tokens, by number.
+    """Samples to train on or to validate with: rows of `block_size` tokens, by number.
 
-    tokens: the number of tokens in it. block_size: T, the number of tokens in a row. `len(source)`: the number of
-    samples in one pass over it. name: what `--input.NAME` calls it, used where there are several.
+    tokens: the number of tokens in it. len(): the number of samples in one pass over it. name: what `--input.NAME`
+    calls it, used where there are several.
     """
 
     tokens: int
@@ -28,9 +28,7 @@ class Source(Protocol):
     def rows(self, samples: Iterable[int]) -> Batch:
         """Return the samples with these numbers: `idx` and `targets`, (n, T) int64 each, and what else a model needs.
 
-        A pure function of the numbers (and the seed). For training, numbers go from 0 to any size, one pass after the
-        other, and each pass may have an order of its own; for validation they are below `len(source)`. Targets that
-        are `IGNORE` are not scored.
+        A pure function of the numbers (from 0 to any size in training) and the seed.
         """
 
 
@@ -38,35 +36,21 @@ class Schedule(Protocol):
     """A learning-rate schedule. The trainer multiplies its factor by the linear warm-up (`--warmup-steps`)."""
 
     def __call__(self, progress: float, step: int) -> float:
-        """Return the learning rate as a fraction of its peak.
-
-        progress: the fraction of the run that is done, 0 to 1; where the run has a number of steps, without the
-        warm-up. step: the number of optimizer steps since the warm-up, from 0 on.
-        """
+        """Return the learning rate as a fraction of its peak: progress 0 to 1, step 0 when the warm-up ends."""
 
 
 class Objective(Protocol):
-    """What training minimizes. Optional:
+    """What training minimizes.
 
-    `prepare(batch, seed) -> batch`: add noise or masks, on the CPU; `batch["sample"]` has the number of each row, and
-    `pealm_core.noise` draws the same numbers for it whatever the number of processes.
-    `weight(batch) -> int`: the number of scored targets, by default those that are not `IGNORE`. It is called on the
-    CPU, after `prepare` and before `loss`, also for parts of a batch.
-    `validate(model, batch) -> Tensor`: the mean loss for validation, by default `model(idx, targets)` in eval mode.
+    Optional: `prepare(batch, seed) -> batch`, `weight(batch) -> int` and `validate(model, batch) -> Tensor`.
     """
 
     def loss(self, model: Any, batch: Batch) -> "tuple[Tensor, Mapping[str, Tensor]]":
-        """Return the mean loss over the scored targets, a scalar, and metrics: scalars by name.
-
-        Calls `model` exactly once.
-        """
+        """Call `model` once; return the mean loss over the scored targets, a scalar, and metrics: scalars by name."""
 
 
 class Strategy(Protocol):
-    """How a model is spread over the processes of a run.
-
-    collective: whether a forward pass needs all processes; then validation and samples run on all of them.
-    """
+    """How a model is spread over processes. collective: a forward pass needs all of them."""
 
     collective: bool
 
@@ -87,17 +71,10 @@ class Strategy(Protocol):
 
 
 class Adapter(Protocol):
-    """A change of a model with the weights of `--init`, for instance LoRA.
-
-    Checkpoints have only the tensors that require a gradient or that the model did not have before; opening one makes
-    the model anew, reads the weights from where they were, compares their hash, and calls `apply` again.
-    """
+    """A change of a model with the weights of `--init`, for instance LoRA. Checkpoints have only what is trained."""
 
     def apply(self, model: "nn.Module") -> None:
-        """Change the model in place, and freeze what is not to be trained, without changing its numbers.
-
-        Embeddings and heads with rows for new tokens are trained in any case.
-        """
+        """Change the model in place, and freeze what is not to be trained, without changing its numbers."""
 
     def merge(self, model: "nn.Module") -> None:
         """Undo the change in place, with what was learned added to the model's own weights."""
@@ -112,11 +89,7 @@ class Run(Protocol):
 
 
 class Trainer(Protocol):
-    """The training loop, as hooks get it.
-
-    step: the number of optimizer steps done. model: the module itself, without a wrapper. settings: a TrainSettings.
-    world: `rank`, `size`, `main`, and `gather(*numbers)`, which every rank has to call.
-    """
+    """The training loop, as hooks get it: `step` steps are done, `model` is the module without a wrapper."""
 
     run: Run
     model: "nn.Module"
@@ -130,10 +103,7 @@ class Trainer(Protocol):
         """Return the settings of the observer `name`: an instance of the config of its ObserverSpec."""
 
     def register_state(self, name: str, obj: Any) -> None:
-        """Save an object's `state_dict()` with each checkpoint, and load it when a run resumes (at once, if it does).
-
-        From then on the plugin that called this is needed: if one of its hooks fails, the run ends.
-        """
+        """Save `obj.state_dict()` with each checkpoint, load it when a run resumes; the plugin is then needed."""
 
     def evaluating(self) -> AbstractContextManager["nn.Module"]:
         """Return a context that gives the module to evaluate: that of `pealm_eval_model`, if a plugin has one."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from pealm_core.contract.protocols import has
 from pealm_core.hardware.speed import products
 from pealm_core.inference import one_row
-from pealm_core.inference.kv_cache import KVCache
+from pealm_core.inference.kv_cache import KVCache, UnsupportedError
 from pealm_core.inference.one_row import Piece
 
 Request = tuple[Sequence[int], Sequence[int]]

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 from numbers import Real
 from pathlib import Path
-from traceback import walk_tb
 from typing import Any
 
 from pealm_core.contract.errors import PluginError, describe
@@ -34,11 +33,12 @@ def metrics(table: Mapping[Any, Any]) -> bool:
 
 def blame(error: BaseException) -> str:
     """Return `DIST (model.py, line 12, forward)` if an exception comes out of a plugin's own code, else ""."""
-    blamed = ""
-    for frame, line in walk_tb(error.__traceback__):
-        code, root = frame.f_code, str(frame.f_globals.get("__name__")).partition(".")[0]
+    blamed, place = "", error.__traceback__
+    while place is not None:
+        code, root = place.tb_frame.f_code, str(place.tb_frame.f_globals.get("__name__")).partition(".")[0]
         if ROOTS.get(root, "pealm-core") != "pealm-core":
-            blamed = f"{ROOTS[root]} ({Path(code.co_filename).name}, line {line}, {code.co_name})"
+            blamed = f"{ROOTS[root]} ({Path(code.co_filename).name}, line {place.tb_lineno}, {code.co_name})"
+        place = place.tb_next
     return blamed
 
 

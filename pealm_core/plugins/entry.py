@@ -1,8 +1,8 @@
 """An entry: a record that a name means, with the plugin that it comes from; its parts are imported on use."""
 
 from dataclasses import dataclass
-from functools import cached_property
-from pkgutil import resolve_name
+from functools import cached_property, reduce
+from importlib import import_module
 from typing import Any, Generic, TypeVar
 
 from pealm_core.contract.errors import PealmError, PluginError, UserError, describe
@@ -15,7 +15,7 @@ from pealm_core.plugins.guard import DefectError, guarded
 S = TypeVar("S", bound=Spec)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Entry(Generic[S]):
     """A resolved name: the record and the plugin that it comes from."""
 
@@ -28,10 +28,10 @@ class Entry(Generic[S]):
         ref = getattr(self.spec, part)
         if not isinstance(ref, str):  # of a local plugin: the object itself
             return ref
-        light = part == "config" and not self.plugin.file
+        module, _, attribute = ref.partition(":")
         try:
-            with guarded(ref.partition(":")[0] if light else ""):
-                return resolve_name(ref)
+            with guarded(module, light=part == "config" and not self.plugin.file):
+                return reduce(getattr, attribute.split("."), import_module(module))
         except KeyboardInterrupt:
             raise
         except DefectError as error:
@@ -44,37 +44,37 @@ class Entry(Generic[S]):
 
         ValueError is the user's mistake; any other exception is a defect of the plugin. Raises PealmError.
         """
-        factory = self.load("factory")
+        factory, what = self.load("factory"), f"{self.spec.kind} {self.name}"
         try:
             return factory(*args, **kwargs) if config is None else factory(config, *args, **kwargs)
         except PealmError:
             raise
         except ValueError as error:
-            raise UserError(f"{self.spec.kind} {self.name}: {error}") from error
+            raise UserError(f"{what}: {error}") from error
         except (Exception, SystemExit) as error:
-            kind, reason = self.spec.kind, describe(error)
+            reason = describe(error)
             if "memory" in reason.lower() or "Storage size" in reason:  # as Python and torch say it
-                reason = f"{kind} {self.name} does not fit into memory: {reason}".splitlines()[0]
-                raise UserError(f"{reason}; choose smaller sizes") from error
-            raise PluginError(f"{self.plugin.dist}: making {kind} {self.name!r} failed: {explain(error)}") from error
+                first = reason.partition("\n")[0]
+                raise UserError(f"{what} does not fit into memory: {first}; choose smaller sizes") from error
+            where = f"{self.plugin.dist}: making {self.spec.kind} {self.name!r}"
+            raise PluginError(f"{where} failed: {explain(error)}") from error
 
     @cached_property
     def config(self) -> type | None:
         """The dataclass of its settings, or None. Raises PluginError, also if importing it loads a heavy package."""
         if not getattr(self.spec, "config", None):
             return None
+        config: type = self.load("config")
         try:
-            config: type = self.load("config")
             names = {setting.name for setting in settings_of(config).values()}
-            own = {"name", *(("base", "base_hash") if self.spec.kind == "adapter" else ())}
-            if taken := names & own:
-                raise DefectError(f"has a field {min(taken)!r}, which is reserved for the core")
-            value = getattr(self.spec, "value", None)  # a dataset's field that `--input.NAME VALUE` sets
-            needed: set[Any] = {"vocab_size", "block_size"} if self.spec.kind == "model" else {value} - {None}
-            if missing := needed - names:
-                raise DefectError(f"needs the fields {', '.join(sorted(missing))}")
-        except (TypeError, NameError, DefectError) as error:  # the first two: not a dataclass, or wrong annotations
+        except (TypeError, NameError) as error:  # not a dataclass, or wrong annotations
             raise self._defect("config", str(error)) from error
+        value = getattr(self.spec, "value", None)  # a dataset's field that `--input.NAME VALUE` sets
+        needed: set[Any] = {"vocab_size", "block_size"} if self.spec.kind == "model" else {value} - {None}
+        if taken := names & {"name", *(("base", "base_hash") if self.spec.kind == "adapter" else ())}:
+            raise self._defect("config", f"has a field {min(taken)!r}, which is reserved for the core")
+        if missing := needed - names:
+            raise self._defect("config", f"needs the fields {', '.join(sorted(missing))}")
         return config
 
     def _defect(self, part: str, reason: str) -> PluginError:

@@ -1,19 +1,17 @@
 """What a plugin's code must not do while it is imported: write to stdout, end the process, import a heavy package.
 
-It may change the current folder, which is restored.
-
-Nothing is blocked: what was imported is looked at afterwards, so that an optional import of a dependency
-(`try: import numpy`) works as usual.
+It may change the current folder, which is restored. Nothing is blocked: what was imported is looked at afterwards, so
+that an optional import of a dependency (`try: import numpy`) works as usual.
 """
 
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, chdir, contextmanager, nullcontext, redirect_stdout, suppress
-from pathlib import Path
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, redirect_stdout, suppress
 from types import ModuleType
 from typing import Any
-from weakref import WeakKeyDictionary
+
+from pealm_core.contract.errors import PluginError
 
 # Each of these packages takes longer to import than all of `pealm --help`.
 HEAVY = frozenset(
@@ -24,49 +22,42 @@ HEAVY = frozenset(
     """.split()  # noqa: SIM905 (a list of thirty strings reads worse)
 )
 
-_refused: WeakKeyDictionary[ModuleType, str] = WeakKeyDictionary()  # they stay loaded: the next import is free
-
 
 class DefectError(Exception):
     """A plugin's defect, described by a message that needs no exception name."""
 
 
-class ClosedFilesError(Exception):
+class ClosedFilesError(PluginError):
     """A plugin closed all open files, stdout's copy among them: what the command prints would be lost."""
 
 
 @contextmanager
-def guarded(light: str = "") -> Iterator[None]:
-    """Import a plugin's code in the body. light: a module in which a heavy import is a DefectError."""
-    with _prints_to_stderr(), _same_folder(), no_exit(), _light_imports(light) if light else nullcontext():
-        yield
+def guarded(module: str, *, light: bool = True) -> Iterator[None]:
+    """Import a plugin's module in the body. light: a heavy import in it is a DefectError.
 
-
-@contextmanager
-def _prints_to_stderr() -> Iterator[None]:
-    """Send what is printed in the body to stderr, also by native code and processes: stdout is for results."""
-    own = -1
+    What is printed goes to stderr, also by native code and processes: stdout is for results.
+    """
+    before, folder, stdout = set(sys.modules), "", -1
+    with suppress(OSError):  # it was removed
+        folder = os.getcwd()  # noqa: PTH109
     with suppress(OSError):  # one of them is closed
-        own = os.dup(1)
+        stdout = os.dup(1)
         os.dup2(2, 1)
     try:
-        with redirect_stdout(sys.stderr):
+        with redirect_stdout(sys.stderr), no_exit():
             yield
     finally:
-        if own >= 0:
+        with suppress(OSError):
+            os.chdir(folder)  # the user's paths are relative to it
+        if stdout >= 0:
             try:
-                os.dup2(own, 1)
-                os.close(own)
+                os.dup2(stdout, 1)
+                os.close(stdout)
             except OSError as error:
-                raise ClosedFilesError("closes the open files of the process") from error
-
-
-def _same_folder() -> AbstractContextManager[Any]:
-    """Return to the current folder after the body: the user's paths are relative to it."""
-    try:
-        return chdir(Path.cwd())
-    except OSError:  # it was removed
-        return nullcontext()
+                reason = f"importing {module} closes the open files of the process"
+                raise ClosedFilesError(f"{reason}; PEALM_DISABLE_PLUGINS skips a plugin") from error
+    if light:
+        _check_light(module, before)
 
 
 @contextmanager
@@ -89,23 +80,21 @@ def no_exit() -> Iterator[None]:
         os._exit = exit_now
 
 
-@contextmanager
-def _light_imports(module: str) -> Iterator[None]:
-    """Raise DefectError if the body, which imports `module`, loads a heavy package or a module that uses one."""
-    before = set(sys.modules)
-    yield
+def _check_light(module: str, before: Collection[str]) -> None:
+    """Raise DefectError if importing `module` loaded a heavy package or a module that uses one, now or earlier."""
+    facts = vars(sys.modules[module])
     names = reversed(sys.modules) if HEAVY & sys.modules.keys() else ()
     for name in [name for name in names if name not in before]:  # the outermost import first
         values = getattr(sys.modules[name], "__dict__", {}).values()
         root = name.partition(".")[0]
         if packages := HEAVY & ({root} if root in HEAVY else {_package(value) for value in values}):
             through = "" if name == module or root in HEAVY else f", through {name}"
-            _refused[sys.modules[module]] = (
+            facts["__pealm_heavy__"] = (  # they stay loaded: the next import costs nothing
                 f"{module} imports {min(packages)} at its top{through}, which would slow down every command; "
                 f"import it in the module that the factory names"
             )
             break
-    if reason := _refused.get(sys.modules[module]):
+    if reason := facts.get("__pealm_heavy__"):
         raise DefectError(reason)
 
 

@@ -8,7 +8,6 @@ import os
 import re
 import sys
 import time
-import traceback
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from functools import partial
@@ -18,14 +17,12 @@ from types import ModuleType
 from typing import Any
 
 import pluggy
-from packaging.specifiers import SpecifierSet
 
 from pealm_core.contract import hookspecs
-from pealm_core.contract.errors import PluginError, UserError, describe, did_you_mean
-from pealm_core.contract.specs import Spec
+from pealm_core.contract.errors import PluginError, UserError, did_you_mean
 from pealm_core.plugins.calls import HINT, ROOTS, explain
 from pealm_core.plugins.discovery import Plugin as Plugin
-from pealm_core.plugins.discovery import discover, import_file, line_of, local_plugins
+from pealm_core.plugins.discovery import discover, import_file, local_plugins
 from pealm_core.plugins.entry import Entry as Entry
 from pealm_core.plugins.entry import S
 from pealm_core.plugins.guard import ClosedFilesError, DefectError, guarded
@@ -33,6 +30,7 @@ from pealm_core.plugins.records import CORE_COMMANDS as CORE_COMMANDS
 from pealm_core.plugins.records import REGISTRATION, attempting, hooks_of, records_of
 
 PATIENCE = 5.0  # seconds until a plugin that still loads is named
+OURS = "<0.2,>=0.1"  # what our own plugins require of the core, so that `packaging` is imported for others only
 
 
 class PluginHost:
@@ -84,34 +82,35 @@ class PluginHost:
 
     def _load(self, plugin: Plugin) -> None:
         name, start = f"{plugin.dist}/{plugin.name}", time.perf_counter()
-        observer = ModuleType(name)
         ROOTS[plugin.module.partition(".")[0]] = plugin.dist
         try:
-            if not SpecifierSet(plugin.requires).contains(self._core_version, prereleases=True):
-                raise DefectError(f"needs pealm-core {plugin.requires}, and {self._core_version} is installed")
-            with guarded("" if plugin.file else plugin.module):
+            self._check_version(plugin.requires)
+            with guarded(plugin.module, light=not plugin.file):
                 hooks = hooks_of(import_file(plugin) if plugin.file else import_module(plugin.module))
                 records = list(records_of(hooks, objects=bool(plugin.file)))
             if plugin.file and not hooks:
                 raise DefectError("has no function marked @hookimpl")
             parts = (str(getattr(record, part)) for record in records for part in record.parts)
             ROOTS.update({re.split("[.:]", ref)[0]: plugin.dist for ref in parts})
-            for hook in hooks.keys() - REGISTRATION.keys():
-                setattr(observer, hook, attempting(hooks[hook], partial(self._attempt, name)))
-            self._manager.register(observer, name)  # checks the arguments of its hooks
+            if of_runs := hooks.keys() - REGISTRATION.keys():
+                observer, attempt = ModuleType(name), partial(self._attempt, name)
+                vars(observer).update({hook: attempting(hooks[hook], attempt) for hook in of_runs})
+                self._manager.register(observer, name)  # checks the arguments of its hooks
             plugin.records = records
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, ClosedFilesError):
             raise
-        except ClosedFilesError as error:
-            raise PluginError(
-                f"{plugin.dist}: importing {plugin.module} {error}; PEALM_DISABLE_PLUGINS={plugin.name} skips it"
-            ) from error
         except BaseException as error:  # also SystemExit, and a panic in Rust
             self._manager.unregister(name=name)  # before version 1.7, pluggy keeps the hooks before the wrong one
-            text = str(error) if isinstance(error, (DefectError, UserError)) else describe(error)
-            text += line_of(error, plugin.file)
+            text = str(error) if isinstance(error, (DefectError, UserError)) else explain(error)
             plugin.status, plugin.reason, plugin.error = "failed", " ".join(text.split()), error
         plugin.load_ms = 1000 * (time.perf_counter() - start)
+
+    def _check_version(self, requires: str) -> None:
+        if requires not in ("", OURS):
+            from packaging.specifiers import SpecifierSet
+
+            if not SpecifierSet(requires).contains(self._core_version, prereleases=True):
+                raise DefectError(f"needs pealm-core {requires}, and {self._core_version} is installed")
 
     def entries(self, kind: type[S]) -> dict[str, list[Entry[S]]]:
         """Return who provides each name (several: a conflict), sorted by name, then distribution."""
@@ -126,15 +125,6 @@ class PluginHost:
         """Return who provides `name` or `dist/name`."""
         dist, _, bare = name.rpartition("/")
         return [replace(e, name=name) for e in self.entries(kind).get(bare, []) if dist in ("", e.plugin.dist)]
-
-    def conflicts(self, plugin: Plugin) -> list[str]:
-        """Return this plugin's names that others provide as well: `model 'gpt2' is also in pealm-other`."""
-        return [
-            f"{record.kind} {record.name!r} is also in {entry.plugin.dist}"
-            for record in plugin.records
-            for entry in self.entries(type(record))[record.name]
-            if entry.plugin is not plugin and not _distinct(record, entry.spec)
-        ]
 
     def find(self, kind: type[S], name: str, prefer: Collection[str] = ()) -> Entry[S]:
         """Resolve `name` or `dist/name`. Raises UserError or PluginError with the fix.
@@ -174,7 +164,7 @@ class PluginHost:
             if isinstance(error, UserError) and hook == "pealm_run_start":
                 raise UserError(f"{name}: {error}") from error
             if os.environ.get("PEALM_DEBUG"):
-                traceback.print_exception(error)
+                sys.__excepthook__(type(error), error, error.__traceback__)
         self.failed |= reasons
         if reasons:
             raise PluginError("; ".join(reasons.values()) + HINT) from next(iter(self._errors.values()))
@@ -207,9 +197,3 @@ class PluginHost:
         plugins = [*(entry.plugin for entry in entries), *(p for p in self.plugins if p.file and p.status == "ok")]
         used = {plugin.dist: plugin.version for plugin in plugins}
         return dict(sorted({"pealm-core": self._core_version, **used}.items()))
-
-
-def _distinct(one: Spec, other: Spec) -> bool:
-    """Whether two records of one name are for different model families, as formats may be."""
-    families = [set(getattr(record, "families", ())) for record in (one, other)]
-    return all(families) and families[0].isdisjoint(families[1])

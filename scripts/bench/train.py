@@ -20,7 +20,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from pealm_gpt2.config import SIZES
+from pealm_gpt2.plugin import SIZES
 
 WORKER = Path(__file__).with_name("train_worker.py")
 SPEED_UPS = ("tf32", "compile", "flash", "prefetch", "onednn", "heap", "gc")

@@ -50,8 +50,9 @@ from pealm_core.training.run_folder import Run
 from pealm_core.training.strategy import DataParallel
 from pealm_core.training.trainer import Trainer
 from pealm_gpt2 import model as gpt2
-from pealm_gpt2.config import SIZES, GPT2Config
+from pealm_gpt2.config import GPT2Config
 from pealm_gpt2.model import GPT2
+from pealm_gpt2.plugin import SIZES
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "scripts" / "bench"))

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.shell_completion import ShellComplete
 
 from pealm_core.checkpoints import folder as checkpoint
+from pealm_core.cli import command_group
 
 ROOT = Path(__file__).resolve().parents[2]
 Pealm = Callable[..., Any]
@@ -75,6 +77,20 @@ def test_these_never_import_torch(args: tuple[str, ...]) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code, *args], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "incomplete", "options"),
+    [
+        ("train char-bigram", "--model.", ["--model.block-size"]),
+        ("train char-bigram --input.text x", "--input.v", ["--input.val-fraction"]),
+        ("train no-such-model", "--lr", ["--lr"]),
+        ("sample", "--temp", ["--temperature"]),
+    ],
+)
+def test_the_shell_completes_options(words: str, incomplete: str, options: list[str]) -> None:
+    shell = ShellComplete(command_group.pealm, {}, "pealm", "_PEALM_COMPLETE")
+    assert [item.value for item in shell.get_completions(words.split(), incomplete)] == options
 
 
 def test_python_m_pealm_is_pealm() -> None:

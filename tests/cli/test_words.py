@@ -6,7 +6,7 @@ from typing import Any
 import click
 import pytest
 
-from pealm_core.cli import components
+from pealm_core.checkpoints import saved_tokenizer
 from pealm_core.cli.components import ComponentCommand
 from pealm_core.config.settings import Sampling, TrainSettings
 
@@ -21,7 +21,7 @@ PARAMS = [
 @pytest.fixture(autouse=True)
 def _unresolved(monkeypatch: pytest.MonkeyPatch) -> None:
     """The job is the words of the line."""
-    monkeypatch.setattr(components, "plan_with_tokenizer", lambda *args, words, **more: words)
+    monkeypatch.setattr(saved_tokenizer, "plan_with_tokenizer", lambda *args, words, **more: words)
 
 
 def line(*args: str) -> dict[str, Any]:

@@ -214,7 +214,7 @@ def test_the_settings_of_an_observer(duck: None, stranger: Callable[..., None], 
     assert (plain.observer("csv").every, "observer" in plain.tables()) == (1, False)
     file = tmp_path / "c.toml"
     file.write_text("[observer.csv]\nevery = 5\n")
-    job = plan(parts, file=file_layer(file), words=words(observer={"csv.file": "x.csv"}))
+    job = plan(parts, file=file_layer(file), words=words(observer={"csv": {"file": "x.csv"}}))
     assert job.tables()["observer"] == {"csv": {"file": "x.csv", "every": 5}}
     assert job.origins["observer.csv"] == {"file": "command line", "every": str(file)}
     again = plan(parts, file=Layer("run", job.tables()))
@@ -225,14 +225,14 @@ def test_the_settings_of_an_observer(duck: None, stranger: Callable[..., None], 
 @pytest.mark.parametrize(
     ("tables", "message"),
     [
-        ({"csv.fil": "x"}, r"unknown option --observer.csv.fil; did you mean '--observer.csv.file'\?"),
-        ({"csv.every": "x"}, r"--observer.csv.every must be"),
-        ({"cvs.file": "x"}, r"unknown observer 'cvs'; did you mean 'csv'\?"),
+        ({"csv": {"fil": "x"}}, r"unknown option --observer.csv.fil; did you mean '--observer.csv.file'\?"),
+        ({"csv": {"every": "x"}}, r"--observer.csv.every must be"),
+        ({"cvs": {"file": "x"}}, r"unknown observer 'cvs'; did you mean 'csv'\?"),
         ({"csv": "x"}, r"--observer.csv: give it a setting, as in --observer.csv.KEY VALUE"),
     ],
 )
 def test_wrong_settings_of_an_observer(
-    duck: None, stranger: Callable[..., None], tables: dict[str, str], message: str
+    duck: None, stranger: Callable[..., None], tables: dict[str, Any], message: str
 ) -> None:
     stranger("pealm-log", OBSERVER)
     with pytest.raises(UserError, match=message):

@@ -25,8 +25,8 @@ PUBLIC = {name: getattr(pealm_core, name) for name in dir(pealm_core)}
 OTHERS = {"TrainSettings": TrainSettings, "World": World, "Sample": Sample}  # what public functions give
 NOT_LISTED = {  # for the core only, or click's
     "World": {"agree", "once", "texts", "together"},
-    "PluginHost": {"blame", "call", "conflicts", "switch_off", "versions", "with_hook"},
-    "ComponentCommand": {"get_params", "parse_args", "format_options"},
+    "PluginHost": {"blame", "call", "switch_off", "versions", "with_hook"},
+    "ComponentCommand": {"get_params", "parse_args", "format_options", "shell_complete"},
 }
 Stub = ast.FunctionDef | ast.ClassDef | ast.Assign
 

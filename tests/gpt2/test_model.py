@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 
 from pealm_core.checkpoints.build import check_model
-from pealm_gpt2.config import SIZES, GPT2Config
+from pealm_gpt2.config import GPT2Config
 from pealm_gpt2.model import GPT2
+from pealm_gpt2.plugin import SIZES
 
 CONFIG = GPT2Config(vocab_size=11, block_size=8, n_layer=2, n_head=2, n_embd=16)
 

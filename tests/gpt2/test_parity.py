@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from pealm_gpt2.config import SIZES
 from pealm_gpt2.layout import read_config, read_state
 from pealm_gpt2.model import GPT2
+from pealm_gpt2.plugin import SIZES
 
 HERE = Path("peer")
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from pealm_core.checkpoints.build import check_model
-from pealm_llama.config import SIZES, LlamaConfig
+from pealm_llama.config import LlamaConfig
 from pealm_llama.model import Llama, rotary_speeds
+from pealm_llama.plugin import SIZES
 
 CONFIG = LlamaConfig(vocab_size=11, block_size=8, n_layer=2, n_head=4, n_kv_head=2, n_embd=16)
 

@@ -4,11 +4,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from packaging.specifiers import SpecifierSet
 
 from pealm_core.contract.errors import PluginError, UserError
 from pealm_core.contract.specs import DatasetSpec, ModelSpec
 from pealm_core.plugins.discovery import discover
-from pealm_core.plugins.host import PluginHost
+from pealm_core.plugins.host import OURS, PluginHost
+from pealm_testing.conflicts import conflicts
 
 GOOD = """
 from pealm_core import ModelSpec, hookimpl
@@ -127,6 +129,13 @@ def test_a_plugin_that_allows_this_core_version_loads(stranger: Callable[..., No
     assert PluginHost.installed().find(ModelSpec, "new").plugin.dist == "pealm-new"
 
 
+def test_our_own_plugins_need_no_comparison_of_versions() -> None:
+    plugins = discover()
+    core = next(plugin.version for plugin in plugins if plugin.dist == "pealm-core")
+    assert SpecifierSet(OURS).contains(core)
+    assert {plugin.requires for plugin in plugins if plugin.dist == "pealm-text"} == {OURS}
+
+
 def test_an_interrupt_at_import_ends_the_command(stranger: Callable[..., None]) -> None:
     stranger("pealm-broken", "raise KeyboardInterrupt")
     with pytest.raises(KeyboardInterrupt):
@@ -209,7 +218,7 @@ def test_two_plugins_with_one_name(stranger: Callable[..., None]) -> None:
     assert "provided by 2 plugins; say which: pealm-one/twin or pealm-two/twin" in str(error.value)
     assert host.find(ModelSpec, "pealm-two/twin").plugin.dist == "pealm-two"
     one = next(p for p in host.plugins if p.dist == "pealm-one")
-    assert host.conflicts(one) == ["model 'twin' is also in pealm-two"]
+    assert conflicts(host, one) == ["model 'twin' is also in pealm-two"]
 
 
 def test_unknown_names(stranger: Callable[..., None]) -> None:

@@ -83,8 +83,12 @@ def test_its_parts_load(local: Callable[..., Path]) -> None:
 
 BROKEN = {
     "local_syntax": ("def f(:", 3, "SyntaxError: invalid syntax (local_syntax.py, line 1)"),
-    "local_import": ("\nimport no_such_module", 3, "No module named 'no_such_module' (line 2)"),
-    "local_exit": ("raise SystemExit(4)", 3, "SystemExit: 4 (line 1)"),
+    "local_import": (
+        "\nimport no_such_module",
+        3,
+        "No module named 'no_such_module' (local_import.py, line 2, <module>)",
+    ),
+    "local_exit": ("raise SystemExit(4)", 3, "SystemExit: 4 (local_exit.py, line 1, <module>)"),
     "local_hook": (OBJECTS.replace("pealm_models", "pealm_modles"), 3, "did you mean 'pealm_models'?"),
     "local_part": (OBJECTS.replace("factory=Model", "factory=3"), 3, "factory must be a string"),
     "textwrap": (OBJECTS, 2, "a module 'textwrap' exists already"),
@@ -238,7 +242,7 @@ def test_a_file_that_changed_or_is_missing_is_said(
 
 def test_a_failure_is_raised_in_python(local: Callable[..., Path]) -> None:
     use_plugin(local("local_fails", "raise RuntimeError('boom')"))
-    with pytest.raises(PluginError, match=r"local_fails.py: RuntimeError: boom \(line 1\)"):
+    with pytest.raises(PluginError, match=r"local_fails.py: RuntimeError: boom \(local_fails.py, line 1, <module>\)"):
         PluginHost.installed()
 
 

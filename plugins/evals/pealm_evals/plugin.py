@@ -1,12 +1,15 @@
 """What pealm-evals provides: `pealm compare`, and `--track` as hooks of a run; `pealm eval` is known to the core."""
 
 from collections.abc import Iterator, MutableMapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from pealm_core import CommandSpec, ObserverSpec, Trainer, hookimpl
+from pealm_core import CommandSpec, ObserverSpec, hookimpl
 
-TRACKERS: MutableMapping[Trainer, Any] = WeakKeyDictionary()
+if TYPE_CHECKING:
+    from pealm_core import Trainer
+
+TRACKERS: "MutableMapping[Trainer, Any]" = WeakKeyDictionary()
 
 
 @hookimpl
@@ -31,7 +34,7 @@ def pealm_observers() -> Iterator[ObserverSpec]:
 
 
 @hookimpl
-def pealm_run_start(trainer: Trainer) -> None:
+def pealm_run_start(trainer: "Trainer") -> None:
     """Make the evaluations of a run. Raises UserError for one that can't be run."""
     options = trainer.options("track")
     if options.on:
@@ -41,21 +44,21 @@ def pealm_run_start(trainer: Trainer) -> None:
 
 
 @hookimpl
-def pealm_step_end(trainer: Trainer) -> None:
+def pealm_step_end(trainer: "Trainer") -> None:
     """Evaluate the model, on all ranks, if it is time."""
     if trainer in TRACKERS:
         TRACKERS[trainer].evaluate_if_due()
 
 
 @hookimpl
-def pealm_metrics(trainer: Trainer, step: int, metrics: MutableMapping[str, Any]) -> None:
+def pealm_metrics(trainer: "Trainer", step: int, metrics: MutableMapping[str, Any]) -> None:
     """Add the results to the metrics of their step."""
     if trainer in TRACKERS:
         metrics.update(TRACKERS[trainer].results.pop(step, {}))
 
 
 @hookimpl
-def pealm_run_end(trainer: Trainer) -> None:
+def pealm_run_end(trainer: "Trainer") -> None:
     """Forget the evaluations."""
     if trainer in TRACKERS:
         del TRACKERS[trainer]

@@ -2,16 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pealm_core import setting
-
-# Radford et al. (2019), table 2; the paper's smallest is the default.
-SIZES: dict[str, dict[str, Any]] = {
-    "medium": {"n_layer": 24, "n_head": 16, "n_embd": 1024},
-    "large": {"n_layer": 36, "n_head": 20, "n_embd": 1280},
-    "xl": {"n_layer": 48, "n_head": 25, "n_embd": 1600},
-}
 
 
 @dataclass(frozen=True)

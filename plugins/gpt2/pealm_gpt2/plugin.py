@@ -1,9 +1,16 @@
 """What pealm-gpt2 provides."""
 
 from collections.abc import Iterator
+from typing import Any
 
 from pealm_core import FormatSpec, ModelSpec, hookimpl
-from pealm_gpt2.config import SIZES
+
+# Radford et al. (2019), table 2; the paper's smallest is the default.
+SIZES: dict[str, dict[str, Any]] = {
+    "medium": {"n_layer": 24, "n_head": 16, "n_embd": 1024},
+    "large": {"n_layer": 36, "n_head": 20, "n_embd": 1280},
+    "xl": {"n_layer": 48, "n_head": 25, "n_embd": 1600},
+}
 
 # To fine-tune on conversations: three passes, at a rate that keeps what was learned before.
 CHAT = {

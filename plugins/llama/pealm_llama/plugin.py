@@ -1,9 +1,35 @@
 """What pealm-llama provides."""
 
 from collections.abc import Iterator
+from typing import Any
 
 from pealm_core import FormatSpec, ModelSpec, hookimpl
-from pealm_llama.config import SIZES
+
+# SmolLM2's two small sizes, Qwen2.5's and Llama 3.2's smallest.
+SIZES: dict[str, dict[str, Any]] = {
+    "nano": {"block_size": 256, "n_layer": 6, "n_head": 6, "n_kv_head": 2, "n_embd": 192, "rope_base": 10_000.0},
+    "135m": {"n_layer": 30, "n_head": 9, "n_kv_head": 3, "n_embd": 576, "n_inner": 1536},
+    "360m": {"n_layer": 32, "n_head": 15, "n_kv_head": 5, "n_embd": 960, "n_inner": 2560},
+    "0.5b": {
+        "n_layer": 24,
+        "n_head": 14,
+        "n_kv_head": 2,
+        "n_embd": 896,
+        "n_inner": 4864,
+        "rope_base": 1_000_000.0,
+        "norm_eps": 1e-6,
+        "qkv_bias": True,
+    },
+    "1b": {
+        "n_layer": 16,
+        "n_head": 32,
+        "n_kv_head": 8,
+        "n_embd": 2048,
+        "n_inner": 8192,
+        "rope_base": 500_000.0,
+        "rope_factor": 32.0,
+    },
+}
 
 NANO = {
     "train": {"steps": 3000, "batch_size": 8, "lr": 3e-3, "warmup_steps": 100},

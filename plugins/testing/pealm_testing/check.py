@@ -16,6 +16,7 @@ from pealm_core import ModelSpec, PluginError, UserError
 from pealm_testing.adapter import AdapterConformance
 from pealm_testing.base import Conformance, light_import
 from pealm_testing.command import CommandConformance
+from pealm_testing.conflicts import conflicts
 from pealm_testing.core import Entry, Plugin, PluginHost, Spec, settings_of
 from pealm_testing.dataset import DatasetConformance
 from pealm_testing.evaluator import EvaluatorConformance
@@ -68,7 +69,7 @@ def check(name: str, host: PluginHost, plugins: Sequence[Plugin], *, slow: bool)
     for plugin in plugins:
         if plugin.status != "ok":
             raise PluginError(f"{plugin.dist} is {plugin.status}: {plugin.reason}")
-        for line in host.conflicts(plugin):
+        for line in conflicts(host, plugin):
             click.echo(f"note: {line}; users write {plugin.dist}/NAME")
         for record in plugin.records:
             click.echo(f"{record.kind} {record.name}")

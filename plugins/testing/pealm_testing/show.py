@@ -7,17 +7,18 @@ from collections.abc import Iterator, Sequence
 import click
 
 from pealm_core import PealmError
+from pealm_testing.conflicts import conflicts
 from pealm_testing.core import COMPONENTS, Entry, Plugin, PluginHost, Spec, option_rows, settle
 
 
 def show(host: PluginHost, plugins: Sequence[Plugin]) -> None:
     """Print what is known of plugins."""
     for plugin in plugins:
-        conflicts = host.conflicts(plugin)
-        reason = "; ".join(conflicts) or plugin.reason
+        known = conflicts(host, plugin)
+        reason = "; ".join(known) or plugin.reason
         place = getattr(sys.modules.get(plugin.module), "__file__", None) or plugin.location
         click.echo(f"{plugin.name} ({plugin.dist} {plugin.version})")
-        click.echo(f"  status    {'conflict' if conflicts else plugin.status}" + (f": {reason}" if reason else ""))
+        click.echo(f"  status    {'conflict' if known else plugin.status}" + (f": {reason}" if reason else ""))
         click.echo(f"  module    {plugin.module}, {place}")
         click.echo(f"  loaded in {plugin.load_ms:.1f} ms")
         for record in plugin.records:

@@ -1,14 +1,14 @@
 """`pealm plugins`: list, show and check installed plugins."""
 
 import json
-from importlib import import_module
 from typing import Any
 
 import click
 
+from pealm_core import UserError
 from pealm_core.config.paths import printable
-from pealm_core.contract.errors import UserError
 from pealm_core.plugins.host import Plugin, PluginHost
+from pealm_testing.conflicts import conflicts
 
 
 @click.group(invoke_without_command=True)
@@ -37,8 +37,10 @@ def plugins(ctx: click.Context, as_json: bool) -> None:
 @click.argument("name")
 def show(name: str) -> None:
     """Show one plugin: records, options, location, and the traceback if it failed to load."""
+    from pealm_testing.show import show as print_plugins
+
     host = PluginHost.installed()
-    import_module("pealm_testing.show").show(host, _named(host, name))
+    print_plugins(host, _named(host, name))
 
 
 @plugins.command()
@@ -46,8 +48,10 @@ def show(name: str) -> None:
 @click.option("--slow", is_flag=True, help="Also run slow checks (ten seconds each): torch.compile, two processes.")
 def check(name: str, slow: bool) -> None:
     """Run the conformance kit on an installed plugin; exit code 3 if a check fails."""
+    from pealm_testing.check import check as check_plugins
+
     host = PluginHost.installed()
-    import_module("pealm_testing.check").check(name, host, _named(host, name), slow=slow)
+    check_plugins(name, host, _named(host, name), slow=slow)
 
 
 def _named(host: PluginHost, name: str) -> list[Plugin]:
@@ -60,13 +64,13 @@ def _named(host: PluginHost, name: str) -> list[Plugin]:
 
 
 def _row(host: PluginHost, plugin: Plugin) -> dict[str, Any]:
-    conflicts = host.conflicts(plugin)
+    known = conflicts(host, plugin)
     return {
         "plugin": plugin.name,
         "dist": plugin.dist,
         "version": plugin.version,
-        "status": "conflict" if conflicts else plugin.status,
-        "reason": "; ".join(conflicts) or plugin.reason,
+        "status": "conflict" if known else plugin.status,
+        "reason": "; ".join(known) or plugin.reason,
         "load_ms": round(plugin.load_ms, 1),
         "provides": [f"{record.kind} {record.name}" for record in plugin.records],
     }
