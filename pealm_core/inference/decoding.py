@@ -22,8 +22,7 @@ _failed = False  # in this process: recording is not tried again
 class FixedCache(KVCache):
     """The first `span` places of a cache; the position of the next token is a tensor, which a recorded pass reads.
 
-    Models that use only `row_positions` or `positions`, `attend` and `advance` can be recorded. Raises
-    UnsupportedError for the rest.
+    Models that use only `positions`, `attend` and `advance` can be recorded. Raises UnsupportedError for the rest.
     """
 
     def __init__(self, cache: KVCache, position: Tensor, span: int) -> None:
@@ -45,12 +44,6 @@ class FixedCache(KVCache):
         self._bias.zero_().masked_fill_(hidden[:, None, None], -torch.inf)
 
     def positions(self, tokens: int) -> Tensor:
-        """Return the position of the new token."""
-        if len(self._starts) > 1:
-            raise UnsupportedError("positions")
-        return self._position
-
-    def row_positions(self, tokens: int) -> Tensor:
         """Return the position of each row's new token."""
         return self._position - self._starts
 

@@ -17,7 +17,7 @@ class KVCache:
 
     Under autocast, fp32 becomes the dtype of autocast, in which attention then reads the keys and values. A model
     appends each layer's new keys and values, and advances once at the end of its forward pass. If it uses
-    `row_positions` and `attend` instead of `length` and `append`, rows of different lengths share a pass, and CUDA
+    `positions` and `attend` instead of `length` and `append`, rows of different lengths share a pass, and CUDA
     graphs make it faster.
 
     >>> cache = KVCache(n_layer=1, batch=2, n_head=4, length=8, head_dim=16)
@@ -63,12 +63,8 @@ class KVCache:
         return causal_attention(q, *self.append(layer, k, v), dropout=dropout)
 
     def positions(self, tokens: int) -> Tensor:
-        """Return the positions of the next tokens, 1-D."""
-        return torch.arange(self.length, self.length + tokens, device=self.device)
-
-    def row_positions(self, tokens: int) -> Tensor:
         """Return the positions of each row's next tokens, (B, T), or (1, T) where they are those of all rows."""
-        return self.positions(tokens)[None]
+        return torch.arange(self.length, self.length + tokens, device=self.device)[None]
 
     def advance(self, tokens: int) -> None:
         """Count the tokens that every layer has appended."""
@@ -106,7 +102,7 @@ class KVCache:
 class RaggedCache(KVCache):
     """A cache of rows that end at the same place and begin at different ones; no row sees what is before it.
 
-    Models use `row_positions`, `attend` and `advance`. Raises UnsupportedError for the rest.
+    Models use `positions`, `attend` and `advance`. Raises UnsupportedError for the rest.
     """
 
     def __init__(self, layers: Any, starts: Sequence[int], end: int) -> None:
@@ -128,7 +124,7 @@ class RaggedCache(KVCache):
         keys, values = self._store(layer, k, v, self._end)
         return _attention(q, keys, values, self._bias.narrow(3, 0, keys.shape[2]), dropout)
 
-    def row_positions(self, tokens: int) -> Tensor:
+    def positions(self, tokens: int) -> Tensor:
         """Return the positions of each row's next tokens, (B, T)."""
         return torch.arange(self._end, self._end + tokens, device=self.device) - self._starts
 

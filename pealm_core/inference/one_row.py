@@ -87,11 +87,7 @@ class TreeCache(FixedCache):
         self._positions, self._keep = torch.tensor(tokens.positions), torch.tensor(tokens.keep, dtype=torch.long)
 
     def positions(self, tokens: int) -> Tensor:
-        """Return each token's position in its request."""
-        return self._positions
-
-    def row_positions(self, tokens: int) -> Tensor:
-        """Return the same as that of a row, (1, T)."""
+        """Return each token's position in its request, (1, T)."""
         return self._positions[None]
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, dropout: float = 0.0) -> Tensor:
@@ -146,8 +142,7 @@ def run(
 ) -> Iterator[tuple[list[Piece], Tensor]]:
     """Yield pieces and, for each, its log-likelihood and how many tokens are not greedy: (n, 2) in float64.
 
-    Raises UnsupportedError at once if the model uses more of a cache than `positions`, `row_positions`, `attend`
-    and `advance`.
+    Raises UnsupportedError at once if the model uses more of a cache than `positions`, `attend` and `advance`.
     """
     kept: dict[int, list[Tensor]] = {}
     for row in passes(pieces, most_tokens, most_scored):

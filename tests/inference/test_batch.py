@@ -136,14 +136,14 @@ def test_attention_never_sees_what_is_before_a_row() -> None:
         q, k, v = torch.randn(3, 4, 4, new, 4).unbind()
         k, v = k[:, :2], v[:, :2]  # two queries a key
         found = joined.attend(0, q, k, v)
-        assert joined.row_positions(new)[:, 0].tolist() == [one.length for one in caches for _ in one._layers[0][0]]
+        assert joined.positions(new)[:, 0].tolist() == [one.length for one in caches for _ in one._layers[0][0]]
         joined.advance(new)
         rows = [slice(0, 1), slice(1, 3), slice(3, 4)]
         alone = [one.attend(0, q[r], k[r], v[r]) for one, r in zip(caches, rows, strict=True)]
         for one in caches:
             one.advance(new)
         torch.testing.assert_close(found, torch.cat(alone))
-    for use in (lambda: joined.length, lambda: joined.positions(1), lambda: joined.append(0, k, v)):
+    for use in (lambda: joined.length, lambda: joined.append(0, k, v)):
         with pytest.raises(UnsupportedError):
             use()
     even = joined.select(torch.tensor([3, 1]))

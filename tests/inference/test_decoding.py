@@ -95,10 +95,10 @@ def test_a_model_that_can_not_be_recorded_runs_as_it_is(
 
         return causal_attention(q, *self.append(layer, k, v))
 
-    def row_positions(self: KVCache, tokens: int) -> Tensor:
+    def positions(self: KVCache, tokens: int) -> Tensor:
         return torch.arange(self.length, self.length + tokens)[None]
 
-    changed: Any = {"append": attend, "length": row_positions}[use]
+    changed: Any = {"append": attend, "length": positions}[use]
     monkeypatch.setattr(decoding.FixedCache, changed.__name__, changed)
     recorded, plain = compare(make("gpt2"), lambda function: (function(), function)[1])
     assert torch.equal(recorded, plain)

@@ -115,7 +115,7 @@ class Transformer(nn.Module):
     ) -> tuple[Tensor | None, Tensor | None]:
         """(B, T) ids to (B, n, V) logits at the positions `at`; with targets, the mean cross-entropy instead."""
         t = idx.shape[1]
-        turns = self.turns[:, :t] if cache is None else self.turns[:, cache.row_positions(t), None].transpose(2, 3)
+        turns = self.turns[:, :t] if cache is None else self.turns[:, cache.positions(t), None].transpose(2, 3)
         x = F.dropout(self.tokens(idx), self.config.dropout, self.training)  # (B, T, C)
         for block in self.blocks:
             x = block(x, turns, cache)

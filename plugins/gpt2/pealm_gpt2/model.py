@@ -157,7 +157,7 @@ class GPT2(nn.Module):
     ) -> tuple[Tensor | None, Tensor | None]:
         """(B, T) ids to (B, n, V) logits at the positions `at`; with targets, the mean cross-entropy instead."""
         t = idx.shape[1]
-        x = self.wte(idx) + (self.wpe.weight[:t] if cache is None else self.wpe(cache.row_positions(t)))  # (B, T, C)
+        x = self.wte(idx) + (self.wpe.weight[:t] if cache is None else self.wpe(cache.positions(t)))  # (B, T, C)
         x = F.dropout(x, self.config.dropout, self.training)
         for block in self.h:
             x = block(x, cache)

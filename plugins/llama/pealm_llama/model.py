@@ -142,7 +142,7 @@ class Llama(nn.Module):
     ) -> tuple[Tensor | None, Tensor | None]:
         """(B, T) ids to (B, n, V) logits at the positions `at`; with targets, the mean cross-entropy instead."""
         t = idx.shape[1]
-        positions = torch.arange(t, device=idx.device) if cache is None else cache.row_positions(t)
+        positions = torch.arange(t, device=idx.device) if cache is None else cache.positions(t)
         angles = positions.float()[..., None, None] * self.speeds  # ([B,] T, 1, D / 2)
         cos, sin = angles.cos(), angles.sin()
         x = self.embed_tokens(idx)  # (B, T, C)

@@ -204,7 +204,7 @@ class Sprout(nn.Module):
         kv, (b, t) = cache.attention if cache is not None else None, idx.shape
         ngrams, recent = self.ngrams(idx, cache.recent if cache is not None else self._nothing(b))
         x = sum(ngrams, start=self.tokens(idx))  # (B, T, C)
-        places: Any = slice(t) if kv is None else kv.row_positions(t)  # (B, T) in a cache
+        places: Any = slice(t) if kv is None else kv.positions(t)  # (B, T) in a cache
         turns = self.turns[:, places] if self.config.rotary else None
         if turns is None:
             x = x + self.positions.weight[places]
