@@ -1,6 +1,8 @@
 """Generate tokens: from logits to the next token, one at a time, with or without a key-value cache."""
 
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,7 +11,7 @@ from torch import Tensor
 from pealm_core.config.settings import Sampling
 from pealm_core.contract.errors import PluginError
 from pealm_core.contract.protocols import Tokenizer, has
-from pealm_core.inference.batch import Batch
+from pealm_core.inference.batch import Batch, Row
 
 
 def probabilities(logits: Tensor, sampling: Sampling, seen: Tensor | None = None) -> Tensor:
@@ -64,7 +66,6 @@ def generate_ids(
         yield ids
 
 
-@torch.inference_mode()
 def generate_steps(
     model: Any,
     prompts: Sequence[Sequence[int]],
@@ -82,34 +83,88 @@ def generate_steps(
     restarts from its last half, so that the cost per token does not depend on the length of the text. A longer prompt
     is cut to its last block_size tokens.
     """
-    samples, size = sampling.num_samples, model.config.vocab_size
-    batch = Batch(model, prompts, samples, use_cache=use_cache, graphs=graphs, guess=sampling.speculate)
-    active = batch.rows if active is None else active
-    device = next(model.parameters()).device
-    generator = torch.Generator(device)
-    if sampling.seed is not None:
-        generator.manual_seed(sampling.seed)
-    else:
-        generator.seed()
-        samples = len(batch.rows)  # with noise of their own
-    seen = None
-    if sampling.repetition_penalty != 1:
-        seen = torch.zeros(len(batch.rows), size, dtype=torch.bool, device=device)
-        for row in batch.rows:
-            seen[row, torch.tensor([*prompts[row // sampling.num_samples]], device=device)] = True
-    for remaining in range(sampling.max_new_tokens, 0, -1):
-        logits, rows = batch.logits(remaining), torch.tensor(batch.rows, device=device)
-        noise = None
-        if sampling.temperature > 0:
-            noise = torch.empty(samples, size, device=device).exponential_(generator=generator)
-            noise = noise if len(rows) == samples else noise[rows % samples]
-        token = next_token(logits, sampling, noise, None if seen is None else seen[rows])
-        if seen is not None:
-            seen[rows, token] = True
-        yield token, logits
-        batch.add(token.tolist(), active)
-        if not batch.rows:
-            return
+    batch = ContinuousBatch(model, use_cache=use_cache, graphs=graphs, guess=sampling.speculate)
+    rows = batch.add(prompts, sampling)
+    while any(row.remaining > 0 for row in rows):
+        yield batch.step()[1:]
+        if active is not None:
+            batch.end([row for row in rows if row.number not in active])
+
+
+class ContinuousBatch:
+    """Texts of several requests that share forward passes; requests may join and end between two steps.
+
+    A row has a `number`, its place in its request, and `remaining` tokens; 0: it has ended. With a seed, a text is
+    the one that its request gets alone. guess: as Sampling.speculate, while there is one row.
+    """
+
+    def __init__(self, model: Any, *, use_cache: bool = True, graphs: bool = True, guess: int = 0) -> None:
+        self._size, self._device = model.config.vocab_size, next(model.parameters()).device
+        self._batch = Batch(model, use_cache=use_cache, graphs=graphs, guess=guess)
+
+    def add(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[Row]:
+        """Add num_samples rows for each prompt, and return them. The next step reads the prompts."""
+        request = _Request(prompts, sampling, self._size, self._device)
+        return self._batch.enter(request, prompts, sampling.num_samples, sampling.max_new_tokens)
+
+    def end(self, rows: Sequence[Row]) -> None:
+        """End rows early."""
+        for row in rows:
+            row.remaining = 0
+        if not any(row.remaining > 0 for row in self._batch.rows):
+            self._batch.leave()  # frees the caches
+
+    @torch.inference_mode()
+    def step(self) -> tuple[list[Row], Tensor, Tensor]:
+        """Add a token to each row; return the rows (at least one must not have ended), tokens (B,), logits (B, V)."""
+        logits, rows = self._batch.logits(), self._batch.rows
+        requests, alike = defaultdict[_Request, list[int]](list), defaultdict[Sampling, list[_Request]](list)
+        for place, row in enumerate(rows):
+            requests[row.request].append(place)
+        for request in requests:
+            alike[request.sampling].append(request)
+        ids = torch.empty(len(rows), dtype=torch.long, device=self._device)
+        for sampling, group in alike.items():
+            places = [place for request in group for place in requests[request]]
+            own = [(request, [rows[place].number for place in requests[request]]) for request in group]
+            noise = seen = None
+            if sampling.temperature > 0:
+                noise = torch.cat([request.noise(numbers) for request, numbers in own])
+            if sampling.repetition_penalty != 1:
+                seen = torch.cat([request.seen[numbers] for request, numbers in own])
+            whole = len(alike) == 1
+            drawn = next_token(logits if whole else logits[places], sampling, noise, seen)
+            if seen is not None:
+                for (request, numbers), new in zip(own, torch.split(drawn, [len(n) for _, n in own]), strict=True):
+                    request.seen[numbers, new] = True
+            ids = drawn if whole else ids.index_copy_(0, torch.tensor(places, device=self._device), drawn)
+        self._batch.add(ids.tolist())
+        return rows, ids, logits
+
+
+class _Request:
+    """What the rows of a request draw their tokens with. sampling: without what does not change a distribution."""
+
+    def __init__(self, prompts: Sequence[Sequence[int]], sampling: Sampling, size: int, device: torch.device) -> None:
+        self.sampling = replace(sampling, seed=None, num_samples=1, max_new_tokens=1, speculate=0, stop=())
+        self._generator, rows = torch.Generator(device), len(prompts) * sampling.num_samples
+        if sampling.seed is None:
+            self._generator.seed()
+        else:
+            self._generator.manual_seed(sampling.seed)
+        # With a seed, the prompts share the noise of one.
+        self._noise = torch.empty(rows if sampling.seed is None else sampling.num_samples, size, device=device)
+        self.seen = torch.zeros(0)
+        if sampling.repetition_penalty != 1:
+            self.seen = torch.zeros(rows, size, dtype=torch.bool, device=device)
+            for row, seen in enumerate(self.seen):
+                seen[torch.tensor([*prompts[row // sampling.num_samples]], device=device)] = True
+
+    def noise(self, numbers: Sequence[int]) -> Tensor:
+        """Return the noise (B, V) of a step for rows."""
+        noise = self._noise.exponential_(generator=self._generator)
+        places = [number % len(noise) for number in numbers]
+        return noise if places == [*range(len(noise))] else noise[places]
 
 
 def start_token(tokenizer: Tokenizer) -> int:

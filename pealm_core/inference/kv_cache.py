@@ -149,7 +149,7 @@ def _gather(parts: Sequence[tuple[KVCache, Tensor | None]]) -> KVCache:
         sources.append((cache._layers, index, end, max(own)))
         lengths += own
     width = max(lengths)
-    capacity = max(own[0][0].shape[2] for own, *_ in sources)
+    capacity = width + max(own[0][0].shape[2] - end for own, _, end, _ in sources)
     for number, layer in enumerate(parts[0][0]._layers):
         copies = []
         for which, tensor in enumerate(layer):

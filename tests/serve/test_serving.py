@@ -23,6 +23,7 @@ import pytest
 from pealm_core import Sampling
 from pealm_serve import engine as engine_module
 from pealm_serve.engine import Engine
+from pealm_serve.generation import Texts
 from pealm_serve.guard import CSP, Limits
 from pealm_testing import CommandConformance
 
@@ -92,8 +93,8 @@ def test_a_client_that_leaves_frees_its_work(server: Any, monkeypatch: pytest.Mo
         finally:
             closed.set()
 
-    generate = engine_module.generate
-    monkeypatch.setattr(engine_module, "generate", watched)
+    generate = Texts.generate
+    monkeypatch.setattr(Texts, "generate", watched)
     body = json.dumps({**LONG, "stream": stream}).encode()
     host, _, port = server.host.partition(":")
     with socket.create_connection((host, int(port))) as connection:
@@ -124,7 +125,7 @@ def test_a_failure_is_an_error_in_the_form_of_the_protocol(server: Any, monkeypa
         raise RuntimeError("secret")
         yield
 
-    monkeypatch.setattr(engine_module, "generate", fails)
+    monkeypatch.setattr(Texts, "generate", fails)
     for stream in (False, True):
         answer = server.post("/v1/completions", {"prompt": "a", "stream": stream})
         assert answer.status_code == 500 and answer.json()["error"]["type"] == "server_error"

@@ -1,15 +1,18 @@
-"""Generate and score token by token: the iterators whose steps are the turns of the engine."""
+"""Generate and score: the texts of a model grow together, a token of each in a pass."""
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from pealm_core import LM, Sampling, Stopper, generate_steps, stream_decoder
+from pealm_core import LM, ContinuousBatch, Sampling, Stopper, stream_decoder
 
 CHUNK = 64  # positions of a prompt whose log-probabilities are in memory at a time
+
+
+Finish = Literal["stop", "length"] | None
 
 
 @dataclass(frozen=True)
@@ -28,37 +31,84 @@ class Piece:
     id: int
     logprob: float | None
     top: list[tuple[int, float]] = field(default_factory=list)
-    finish: Literal["stop", "length"] | None = None
+    finish: Finish = None
     made: bool = True
 
 
-def generate(
-    lm: LM, ids: Sequence[int], sampling: Sampling, *, ends: Collection[int] | None = None, top: int = 0
-) -> Iterator[list[Piece]]:
-    """Yield the pieces of each step: one for every row that is not finished. Arguments as for `Engine.stream`."""
-    if ends is None:
-        ends = () if lm.eot_id is None else (lm.eot_id,)
-    decoders = [stream_decoder(lm.tokenizer) for _ in range(sampling.num_samples)]
-    stoppers = [Stopper(sampling.stop) for _ in decoders]
-    active = set(range(sampling.num_samples))
-    steps = generate_steps(lm.model, [ids], sampling, graphs=lm.graphs, active=active)
-    for step, (drawn, logits) in enumerate(steps, 1):
-        chosen, likeliest = logprobs_of(logits, drawn, top)
-        tokens, pieces = drawn.tolist(), []
-        for place, (row, token) in enumerate(zip(sorted(active), tokens, strict=True)):
-            stopper = stoppers[row]
-            ended = token in ends
-            text = "" if ended else stopper.feed(decoders[row](token))
-            finish = _finish(ended or stopper.done, step == sampling.max_new_tokens)
-            text += stopper.flush() if finish else ""
-            pieces.append(Piece(row, text, token, chosen[place], likeliest[place], finish))
-            if finish:
-                active.discard(row)
-        yield pieces
+class Texts:
+    """The texts that a model generates at the same time (continuous batching).
+
+    Each request is an iterator, whose `next` calls are its turns in the engine. The first one that asks for more than
+    there is runs a step for all.
+    """
+
+    def __init__(self, lm: LM) -> None:
+        self._lm, self._batch, self._rows = lm, ContinuousBatch(lm.model, graphs=lm.graphs), dict[Any, _Text]()
+
+    def generate(
+        self, ids: Sequence[int], sampling: Sampling, *, ends: Collection[int] | None = None, top: int = 0
+    ) -> Iterator[list[Piece]]:
+        """Yield new pieces, one for each row and token; none at first. Arguments as for `Engine.stream`."""
+        if ends is None:
+            ends = () if self._lm.eot_id is None else (self._lm.eot_id,)
+        texts = [_Text(number, self._lm, sampling, ends, top) for number in range(sampling.num_samples)]
+        rows = self._batch.add([ids], sampling)
+        self._rows |= zip(rows, texts, strict=True)
+        try:
+            yield []  # other requests may begin before the next step
+            while (pieces := [p for text in texts for p in text.take()]) or any(row.remaining > 0 for row in rows):
+                if pieces:
+                    yield pieces
+                else:
+                    self._step()
+        finally:
+            for row in rows:
+                del self._rows[row]
+            self._batch.end(rows)
+
+    def _step(self) -> None:
+        """Add a token to every text, or an error that keeps it from growing."""
+        try:
+            rows, ids, logits = self._batch.step()
+            chosen, likeliest = logprobs_of(logits, ids, max(self._rows[row].top for row in rows))
+        except Exception as error:
+            for text in self._rows.values():
+                text.error = error
+            self._batch = ContinuousBatch(self._lm.model, graphs=self._lm.graphs)
+            return
+        for row, token, logprob, best in zip(rows, ids.tolist(), chosen, likeliest, strict=True):
+            if self._rows[row].add(token, logprob, best, last=row.remaining == 0):
+                self._batch.end([row])
 
 
-def _finish(ended: bool, last: bool) -> Literal["stop", "length"] | None:
-    return "stop" if ended else "length" if last else None
+class _Text:
+    """The text of a row; its pieces until the request takes them."""
+
+    def __init__(self, row: int, lm: LM, sampling: Sampling, ends: Collection[int], top: int) -> None:
+        self._row, self._ends, self.top = row, ends, top
+        self._decoder, self._stopper = stream_decoder(lm.tokenizer), Stopper(sampling.stop)
+        self._pieces = list[Piece]()
+        self.error: Exception | None = None
+
+    def take(self) -> list[Piece]:
+        """Return the new pieces, or raise the error."""
+        if self.error is not None:
+            raise self.error
+        pieces, self._pieces = self._pieces, []
+        return pieces
+
+    def add(self, token: int, logprob: float, likeliest: list[tuple[int, float]], *, last: bool) -> bool:
+        """Add a token; return whether the text has ended."""
+        try:
+            ended = token in self._ends
+            text = "" if ended else self._stopper.feed(self._decoder(token))
+            finish: Finish = "stop" if ended or self._stopper.done else "length" if last else None
+            text += self._stopper.flush() if finish else ""
+            self._pieces.append(Piece(self._row, text, token, logprob, likeliest[: self.top], finish))
+            return finish is not None
+        except Exception as error:  # the tokenizer's
+            self.error = error
+            return True
 
 
 @torch.inference_mode()
