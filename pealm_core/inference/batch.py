@@ -22,7 +22,7 @@ PAUSE = 64  # most tokens without a guess after wrong ones
 class Row:
     """A text that grows. number: its place in its request. remaining: tokens that may follow; 0: it has ended."""
 
-    request: Any
+    draws: Any
     number: int
     window: list[int]
     remaining: int
@@ -57,7 +57,7 @@ class Batch:
         self._calm = WORTH  # steps since rows joined others: recording a pass that soon changes is not worth it
         self._guess, self._ahead = Guess(guess), list[tuple[int, Tensor]]()
 
-    def enter(self, request: Any, prompts: Sequence[Sequence[int]], samples: int, tokens: int) -> list[Row]:
+    def enter(self, draws: Any, prompts: Sequence[Sequence[int]], samples: int, tokens: int) -> list[Row]:
         """Add rows, `samples` for each prompt, that are read together; return them."""
         if self.rows:
             self._calm = 0
@@ -67,7 +67,7 @@ class Batch:
         before = len(self.rows)
         for prompt in prompts:
             window, first = [*map(int, prompt)][-self._block :], len(self.rows) - before
-            group = [Row(request, first + sample, [*window], tokens) for sample in range(samples)]
+            group = [Row(draws, first + sample, [*window], tokens) for sample in range(samples)]
             self._unread[len(window), samples, before].append(group)
             self.rows += group
         return self.rows[before:]
@@ -102,10 +102,8 @@ class Batch:
     def leave(self) -> None:
         """Forget the rows that have ended."""
         self.rows = [row for row in self.rows if row.remaining > 0]
-        for key, groups in [*self._unread.items()]:
+        for key, groups in self._unread.items():
             self._unread[key] = [group for group in groups if any(row.remaining > 0 for row in group)]
-            if not self._unread[key]:
-                del self._unread[key]
         self._parts = self._left(self._parts)
         self._apart = None if self._apart is None else self._left(self._apart)
 
@@ -165,6 +163,8 @@ class Batch:
         """Read windows from their start, those of equal length together; the samples of a prompt as one."""
         done = []
         for (length, samples, *_), groups in sorted(self._unread.items(), key=itemgetter(0)):
+            if not groups:
+                continue
             rows = [row for group in groups for row in group]
             idx = torch.tensor([group[0].window for group in groups], device=self._device)
             most = min(self._block, length + max(row.remaining for row in rows))

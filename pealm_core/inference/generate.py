@@ -1,8 +1,8 @@
 """Generate tokens: from logits to the next token, one at a time, with or without a key-value cache."""
 
-from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from itertools import groupby
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -88,7 +88,7 @@ def generate_steps(
     while any(row.remaining > 0 for row in rows):
         yield batch.step()[1:]
         if active is not None:
-            batch.end([row for row in rows if row.number not in active])
+            batch.end(row for row in rows if row.number not in active)
 
 
 class ContinuousBatch:
@@ -99,15 +99,14 @@ class ContinuousBatch:
     """
 
     def __init__(self, model: Any, *, use_cache: bool = True, graphs: bool = True, guess: int = 0) -> None:
-        self._size, self._device = model.config.vocab_size, next(model.parameters()).device
-        self._batch = Batch(model, use_cache=use_cache, graphs=graphs, guess=guess)
+        self._model, self._batch = model, Batch(model, use_cache=use_cache, graphs=graphs, guess=guess)
 
     def add(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[Row]:
         """Add num_samples rows for each prompt, and return them. The next step reads the prompts."""
-        request = _Request(prompts, sampling, self._size, self._device)
-        return self._batch.enter(request, prompts, sampling.num_samples, sampling.max_new_tokens)
+        draws = _Draws(self._model, prompts, sampling)
+        return self._batch.enter(draws, prompts, sampling.num_samples, sampling.max_new_tokens)
 
-    def end(self, rows: Sequence[Row]) -> None:
+    def end(self, rows: Iterable[Row]) -> None:
         """End rows early."""
         for row in rows:
             row.remaining = 0
@@ -116,55 +115,46 @@ class ContinuousBatch:
 
     @torch.inference_mode()
     def step(self) -> tuple[list[Row], Tensor, Tensor]:
-        """Add a token to each row; return the rows (at least one must not have ended), tokens (B,), logits (B, V)."""
-        logits, rows = self._batch.logits(), self._batch.rows
-        requests, alike = defaultdict[_Request, list[int]](list), defaultdict[Sampling, list[_Request]](list)
-        for place, row in enumerate(rows):
-            requests[row.request].append(place)
-        for request in requests:
-            alike[request.sampling].append(request)
-        ids = torch.empty(len(rows), dtype=torch.long, device=self._device)
-        for sampling, group in alike.items():
-            places = [place for request in group for place in requests[request]]
-            own = [(request, [rows[place].number for place in requests[request]]) for request in group]
-            noise = seen = None
-            if sampling.temperature > 0:
-                noise = torch.cat([request.noise(numbers) for request, numbers in own])
-            if sampling.repetition_penalty != 1:
-                seen = torch.cat([request.seen[numbers] for request, numbers in own])
-            whole = len(alike) == 1
-            drawn = next_token(logits if whole else logits[places], sampling, noise, seen)
-            if seen is not None:
-                for (request, numbers), new in zip(own, torch.split(drawn, [len(n) for _, n in own]), strict=True):
-                    request.seen[numbers, new] = True
-            ids = drawn if whole else ids.index_copy_(0, torch.tensor(places, device=self._device), drawn)
+        """Add a token to each row that has not ended, at least one; return these rows, ids (B,) and logits (B, V)."""
+        logits, rows, drawn, start = self._batch.logits(), self._batch.rows, list[Tensor](), 0
+        for draws, own in groupby(rows, attrgetter("draws")):
+            numbers = [row.number for row in own]
+            drawn.append(draws(logits[start : start + len(numbers)], numbers))
+            start += len(numbers)
+        ids = torch.cat(drawn)
         self._batch.add(ids.tolist())
         return rows, ids, logits
 
 
-class _Request:
-    """What the rows of a request draw their tokens with. sampling: without what does not change a distribution."""
+class _Draws:
+    """Draw the tokens of a request's rows."""
 
-    def __init__(self, prompts: Sequence[Sequence[int]], sampling: Sampling, size: int, device: torch.device) -> None:
-        self.sampling = replace(sampling, seed=None, num_samples=1, max_new_tokens=1, speculate=0, stop=())
-        self._generator, rows = torch.Generator(device), len(prompts) * sampling.num_samples
+    def __init__(self, model: Any, prompts: Sequence[Sequence[int]], sampling: Sampling) -> None:
+        device, rows = next(model.parameters()).device, len(prompts) * sampling.num_samples
+        self._sampling, self._generator = sampling, torch.Generator(device)
         if sampling.seed is None:
             self._generator.seed()
         else:
             self._generator.manual_seed(sampling.seed)
-        # With a seed, the prompts share the noise of one.
-        self._noise = torch.empty(rows if sampling.seed is None else sampling.num_samples, size, device=device)
-        self.seen = torch.zeros(0)
+            rows = sampling.num_samples  # all prompts have the noise of one
+        self._noise = torch.empty(rows, model.config.vocab_size, device=device)
+        self._seen: Tensor | None = None
         if sampling.repetition_penalty != 1:
-            self.seen = torch.zeros(rows, size, dtype=torch.bool, device=device)
-            for row, seen in enumerate(self.seen):
+            shape = len(prompts) * sampling.num_samples, model.config.vocab_size
+            self._seen = torch.zeros(shape, dtype=torch.bool, device=device)
+            for row, seen in enumerate(self._seen):
                 seen[torch.tensor([*prompts[row // sampling.num_samples]], device=device)] = True
 
-    def noise(self, numbers: Sequence[int]) -> Tensor:
-        """Return the noise (B, V) of a step for rows."""
-        noise = self._noise.exponential_(generator=self._generator)
-        places = [number % len(noise) for number in numbers]
-        return noise if places == [*range(len(noise))] else noise[places]
+    def __call__(self, logits: Tensor, numbers: Sequence[int]) -> Tensor:
+        """Draw a token for rows with these numbers: logits (B, V) to ids (B,)."""
+        noise, rows = None, torch.tensor(numbers, device=logits.device)
+        if self._sampling.temperature > 0:
+            noise = self._noise.exponential_(generator=self._generator)
+            noise = noise[rows % len(noise)]
+        ids = next_token(logits, self._sampling, noise, None if self._seen is None else self._seen[rows])
+        if self._seen is not None:
+            self._seen[rows, ids] = True
+        return ids
 
 
 def start_token(tokenizer: Tokenizer) -> int:

@@ -153,8 +153,8 @@ def _gather(parts: Sequence[tuple[KVCache, Tensor | None]]) -> KVCache:
     for number, layer in enumerate(parts[0][0]._layers):
         copies = []
         for which, tensor in enumerate(layer):
-            to = tensor.new_zeros(len(lengths), tensor.shape[1], capacity, tensor.shape[3])  # a hidden NaN would show
-            row = 0
+            to, row = tensor.new_empty(len(lengths), tensor.shape[1], capacity, tensor.shape[3]), 0
+            to.narrow(2, 0, width - min(lengths)).zero_()  # a hidden NaN would show
             for own, index, end, length in sources:
                 source = own[number][which].narrow(2, end - length, length)
                 source = source if index is None else source.index_select(0, index)

@@ -12,9 +12,6 @@ from pealm_core import LM, ContinuousBatch, Sampling, Stopper, stream_decoder
 CHUNK = 64  # positions of a prompt whose log-probabilities are in memory at a time
 
 
-Finish = Literal["stop", "length"] | None
-
-
 @dataclass(frozen=True)
 class Piece:
     """One token of one row.
@@ -31,84 +28,78 @@ class Piece:
     id: int
     logprob: float | None
     top: list[tuple[int, float]] = field(default_factory=list)
-    finish: Finish = None
+    finish: Literal["stop", "length"] | None = None
     made: bool = True
+
+
+@dataclass(eq=False)
+class _Request:
+    """What was drawn for a request since its last turn: (row, whether it is its last token, token, logprob, top)."""
+
+    top: int
+    drawn: list[tuple[int, bool, int, float, list[tuple[int, float]]]] = field(default_factory=list)
+    error: Exception | None = None
 
 
 class Texts:
     """The texts that a model generates at the same time (continuous batching).
 
-    Each request is an iterator, whose `next` calls are its turns in the engine. The first one that asks for more than
-    there is runs a step for all.
+    Each request is an iterator, whose `next` calls are its turns: it takes its new tokens; if there are none, it runs
+    a step for all.
     """
 
     def __init__(self, lm: LM) -> None:
-        self._lm, self._batch, self._rows = lm, ContinuousBatch(lm.model, graphs=lm.graphs), dict[Any, _Text]()
+        self._lm, self._batch, self._requests = lm, ContinuousBatch(lm.model, graphs=lm.graphs), dict[Any, _Request]()
 
     def generate(
         self, ids: Sequence[int], sampling: Sampling, *, ends: Collection[int] | None = None, top: int = 0
     ) -> Iterator[list[Piece]]:
-        """Yield new pieces, one for each row and token; none at first. Arguments as for `Engine.stream`."""
+        """Yield the new pieces of all rows, at first none. Arguments as for `Engine.stream`."""
         if ends is None:
             ends = () if self._lm.eot_id is None else (self._lm.eot_id,)
-        texts = [_Text(number, self._lm, sampling, ends, top) for number in range(sampling.num_samples)]
+        decoders = [stream_decoder(self._lm.tokenizer) for _ in range(sampling.num_samples)]
+        stoppers, request = [Stopper(sampling.stop) for _ in decoders], _Request(top)
         rows = self._batch.add([ids], sampling)
-        self._rows |= zip(rows, texts, strict=True)
+        self._requests |= dict.fromkeys(rows, request)
         try:
-            yield []  # other requests may begin before the next step
-            while (pieces := [p for text in texts for p in text.take()]) or any(row.remaining > 0 for row in rows):
-                if pieces:
-                    yield pieces
-                else:
+            yield []  # others may add theirs before the next step
+            while request.drawn or request.error or any(row.remaining > 0 for row in rows):
+                if not (request.drawn or request.error):
                     self._step()
+                if request.error is not None:
+                    raise request.error
+                pieces = []
+                for row, last, token, logprob, likeliest in request.drawn:
+                    stopper, ended = stoppers[row], token in ends
+                    text = "" if ended else stopper.feed(decoders[row](token))
+                    finish = _finish(ended or stopper.done, last)
+                    text += stopper.flush() if finish else ""
+                    pieces.append(Piece(row, text, token, logprob, likeliest[:top], finish))
+                    if finish:
+                        self._batch.end([rows[row]])
+                request.drawn.clear()
+                yield pieces
         finally:
-            for row in rows:
-                del self._rows[row]
             self._batch.end(rows)
+            for ended in rows:
+                del self._requests[ended]
 
     def _step(self) -> None:
-        """Add a token to every text, or an error that keeps it from growing."""
+        """Draw a token for each row of all requests."""
         try:
             rows, ids, logits = self._batch.step()
-            chosen, likeliest = logprobs_of(logits, ids, max(self._rows[row].top for row in rows))
+            chosen, likeliest = logprobs_of(logits, ids, max(self._requests[row].top for row in rows))
         except Exception as error:
-            for text in self._rows.values():
-                text.error = error
+            for request in self._requests.values():
+                request.error = error
             self._batch = ContinuousBatch(self._lm.model, graphs=self._lm.graphs)
             return
-        for row, token, logprob, best in zip(rows, ids.tolist(), chosen, likeliest, strict=True):
-            if self._rows[row].add(token, logprob, best, last=row.remaining == 0):
-                self._batch.end([row])
+        for row, *drawn in zip(rows, ids.tolist(), chosen, likeliest, strict=True):
+            self._requests[row].drawn.append((row.number, row.remaining == 0, *drawn))
 
 
-class _Text:
-    """The text of a row; its pieces until the request takes them."""
-
-    def __init__(self, row: int, lm: LM, sampling: Sampling, ends: Collection[int], top: int) -> None:
-        self._row, self._ends, self.top = row, ends, top
-        self._decoder, self._stopper = stream_decoder(lm.tokenizer), Stopper(sampling.stop)
-        self._pieces = list[Piece]()
-        self.error: Exception | None = None
-
-    def take(self) -> list[Piece]:
-        """Return the new pieces, or raise the error."""
-        if self.error is not None:
-            raise self.error
-        pieces, self._pieces = self._pieces, []
-        return pieces
-
-    def add(self, token: int, logprob: float, likeliest: list[tuple[int, float]], *, last: bool) -> bool:
-        """Add a token; return whether the text has ended."""
-        try:
-            ended = token in self._ends
-            text = "" if ended else self._stopper.feed(self._decoder(token))
-            finish: Finish = "stop" if ended or self._stopper.done else "length" if last else None
-            text += self._stopper.flush() if finish else ""
-            self._pieces.append(Piece(self._row, text, token, logprob, likeliest[: self.top], finish))
-            return finish is not None
-        except Exception as error:  # the tokenizer's
-            self.error = error
-            return True
+def _finish(ended: bool, last: bool) -> Literal["stop", "length"] | None:
+    return "stop" if ended else "length" if last else None
 
 
 @torch.inference_mode()
