@@ -154,11 +154,12 @@ def _gather(parts: Sequence[tuple[KVCache, Tensor | None]]) -> KVCache:
         copies = []
         for which, tensor in enumerate(layer):
             to, row = tensor.new_empty(len(lengths), tensor.shape[1], capacity, tensor.shape[3]), 0
-            to.narrow(2, 0, width - min(lengths)).zero_()  # a hidden NaN would show
             for own, index, end, length in sources:
                 source = own[number][which].narrow(2, end - length, length)
                 source = source if index is None else source.index_select(0, index)
-                to[row : row + len(source)].narrow(2, width - length, length).copy_(source)
+                place = to[row : row + len(source)]
+                place.narrow(2, 0, width - length).zero_()  # a hidden NaN would show
+                place.narrow(2, width - length, length).copy_(source)
                 row += len(source)
             copies.append(to)
         layers.append(tuple(copies))

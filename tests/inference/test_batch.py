@@ -228,6 +228,23 @@ def test_guesses_change_no_token(name: str, kind: str, guess: int) -> None:
         assert write(model, [prompt], dataclasses.replace(one, speculate=guess)) == plain
 
 
+def test_guesses_for_one_text_do_not_reach_another() -> None:
+    model, one = make("a stranger"), Sampling(max_new_tokens=28, temperature=0)
+    texts = [REPEATING, [7]]  # whose caches can't be joined
+    assert write(model, texts, dataclasses.replace(one, speculate=4)) == write(model, texts, one)
+    batch = ContinuousBatch(model, guess=4)
+    first = batch.add(texts[:1], one)
+    drawn = {first[0]: list[int]()}
+    for step in range(28):
+        if step == 9:
+            drawn |= {row: [] for row in batch.add(texts[1:], one)}
+        rows, ids, _ = batch.step()
+        for row, token in zip(rows, ids.tolist(), strict=True):
+            drawn[row].append(token)
+    alone = [write(model, [text], one)[0] for text in texts]
+    assert [tuple(row) for row in drawn.values()] == [alone[0], alone[1][:19]]
+
+
 def test_a_repeating_text_takes_fewer_passes() -> None:
     model, sampling = make("gpt2"), Sampling(max_new_tokens=60, temperature=0, speculate=16)
     for parameter in model.parameters():

@@ -69,20 +69,20 @@ class Texts:
                 if request.error is not None:
                     raise request.error
                 pieces = []
-                for row, last, token, logprob, likeliest in request.drawn:
-                    stopper, ended = stoppers[row], token in ends
-                    text = "" if ended else stopper.feed(decoders[row](token))
+                for number, last, token, logprob, likeliest in request.drawn:
+                    stopper, ended = stoppers[number], token in ends
+                    text = "" if ended else stopper.feed(decoders[number](token))
                     finish = _finish(ended or stopper.done, last)
                     text += stopper.flush() if finish else ""
-                    pieces.append(Piece(row, text, token, logprob, likeliest[:top], finish))
+                    pieces.append(Piece(number, text, token, logprob, likeliest[:top], finish))
                     if finish:
-                        self._batch.end([rows[row]])
+                        self._batch.end([rows[number]])
                 request.drawn.clear()
                 yield pieces
         finally:
             self._batch.end(rows)
-            for ended in rows:
-                del self._requests[ended]
+            for row in rows:
+                del self._requests[row]
 
     def _step(self) -> None:
         """Draw a token for each row of all requests."""
