@@ -54,7 +54,7 @@ def command(folder: Path, *words: str) -> tuple[float, float]:
 
 def train(folder: Path, options: Mapping[str, object]) -> tuple[float, float]:
     """Train a small GPT-2 for one step."""
-    once = {"--steps": 1, "--warmup-steps": 0, "--eval-every": 0, "--batch-size": 2}
+    once = {"--steps": 1, "--warmup-steps": 0, "--eval-every": 0, "--eval-tokens": 64, "--batch-size": 2}
     return command(folder, "train", "gpt2", *(str(word) for pair in (once | {**options}).items() for word in pair))
 
 

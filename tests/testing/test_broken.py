@@ -371,6 +371,6 @@ def test_a_model_that_needs_consecutive_positions_is_told(monkeypatch: pytest.Mo
         config = {"block_size": 16, "n_layer": 1, "n_head": 2, "n_embd": 16}
 
     Transformer().test_cache_gives_the_same_logits()
-    monkeypatch.setattr(TreeCache, "positions", lambda self, tokens: torch.arange(tokens).clamp(max=15))
+    monkeypatch.setattr(TreeCache, "positions", lambda self, tokens: torch.arange(tokens)[None].clamp(max=15))
     with pytest.raises(ConformanceError, match="may be any T positions"):
         Transformer().test_cache_gives_the_same_logits()
