@@ -59,8 +59,7 @@ class Batch:
 
     def enter(self, draws: Any, prompts: Sequence[Sequence[int]], samples: int, tokens: int) -> list[Row]:
         """Add rows, `samples` for each prompt, that are read together; return them."""
-        if self.rows:
-            self._calm = 0
+        self._calm = 0 if self.rows else WORTH
         if self._ahead:
             self._parts[0].cache.cut(len(self._ahead))
             self._ahead = []
