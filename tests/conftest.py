@@ -26,7 +26,7 @@ WITH_ALL = {"report", "testing", "docs", "examples", "setup", "test_plugins.py",
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`scripts/test --slow` also runs the tests that take ten seconds or more and whose parts others test."""
+    """`scripts/test --slow` also runs what takes long and whose parts others test: benchmarks, proofs, the tutorial."""
     parser.addoption("--slow", action="store_true", help="run the slow tests as well")
 
 

@@ -16,7 +16,7 @@ COMMANDS = {
     "convert": ("pealm_convert.command:convert", "Convert a checkpoint: weights only, another precision or format."),
     "clean": ("pealm_clean.command:clean", "Remove runs, cached tokens and leftovers."),
     "new-plugin": ("pealm_testing.new_plugin:new_plugin", "Create a plugin package from a template."),
-    "plugins": ("pealm_testing.plugins:plugins", "List the installed plugins."),
+    "plugins": ("pealm_core.cli.plugins:plugins", "List the installed plugins."),
 }
 
 

@@ -5,9 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.slow
 def test_the_estimate_is_compared_with_a_measurement() -> None:
     command = [sys.executable, str(ROOT / "scripts" / "bench" / "estimate.py"), "--toy"]
     done = subprocess.run(command, capture_output=True, text=True)

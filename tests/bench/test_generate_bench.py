@@ -32,6 +32,7 @@ def run(*options: object) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_rows_beside_transformers(small: Path) -> None:
     pytest.importorskip("transformers")
     out = run("--model", "smollm2", "--file", small)
@@ -45,6 +46,7 @@ def test_rows_beside_transformers(small: Path) -> None:
     assert "8 of 8 greedy tokens are those of: transformers" in out
 
 
+@pytest.mark.slow
 def test_rows_of_llama_cpp(small: Path, tmp_path: Path) -> None:
     """A stand-in for llama-bench that reads the file it gets: the real one has to be built."""
     program = tmp_path / "llama-bench"

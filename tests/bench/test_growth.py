@@ -4,9 +4,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 GROWTH = Path(__file__).parents[2] / "scripts" / "bench" / "growth.py"
 
 
+@pytest.mark.slow
 def test_every_part(tiktoken_files: Path, tmp_path: Path) -> None:
     env = {"TIKTOKEN_CACHE_DIR": str(tiktoken_files), "OMP_NUM_THREADS": "1", "PEALM_CACHE": str(tmp_path)}
     words = [sys.executable, GROWTH, "--sizes", "1", "9", "18", "--rounds", "1", "tokens", "shards", "plugins"]

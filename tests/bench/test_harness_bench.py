@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[2]
 SHARED = ROOT.parent / "shared" / "data"
 
 
+@pytest.mark.slow
 def test_both_answer_the_same(tmp_path: Path) -> None:
     pytest.importorskip("lm_eval.models.huggingface", exc_type=ImportError)
     if not (SHARED / "tiktoken").is_dir():

@@ -28,6 +28,7 @@ def test_the_fit(scaling: ModuleType) -> None:
     assert scaling.predicted(points, 1e9) == pytest.approx(0.5 + 3 * 1e9**-0.25)
 
 
+@pytest.mark.slow
 def test_a_miniseries(
     scaling: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,6 +9,7 @@ import pytest
 SCRIPT = Path(__file__).parents[2] / "scripts" / "bench" / "serve.py"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
 def test_four_clients_for_a_moment() -> None:
     """No request fails, and the memory stays: the script compares both."""

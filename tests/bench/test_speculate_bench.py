@@ -4,9 +4,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SCRIPT = Path(__file__).parents[2] / "scripts" / "bench" / "speculate.py"
 
 
+@pytest.mark.slow
 def test_repetition_takes_fewer_passes_and_noise_as_many() -> None:
     command = [sys.executable, str(SCRIPT), "--layers", "1", "--tokens", "24", "--rounds", "1"]
     done = subprocess.run(command, capture_output=True, text=True)

@@ -4,9 +4,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 START = Path(__file__).parents[2] / "scripts" / "bench" / "start.py"
 
 
+@pytest.mark.slow
 def test_a_start(book: Path) -> None:
     done = subprocess.run([sys.executable, START, book, "--size", "100000"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

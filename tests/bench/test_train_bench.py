@@ -45,6 +45,7 @@ def run(script: str, *options: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, BENCH / script, *map(str, options)], capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_beside_transformers() -> None:
     pytest.importorskip("transformers")
     done = run("train.py", *SMALL, "--steps", 3, "--against", "transformers")

@@ -343,14 +343,13 @@ def test_a_full_or_closed_stdout_is_one_line(command: str, ckpt: Path) -> None:
 def test_a_stdout_of_another_encoding_never_ends_a_command(tmp_path: Path) -> None:
     text, run = tmp_path / "text.txt", tmp_path / "rä"
     text.write_text("€ä " * 400, encoding="utf-8")
-    for line in (
-        f"pealm train char-bigram --input.text {text} --steps 2 --sample-every 1 --out {run}",
-        f"pealm sample --ckpt {run} -n 20 --prompt €",
-        "pealm train --help",
+    for encoding, line in (
+        ("ascii", f"pealm train char-bigram --input.text {text} --steps 2 --sample-every 1 --out {run}"),
+        ("latin-1", f"pealm sample --ckpt {run} -n 20 --prompt €"),
+        ("ascii", "pealm train --help"),
     ):
-        for encoding in ("ascii", "latin-1", "utf-8"):
-            code, _, err = shell(line, PYTHONIOENCODING=encoding)
-            assert code == 0, err
+        code, _, err = shell(line, PYTHONIOENCODING=encoding)
+        assert code == 0, err
     code, out, _ = shell(f"pealm sample --ckpt {run} --prompt € -n 0", PYTHONIOENCODING="latin-1")
     assert (code, out) == (0, "\\u20ac\n")
 

@@ -52,6 +52,7 @@ def labels(text: str) -> set[str]:
     return {*re.findall(r"^([a-z-]+) ", text, re.MULTILINE), *re.findall(r"^  ([a-z][^:]+?)  ", text, re.MULTILINE)}
 
 
+@pytest.mark.slow
 def test_every_command_works_and_prints_what_is_shown(tmp_path: Path, shakespeare: Path, run_block: Any) -> None:
     made = outputs.prepare(tmp_path, shakespeare)
     env = {name: made[name] for name in ("PEALM_CACHE", "NO_COLOR", "COLUMNS")}

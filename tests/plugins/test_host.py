@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from packaging.specifiers import SpecifierSet
 
+from pealm_core.cli.plugins import conflicts
 from pealm_core.contract.errors import PluginError, UserError
 from pealm_core.contract.specs import DatasetSpec, ModelSpec
 from pealm_core.plugins.discovery import discover
 from pealm_core.plugins.host import OURS, PluginHost
-from pealm_testing.conflicts import conflicts
 
 GOOD = """
 from pealm_core import ModelSpec, hookimpl

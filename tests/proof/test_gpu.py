@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "scripts" / "proof" / "gpu.py"
 PARTS = ("step", "decode", "correct", "eval", "memory", "ladder", "two", "compiled")
@@ -16,6 +18,7 @@ def run(tmp_path: Path, *options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_every_part_at_toy_size(tmp_path: Path) -> None:
     done = run(tmp_path)
     log = (tmp_path / "log.txt").read_text()
@@ -31,6 +34,8 @@ def test_every_part_at_toy_size(tmp_path: Path) -> None:
 FAILING = """
 import sys, gpu_parts
 from gpu_parts import Facts
+
+import pytest
 
 def wrong(m, facts: Facts) -> None:
     facts.check("two numbers", 1 == 2, "they differ")

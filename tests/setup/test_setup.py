@@ -259,6 +259,7 @@ def torch_version(tree: Tree) -> str:
     return subprocess.run([tree.venv / "bin" / "python", "-c", code], capture_output=True, text=True).stdout.strip()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux" or Path("/proc/driver/nvidia/version").exists(), reason="has a GPU")
 def test_the_build_of_torch(made: Tree, old_python: str, tmp_path: Path) -> None:
     """Without a GPU it is the small build, if the index has it; the user decides otherwise."""

@@ -53,6 +53,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             del sys.modules[module]
 
 
+@pytest.mark.slow
 def test_its_own_tests_pass(written: Path) -> None:
     path = os.pathsep.join(str(written / f"pealm-a-{kind}") for kind in ALL)
     tests = [f"pealm-a-{kind}/tests" for kind in ALL]

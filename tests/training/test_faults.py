@@ -152,6 +152,7 @@ def fault_storm() -> ModuleType:
     return module
 
 
+@pytest.mark.slow
 def test_a_small_storm_of_kills_loses_nothing_and_damage_is_found(
     fault_storm: ModuleType, pealm: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, book: Path
 ) -> None:

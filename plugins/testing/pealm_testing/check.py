@@ -13,10 +13,10 @@ from unittest import SkipTest
 import click
 
 from pealm_core import ModelSpec, PluginError, UserError
+from pealm_core.cli.plugins import conflicts
 from pealm_testing.adapter import AdapterConformance
 from pealm_testing.base import Conformance, light_import
 from pealm_testing.command import CommandConformance
-from pealm_testing.conflicts import conflicts
 from pealm_testing.core import Entry, Plugin, PluginHost, Spec, settings_of
 from pealm_testing.dataset import DatasetConformance
 from pealm_testing.evaluator import EvaluatorConformance

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import click
 
 from pealm_core import PealmError
-from pealm_testing.conflicts import conflicts
+from pealm_core.cli.plugins import conflicts
 from pealm_testing.core import COMPONENTS, Entry, Plugin, PluginHost, Spec, option_rows, settle
 
 

@@ -1,14 +1,15 @@
 """`pealm plugins`: list, show and check installed plugins."""
 
 import json
+from importlib import import_module
 from typing import Any
 
 import click
 
-from pealm_core import UserError
 from pealm_core.config.paths import printable
+from pealm_core.contract.errors import UserError
+from pealm_core.contract.specs import Spec
 from pealm_core.plugins.host import Plugin, PluginHost
-from pealm_testing.conflicts import conflicts
 
 
 @click.group(invoke_without_command=True)
@@ -37,10 +38,8 @@ def plugins(ctx: click.Context, as_json: bool) -> None:
 @click.argument("name")
 def show(name: str) -> None:
     """Show one plugin: records, options, location, and the traceback if it failed to load."""
-    from pealm_testing.show import show as print_plugins
-
     host = PluginHost.installed()
-    print_plugins(host, _named(host, name))
+    import_module("pealm_testing.show").show(host, _named(host, name))
 
 
 @plugins.command()
@@ -48,10 +47,8 @@ def show(name: str) -> None:
 @click.option("--slow", is_flag=True, help="Also run slow checks (ten seconds each): torch.compile, two processes.")
 def check(name: str, slow: bool) -> None:
     """Run the conformance kit on an installed plugin; exit code 3 if a check fails."""
-    from pealm_testing.check import check as check_plugins
-
     host = PluginHost.installed()
-    check_plugins(name, host, _named(host, name), slow=slow)
+    import_module("pealm_testing.check").check(name, host, _named(host, name), slow=slow)
 
 
 def _named(host: PluginHost, name: str) -> list[Plugin]:
@@ -74,3 +71,19 @@ def _row(host: PluginHost, plugin: Plugin) -> dict[str, Any]:
         "load_ms": round(plugin.load_ms, 1),
         "provides": [f"{record.kind} {record.name}" for record in plugin.records],
     }
+
+
+def conflicts(host: PluginHost, plugin: Plugin) -> list[str]:
+    """Return this plugin's names that others provide as well: `model 'gpt2' is also in pealm-other`."""
+    return [
+        f"{record.kind} {record.name!r} is also in {entry.plugin.dist}"
+        for record in plugin.records
+        for entry in host.entries(type(record))[record.name]
+        if entry.plugin is not plugin and not _distinct(record, entry.spec)
+    ]
+
+
+def _distinct(one: Spec, other: Spec) -> bool:
+    """Whether two records of one name are for different model families, as formats may be."""
+    families = [set(getattr(record, "families", ())) for record in (one, other)]
+    return all(families) and families[0].isdisjoint(families[1])
