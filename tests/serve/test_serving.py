@@ -135,7 +135,7 @@ class Answers:
 
 
 REQUESTS: list[dict[str, Any]] = [
-    {"ids": [5, 6, 7], "max_new_tokens": 150, "temperature": 0},  # longer than the context of char-transformer
+    {"ids": [5, 6, 7], "max_new_tokens": 300, "temperature": 0},  # longer than the context of char-transformer
     {"ids": [9], "max_new_tokens": 30, "seed": 1, "top_k": 20, "after": 4},
     {"ids": [1, 2], "max_new_tokens": 20, "seed": 2, "num_samples": 3, "after": 9},
     {"ids": [3] * 20, "max_new_tokens": 25, "seed": 3, "repetition_penalty": 1.4, "temperature": 0.8, "after": 20},
@@ -159,7 +159,7 @@ def test_a_text_is_the_same_alone_and_in_company(loaded: Any, monkeypatch: pytes
         assert engine.models[name].texts._requests == {} == vars(engine.models[name].texts._batch._batch)["_unread"]
         assert engine.models[name].texts._batch._batch._parts == []
     widest = max(shape[0] for shape in shapes)
-    assert widest >= 5 if joins else widest == 3
+    assert widest > 3 if joins else widest == 3
 
 
 def test_a_failed_step_ends_its_requests_and_no_later_one(loaded: Any) -> None:
@@ -172,13 +172,13 @@ def test_a_failed_step_ends_its_requests_and_no_later_one(loaded: Any) -> None:
     async def ask(engine: Engine) -> list[Any]:
         answers = Answers(engine)
         answers.seen = []
-        request = {"name": name, "ids": [1], "max_new_tokens": 20, "temperature": 0}
+        request = {"name": name, "ids": [1], "max_new_tokens": 4000, "temperature": 0}
         hook = loaded[name].lm.model.register_forward_pre_hook(fails)
         both = await asyncio.gather(
             *(answers.text(**request, after=after) for after in (0, 3)), return_exceptions=True
         )
         hook.remove()
-        return [*both, await answers.text(**request)]
+        return [*both, await answers.text(**{**request, "max_new_tokens": 20})]
 
     with Engine({name: dataclasses.replace(loaded[name])}) as engine:
         *failed, text = asyncio.run(ask(engine))
