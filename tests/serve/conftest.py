@@ -66,13 +66,7 @@ def running(engine: Engine, limits: Limits | None = None, api_key: str | None = 
     app = make_app(engine, limits, api_key=api_key, hosts=LOOPBACK)
     server = Quiet(
         uvicorn.Config(
-            app,
-            port=0,
-            log_level="critical",
-            lifespan="on",
-            server_header=False,
-            timeout_graceful_shutdown=5,
-            timeout_keep_alive=600,  # no connection closes between two requests of a slow machine
+            app, port=0, log_level="critical", lifespan="on", server_header=False, timeout_graceful_shutdown=5
         )
     )
     thread = threading.Thread(target=server.run)
