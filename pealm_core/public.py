@@ -18,6 +18,7 @@ from pealm_core.inference.choices import credit as credit
 from pealm_core.inference.choices import score_choices as score_choices
 from pealm_core.inference.evaluation import Evaluation as Evaluation
 from pealm_core.inference.evaluation import plan_evaluation as plan_evaluation
+from pealm_core.inference.generate import ContinuousBatch as ContinuousBatch
 from pealm_core.inference.generate import Stopper as Stopper
 from pealm_core.inference.generate import generate_ids as generate_ids
 from pealm_core.inference.generate import generate_steps as generate_steps

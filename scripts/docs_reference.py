@@ -33,7 +33,15 @@ API = {
     "Checkpoints": ("read_checkpoint", "write_checkpoint", "load_tokenizer", "Checkpoint"),
     "Look inside": ("Trace",),
     "Generate ids": (
-        *("generate_ids", "generate_steps", "start_token", "probabilities", "stream_decoder", "Stopper"),
+        *(
+            "generate_ids",
+            "generate_steps",
+            "ContinuousBatch",
+            "start_token",
+            "probabilities",
+            "stream_decoder",
+            "Stopper",
+        ),
         *("KVCache", "causal_attention", "head_loss"),
     ),
     "Conversations": ("chat_document", "chat_prompt", "ChatPrompt"),

@@ -1,14 +1,16 @@
 """The forward passes of texts that grow by one token at a time."""
 
-from collections.abc import Collection, Sequence
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from pealm_core.contract.protocols import has
-from pealm_core.inference.decoding import Recorded, one_token_pass
+from pealm_core.inference.decoding import WORTH, Recorded, one_token_pass
 from pealm_core.inference.kv_cache import UnsupportedError
 
 NGRAM = 3  # tokens that must have occurred before to guess what follows them
@@ -16,11 +18,21 @@ FEW = 2  # guessed tokens that cost next to nothing: matrix products take three 
 PAUSE = 64  # most tokens without a guess after wrong ones
 
 
+@dataclass(eq=False)
+class Row:
+    """A text that grows. number: its place in its request. remaining: tokens that may follow; 0: it has ended."""
+
+    draws: Any
+    number: int
+    window: list[int]
+    remaining: int
+
+
 @dataclass
 class _Part:
     """Rows that share a pass; one that has ended may stay for a while, since leaving costs a copy of the cache."""
 
-    rows: list[int]
+    rows: list[Row]
     cache: Any
     run: Any = None
 
@@ -32,22 +44,38 @@ class Batch:
     equal length do. A window that is full restarts from its last half. `rows`: the texts that have not ended.
     """
 
-    def __init__(
-        self, model: Any, prompts: Sequence[Sequence[int]], samples: int, *, use_cache: bool, graphs: bool, guess: int
-    ) -> None:
-        self._model, self._block, self._samples, self._graphs = model, model.config.block_size, samples, graphs
+    def __init__(self, model: Any, *, use_cache: bool, graphs: bool, guess: int) -> None:
+        self._model, self._block, self._graphs = model, model.config.block_size, graphs
         self._device = next(model.parameters()).device
         self._caches = use_cache and has(model, "make_cache")
-        self._windows = [[*map(int, prompt)][-self._block :] for prompt in prompts for _ in range(samples)]
-        self.rows = [*range(len(self._windows))]
-        self._unread, self._parts = self.rows, list[_Part]()
+        self.rows = list[Row]()
+        self._unread = defaultdict[tuple[int, ...], list[list[Row]]](list)  # what is read in one pass, by window
+        self._full = set[Row]()
+        self._parts = list[_Part]()
         self._apart: list[_Part] | None = None  # the parts of the last join, until the model has run with it
         self._joins: bool | None = None  # whether the model can run with it
+        self._calm = WORTH  # steps since rows joined others: recording a pass that soon changes is not worth it
         self._guess, self._ahead = Guess(guess), list[tuple[int, Tensor]]()
 
-    def logits(self, remaining: int) -> Tensor:
-        """Return the logits (B, V) of what follows each text. remaining: tokens still to come, with this one."""
-        done = [*self._run_parts(remaining), *self._read(remaining)]
+    def enter(self, draws: Any, prompts: Sequence[Sequence[int]], samples: int, tokens: int) -> list[Row]:
+        """Add rows, `samples` for each prompt, that are read together; return them."""
+        self._calm = 0 if self.rows else WORTH
+        if self._ahead:
+            self._parts[0].cache.cut(len(self._ahead))
+            self._ahead = []
+        before = len(self.rows)
+        for prompt in prompts:
+            window, first = [*map(int, prompt)][-self._block :], len(self.rows) - before
+            group = [Row(draws, first + sample, [*window], tokens) for sample in range(samples)]
+            self._unread[len(window), samples, before].append(group)
+            self.rows += group
+        return self.rows[before:]
+
+    def logits(self) -> Tensor:
+        """Return the logits (B, V) of what follows each of `rows`, without those that have ended."""
+        self.leave()
+        self._calm += 1
+        done = [*self._run_parts(), *self._read()]
         self._join()
         rows = [row for part, _ in done for row in part]
         logits = done[0][1] if len(done) == 1 else torch.cat([logits for _, logits in done])
@@ -56,26 +84,35 @@ class Batch:
         places = {row: place for place, row in enumerate(rows)}
         return logits[[places[row] for row in self.rows]]
 
-    def add(self, tokens: Sequence[int], active: Collection[int]) -> None:
-        """Add a token to each text; those that are not active have ended."""
-        new, full = dict(zip(self.rows, tokens, strict=True)), set[int]()
-        for row, window in enumerate(self._windows):
-            if len(window) == self._block:
-                del window[: self._block - max(0, self._block // 2 - 1)]
-                full.add(row)
-            window.append(new.get(row, 0))
-        self.rows = [row for row in self.rows if row in active]
-        self._unread = [row for row in self.rows if row in full or not self._caches]
-        self._parts = self._left(self._parts, full)
-        self._apart = None if self._apart is None else self._left(self._apart, full)
+    def add(self, tokens: Sequence[int]) -> None:
+        """Add a token to each of `rows`."""
+        rows = [row for part in [*self._parts, *(self._apart or ())] for row in part.rows]
+        new = dict.fromkeys(rows, 0) | dict(zip(self.rows, tokens, strict=True))
+        self._full = {row for row in new if len(row.window) == self._block}
+        for row, token in new.items():
+            if row in self._full:
+                del row.window[: self._block - max(0, self._block // 2 - 1)]
+            row.window.append(token)
+            row.remaining -= 1
+        for row in self.rows:
+            if row in self._full or not self._caches:
+                self._unread[len(row.window), 1].append([row])
 
-    def _left(self, parts: Sequence[_Part], full: set[int]) -> list[_Part]:
-        return [part for part in (self._leave(part, full) for part in parts) if part.rows]
+    def leave(self) -> None:
+        """Forget the rows that have ended."""
+        self.rows = [row for row in self.rows if row.remaining > 0]
+        for key, groups in self._unread.items():
+            self._unread[key] = [group for group in groups if any(row.remaining > 0 for row in group)]
+        self._parts = self._left(self._parts)
+        self._apart = None if self._apart is None else self._left(self._apart)
 
-    def _leave(self, part: _Part, full: set[int]) -> _Part:
+    def _left(self, parts: Sequence[_Part]) -> list[_Part]:
+        return [part for part in map(self._leave, parts) if part.rows]
+
+    def _leave(self, part: _Part) -> _Part:
         """Take rows that have ended or have to be read again out of a part, if enough have ended."""
-        stay = [place for place, row in enumerate(part.rows) if row in self.rows and row not in full]
-        ended, must = len(part.rows) - len(stay), not full.isdisjoint(part.rows)
+        stay = [place for place, row in enumerate(part.rows) if row.remaining > 0 and row not in self._full]
+        ended, must = len(part.rows) - len(stay), not self._full.isdisjoint(part.rows)
         if stay and not (must or (4 * ended >= len(part.rows) and has(part.cache, "select"))):
             return part
         rows = [part.rows[place] for place in stay]
@@ -83,35 +120,36 @@ class Batch:
             rows, part.cache.select(torch.tensor(stay, device=self._device)) if rows and ended else part.cache
         )
 
-    def _run_parts(self, remaining: int) -> list[tuple[list[int], Tensor]]:
+    def _run_parts(self) -> list[tuple[list[Row], Tensor]]:
         for part in self._parts:
-            if part.run is None:
-                longest = max(len(self._windows[row]) for row in part.rows)
-                tokens = min(self._block + 1 - longest, remaining)
-                part.run = one_token_pass(self._model, part.cache, tokens, graphs=self._graphs)
+            if part.run is None or self._calm == WORTH:
+                longest = max(len(row.window) for row in part.rows)
+                tokens = min(self._block + 1 - longest, max(row.remaining for row in part.rows))
+                graphs = self._graphs and self._calm >= WORTH
+                part.run = one_token_pass(self._model, part.cache, tokens, graphs=graphs)
         try:
-            done = [(part.rows, self._run(part, remaining)) for part in self._parts]
+            done = [(part.rows, self._run(part)) for part in self._parts]
         except UnsupportedError:
             if self._apart is None:
                 raise
             self._parts, self._apart, self._joins = self._apart, None, False
-            return self._run_parts(remaining)
+            return self._run_parts()
         self._joins, self._apart = self._joins if self._apart is None else True, None
         return done
 
-    def _run(self, part: _Part, remaining: int) -> Tensor:
+    def _run(self, part: _Part) -> Tensor:
         """Return the logits (B, V) after the last tokens of a part's rows, which may be known from a guess."""
-        window = self._windows[part.rows[0]]
+        row = part.rows[0]
         if self._ahead:
             guessed, logits = self._ahead[0]
-            if window[-1] == guessed:
+            if row.window[-1] == guessed:
                 del self._ahead[0]
                 return logits
             part.cache.cut(len(self._ahead))
-        tokens = [[self._windows[row][-1]] for row in part.rows]
-        if len(part.rows) == 1 and has(part.cache, "cut") and not isinstance(part.run, Recorded):
-            guess = self._guess(window, min(self._block - len(window), remaining - 1), len(self._ahead))
-            tokens[0] += guess
+        tokens, alone = [[row.window[-1]] for row in part.rows], len(part.rows) == len(self._parts) == 1
+        if alone and has(part.cache, "cut") and not isinstance(part.run, Recorded):
+            room = min(self._block - len(row.window), row.remaining - 1)
+            tokens[0] += (guess := self._guess(row.window, room, len(self._ahead)))
         self._ahead = []
         idx = torch.tensor(tokens, device=self._device)
         if idx.shape[1] == 1:
@@ -120,21 +158,24 @@ class Batch:
         self._ahead = [(token, logits[:, place]) for place, token in enumerate(guess, 1)]
         return logits[:, 0]  # type: ignore[no-any-return]
 
-    def _read(self, remaining: int) -> list[tuple[list[int], Tensor]]:
+    def _read(self) -> list[tuple[list[Row], Tensor]]:
         """Read windows from their start, those of equal length together; the samples of a prompt as one."""
         done = []
-        for length in sorted({len(self._windows[row]) for row in self._unread}):
-            rows = [row for row in self._unread if len(self._windows[row]) == length]
-            idx = torch.tensor([self._windows[row] for row in rows[:: self._samples]], device=self._device)
-            cache = self._model.make_cache(len(idx), min(self._block, length + remaining)) if self._caches else None
+        for (length, samples, *_), groups in sorted(self._unread.items(), key=itemgetter(0)):
+            if not groups:
+                continue
+            rows = [row for group in groups for row in group]
+            idx = torch.tensor([group[0].window for group in groups], device=self._device)
+            most = min(self._block, length + max(row.remaining for row in rows))
+            cache = self._model.make_cache(len(idx), most) if self._caches else None
             logits, _ = self._model(idx, cache=cache, at=[-1])
-            if self._samples > 1:
-                logits = logits.repeat_interleave(self._samples, dim=0)
-                cache = cache if cache is None else cache.repeat(self._samples)
+            if samples > 1:
+                logits = logits.repeat_interleave(samples, dim=0)
+                cache = cache if cache is None else cache.repeat(samples)
             if cache is not None:
                 self._parts.append(_Part(rows, cache))
             done.append((rows, logits[:, -1]))
-        self._samples = 1
+        self._unread.clear()
         return done
 
     def _join(self) -> None:

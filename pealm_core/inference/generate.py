@@ -1,6 +1,8 @@
 """Generate tokens: from logits to the next token, one at a time, with or without a key-value cache."""
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from itertools import groupby
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -9,7 +11,7 @@ from torch import Tensor
 from pealm_core.config.settings import Sampling
 from pealm_core.contract.errors import PluginError
 from pealm_core.contract.protocols import Tokenizer, has
-from pealm_core.inference.batch import Batch
+from pealm_core.inference.batch import Batch, Row
 
 
 def probabilities(logits: Tensor, sampling: Sampling, seen: Tensor | None = None) -> Tensor:
@@ -64,7 +66,6 @@ def generate_ids(
         yield ids
 
 
-@torch.inference_mode()
 def generate_steps(
     model: Any,
     prompts: Sequence[Sequence[int]],
@@ -82,34 +83,78 @@ def generate_steps(
     restarts from its last half, so that the cost per token does not depend on the length of the text. A longer prompt
     is cut to its last block_size tokens.
     """
-    samples, size = sampling.num_samples, model.config.vocab_size
-    batch = Batch(model, prompts, samples, use_cache=use_cache, graphs=graphs, guess=sampling.speculate)
-    active = batch.rows if active is None else active
-    device = next(model.parameters()).device
-    generator = torch.Generator(device)
-    if sampling.seed is not None:
-        generator.manual_seed(sampling.seed)
-    else:
-        generator.seed()
-        samples = len(batch.rows)  # with noise of their own
-    seen = None
-    if sampling.repetition_penalty != 1:
-        seen = torch.zeros(len(batch.rows), size, dtype=torch.bool, device=device)
-        for row in batch.rows:
-            seen[row, torch.tensor([*prompts[row // sampling.num_samples]], device=device)] = True
-    for remaining in range(sampling.max_new_tokens, 0, -1):
-        logits, rows = batch.logits(remaining), torch.tensor(batch.rows, device=device)
-        noise = None
-        if sampling.temperature > 0:
-            noise = torch.empty(samples, size, device=device).exponential_(generator=generator)
-            noise = noise if len(rows) == samples else noise[rows % samples]
-        token = next_token(logits, sampling, noise, None if seen is None else seen[rows])
-        if seen is not None:
-            seen[rows, token] = True
-        yield token, logits
-        batch.add(token.tolist(), active)
-        if not batch.rows:
-            return
+    batch = ContinuousBatch(model, use_cache=use_cache, graphs=graphs, guess=sampling.speculate)
+    rows = batch.add(prompts, sampling)
+    while any(row.remaining > 0 for row in rows):
+        yield batch.step()[1:]
+        if active is not None:
+            batch.end(row for row in rows if row.number not in active)
+
+
+class ContinuousBatch:
+    """Texts of several requests that share forward passes; requests may join and end between two steps.
+
+    A row has a `number`, its place in its request, and `remaining` tokens; 0: it has ended. With a seed, a text is
+    the one that its request gets alone. guess: as Sampling.speculate, while there is one row.
+    """
+
+    def __init__(self, model: Any, *, use_cache: bool = True, graphs: bool = True, guess: int = 0) -> None:
+        self._model, self._batch = model, Batch(model, use_cache=use_cache, graphs=graphs, guess=guess)
+
+    def add(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[Row]:
+        """Add num_samples rows for each prompt, and return them. The next step reads the prompts."""
+        draws = _Draws(self._model, prompts, sampling)
+        return self._batch.enter(draws, prompts, sampling.num_samples, sampling.max_new_tokens)
+
+    def end(self, rows: Iterable[Row]) -> None:
+        """End rows early."""
+        for row in rows:
+            row.remaining = 0
+        if not any(row.remaining > 0 for row in self._batch.rows):
+            self._batch.leave()  # frees the caches
+
+    @torch.inference_mode()
+    def step(self) -> tuple[list[Row], Tensor, Tensor]:
+        """Add a token to each row that has not ended, at least one; return these rows, ids (B,) and logits (B, V)."""
+        logits, rows, drawn, start = self._batch.logits(), self._batch.rows, list[Tensor](), 0
+        for draws, own in groupby(rows, attrgetter("draws")):
+            numbers = [row.number for row in own]
+            drawn.append(draws(logits[start : start + len(numbers)], numbers))
+            start += len(numbers)
+        ids = torch.cat(drawn)
+        self._batch.add(ids.tolist())
+        return rows, ids, logits
+
+
+class _Draws:
+    """Draw the tokens of a request's rows."""
+
+    def __init__(self, model: Any, prompts: Sequence[Sequence[int]], sampling: Sampling) -> None:
+        device, rows = next(model.parameters()).device, len(prompts) * sampling.num_samples
+        self._sampling, self._generator = sampling, torch.Generator(device)
+        if sampling.seed is None:
+            self._generator.seed()
+        else:
+            self._generator.manual_seed(sampling.seed)
+            rows = sampling.num_samples  # all prompts have the noise of one
+        self._noise = torch.empty(rows, model.config.vocab_size, device=device)
+        self._seen: Tensor | None = None
+        if sampling.repetition_penalty != 1:
+            shape = len(prompts) * sampling.num_samples, model.config.vocab_size
+            self._seen = torch.zeros(shape, dtype=torch.bool, device=device)
+            for row, seen in enumerate(self._seen):
+                seen[torch.tensor([*prompts[row // sampling.num_samples]], device=device)] = True
+
+    def __call__(self, logits: Tensor, numbers: Sequence[int]) -> Tensor:
+        """Draw a token for rows with these numbers: logits (B, V) to ids (B,)."""
+        noise, rows = None, torch.tensor(numbers, device=logits.device)
+        if self._sampling.temperature > 0:
+            noise = self._noise.exponential_(generator=self._generator)
+            noise = noise[rows % len(noise)]
+        ids = next_token(logits, self._sampling, noise, None if self._seen is None else self._seen[rows])
+        if self._seen is not None:
+            self._seen[rows, ids] = True
+        return ids
 
 
 def start_token(tokenizer: Tokenizer) -> int:

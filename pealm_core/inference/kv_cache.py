@@ -149,16 +149,17 @@ def _gather(parts: Sequence[tuple[KVCache, Tensor | None]]) -> KVCache:
         sources.append((cache._layers, index, end, max(own)))
         lengths += own
     width = max(lengths)
-    capacity = max(own[0][0].shape[2] for own, *_ in sources)
+    capacity = width + max(own[0][0].shape[2] - end for own, _, end, _ in sources)
     for number, layer in enumerate(parts[0][0]._layers):
         copies = []
         for which, tensor in enumerate(layer):
-            to = tensor.new_zeros(len(lengths), tensor.shape[1], capacity, tensor.shape[3])  # a hidden NaN would show
-            row = 0
+            to, row = tensor.new_empty(len(lengths), tensor.shape[1], capacity, tensor.shape[3]), 0
             for own, index, end, length in sources:
                 source = own[number][which].narrow(2, end - length, length)
                 source = source if index is None else source.index_select(0, index)
-                to[row : row + len(source)].narrow(2, width - length, length).copy_(source)
+                place = to[row : row + len(source)]
+                place.narrow(2, 0, width - length).zero_()  # a hidden NaN would show
+                place.narrow(2, width - length, length).copy_(source)
                 row += len(source)
             copies.append(to)
         layers.append(tuple(copies))

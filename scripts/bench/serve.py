@@ -7,7 +7,7 @@ Starts `pealm serve` and sends one request after another from every client: text
 alternate with transformers' `generate` (greedy, one text at a time, in this process, while the server rests). Prints
 tokens a second and the ratio, failed requests, the time to the first token beside a fair share (each client's turn
 once: the time for as many tokens as there are clients), the least and the most tokens of a client, and the server's
-memory after the first round and at the end.
+largest memory until the end of a warm-up and until the end of all rounds.
 """
 
 import argparse
@@ -83,8 +83,8 @@ def load(host: str, clients: int, seconds: float) -> tuple[list[Client], float]:
 
 
 def memory(process: int) -> int:
-    """Return the bytes of a process that are in memory."""
-    return int(re.findall(r"VmRSS:\s+(\d+)", Path(f"/proc/{process}/status").read_text())[0]) * 1024
+    """Return the most bytes of a process that have been in memory: what is in it now varies with the batch."""
+    return int(re.findall(r"VmHWM:\s+(\d+)", Path(f"/proc/{process}/status").read_text())[0]) * 1024
 
 
 def peer() -> Any:
@@ -142,7 +142,7 @@ def main() -> int:
             print(line + server.stderr.read())
             return 1
         try:
-            load(address[1], args.clients, min(2.0, args.seconds))  # every thread and buffer exists once
+            load(address[1], args.clients, min(20.0, args.seconds))  # until the allocator has reached its size
             sizes.append(memory(server.pid))
             for number in range(args.rounds):
                 peers.append(peer_speed(other, min(5.0, args.seconds / args.rounds)))

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from pealm_core import KVCache, Sampling
+from pealm_core import ContinuousBatch, KVCache, Sampling
 from pealm_core.inference.batch import Guess
 from pealm_core.inference.generate import generate_steps
 from pealm_core.inference.kv_cache import RaggedCache, UnsupportedError
@@ -90,6 +90,66 @@ def test_a_row_is_the_same_alone_and_beside_rows_of_other_lengths(name: str, kin
     assert (len(joined) > 1) == (name != "a stranger")  # which is tried once
 
 
+def test_a_seeded_text_is_the_same_after_others_have_ended() -> None:
+    model, sampling, texts = make("gpt2"), SAMPLINGS["seeded"], [[1, 2], [3, 4]]
+    whole, active, some = write(model, texts, sampling), {*range(4)}, list[list[int]]()
+    for step, (ids, _) in enumerate(generate_steps(model, texts, sampling, active=active)):
+        some.append(ids.tolist())
+        active -= {0, 2} if step == 2 else set()
+    assert [*zip(*some[3:], strict=True)] == [whole[1][3:], whole[3][3:]]
+
+
+# Requests that join and end between two steps.
+
+REQUESTS = {
+    "greedy": Sampling(max_new_tokens=40, temperature=0),
+    "seeded": Sampling(max_new_tokens=9, seed=5, num_samples=3, top_k=9),
+    "penalized": Sampling(max_new_tokens=25, seed=6, repetition_penalty=1.5, temperature=0.7),
+    "long": Sampling(max_new_tokens=31, seed=7, top_p=0.9),
+}
+
+
+@pytest.mark.parametrize("use_cache", [True, False])
+@pytest.mark.parametrize("name", ["gpt2", "llama", "a stranger"])
+def test_a_request_is_the_same_alone_and_among_others(name: str, use_cache: bool) -> None:
+    model, batch = make(name), ContinuousBatch(make(name), use_cache=use_cache)
+    waiting, texts = [*enumerate(REQUESTS.values())], dict[Any, list[int]]()
+    added = []
+    for step in range(200):
+        if waiting and step % 3 == 0:
+            number, sampling = waiting.pop(0)
+            added.append(batch.add([prompts()[number]], sampling))
+            texts |= {row: [] for row in added[-1]}
+        if step == 5:
+            extra = batch.add([[1] * 32], REQUESTS["long"])
+            texts |= {row: [] for row in extra}
+        if step == 8:
+            batch.end(extra)  # in the midst
+        if step > 8 and all(row.remaining <= 0 for row in texts):
+            break
+        rows, ids, logits = batch.step()
+        assert len(rows) == len(ids) == len(logits)
+        for row, token in zip(rows, ids.tolist(), strict=True):
+            texts[row].append(token)
+    batch.end(())
+    assert len(texts[extra[0]]) == 3 and not batch._batch._parts  # no cache stays in memory
+    for prompt, sampling, own in zip(prompts(), REQUESTS.values(), added, strict=False):
+        assert [tuple(texts[row]) for row in own] == write(model, [prompt], sampling)
+
+
+def test_requests_share_passes() -> None:
+    model = make("gpt2")
+    batch = ContinuousBatch(model)
+    with passes(model) as shapes:
+        batch.add([[1, 2, 3]], Sampling(max_new_tokens=9, temperature=0))
+        batch.step()
+        batch.add([[1, 2, 3, 4], [5]], Sampling(max_new_tokens=3, temperature=0))
+        batch.add([[5]], Sampling(max_new_tokens=3, temperature=0))
+        for _ in range(7):
+            batch.step()
+    assert sorted(shapes[:5]) == [(1, 1)] * 3 + [(1, 3), (1, 4)] and shapes[5:] == [(4, 1)] * 2 + [(1, 1)] * 4
+
+
 def test_rows_that_ended_leave_the_batch() -> None:
     model, active = make("gpt2"), {*range(8)}
     with passes(model) as shapes:
@@ -166,6 +226,23 @@ def test_guesses_change_no_token(name: str, kind: str, guess: int) -> None:
     for prompt in (REPEATING, [7], prompts()[4]):
         plain = write(model, [prompt], one)
         assert write(model, [prompt], dataclasses.replace(one, speculate=guess)) == plain
+
+
+def test_guesses_for_one_text_do_not_reach_another() -> None:
+    model, one = make("a stranger"), Sampling(max_new_tokens=28, temperature=0)
+    texts = [REPEATING, [7]]  # whose caches can't be joined
+    assert write(model, texts, dataclasses.replace(one, speculate=4)) == write(model, texts, one)
+    batch = ContinuousBatch(model, guess=4)
+    first = batch.add(texts[:1], one)
+    drawn = {first[0]: list[int]()}
+    for step in range(28):
+        if step == 9:
+            drawn |= {row: [] for row in batch.add(texts[1:], one)}
+        rows, ids, _ = batch.step()
+        for row, token in zip(rows, ids.tolist(), strict=True):
+            drawn[row].append(token)
+    alone = [write(model, [text], one)[0] for text in texts]
+    assert [tuple(row) for row in drawn.values()] == [alone[0], alone[1][:19]]
 
 
 def test_a_repeating_text_takes_fewer_passes() -> None:

@@ -92,7 +92,8 @@ def ask(served: str) -> Callable[..., Any]:
         except urllib.error.HTTPError as error:
             return error.code, json.loads(error.read())["error"]["message"]
         if answer.headers["Content-Type"].startswith("text/event-stream"):
-            return [json.loads(event.removeprefix("data: ")) for event in text.strip().split("\n\n")]
+            events = [event.removeprefix("data: ") for event in text.strip().split("\n\n")]
+            return [json.loads(event) for event in events if event != "[DONE]"]
         return json.loads(text)
 
     return request

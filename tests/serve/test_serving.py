@@ -1,6 +1,7 @@
 """Turns, clients that leave, signals, limits, keys, hosts, hostile requests."""
 
 import asyncio
+import dataclasses
 import http.client
 import json
 import os
@@ -20,9 +21,10 @@ from typing import Any
 import httpx2 as httpx
 import pytest
 
-from pealm_core import Sampling
+from pealm_core import KVCache, Sampling
 from pealm_serve import engine as engine_module
 from pealm_serve.engine import Engine
+from pealm_serve.generation import Texts
 from pealm_serve.guard import CSP, Limits
 from pealm_testing import CommandConformance
 
@@ -92,8 +94,8 @@ def test_a_client_that_leaves_frees_its_work(server: Any, monkeypatch: pytest.Mo
         finally:
             closed.set()
 
-    generate = engine_module.generate
-    monkeypatch.setattr(engine_module, "generate", watched)
+    generate = Texts.generate
+    monkeypatch.setattr(Texts, "generate", watched)
     body = json.dumps({**LONG, "stream": stream}).encode()
     host, _, port = server.host.partition(":")
     with socket.create_connection((host, int(port))) as connection:
@@ -103,6 +105,85 @@ def test_a_client_that_leaves_frees_its_work(server: Any, monkeypatch: pytest.Mo
     assert closed.wait(PATIENCE)
     assert len(steps) < LONG["max_tokens"]  # type: ignore[operator]
     until(lambda: server.engine.active == 0 and server.engine.free == 64)
+
+
+class Answers:
+    """Ask an engine for several texts at the same time."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    async def text(self, name: str, ids: list[int], after: int = 0, leave: int = 10**9, **how: Any) -> list[Any]:
+        """Return (row, token) of a request that is sent when `after` pieces of others have come."""
+        while len(self.seen) < after:
+            await asyncio.sleep(0)
+        pieces = []
+        async with aclosing(self.engine.stream(name, ids, Sampling(**how), ends=())) as stream:
+            async for piece in stream:
+                pieces.append((piece.row, piece.id))
+                self.seen.append(piece.id)
+                if len(pieces) == leave:
+                    break
+        return sorted(pieces, key=lambda piece: piece[0])
+
+    def together(self, *requests: Any) -> list[Any]:
+        async def ask() -> list[Any]:
+            return await asyncio.gather(*(self.text(**request) for request in requests))
+
+        self.seen = list[int]()
+        return asyncio.run(ask())
+
+
+REQUESTS: list[dict[str, Any]] = [
+    {"ids": [5, 6, 7], "max_new_tokens": 300, "temperature": 0},  # longer than the context of char-transformer
+    {"ids": [9], "max_new_tokens": 30, "seed": 1, "top_k": 20, "after": 4},
+    {"ids": [1, 2], "max_new_tokens": 20, "seed": 2, "num_samples": 3, "after": 9},
+    {"ids": [3] * 20, "max_new_tokens": 25, "seed": 3, "repetition_penalty": 1.4, "temperature": 0.8, "after": 20},
+]
+
+
+@pytest.mark.parametrize("joins", [True, False])
+def test_a_text_is_the_same_alone_and_in_company(loaded: Any, monkeypatch: pytest.MonkeyPatch, joins: bool) -> None:
+    name, shapes = "char-transformer", list[tuple[int, ...]]()
+    model = loaded[name].lm.model
+    if not joins:
+        monkeypatch.delattr(KVCache, "join")
+    leaver = {"name": name, "ids": [4], "max_new_tokens": 100, "seed": 4, "after": 30, "leave": 5}
+    with Engine({name: dataclasses.replace(loaded[name])}) as engine:
+        answers = Answers(engine)
+        hook = model.register_forward_pre_hook(lambda module, args: shapes.append(tuple(args[0].shape)))
+        together = answers.together(*({"name": name, **request} for request in REQUESTS), leaver)
+        hook.remove()
+        for request, text in zip(REQUESTS, together, strict=False):
+            assert answers.together({"name": name, **request, "after": 0}) == [text]
+        assert engine.models[name].texts._requests == {} == vars(engine.models[name].texts._batch._batch)["_unread"]
+        assert engine.models[name].texts._batch._batch._parts == []
+    widest = max(shape[0] for shape in shapes)
+    assert widest > 3 if joins else widest == 3
+
+
+def test_a_failed_step_ends_its_requests_and_no_later_one(loaded: Any) -> None:
+    name = "char-transformer"
+
+    def fails(module: Any, args: Any) -> None:
+        if len(args[0]) == 2:
+            raise RuntimeError("on purpose")
+
+    async def ask(engine: Engine) -> list[Any]:
+        answers = Answers(engine)
+        answers.seen = []
+        request = {"name": name, "ids": [1], "max_new_tokens": 4000, "temperature": 0}
+        hook = loaded[name].lm.model.register_forward_pre_hook(fails)
+        both = await asyncio.gather(
+            *(answers.text(**request, after=after) for after in (0, 3)), return_exceptions=True
+        )
+        hook.remove()
+        return [*both, await answers.text(**{**request, "max_new_tokens": 20})]
+
+    with Engine({name: dataclasses.replace(loaded[name])}) as engine:
+        *failed, text = asyncio.run(ask(engine))
+        assert [str(error) for error in failed] == ["on purpose"] * 2 and len(text) == 20
+        assert engine.models[name].texts._requests == {}
 
 
 def test_an_error_of_the_model_reaches_the_caller_alone(loaded: Any) -> None:
@@ -124,9 +205,10 @@ def test_a_failure_is_an_error_in_the_form_of_the_protocol(server: Any, monkeypa
         raise RuntimeError("secret")
         yield
 
-    monkeypatch.setattr(engine_module, "generate", fails)
+    monkeypatch.setattr(Texts, "generate", fails)
     for stream in (False, True):
-        answer = server.post("/v1/completions", {"prompt": "a", "stream": stream})
+        # uvicorn closes the connection after a defect: the client must not send the next request on it
+        answer = server.post("/v1/completions", {"prompt": "a", "stream": stream}, headers={"Connection": "close"})
         assert answer.status_code == 500 and answer.json()["error"]["type"] == "server_error"
         assert "secret" not in answer.text
     assert server.engine.active == 0 and server.engine.free == 64
@@ -153,8 +235,9 @@ def test_requests_beyond_the_limit_are_refused_at_once(small: Any) -> None:
     ):
         lines = long.iter_lines()  # if it is not kept, the connection is closed
         next(lines)
-        answer = server.post("/v1/completions", {"prompt": "a"})
-        assert answer.status_code == 429 and answer.headers["Retry-After"] == "1"
+        for path in ("/v1/completions", "/view/write", "/view/encode", "/view/inside"):
+            answer = server.post(path, {"prompt": "a"} if path.startswith("/v1") else {"model": "talk", "text": "a"})
+            assert answer.status_code == 429 and answer.headers["Retry-After"] == "1"
         assert server.post("/tokenize", {"prompt": "ab"}).json()["count"] == 2  # what takes no time is answered
 
 

@@ -42,7 +42,7 @@ def make_app(
 
     more: list[BaseRoute] = []
     if find_spec("pealm_serve.views"):
-        more = import_module("pealm_serve.views").routes(engine)
+        more = import_module("pealm_serve.views").routes(engine, limits)
     page = Mount("/", StaticFiles(directory=STATIC, html=True))
     files = [f"/{path.relative_to(STATIC).as_posix()}" for path in STATIC.rglob("*") if path.is_file()]
     guard = Middleware(Guard, limits=limits, api_key=api_key, hosts=hosts, public={"/", "/health", *files})

@@ -1,7 +1,8 @@
-"""One thread for all models, in which requests take turns token by token.
+"""One thread for all models, in which requests take turns.
 
 Everything that runs a model does so in this thread: a request's work is an iterator, and after each `next` it waits
-behind the others. So a short request never waits for a long one, and no model is used by two threads.
+behind the others. So a short request never waits for a long one, and no model is used by two threads. The texts of a
+model grow together: the turn of one computes the next token of all.
 """
 
 import asyncio
@@ -13,7 +14,7 @@ from typing import Any, TypeVar
 
 from pealm_core import Sampling
 from pealm_serve.errors import ApiError
-from pealm_serve.generation import Piece, generate
+from pealm_serve.generation import Piece
 from pealm_serve.models import Loaded
 
 T = TypeVar("T")
@@ -83,7 +84,7 @@ class Engine:
         ends: the ids that end a text, by default end-of-text. top: how many of the likeliest tokens a piece lists.
         Closing the iterator frees the work: `async with aclosing(engine.stream(...)) as pieces`.
         """
-        work = generate(self.models[name].lm, ids, sampling, ends=ends, top=top)
+        work = self.models[name].texts.generate(ids, sampling, ends=ends, top=top)
         async with aclosing(self.turns(work)) as steps:
             async for step in steps:
                 for piece in step:

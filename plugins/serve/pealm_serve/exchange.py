@@ -105,13 +105,13 @@ class Answer:
             async for part in parts:
                 tokens += sum(token.made for token in part.tokens)
                 if part.text or part.finish or how.top is not None:
-                    await self._event({**head, "choices": [form.chunk(part)], **self.extra})
+                    await self.event({**head, "choices": [form.chunk(part)], **self.extra})
                     self.extra = {}
             if how.usage:
-                await self._event({**head, "choices": [], "usage": usage()})
-            await self._end()
+                await self.event({**head, "choices": [], "usage": usage()})
+            await self.end()
 
-    async def _event(self, content: Any) -> None:
+    async def event(self, content: Any) -> None:
         """Send an event; before the first one, the head of the answer."""
         if not self.started:
             self.started = True
@@ -120,13 +120,14 @@ class Answer:
         text = content if isinstance(content, str) else json.dumps(content, allow_nan=False, separators=(",", ":"))
         await self._send({"type": "http.response.body", "body": f"data: {text}\n\n".encode(), "more_body": True})
 
-    async def _end(self) -> None:
-        await self._event("[DONE]")
+    async def end(self) -> None:
+        """Send the last event."""
+        await self.event("[DONE]")
         await self._send({"type": "http.response.body", "body": b""})
 
     async def end_with(self, error: Exception) -> None:
         """Send an error as the last event."""
         if not isinstance(error, ApiError):
             error = ApiError("the server failed; its log has the reason", 500)
-        await self._event(error.body())
-        await self._end()
+        await self.event(error.body())
+        await self.end()

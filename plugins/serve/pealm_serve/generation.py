@@ -1,13 +1,13 @@
-"""Generate and score token by token: the iterators whose steps are the turns of the engine."""
+"""Generate and score: the texts of a model grow together, a token of each in a pass."""
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from pealm_core import LM, Sampling, Stopper, generate_steps, stream_decoder
+from pealm_core import LM, ContinuousBatch, Sampling, Stopper, stream_decoder
 
 CHUNK = 64  # positions of a prompt whose log-probabilities are in memory at a time
 
@@ -32,29 +32,70 @@ class Piece:
     made: bool = True
 
 
-def generate(
-    lm: LM, ids: Sequence[int], sampling: Sampling, *, ends: Collection[int] | None = None, top: int = 0
-) -> Iterator[list[Piece]]:
-    """Yield the pieces of each step: one for every row that is not finished. Arguments as for `Engine.stream`."""
-    if ends is None:
-        ends = () if lm.eot_id is None else (lm.eot_id,)
-    decoders = [stream_decoder(lm.tokenizer) for _ in range(sampling.num_samples)]
-    stoppers = [Stopper(sampling.stop) for _ in decoders]
-    active = set(range(sampling.num_samples))
-    steps = generate_steps(lm.model, [ids], sampling, graphs=lm.graphs, active=active)
-    for step, (drawn, logits) in enumerate(steps, 1):
-        chosen, likeliest = logprobs_of(logits, drawn, top)
-        tokens, pieces = drawn.tolist(), []
-        for place, (row, token) in enumerate(zip(sorted(active), tokens, strict=True)):
-            stopper = stoppers[row]
-            ended = token in ends
-            text = "" if ended else stopper.feed(decoders[row](token))
-            finish = _finish(ended or stopper.done, step == sampling.max_new_tokens)
-            text += stopper.flush() if finish else ""
-            pieces.append(Piece(row, text, token, chosen[place], likeliest[place], finish))
-            if finish:
-                active.discard(row)
-        yield pieces
+@dataclass(eq=False)
+class _Request:
+    """What was drawn for a request since its last turn: (row, whether it is its last token, token, logprob, top)."""
+
+    top: int
+    drawn: list[tuple[int, bool, int, float, list[tuple[int, float]]]] = field(default_factory=list)
+    error: Exception | None = None
+
+
+class Texts:
+    """The texts that a model generates at the same time (continuous batching).
+
+    Each request is an iterator, whose `next` calls are its turns: it takes its new tokens; if there are none, it runs
+    a step for all.
+    """
+
+    def __init__(self, lm: LM) -> None:
+        self._lm, self._batch, self._requests = lm, ContinuousBatch(lm.model, graphs=lm.graphs), dict[Any, _Request]()
+
+    def generate(
+        self, ids: Sequence[int], sampling: Sampling, *, ends: Collection[int] | None = None, top: int = 0
+    ) -> Iterator[list[Piece]]:
+        """Yield the new pieces of all rows, at first none. Arguments as for `Engine.stream`."""
+        if ends is None:
+            ends = () if self._lm.eot_id is None else (self._lm.eot_id,)
+        decoders = [stream_decoder(self._lm.tokenizer) for _ in range(sampling.num_samples)]
+        stoppers, request = [Stopper(sampling.stop) for _ in decoders], _Request(top)
+        rows = self._batch.add([ids], sampling)
+        self._requests |= dict.fromkeys(rows, request)
+        try:
+            yield []  # others may add theirs before the next step
+            while request.drawn or request.error or any(row.remaining > 0 for row in rows):
+                if not (request.drawn or request.error):
+                    self._step()
+                if request.error is not None:
+                    raise request.error
+                pieces = []
+                for number, last, token, logprob, likeliest in request.drawn:
+                    stopper, ended = stoppers[number], token in ends
+                    text = "" if ended else stopper.feed(decoders[number](token))
+                    finish = _finish(ended or stopper.done, last)
+                    text += stopper.flush() if finish else ""
+                    pieces.append(Piece(number, text, token, logprob, likeliest[:top], finish))
+                    if finish:
+                        self._batch.end([rows[number]])
+                request.drawn.clear()
+                yield pieces
+        finally:
+            self._batch.end(rows)
+            for row in rows:
+                del self._requests[row]
+
+    def _step(self) -> None:
+        """Draw a token for each row of all requests."""
+        try:
+            rows, ids, logits = self._batch.step()
+            chosen, likeliest = logprobs_of(logits, ids, max(self._requests[row].top for row in rows))
+        except Exception as error:
+            for request in self._requests.values():
+                request.error = error
+            self._batch = ContinuousBatch(self._lm.model, graphs=self._lm.graphs)
+            return
+        for row, *drawn in zip(rows, ids.tolist(), chosen, likeliest, strict=True):
+            self._requests[row].drawn.append((row.number, row.remaining == 0, *drawn))
 
 
 def _finish(ended: bool, last: bool) -> Literal["stop", "length"] | None:

@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from pealm_core import LM, Tokenizer, UserError, load, read_checkpoint
+from pealm_serve.generation import Texts
 
 
 @dataclass(frozen=True)
@@ -16,6 +18,11 @@ class Loaded:
     path: Path
     lm: LM
     created: int
+
+    @cached_property
+    def texts(self) -> Texts:
+        """The texts that it generates."""
+        return Texts(self.lm)
 
     @property
     def tokenizer(self) -> Tokenizer:
