@@ -18,4 +18,4 @@ def test_every_part(tiktoken_files: Path, tmp_path: Path) -> None:
     for name in ("tokens", "shards", "plugins"):
         rows = [line.split() for line in done.stdout.splitlines() if line.startswith(name)]
         assert [row[1] for row in rows] == ["1", "9", "18", "exponent"], done.stdout + done.stderr
-        assert all(float(row[2]) > 0 for row in rows[:3])
+        assert all(float(row[2]) >= 0 for row in rows[:3])
