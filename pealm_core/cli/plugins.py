@@ -11,6 +11,8 @@ from pealm_core.contract.errors import UserError
 from pealm_core.contract.specs import Spec
 from pealm_core.plugins.host import Plugin, PluginHost
 
+Named = dict[tuple[str, str], list[tuple[Plugin, Spec]]]  # kind and name → who provides it
+
 
 @click.group(invoke_without_command=True)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -20,7 +22,8 @@ def plugins(ctx: click.Context, as_json: bool) -> None:
     if ctx.invoked_subcommand is not None:
         return
     host = PluginHost.installed()
-    rows = [_row(host, plugin) for plugin in host.plugins]
+    named = named_alike(host)
+    rows = [_row(plugin, named) for plugin in host.plugins]
     if as_json:
         click.echo(json.dumps(rows, indent=2))
         return
@@ -60,8 +63,8 @@ def _named(host: PluginHost, name: str) -> list[Plugin]:
     return matches
 
 
-def _row(host: PluginHost, plugin: Plugin) -> dict[str, Any]:
-    known = conflicts(host, plugin)
+def _row(plugin: Plugin, named: Named) -> dict[str, Any]:
+    known = conflicts(plugin, named)
     return {
         "plugin": plugin.name,
         "dist": plugin.dist,
@@ -73,13 +76,22 @@ def _row(host: PluginHost, plugin: Plugin) -> dict[str, Any]:
     }
 
 
-def conflicts(host: PluginHost, plugin: Plugin) -> list[str]:
+def named_alike(host: PluginHost) -> Named:
+    """Return the plugins and their records for each kind and name."""
+    named: Named = {}
+    for plugin in host.plugins:
+        for record in plugin.records:
+            named.setdefault((record.kind, record.name), []).append((plugin, record))
+    return named
+
+
+def conflicts(plugin: Plugin, named: Named) -> list[str]:
     """Return this plugin's names that others provide as well: `model 'gpt2' is also in pealm-other`."""
     return [
-        f"{record.kind} {record.name!r} is also in {entry.plugin.dist}"
+        f"{record.kind} {record.name!r} is also in {other.dist}"
         for record in plugin.records
-        for entry in host.entries(type(record))[record.name]
-        if entry.plugin is not plugin and not _distinct(record, entry.spec)
+        for other, spec in named[record.kind, record.name]
+        if other is not plugin and not _distinct(record, spec)
     ]
 
 
