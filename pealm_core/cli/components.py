@@ -116,8 +116,8 @@ class ComponentCommand(click.Command):
     def _sections(self, host: PluginHost, given: Mapping[str, str], words: Mapping[str, Any]) -> Iterator[Section]:
         """Yield settings, presets and what can be named, for the line, or for an empty one if the line is wrong."""
         names = {table: {"name": given[table]} for table in self.components if table in given}
-        own = {table: values for table, values in words.items() if kind_of(table) in ("input", "observer")}
-        for line in ((given, names | own), ({}, {})):
+        named = {table: values for table, values in words.items() if kind_of(table) in ("input", "observer")}
+        for line in ((given, names | named), ({}, {})):
             with suppress(Exception):
                 entries, layers = choose(components=self.components, **_sources(host, *line))
                 resolved = settle(self.flat, entries, layers[:-1])  # without the line's own values

@@ -22,7 +22,7 @@ BENCH = Path(__file__).parent
 
 
 def bound(claim: dict[str, Any]) -> str:
-    """Return the bound in words."""
+    """Return the bound as text: `at least 2`."""
     return f"at most {claim['most']:g}" if "most" in claim else f"at least {claim['least']:g}"
 
 
