@@ -1,4 +1,4 @@
-"""Every private function of torch may be missing: results stay right."""
+"""Every function that not all supported versions of torch have may be missing: results stay right."""
 
 import copy
 import re
@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import pealm_core
+from pealm_core.hardware import int8
 from pealm_core.hardware.inference_weights import prepare
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -19,7 +20,10 @@ ROWS = [(1, 1), (2, 1), (5, 1), (70, 1), (3, 9)]
 
 
 def remove(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Delete one private function, or all; or switch oneDNN off."""
+    """Delete one function, or all; or switch oneDNN off."""
+    if name in ("all", "get_capabilities"):
+        monkeypatch.setattr(int8, "_int8_unit", int8._int8_unit.__wrapped__)  # without its cache
+        monkeypatch.delattr(torch.cpu, "get_capabilities")
     for function in ("_int_mm", "_weight_int8pack_mm"):
         if name in ("all", function):
             monkeypatch.delattr(torch, function)
@@ -37,7 +41,9 @@ def logits(model: torch.nn.Module) -> list[torch.Tensor]:
         ]
 
 
-@pytest.mark.parametrize("missing", ["all", "_int_mm", "_weight_int8pack_mm", "mkldnn", "onednn", "off"])
+@pytest.mark.parametrize(
+    "missing", ["all", "get_capabilities", "_int_mm", "_weight_int8pack_mm", "mkldnn", "onednn", "off"]
+)
 @pytest.mark.parametrize("quantize", [None, "int8"])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_results_are_the_same_without(
@@ -46,11 +52,11 @@ def test_results_are_the_same_without(
     model = family(name)
     expected = logits(prepare(copy.deepcopy(model), quantize))
     remove(missing, monkeypatch)
-    found = logits(prepare(model, quantize))
-    torch.testing.assert_close(found[1:], expected[1:], atol=1e-4, rtol=1e-5)
+    actual = logits(prepare(model, quantize))
+    torch.testing.assert_close(actual[1:], expected[1:], atol=1e-4, rtol=1e-5)
     # One int8 row is multiplied in bf16, or rounded as others are.
-    rounded = quantize == "int8" and missing in ("all", "_weight_int8pack_mm")
-    assert (found[0] - expected[0]).norm() <= (0.03 if rounded else 1e-5) * expected[0].norm()
+    rounded = quantize == "int8" and missing in ("all", "_weight_int8pack_mm", "get_capabilities")
+    assert (actual[0] - expected[0]).norm() <= (0.03 if rounded else 1e-5) * expected[0].norm()
 
 
 def test_int4_is_int8_where_torch_lacks_it(monkeypatch: pytest.MonkeyPatch) -> None:
