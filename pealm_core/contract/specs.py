@@ -27,7 +27,7 @@ class Spec:
     summary: str
 
     def __init_subclass__(cls, kind: str = "") -> None:
-        hints = {name: hint for base in cls.__mro__ for name, hint in vars(base).get("__annotations__", {}).items()}
+        hints = {name: hint for base in cls.__mro__ for name, hint in getattr(base, "__annotations__", {}).items()}
         cls.parts = tuple(name for name, hint in hints.items() if hint in (Part, Part | None))
         if kind:
             cls.kind, cls.hook = kind, f"pealm_{kind}s".replace("gys", "gies")
