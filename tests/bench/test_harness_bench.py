@@ -8,14 +8,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SHARED = ROOT.parent / "shared" / "data"
 
 
 @pytest.mark.slow
-def test_both_answer_the_same(tmp_path: Path) -> None:
+def test_both_answer_the_same(tmp_path: Path, tiktoken_files: Path) -> None:
     pytest.importorskip("lm_eval.models.huggingface", exc_type=ImportError)
-    if not (SHARED / "tiktoken").is_dir():
-        pytest.skip("needs ../shared/data/tiktoken")
     rows = tmp_path / "rows.jsonl"
     row = (
         '{"activity_label": "Roofs", "ctx_a": "A man is on a roof.", "ctx_b": "he", "ctx": "A man is on a roof. he",'
@@ -37,7 +34,7 @@ def test_both_answer_the_same(tmp_path: Path) -> None:
         ],
         capture_output=True,
         text=True,
-        env={**os.environ, "TIKTOKEN_CACHE_DIR": str(SHARED / "tiktoken")},
+        env={**os.environ, "TIKTOKEN_CACHE_DIR": str(tiktoken_files)},
     )
     assert done.returncode == 0, done.stderr[-2000:]
     *likelihoods, texts = done.stdout.splitlines()

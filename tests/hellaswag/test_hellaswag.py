@@ -31,7 +31,6 @@ from pealm_hellaswag.styles import clean, encode
 from pealm_tiktoken.tokenizer import TiktokenTokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
-SHARED = ROOT.parent / "shared" / "data"
 WIKIHOW = Path(__file__).parent / "wikihow.jsonl"
 ROW: dict[str, Any] = {
     "ind": 24,
@@ -47,17 +46,15 @@ ROW: dict[str, Any] = {
 
 @pytest.fixture
 def sample() -> Path:
-    path = SHARED / "hellaswag_val_sample.jsonl"
-    if not path.exists():
+    path = ROOT.parent / "shared" / "data" / "hellaswag_val_sample.jsonl"
+    if not path.exists():  # wikihow.jsonl, which is here, is compared in the same way
         pytest.skip("needs ../shared/data/hellaswag_val_sample.jsonl")
     return path
 
 
 @pytest.fixture
-def gpt2(monkeypatch: pytest.MonkeyPatch) -> TiktokenTokenizer:
-    if not (SHARED / "tiktoken").exists():
-        pytest.skip("needs ../shared/data/tiktoken")
-    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(SHARED / "tiktoken"))
+def gpt2(monkeypatch: pytest.MonkeyPatch, tiktoken_files: Path) -> TiktokenTokenizer:
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tiktoken_files))
     return TiktokenTokenizer()
 
 

@@ -80,6 +80,23 @@ def test_the_umbrella_needs_every_distribution() -> None:
     assert sorted(root["tool"]["uv"]["sources"]) == names
 
 
+def test_every_python_that_the_metadata_names_is_tested_on_every_system() -> None:
+    yaml = pytest.importorskip("yaml")
+    named = {line.rpartition(" ")[2] for line in read(ROOT)["project"]["classifiers"] if ":: Python :: 3." in line}
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "test.yml").read_text(encoding="utf-8"))["jobs"]
+    assert (
+        {*jobs["linux"]["strategy"]["matrix"]["python"]} == {*jobs["others"]["strategy"]["matrix"]["python"]} == named
+    )
+    assert {*jobs["others"]["strategy"]["matrix"]["os"]} == {"macos-latest", "windows-latest"}
+
+
+def test_every_distribution_has_a_job_of_its_own() -> None:
+    """What scripts/proof/fresh_installs.sh runs where the distribution is installed alone."""
+    text = (ROOT / "scripts" / "proof" / "jobs.sh").read_text(encoding="utf-8")
+    jobs = set(re.findall(r"^ +(pealm[a-z0-9-]*)\)", text, re.MULTILINE))
+    assert jobs == {read(project)["project"]["name"] for project in [*PROJECTS, ROOT]}
+
+
 def test_every_name_is_one_of_ours() -> None:
     """Plain `pea` on the index is another project: `pip install pealm` would run its code."""
     assert all(read(project)["project"]["name"].startswith("pealm-") for project in PROJECTS)
@@ -102,7 +119,7 @@ def test_the_core_is_nine_rooms_of_short_modules() -> None:
     for room in ROOMS:
         assert (core / room / "__init__.py").read_text(encoding="utf-8").startswith('"""'), room
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").partition("To follow `pealm train`")[2]
-    files = re.findall(r"`(\w+/\w+)`", text.partition("in this order")[0])
-    assert len(files) == 8 and all((core / f"{file}.py").is_file() for file in files)
+    modules = re.findall(rf"`((?:{'|'.join(ROOMS)})/\w+)`", text)
+    assert modules and all((core / f"{name}.py").is_file() for name in modules)
     lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in core.rglob("*.py")}
     assert {path.name: length for path, length in lengths.items() if length > 250} == {}
