@@ -1,4 +1,4 @@
-"""A model, a tokenizer of bytes and a dataset, for distributions that are installed without any of these.
+"""A model, a tokenizer of bytes and datasets, for distributions that are installed without any of these.
 
 `scripts/proof/fresh_installs.sh` names it in PEALM_PLUGINS.
 """
@@ -10,7 +10,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pealm_core import DatasetSpec, ModelSpec, TokenizerSpec, hookimpl
+from pealm_core import CHAT_LAYOUT, DatasetSpec, ModelSpec, Segment, TokenizerSpec, chat_document, hookimpl
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,19 @@ class Counting:
             yield f"{split} {n} comes before {n + 1} and after {n - 1}.\n"
 
 
+class Talking:
+    """Conversations about numbers."""
+
+    chat = CHAT_LAYOUT
+    packed = True
+
+    def documents(self, split: str) -> Iterator[list[Segment]]:
+        """Yield 300 conversations for training, 30 for validation."""
+        for n in range(300 if split == "train" else 30):
+            asked = {"role": "user", "content": f"What comes after {n}?"}
+            yield chat_document([asked, {"role": "assistant", "content": f"{n + 1}"}])
+
+
 @hookimpl
 def pealm_models() -> Iterator[ModelSpec]:
     """Register the model `small`."""
@@ -81,5 +94,6 @@ def pealm_tokenizers() -> Iterator[TokenizerSpec]:
 
 @hookimpl
 def pealm_datasets() -> Iterator[DatasetSpec]:
-    """Register the dataset `counting`."""
+    """Register the datasets `counting` and `talking`."""
     yield DatasetSpec(name="counting", summary="Documents that count", factory=Counting)
+    yield DatasetSpec(name="talking", summary="Conversations about numbers", factory=Talking)

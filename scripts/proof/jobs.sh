@@ -52,7 +52,7 @@ job() {
         pealm-char) small --tokenizer char && pealm sample --ckpt run -n 8 ;;
         pealm-char-bigram) train char-bigram --input.counting && pealm sample --ckpt run -n 8 ;;
         pealm-char-transformer) train char-transformer --input.counting && pealm sample --ckpt run -n 8 ;;
-        pealm-chat) small && echo hello | pealm chat --ckpt run --max-new-tokens 8 ;;
+        pealm-chat) train small --input.talking && echo hello | pealm chat --ckpt run --max-new-tokens 8 ;;
         pealm-clean) small && pealm clean run --yes && test ! -e run/best ;;
         pealm-conversations) train small --input.conversations talk.jsonl ;;
         pealm-convert) small && pealm convert run weights --dtype bf16 && pealm sample --ckpt weights -n 8 ;;

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -121,6 +122,10 @@ def test_a_dead_run_is_not_running(make_run: Make, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(fcntl, "flock", refuse)
     assert {name: read(run).state for name, run in runs.items()} == with_locks | {"alive": "running"}
+    monkeypatch.setitem(sys.modules, "fcntl", None)  # as on Windows
+    assert {name: read(run).state for name, run in runs.items()} == with_locks | {"alive": "running"}
+    monkeypatch.setattr("pealm_report.reading.os", SimpleNamespace(**{**vars(os), "name": "nt", "kill": None}))
+    assert read(runs["dead"]).state == read(runs["alive"]).state == "running"  # what run.json says
 
 
 def test_a_line_that_was_cut_short_is_left_out(make_run: Make) -> None:

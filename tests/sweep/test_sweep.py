@@ -117,6 +117,16 @@ def wait_for(condition: Callable[[], object], process: "subprocess.Popen[bytes]"
         time.sleep(0.02)
 
 
+def test_a_system_without_file_locks(
+    file: Callable[[str], Path], pealm: Pealm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "fcntl", None)  # as on Windows
+    for name in ("study", "runner"):
+        monkeypatch.delitem(sys.modules, f"pealm_sweep.{name}", raising=False)
+    result = pealm("sweep", file("[sweep.options]\nlr = [0.1]"))
+    assert result.code == 2 and "needs POSIX file locks" in result.err and result.err.count("\n") == 1
+
+
 def test_a_killed_study_resumes_and_failed_trials_have_their_reason(
     file: Callable[[str], Path], pealm: Pealm, tmp_path: Path
 ) -> None:

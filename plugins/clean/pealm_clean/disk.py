@@ -107,6 +107,8 @@ def has_ended(pid: object, host: object) -> bool:
     """Whether a process is known to have ended: it ran on this host, where nothing has its number now."""
     if host != socket.gethostname() or not isinstance(pid, int) or pid <= 0:
         return False
+    if os.name == "nt":  # os.kill would send it a Ctrl-C
+        return False
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):

@@ -3,7 +3,6 @@
 What a kill cut short, or what is not there yet, is left out: a run may be read while it is training.
 """
 
-import fcntl
 import json
 import math
 import os
@@ -264,18 +263,20 @@ def is_number(value: Any) -> TypeGuard[float]:
 
 
 def _is_locked(folder: Path) -> bool | None:
-    """Whether a process is training in the folder; None if that can't be seen, as on some network file systems."""
+    """Whether a process is training in the folder; None if that can't be seen: Windows, some network file systems."""
     try:
-        handle = os.open(folder / ".lock", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # it may be a pipe
+        handle = os.open(folder / ".lock", os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))  # it may be a pipe
     except FileNotFoundError:
         return False
     except OSError:
         return None
     try:
+        import fcntl
+
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
-    except OSError:
+    except (ImportError, OSError):
         return None
     finally:
         os.close(handle)
@@ -283,9 +284,11 @@ def _is_locked(folder: Path) -> bool | None:
 
 
 def _is_alive(pid: object) -> bool:
-    """Whether this host has a process of this number."""
+    """Whether this host has a process of this number, as far as can be seen."""
     if not isinstance(pid, int) or pid <= 0:
         return False
+    if os.name == "nt":  # os.kill would send it a Ctrl-C
+        return True
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):

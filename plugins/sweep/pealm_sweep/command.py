@@ -51,7 +51,12 @@ def sweep(ctx: click.Context, file: Path, out: Path | None, jobs: int) -> None:
     folder = out or Path("runs") / file.stem
     train = _Train(ctx, plan, folder)
     train.check(file)
-    from pealm_sweep.study import Study
+    try:
+        from pealm_sweep.study import Study
+    except ModuleNotFoundError as error:
+        if error.name != "fcntl":
+            raise
+        raise UserError("pealm sweep needs POSIX file locks, which this system does not have") from error
 
     try:
         study = Study(plan, folder)
