@@ -58,14 +58,14 @@ job() {
         pealm-convert) small && pealm convert run weights --dtype bf16 && pealm sample --ckpt weights -n 8 ;;
         pealm-data)
             pealm tokenize --input.counting --tokenizer bytes --out shards
-            pealm data shards
+            pealm data --input.counting --tokenizer bytes
             pealm tokens "a rose is a rose" --tokenizer bytes
             ;;
         pealm-ema) small --observer.ema.decay 0.9 ;;
         pealm-estimate) pealm estimate small --batch-size 4 ;;
         pealm-evals) small && pealm compare run run --input.counting ;;
         pealm-files)
-            python -c 'from pathlib import Path; from pealm_files import data_files; print(data_files(Path("."), (".txt",)))'
+            python -c 'from pealm_files import data_files; print(data_files("--input", ".", (".txt",)))'
             ;;
         pealm-fineweb)
             python -c '
