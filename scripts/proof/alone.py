@@ -1,4 +1,4 @@
-"""A model, a tokenizer of bytes and datasets, for distributions that are installed without any of these.
+"""A model, a tokenizer, datasets and an evaluation, for distributions that are installed without any of these.
 
 `scripts/proof/fresh_installs.sh` names it in PEALM_PLUGINS.
 """
@@ -10,7 +10,17 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pealm_core import CHAT_LAYOUT, DatasetSpec, ModelSpec, Segment, TokenizerSpec, chat_document, hookimpl
+from pealm_core import (
+    CHAT_LAYOUT,
+    DatasetSpec,
+    EvalResult,
+    EvaluatorSpec,
+    ModelSpec,
+    Segment,
+    TokenizerSpec,
+    chat_document,
+    hookimpl,
+)
 
 
 @dataclass(frozen=True)
@@ -78,6 +88,20 @@ class Talking:
         for n in range(300 if split == "train" else 30):
             asked = {"role": "user", "content": f"What comes after {n}?"}
             yield chat_document([asked, {"role": "assistant", "content": f"{n + 1}"}])
+
+
+class Size:
+    """An evaluation that counts parameters."""
+
+    def evaluate(self, model: nn.Module, tokenizer: Any, *, config: Any, progress: Any) -> EvalResult:
+        """Return the number of parameters."""
+        return EvalResult(metrics={"parameters": (float(sum(p.numel() for p in model.parameters())), 0.0)}, n=1)
+
+
+@hookimpl
+def pealm_evaluators() -> Iterator[EvaluatorSpec]:
+    """Register the evaluation `size`."""
+    yield EvaluatorSpec(name="size", summary="Number of parameters", factory=Size)
 
 
 @hookimpl

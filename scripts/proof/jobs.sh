@@ -63,7 +63,7 @@ job() {
             ;;
         pealm-ema) small --observer.ema.decay 0.9 ;;
         pealm-estimate) pealm estimate small --batch-size 4 ;;
-        pealm-evals) small && pealm compare run run --input.counting ;;
+        pealm-evals) small --track size --track-every 2 && pealm eval --ckpt run --on size ;;
         pealm-files)
             python -c 'from pealm_files import data_files; print(data_files("--input", ".", (".txt",)))'
             ;;
