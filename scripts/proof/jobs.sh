@@ -28,6 +28,11 @@ open("hellaswag.jsonl", "w").writelines(json.dumps(row) + "\n" for row in rows)
 PYTHON
 }
 
+evaluate() { # evaluate OPTION...: with pealm-evals, which has the command and which its message names
+    if declare -F uv >/dev/null; then uv pip install -c "$home/constraints.txt" pealm-evals; fi
+    pealm eval --ckpt run "$@"
+}
+
 shards() { # token shards as build-nanogpt writes them
     python - <<'PYTHON'
 import os
@@ -81,7 +86,7 @@ p.write_table(a.table({"text": [json.loads(line)["text"] for line in open("docs.
             shards
             train gpt2 --input.npy-shards shards --tokenizer bytes --model.n-layer 1 --model.n-head 1 --model.n-embd 8 --model.block-size 16
             ;;
-        pealm-hellaswag) small && pealm eval --ckpt run --on hellaswag --eval.file hellaswag.jsonl ;;
+        pealm-hellaswag) small && evaluate --on hellaswag --eval.file hellaswag.jsonl ;;
         pealm-hf-datasets)
             mkdir data && mv docs.jsonl data/train.jsonl
             train small --input.hf-dataset ./data
@@ -94,23 +99,23 @@ t.train(["book.txt"], trainers.BpeTrainer(vocab_size=300, special_tokens=["<|end
 t.save("tokenizer.json")'
             small --tokenizer hf --tokenizer.path tokenizer.json && pealm sample --ckpt run -n 8
             ;;
-        pealm-kindergarten) train small --input.kindergarten && pealm eval --ckpt run --on kindergarten --limit 4 ;;
+        pealm-kindergarten) train small --input.kindergarten && evaluate --on kindergarten --limit 4 ;;
         pealm-llama) train llama --preset nano --model.block-size 32 --input.counting --tokenizer bytes && pealm sample --ckpt run -n 8 ;;
         pealm-lm-eval)
             mkdir tasks
             printf '%s\n' 'task: mine' 'dataset_path: json' 'dataset_kwargs: {data_files: {validation: questions.jsonl}}' \
                 'validation_split: validation' 'output_type: multiple_choice' 'doc_to_text: "{{question}}"' \
                 'doc_to_choice: choices' 'doc_to_target: answer' >tasks/mine.yaml
-            small && pealm eval --ckpt run --on lm-eval --eval.tasks mine --eval.include-path tasks
+            small && evaluate --on lm-eval --eval.tasks mine --eval.include-path tasks
             ;;
         pealm-lora)
             small && mv run base
             small --init base --adapter lora --adapter.targets all
             ;;
-        pealm-multiple-choice) small && pealm eval --ckpt run --on multiple-choice --eval.file questions.jsonl ;;
+        pealm-multiple-choice) small && evaluate --on multiple-choice --eval.file questions.jsonl ;;
         pealm-muon) small --optimizer muon ;;
         pealm-npy-shards) shards && train small --input.npy-shards shards --tokenizer bytes ;;
-        pealm-perplexity) small && pealm eval --ckpt run --input.counting ;;
+        pealm-perplexity) small && evaluate --input.counting ;;
         pealm-records) train small --input.records docs.jsonl ;;
         pealm-report) small && pealm runs run && pealm report run --out page.html && test -s page.html ;;
         pealm-schedules) small --schedule wsd ;;
