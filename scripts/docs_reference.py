@@ -121,7 +121,7 @@ def settings() -> str:
         if entries:
             parts += [f"## {kind.kind.capitalize()}s\n".replace("ys\n", "ies\n"), use(name) + "\n"]
             parts += [component(name, entry, head) for entry in entries.values()]
-    return "\n".join(parts)
+    return "\n".join(['<div class="settings" markdown>\n', *parts, "\n</div>\n"])  # the style sheet knows the class
 
 
 def use(name: str) -> str:

@@ -122,7 +122,7 @@ def build(project: Path, target: Path, repository: str = "") -> tuple[Path, Path
 
 
 def add_addresses(copy: Path, folder: str, repository: str) -> None:
-    """Add `[project.urls]` to a copy of a project, and make the links of its README absolute, for the package index."""
+    """Add `[project.urls]` to a copy of a project, and make its README's links absolute, for the package index."""
     file, readme = copy / "pyproject.toml", copy / "README.md"
     tag = f"v{pyproject(copy)['project']['version']}"
     pages = (("Repository", ""), ("Issues", "/issues"), ("Changelog", f"/blob/{tag}/CHANGELOG.md"))
