@@ -34,8 +34,8 @@ MOVED = 1e-4  # nats per token that fp16 may cost
 RECORDED = 1e-3  # nats per token that fp32 may differ from a validation under bf16
 PEALM = [sys.executable, "-m", "pealm"]
 DATA = {
-    "tinyshakespeare": "tinyshakespeare, a million characters of Shakespeare, collected by Andrej Karpathy; the plays "
-    "are in the public domain, his repository has the MIT licence",
+    "tinyshakespeare": "tinyshakespeare, a million characters of Shakespeare, collected by Andrej Karpathy; the "
+    "plays are in the public domain, his repository has the MIT licence",
     "kindergarten": "stories from the grammar of pealm-kindergarten (`--input.kindergarten`, seed 1); made by this "
     "project, MIT licence",
 }
@@ -178,8 +178,8 @@ def card(name: str, shipped: Shipped, made: Path, run: Path) -> str:
   repeats it.
 - **Steps**: {last["step"]:,}, in about {last["seconds"]:.0f} s on {torch.get_num_threads()} thread(s) of a shared
   {processor()}; the weights are those after step {state["step"]:,}, which had the lowest validation loss.
-- **Validation loss**: {state["val_loss"]:.4f} nats per {unit} ({state["first_val_loss"]:.4f} before the first step), on
-  windows of the text. {shipped.why}
+- **Validation loss**: {state["val_loss"]:.4f} nats per {unit} ({state["first_val_loss"]:.4f} before the first step),
+  on windows of the text. {shipped.why}
 - **Size**: {parameters:,} parameters in {made.name}, {size(made) / 1e3:,.0f} kB.
 
 `pealm eval --ckpt {path} {shipped.evaluation}`

@@ -25,7 +25,7 @@ def _read_part(ctx: click.Context, param: click.Parameter, value: str) -> tuple[
     "--out", type=click.Path(path_type=Path), metavar="SHARDS", required=True, help="Folder for the shards."
 )
 @click.option(
-    "--tokenizer", metavar="NAME", help="Tokenizer; one that learns its vocabulary learns it from the input."
+    "--tokenizer", metavar="NAME", help="Tokenizer; if it learns its vocabulary, it does so from the input."
 )
 @click.option("--tokenizer-dir", metavar="DIR", help="Use the tokenizer of this run, checkpoint or folder of shards.")
 @click.option("--config", metavar="FILE", help="TOML file with [tokenizer] and [input].")
