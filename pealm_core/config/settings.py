@@ -42,7 +42,7 @@ class TrainSettings:
     seed: int = setting(1337, "seed of weights, data order and dropout", at_least=0, at_most=2**63 - 1)
     device: Literal["auto", "cpu", "cuda", "mps"] = setting("auto", "device to train on")
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = setting(
-        "auto", "precision of matrix products; auto: bf16 where it is fast, fp16 on GPUs with fast fp16 only, else fp32"
+        "auto", "precision of matrix products; auto: bf16 where fast, fp16 on GPUs with fast fp16 only, else fp32"
     )
     without: tuple[Optimization, ...] = setting((), f"optimizations to disable: {', '.join(get_args(Optimization))}")
 

@@ -27,7 +27,7 @@ from pealm_core import PealmError, UserError
 @click.option("--dry-run", is_flag=True, help="List only; remove nothing.")
 @click.option("--yes", is_flag=True, help="Remove without asking.")
 def clean(folder: Path, older_than: float | None, keep_best: bool, dry_run: bool, yes: bool) -> None:
-    """Remove the runs below FOLDER (default: runs), cached tokens, and what interrupted saves left.
+    """Remove the runs below FOLDER (default: runs), cached tokens, and the remains of interrupted saves.
 
     Lists what would be removed, asks, and removes it. Runs in use stay, and all files that pealm did not
     write.
