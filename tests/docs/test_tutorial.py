@@ -87,7 +87,10 @@ def test_every_command_works_and_prints_what_is_shown(tmp_path: Path, shakespear
 @pytest.mark.parametrize("name", outputs.ORDER)
 def test_a_page_has_what_each_page_has(name: str) -> None:
     page = (outputs.TUTORIAL / f"{name}.md").read_text()
-    assert re.search(r"^You will ", page, re.MULTILINE)
+    assert re.search(r"^You will ", page, re.MULTILINE) and re.search(
+        r"^\*Time on two CPU cores: .+\*$", page, re.MULTILINE
+    )
+    assert re.search(r"`(pea|pealm_core|plugins)/", page.partition("## Read next")[2])
     assert re.search(r"^!\[.+\]\(.+\.svg\)$", page, re.MULTILINE)
     assert '??? success "Answer"' in page.partition("## Exercise")[2].partition("## Read next")[0]
     for step in outputs.steps(page):
