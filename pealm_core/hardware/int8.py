@@ -192,7 +192,7 @@ def _packed_linear(weight: Tensor) -> Callable[[Tensor, Tensor | None], Tensor]:
 @lru_cache
 def _int8_unit() -> bool:
     """Return whether the CPU has a matrix unit for int8, which is at least as fast as bf16 for one row alone."""
-    return bool(getattr(torch.cpu, "get_capabilities", dict)().get("amx_int8"))  # torch 2.9 lacks the function
+    return bool(getattr(torch.cpu, "get_capabilities", dict[str, bool])().get("amx_int8"))  # not in torch 2.9
 
 
 def _one_row(x: Tensor, weight: Tensor) -> Tensor | None:

@@ -77,8 +77,8 @@ job() {
 import json, pyarrow as a, pyarrow.parquet as p
 p.write_table(a.table({"text": [json.loads(line)["text"] for line in open("docs.jsonl")]}), "docs.parquet")'
             mkdir parquet && mv docs.parquet parquet
-            pealm tokenize --input.fineweb-edu --input.source parquet --tokenizer bytes --out shards
-            train small --input.fineweb shards
+            pealm tokenize --input.fineweb-edu --input.source parquet --tokenizer tiktoken --out shards
+            train small --input.fineweb shards --tokenizer tiktoken
             ;;
         pealm-formats) python -c 'import pealm_formats.folders, pealm_formats.gguf_file, pealm_formats.vocabulary' ;;
         pealm-fsdp) torchrun --standalone --nproc-per-node 2 -m pealm train small --input.counting --strategy fsdp --steps 3 --batch-size 4 --out run ;;
