@@ -167,6 +167,8 @@ class Sprout(nn.Module):
                 nn.init.normal_(parameter, std=config.n_embd**-0.5)
                 if name.endswith(("proj.weight", "down.weight")) and config.zero_init:
                     nn.init.zeros_(parameter)
+        if config.smear > 1:  # 0.1, as other weights have it, learns to look things up much later
+            nn.init.normal_(self.smear, std=0.4)
         if config.untied:
             nn.init.zeros_(self.head.weight)
         else:
