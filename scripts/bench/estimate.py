@@ -4,8 +4,7 @@
     python scripts/bench/estimate.py --toy
 
 Each round estimates, then trains; a ratio is the estimate through the measurement of the same round. Memory is the
-largest resident size of the training process beyond that of one with a model of no size. It is measured without the
-optimization `heap`, which keeps freed memory.
+largest resident size of the training process beyond that of one with a model of no size.
 """
 
 import argparse
@@ -27,7 +26,7 @@ MODELS = {
 }
 TOY, NOTHING = GPT2.format(2, 64, 2, 64, 8), GPT2.format(1, 8, 1, 8, 1)
 CPU_TIME = False
-RUN = "--input.text book.txt --eval-every 0 --eval-tokens 256 --without heap --device cpu"
+RUN = "--input.text book.txt --eval-every 0 --eval-tokens 256 --device cpu"
 
 
 def pealm(folder: Path, words: str) -> tuple[str, int]:
