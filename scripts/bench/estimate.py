@@ -69,7 +69,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--toy", action="store_true", help="one round of a tiny model")
-    parser.add_argument("--cpu-time", action="store_true", help="time of one core instead of the clock, for busy machines")
+    parser.add_argument(
+        "--cpu-time", action="store_true", help="time of one core instead of the clock, for busy machines"
+    )
     options = parser.parse_args()
     if options.cpu_time:
         global CPU_TIME

@@ -66,7 +66,6 @@ def flops(depth: int, width: int, block: int, vocabulary: int) -> float:
 def measure(model: str, depth: int, width: int, fraction: float, stories: int, folder: Path) -> Point:
     """Train a model and return its point."""
     table, train = settings(model, depth, width, fraction)
-    began = time.perf_counter()
     run = pealm_core.train(
         table,
         {"kindergarten": 1, "stories": stories},
@@ -77,7 +76,6 @@ def measure(model: str, depth: int, width: int, fraction: float, stories: int, f
         dtype="fp32",
         **train,
     )
-    seconds = time.perf_counter() - began
     facts = json.loads((run / "run.json").read_text())
     last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
     each = flops(depth, width, table["block_size"], facts["vocab_size"])
@@ -88,7 +86,7 @@ def measure(model: str, depth: int, width: int, fraction: float, stories: int, f
         each * last["tokens"],
         last["val_loss"],
         facts["entropy_floor"],
-        seconds,
+        facts["seconds"],
     )
 
 
@@ -105,6 +103,20 @@ def fit(points: Sequence[Point]) -> tuple[float, float]:
     spread = sum((x - mean_x) ** 2 for x in xs)
     slope = sum((x - mean_x) * (y - mean_y) for x, y in zip(xs, ys, strict=True)) / spread
     return math.exp(mean_y - slope * mean_x), -slope
+
+
+def forecast(points: Sequence[Point], compute: float) -> float:
+    """Return the seconds that another compute takes, from the last two models. Small ones use a machine less well.
+
+    >>> points = [Point(1, 1, 1, 1e6, 0.0, 0.0, 2.0), Point(1, 1, 1, 4e6, 0.0, 0.0, 4.0)]
+    >>> round(forecast(points, 1.6e7), 6), round(forecast(points[:1], 1e6), 6)
+    (8.0, 2.0)
+    """
+    power = 0.7
+    if len(points) > 1:
+        before, last = points[-2:]
+        power = math.log(last.seconds / before.seconds) / math.log(last.compute / before.compute)
+    return points[-1].seconds * float((compute / points[-1].compute) ** min(1.0, max(0.5, power)))
 
 
 def predicted(points: Sequence[Point], compute: float) -> float:
@@ -153,7 +165,7 @@ def main() -> None:
                 preset = depth_preset(depth, width=given.width)
                 tokens = 240 * given.fraction * depth * preset["n_embd"] ** 2
                 expected = flops(depth, given.width, preset["block_size"], 64) * tokens
-                seconds = expected / points[-1].compute * points[-1].seconds
+                seconds = forecast(points, expected)
                 if time.perf_counter() - began + seconds > 60 * given.minutes:
                     print(f"depth {depth} would take {seconds:,.0f} s more; left out")
                     break

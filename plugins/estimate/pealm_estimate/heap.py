@@ -4,7 +4,7 @@ from bisect import bisect_left, insort
 from collections.abc import Iterable
 
 ALIGNED, HEADER, LEAST = 64, 16, 32  # bytes: of torch's tensors, of a chunk's sizes, of a chunk
-PINNED = 64  # bytes that stay behind a tensor at the end, such as a node of autograd in malloc's caches
+PIN = 64  # bytes of something small beside a tensor, such as a node of autograd
 MAPPED = 2**25  # bytes from which on glibc asks the system for each block, and returns it
 
 
@@ -13,14 +13,15 @@ class Heap:
     unless something small lies between them, as it does after each tensor that was put at the end.
 
     >>> heap = Heap()
-    >>> for key, size in ((1, 100), (2, 100), (1, 0), (3, 120)):  # 3 does not fit where 1 was
+    >>> for key, size in ((1, 1000), (2, 1000), (1, 0), (2, 0), (3, 1500)):  # 3 fits into neither gap
     ...     heap.change(key, size)
     >>> heap.peak
-    384
+    3904
     """
 
     def __init__(self) -> None:
         self.peak = self._end = self._mapped = 0
+        self._spare = 0  # pins whose tensor was freed
         self._used: dict[int, tuple[int, int]] = {}  # (start, size) by key; start -1: mapped
         self._free: list[tuple[int, int]] = []  # (size, start), sorted
         self._starts: dict[int, int] = {}  # of free blocks: their size
@@ -30,14 +31,17 @@ class Heap:
         """Take a block of so many bytes; 0: free it."""
         if size == 0:
             self._release(*self._used.pop(key))
-        elif size >= MAPPED:
+            self._spare += 1
+            return
+        self._spare, pin = max(0, self._spare - 1), 0 if self._spare else PIN
+        if size >= MAPPED:
             self._used[key] = (-1, size)
             self._mapped += size
         else:
-            self._used[key] = self._take(size)
+            self._used[key] = self._take(size, pin)
         self.peak = max(self.peak, self._end + self._mapped)
 
-    def _take(self, size: int) -> tuple[int, int]:
+    def _take(self, size: int, pin: int) -> tuple[int, int]:
         """Take a chunk whose content is aligned: glibc looks for one with room to spare, and frees what is too much."""
         chunk = -(-(size + 8) // 16) * 16
         wanted = chunk + ALIGNED + LEAST
@@ -49,17 +53,18 @@ class Heap:
             start = self._ends.get(self._end, self._end)
             if start < self._end:
                 self._remove(start)
-            whole = wanted
-            self._end = start + whole + PINNED
+            whole = wanted + pin
+            self._end = start + whole
         begin = -(-(start + HEADER) // ALIGNED) * ALIGNED - HEADER
         if 0 < begin - start < LEAST:
             begin += ALIGNED
         if begin > start:
             self._insert(start, begin - start)
-        if (rest := start + whole - begin - chunk) >= LEAST:
-            self._release(begin + chunk, rest)
-            return begin, chunk
-        return begin, chunk + rest
+        rest = start + whole - begin - chunk - pin
+        if rest < LEAST:
+            return begin, chunk + max(0, rest)
+        self._release(begin + chunk + pin, rest)
+        return begin, chunk
 
     def _release(self, start: int, size: int) -> None:
         if start < 0:

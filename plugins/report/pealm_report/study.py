@@ -39,12 +39,14 @@ def charts(runs: Sequence[Run], names: Sequence[str]) -> list[tuple[str, Markup]
 
 
 def chart(title: str, dots: Sequence[tuple[Any, float, str]]) -> Markup:
-    """Return an SVG: numbers to scale, logarithmic if they span more than a factor of 20; other values side by side."""
+    """Return an SVG: numbers to scale, logarithmic beyond a factor of 20; other values side by side."""
     values = [value for value, _, _ in dots]
     if all(map(is_number, values)):
         log = min(values) > 0 and max(values) > 20 * min(values)
         xs = [math.log(value) if log else float(value) for value in values]
-        ticks = {x: f"{value:.4g}" for x, value in zip(xs, values, strict=True) if value in (min(values), max(values))}
+        ticks = {
+            x: f"{value:.4g}" for x, value in zip(xs, values, strict=True) if value in (min(values), max(values))
+        }
     else:
         texts = sorted({str(value) for value in values})
         xs = [float(texts.index(str(value))) for value in values]
