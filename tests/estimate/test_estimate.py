@@ -89,19 +89,19 @@ def test_a_cpu_needs_room_between_tensors() -> None:
     assert heap.peak([(1, 2**26), (1, 0), (2, 2**26), (2, 0)]) == 2**26  # large blocks are returned at once
     sizes = [2**20 + 2**12 * number for number in range(20)]
     rising = [event for number, size in enumerate(sizes) for event in ((number, size), (number, 0))]
-    assert heap.peak(rising) < 1.1 * sizes[-1]  # one after the other, each grows the same block
+    assert heap.peak(rising) < 2.5 * sizes[-1]  # one after the other, they share what is at the end
     kept = [(number, size) for number, size in enumerate(sizes)] + [(number, 0) for number in range(0, 20, 2)]
     assert heap.peak([*kept, (99, 2**21)]) > sum(sizes) + 2**20  # no gap is large enough
 
 
 def test_the_next_step_has_the_memory_of_this_one() -> None:
-    """The optimizer's state lies where activations were; gradients of several passes are there for the second one."""
+    """The optimizer's state lies where activations were; in a second pass, gradients are there from the first."""
     one, two = (
         ledger.cost(gpt2, adamw, micro_batch_size=8, block_size=T, dtype=torch.float32, passes=passes)
         for passes in (1, 2)
     )
     assert one.memory(1) <= one.heap <= 1.5 * one.memory(1)
-    assert two.heap >= one.heap and one.calls.keys() == two.calls.keys() and one.update.keys() == two.update.keys()
+    assert two.heap >= one.heap and len(one.calls) == len(two.calls) and len(one.update) == len(two.update)
 
 
 def test_the_work_of_a_token_has_a_closed_form() -> None:

@@ -9,8 +9,9 @@ MAPPED = 2**25  # bytes from which on glibc asks the system for each block, and 
 
 
 class Heap:
-    """A model of glibc's malloc: the best fitting free chunk, else more memory at the end. Free neighbours are joined,
-    unless something small lies between them, as it does after each tensor that was put at the end.
+    """A model of glibc's malloc: the best fitting free chunk, else more memory at the end.
+
+    Free neighbours are joined, unless something small lies between them: with each tensor, something small is made.
 
     >>> heap = Heap()
     >>> for key, size in ((1, 1000), (2, 1000), (1, 0), (2, 0), (3, 1500)):  # 3 fits into neither gap
@@ -42,7 +43,7 @@ class Heap:
         self.peak = max(self.peak, self._end + self._mapped)
 
     def _take(self, size: int, pin: int) -> tuple[int, int]:
-        """Take a chunk whose content is aligned: glibc looks for one with room to spare, and frees what is too much."""
+        """Take a chunk whose content is aligned: glibc takes a larger one and frees the rest."""
         chunk = -(-(size + 8) // 16) * 16
         wanted = chunk + ALIGNED + LEAST
         place = bisect_left(self._free, (wanted, 0))
