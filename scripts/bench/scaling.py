@@ -135,13 +135,15 @@ def chart(points: Sequence[Point], target: Path) -> None:
     axes.plot(computes, [point.loss - point.floor for point in points], "o", color="#0072B2", label="trained")
     for point in points:
         axes.annotate(
-            f"depth {point.depth}", (point.compute, point.loss - point.floor), (6, 4), textcoords="offset points"
+            f"depth {point.depth}", (point.compute, point.loss - point.floor), (7, 7), textcoords="offset points"
         )
     if len(points) > 1:
         a, b = fit(points)
         ends = [min(computes) / 2, max(computes) * 10]
         axes.plot(ends, [a * end**-b for end in ends], "--", color="#D55E00", label=f"{a:.3g} · C^-{b:.3f}")
     axes.set(xscale="log", yscale="log", xlabel="compute (FLOPs)", ylabel="loss above the floor (nats per character)")
+    for formatter in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+        formatter(lambda value, place: f"{value:g}")  # not 3 × 10⁰
     axes.legend(frameon=False)
     figure.savefig(target, format="svg")
 
