@@ -107,7 +107,7 @@ def test_a_uniform_model_needs_log_v_for_each_token() -> None:
     assert result.metrics["perplexity"][0] == pytest.approx(v, rel=1e-6)
     bits = math.log2(v) * len(TEXT) / len(TEXT.encode())
     assert result.metrics["bits_per_byte"][0] == pytest.approx(bits, rel=1e-6)
-    assert result.notes == [f"{len(TEXT):,} tokens, {len(TEXT.encode()):,} bytes, 1 documents (val)"]
+    assert result.notes == [f"{len(TEXT):,} tokens, {len(TEXT.encode()):,} bytes, 1 document (val)"]
 
 
 @pytest.mark.parametrize("stride", [None, 1, 5, 16])
@@ -299,7 +299,7 @@ def test_the_number_of_tokens_is_limited_from_the_start() -> None:
     assert first.n == 8 and first.metrics == same.metrics
     assert first.notes == [
         "8 tokens, 8 bytes, 2 documents (val)",
-        "only the beginning of the text; --eval.max-tokens none scores all of it",
+        "only the beginning of the text was scored; --eval.max-tokens none scores all of it",
     ]
     for limit in (9, 11, None):
         result = evaluate(model, Bytes(), Texts([], texts), max_tokens=limit)

@@ -27,7 +27,10 @@ class Row:
 
 
 def read_rows(path: Path, split: str, limit: int | None = None) -> list[Row]:
-    """Return the rows of a split; a row that names none belongs to any. Raises UserError with a line for each bad row."""
+    """Return the rows of a split; a row that names none belongs to any.
+
+    Raises UserError with a line for each bad row.
+    """
 
     def parse(number: int, values: Mapping[str, Any]) -> Row | None:
         return _row(number, values) if values.get("split", split) == split else None
