@@ -102,8 +102,9 @@ def keep(record: dict[str, Any], target: Path) -> None:
 
 def _question(record: Any) -> str:
     """Return what was asked, as text: the evaluation's settings, its inputs, and the number of rows."""
-    values = record if isinstance(record, dict) else {}
-    config = values.get("config") if isinstance(values.get("config"), dict) else {}
+    values: Any = record if isinstance(record, dict) else {}
+    config = values.get("config")
+    config = config if isinstance(config, dict) else {}
     return json.dumps([config.get("eval"), config.get("input"), values.get("n")], sort_keys=True)
 
 
