@@ -119,6 +119,12 @@ def test_fixed_windows_are_every_window_of_each_shard_in_order() -> None:
     batch = data.rows(range(len(data)))
     assert batch["idx"][:, 0].tolist() == starts and torch.equal(batch["targets"], batch["idx"] + 1)
     assert torch.equal(data.rows([7, 2])["idx"], batch["idx"][[7, 2]])
+    assert data.tokens == Windows(data.split, 8).tokens == sum(lengths)
+    assert FixedWindows(Split([stream(length) for length in (3, 0, 1, 2)]), 1).rows(range(3))["idx"].tolist() == [
+        [0],
+        [1],
+        [0],
+    ]
 
 
 def test_a_batch_of_one_row_has_tensors_of_its_own() -> None:

@@ -153,7 +153,7 @@ class GPT2(nn.Module):
 
     def unembed(self, x: Tensor) -> Tensor:
         """(B, T, C) hidden states after a block to (B, T, V) logits."""
-        logits = F.linear(self.ln_f(x), self.wte.weight, self.padding)  # (B, T, padded V)
+        logits = F.linear(self.ln_f(x), self.wte.weight)  # (B, T, padded V)
         return logits[..., : self.config.vocab_size]
 
     def forward(
