@@ -1,12 +1,8 @@
 """The public names that need torch. `from pealm_core import LM` loads this module on first use."""
 
 from pealm_core.checkpoints.api import Checkpoint as Checkpoint
-from pealm_core.checkpoints.api import load_saved_tokenizer as load_saved_tokenizer
-from pealm_core.checkpoints.api import load_tokenizer as load_tokenizer
 from pealm_core.checkpoints.api import read_checkpoint as read_checkpoint
 from pealm_core.checkpoints.api import write_checkpoint as write_checkpoint
-from pealm_core.checkpoints.build import make_datasets as make_datasets
-from pealm_core.checkpoints.build_tokenizer import make_tokenizer as make_tokenizer
 from pealm_core.data.chat import CHAT_LAYOUT as CHAT_LAYOUT
 from pealm_core.data.chat import ChatPrompt as ChatPrompt
 from pealm_core.data.chat import chat_document as chat_document

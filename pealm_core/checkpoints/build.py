@@ -1,4 +1,4 @@
-"""Make the model and the datasets of a job."""
+"""Make the model of a job."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -14,7 +14,7 @@ from pealm_core.checkpoints.tensors import load_tensors, without_wrappers
 from pealm_core.config.job import Job, plan
 from pealm_core.config.toml_layers import Layer, file_layer
 from pealm_core.contract.errors import PealmError, PluginError, UserError
-from pealm_core.contract.protocols import Dataset, has
+from pealm_core.contract.protocols import has
 from pealm_core.plugins.calls import FORWARD, HINT, check, explain
 from pealm_core.plugins.host import Entry
 
@@ -22,11 +22,6 @@ from pealm_core.plugins.host import Entry
 def plan_of(path: Path) -> Job:
     """Return the job of a checkpoint: its model and tokenizer with their settings. Raises PealmError."""
     return plan(("model", "tokenizer"), file=file_layer(find(path) / CONFIG))
-
-
-def make_datasets(job: Job) -> dict[str, Dataset]:
-    """Make the datasets of a job, by table: one, or those of a mixture."""
-    return {table: job.make(table) for table in job.inputs}
 
 
 def make_model(

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 
 from pealm_core.checkpoints import folder as checkpoint
-from pealm_core.checkpoints.build import make_datasets, make_model
-from pealm_core.checkpoints.build_tokenizer import make_tokenizer
+from pealm_core.checkpoints.build import make_model
+from pealm_core.checkpoints.build_tokenizer import make_datasets, make_tokenizer
 from pealm_core.checkpoints.initial_weights import read_initial_weights
 from pealm_core.config.job import Job
 from pealm_core.config.settings import TrainSettings

@@ -11,7 +11,7 @@ import torch
 
 from pealm_core.contract.errors import UserError
 from pealm_core.contract.training_parts import IGNORE
-from pealm_core.data import documents
+from pealm_core.data import documents, parts
 from pealm_core.data.order import permute
 from pealm_core.data.stream import Shard, Split
 from pealm_core.data.token_cache import fingerprint, tokenize
@@ -198,7 +198,8 @@ def test_a_text_is_tokenized_in_pieces_only_by_character(monkeypatch: pytest.Mon
             return super().encode(text)
 
     text = "abcdefg" * 10
-    monkeypatch.setattr(documents, "PIECE", 8)
+    for module in (documents, parts):
+        monkeypatch.setattr(module, "PIECE", 8)
     for tokenizer, calls in ((Letters(eot=0), 3 + 1), (ByCharacter(eot=0), 19 + 1)):
         monkeypatch.setenv("PEALM_CACHE", str(tmp_path / type(tokenizer).__name__))
         corpus = tokenize(Docs(text, "", text[:65]), tokenizer, "mark")
