@@ -1,12 +1,8 @@
 """The public names that need torch. `from pealm_core import LM` loads this module on first use."""
 
 from pealm_core.checkpoints.api import Checkpoint as Checkpoint
-from pealm_core.checkpoints.api import load_saved_tokenizer as load_saved_tokenizer
-from pealm_core.checkpoints.api import load_tokenizer as load_tokenizer
 from pealm_core.checkpoints.api import read_checkpoint as read_checkpoint
 from pealm_core.checkpoints.api import write_checkpoint as write_checkpoint
-from pealm_core.checkpoints.build import make_datasets as make_datasets
-from pealm_core.checkpoints.build_tokenizer import make_tokenizer as make_tokenizer
 from pealm_core.data.chat import CHAT_LAYOUT as CHAT_LAYOUT
 from pealm_core.data.chat import ChatPrompt as ChatPrompt
 from pealm_core.data.chat import chat_document as chat_document
@@ -14,8 +10,6 @@ from pealm_core.data.chat import chat_prompt as chat_prompt
 from pealm_core.data.order import noise as noise
 from pealm_core.hardware.device import fast_bf16 as fast_bf16
 from pealm_core.hardware.distributed import processes as processes
-from pealm_core.inference.choices import credit as credit
-from pealm_core.inference.choices import score_choices as score_choices
 from pealm_core.inference.evaluation import Evaluation as Evaluation
 from pealm_core.inference.evaluation import plan_evaluation as plan_evaluation
 from pealm_core.inference.generate import ContinuousBatch as ContinuousBatch

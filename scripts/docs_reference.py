@@ -28,7 +28,7 @@ BELOW = {"at least": "≥", "at most": "≤", "above": ">", "below": "<"}
 # The Python API by topic; what is not named here is for authors of plugins, and in the contract.
 API = {
     "Train, load, generate": ("train", "TrainSettings", "depth_preset", "load", "LM", "Sampling", "use_plugin"),
-    "Score": ("score", "Score", "cover", "score_choices", "credit", "mean", "ratio", "Sample"),
+    "Score": ("score", "Score", "cover", "mean", "ratio", "Sample"),
     "Evaluate": ("Evaluation", "plan_evaluation", "processes"),
     "Checkpoints": ("read_checkpoint", "write_checkpoint", "load_tokenizer", "Checkpoint"),
     "Look inside": ("Trace",),

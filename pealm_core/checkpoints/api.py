@@ -11,16 +11,11 @@ from torch import Tensor
 from pealm_core.checkpoints import folder as checkpoint
 from pealm_core.checkpoints.adapters import merged_state
 from pealm_core.checkpoints.build import make_model, plan_of, with_adapter
-from pealm_core.checkpoints.build_tokenizer import make_tokenizer
-from pealm_core.checkpoints.saved_tokenizer import read_saved_tokenizer
+from pealm_core.checkpoints.build_tokenizer import COMPONENTS, Config, load_tokenizer, plan_config
 from pealm_core.checkpoints.tensors import load_model, load_tensors, read_tensors
-from pealm_core.config.job import Job, plan
-from pealm_core.config.toml_layers import Layer, file_layer
+from pealm_core.config.toml_layers import file_layer
 from pealm_core.contract.errors import UserError
 from pealm_core.contract.protocols import Tokenizer
-
-COMPONENTS = ("model", "tokenizer", "adapter")
-Config = Mapping[str, Mapping[str, Any]]  # the tables of a config.toml
 
 
 @dataclass(frozen=True)
@@ -65,22 +60,6 @@ def read_checkpoint(path: Path | str, *, base: Path | str | None = None) -> Chec
     return Checkpoint(folder, config, folder / checkpoint.TOKENIZER, state, adapter, Path(base) if base else None)
 
 
-def load_tokenizer(config: Config, saved: Path | None = None) -> Tokenizer:
-    """Return the tokenizer of a config's tables, by default the model's own one, with a saved vocabulary.
-
-    Only `[model] name` is needed. Raises PealmError.
-    """
-    return make_tokenizer(_plan(config), saved)
-
-
-def load_saved_tokenizer(path: Path | str) -> Tokenizer:
-    """Return the tokenizer of a run, a checkpoint or a folder of token shards. Raises PealmError."""
-    saved = read_saved_tokenizer(Path(path))
-    if saved is None:
-        raise UserError(f"{path} does not say which tokenizer it was made with")
-    return load_tokenizer(saved[0].tables, saved[1])
-
-
 def write_checkpoint(
     path: Path | str,
     *,
@@ -103,12 +82,8 @@ def write_checkpoint(
         tokenizer, saved = load_tokenizer(config, tokenizer), tokenizer
     else:
         saved = None
-    made, job = make_model(_plan(config), tokenizer.vocab_size)
+    made, job = make_model(plan_config(config), tokenizer.vocab_size)
     load_tensors(made, model, f"what was to be written as {target}")
     kept = {name: table for name, table in config.items() if name not in COMPONENTS}
     facts = {"step": 0, **(state or {})}
     checkpoint.save(target, model=model, config={**job.tables(), **kept}, tokenizer=saved or tokenizer, state=facts)
-
-
-def _plan(config: Config) -> Job:
-    return plan(COMPONENTS, file=Layer("config", config))

@@ -1,4 +1,4 @@
-"""Make the model and the datasets of a job."""
+"""Make the model of a job."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -14,7 +14,7 @@ from pealm_core.checkpoints.tensors import load_tensors, without_wrappers
 from pealm_core.config.job import Job, plan
 from pealm_core.config.toml_layers import Layer, file_layer
 from pealm_core.contract.errors import PealmError, PluginError, UserError
-from pealm_core.contract.protocols import Dataset, has
+from pealm_core.contract.protocols import has
 from pealm_core.plugins.calls import FORWARD, HINT, check, explain
 from pealm_core.plugins.host import Entry
 
@@ -24,21 +24,17 @@ def plan_of(path: Path) -> Job:
     return plan(("model", "tokenizer"), file=file_layer(find(path) / CONFIG))
 
 
-def make_datasets(job: Job) -> dict[str, Dataset]:
-    """Make the datasets of a job, by table: one, or those of a mixture."""
-    return {table: job.make(table) for table in job.inputs}
-
-
 def make_model(
     job: Job,
     vocab_size: int,
     weights: Mapping[str, Tensor] | None = None,
+    strategy: Any = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> tuple[nn.Module, Job]:
     """Return the job's model for a vocabulary, with its adapter applied, and the job as built.
 
-    weights: those of `--init`. An adapted model without them gets those of its base. say: called with a line if the
-    weights are for another number of tokens.
+    weights: those of `--init`. An adapted model without them gets those of its base. strategy: its optional `build`
+    makes models with `init_weights()`. say: called with a line if the weights are for another number of tokens.
     """
     entry, adapter = job.entries["model"], job.entries.get("adapter")
     where = f"--init {job.configs['train'].init}" if weights is not None else entry.name
@@ -56,7 +52,8 @@ def make_model(
     else:
         sizes = replace(config, vocab_size=vocab_size)
         job = job.with_model_config(sizes)
-    model = entry.make(sizes)
+    deferred = weights is None and has(strategy, "build") and has(entry.load("factory"), "init_weights")
+    model = strategy.build(lambda: entry.make(sizes)) if deferred else entry.make(sizes)
     if not isinstance(model, nn.Module):
         raise PluginError(f"{entry.plugin.dist}: model {entry.name!r} is {model!r:.80}, which is not an nn.Module")
     _check(entry, model, sizes.vocab_size)
@@ -152,7 +149,8 @@ def check_model(model: Any, vocab_size: int, what: str = "forward") -> None:
     training = model.training
     model.eval()
     with torch.no_grad(), torch.random.fork_rng(devices=()):
-        idx = torch.zeros(1, min(2, model.config.block_size), dtype=torch.long)
+        device = next((p.device for p in model.parameters()), None)
+        idx = torch.zeros(1, min(2, model.config.block_size), dtype=torch.long, device=device)
         check(what, FORWARD, model(idx, idx))
         must = f"(logits, None) without targets, with at=[-1] logits of shape (1, 1, {vocab_size})"
         right = (1, 1, vocab_size)

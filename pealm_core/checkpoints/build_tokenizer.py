@@ -1,4 +1,7 @@
-"""Make the tokenizer of a job: a saved one, one that learns from the training text, or one as it is."""
+"""Make the datasets and the tokenizer of a job: a saved one, one that learns from the training text, or one as it is.
+
+Without torch, so that commands which need no model start fast.
+"""
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -7,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from pealm_core.checkpoints.folder import TOKENIZER
-from pealm_core.config.job import Job
+from pealm_core.checkpoints.saved_tokenizer import read_saved_tokenizer
+from pealm_core.config.job import Job, plan
 from pealm_core.config.paths import cache_root
+from pealm_core.config.toml_layers import Layer
 from pealm_core.contract.errors import PluginError, UserError
 from pealm_core.contract.fields import dump
 from pealm_core.contract.protocols import Dataset, Tokenizer, has
@@ -20,11 +25,39 @@ from pealm_core.data.token_cache import cached_folder, content_of
 from pealm_core.hardware.launch import launched
 from pealm_core.plugins.calls import ANYTHING, Returns, call, check, explain, owner
 
+COMPONENTS = ("model", "tokenizer", "adapter")  # of a checkpoint
+Config = Mapping[str, Mapping[str, Any]]  # the tables of a config.toml
 NAMES: Returns = (
     lambda r: not isinstance(r, str) and all(map(str.strip, r)),
     'a tuple of names, such as ("<|end|>",)',
 )
 TABLE: Returns = (lambda r: all(isinstance(r[name], int) for name in r), "a mapping of names to token ids")
+
+
+def make_datasets(job: Job) -> dict[str, Dataset]:
+    """Make the datasets of a job, by table: one, or those of a mixture."""
+    return {table: job.make(table) for table in job.inputs}
+
+
+def plan_config(config: Config) -> Job:
+    """Return the job of a config's tables. Raises UserError."""
+    return plan(COMPONENTS, file=Layer("config", config))
+
+
+def load_tokenizer(config: Config, saved: Path | None = None) -> Tokenizer:
+    """Return the tokenizer of a config's tables, by default the model's own one, with a saved vocabulary.
+
+    Only `[model] name` is needed. Raises PealmError.
+    """
+    return make_tokenizer(plan_config(config), saved)
+
+
+def load_saved_tokenizer(path: Path | str) -> Tokenizer:
+    """Return the tokenizer of a run, a checkpoint or a folder of token shards. Raises PealmError."""
+    saved = read_saved_tokenizer(Path(path))
+    if saved is None:
+        raise UserError(f"{path} does not say which tokenizer it was made with")
+    return load_tokenizer(saved[0].tables, saved[1])
 
 
 def make_tokenizer(job: Job, saved: Path | None = None, *datasets: Dataset) -> Tokenizer:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MODEL, OPTIMIZER, EXTRA = "model.safetensors", "optimizer.safetensors", "extra.safetensors"
-CONFIG, TOKENIZER, STATE = "config.toml", "tokenizer", "state.json"
+CONFIG, TOKENIZER, STATE, SHARDS = "config.toml", "tokenizer", "state.json", "shards"
 MOST_FILES = 10_000  # of a checkpoint
 STEPS = "checkpoints"  # in a run: the folder of its step checkpoints
 # Names that only pealm gives: `.tmp` is being written or removed, `.old` has a successor, `.damaged` was skipped.
@@ -38,7 +38,7 @@ TEMPORARY = re.compile(r"\.(best|step-\d+)(\.[0-9a-f]+)?\.(tmp|old|damaged)")
 def save(
     folder: Path,
     *,
-    model: "Mapping[str, Tensor]",
+    model: "Mapping[str, Tensor] | Path",
     config: Mapping[str, Any],
     tokenizer: "Tokenizer | Path",
     state: Mapping[str, Any],
@@ -49,9 +49,9 @@ def save(
 ) -> None:
     """Write a checkpoint folder. Raises PealmError if the disk refuses.
 
-    model, optimizer: state dicts. tokenizer: or the folder in which one was saved. state: facts such as the step,
-    which `verify` returns. extra: further state dicts by name. replace: whether the folder may exist. same_model: a
-    checkpoint just written from the same `model`; its file is hard-linked instead of written and hashed again.
+    model, optimizer: state dicts; model may be a folder of shards, which is moved. tokenizer: or the folder in which
+    one was saved. state: facts such as the step, which `verify` returns. extra: further state dicts by name. replace:
+    whether the folder may exist. same_model: a checkpoint just written from the same `model`, whose file is linked.
     """
     from pealm_core.checkpoints.tensors import write_tensors, write_tree
 
@@ -62,7 +62,9 @@ def save(
                 with suppress(OSError):  # some file systems have no links
                     os.link(same_model / MODEL, aside / MODEL)
                     files[MODEL] = state_of(same_model)["files"][MODEL]
-            if not files:
+            if isinstance(model, Path):
+                model.rename(aside / SHARDS)
+            elif not files:
                 write_tensors(aside / MODEL, model)
             for name, tree in ((OPTIMIZER, optimizer), (EXTRA, extra)):
                 if tree is not None:
@@ -141,6 +143,8 @@ def verify(folder: Path, *names: str) -> dict[str, Any]:
         try:
             intact = path.stat().st_size == size and digest(path) == expected
         except OSError as error:
+            if (folder / SHARDS).is_dir() and name == MODEL:
+                raise UserError(f"{folder} is sharded; pealm convert {folder} OUT --from sharded") from None
             raise InvalidCheckpointError(f"{path} can't be read: {error.strerror}") from None
         if not intact:
             raise InvalidCheckpointError(f"{path} is damaged: its content is not what was saved")

@@ -11,7 +11,7 @@ from pealm_core.contract.protocols import Conversation, Dataset, Document, Segme
 from pealm_core.data.specials import specials_of
 from pealm_core.plugins.calls import HINT, Returns, blame, call, owner
 
-PIECE = 2**20  # characters
+PIECE = 2**20  # characters that are tokenized at a time, if possible
 
 DOCUMENTS: Returns = (
     lambda r: isinstance(r, Iterable) and not isinstance(r, str),
@@ -101,16 +101,20 @@ def encode_document(document: Document, tokenizer: Tokenizer) -> Iterator[tuple[
             raise PluginError(f"the special token {part.special!r} of a document is not in its dataset's `specials`")
 
 
+def encode_texts(texts: Sequence[str], tokenizer: Tokenizer, place: str = "") -> list[NDArray[Any]]:
+    """Return the ids of each text. Raises what `encode_document` does. place: of the texts, for messages."""
+    try:
+        several = [tokenizer.encode(text) for text in texts]
+    except ValueError as error:
+        raise UserError(f"the text can't be tokenized{place}: {error}") from error
+    return [_checked(ids, "encode", tokenizer) for ids in several]
+
+
 def _encode(text: str, tokenizer: Tokenizer) -> Iterator[NDArray[Any]]:
     """Yield the ids of a text, in pieces if the tokenizer allows it."""
     size = PIECE if getattr(tokenizer, "by_character", False) else max(1, len(text))
     for start in range(0, max(1, len(text)), size):
-        try:
-            ids = tokenizer.encode(text[start : start + size])
-        except ValueError as error:
-            place = f" after character {start:,}" if start else ""
-            raise UserError(f"the text can't be tokenized{place}: {error}") from error
-        yield _checked(ids, "encode", tokenizer)
+        yield from encode_texts([text[start : start + size]], tokenizer, f" after character {start:,}" * bool(start))
 
 
 def _checked(given: Any, method: str, tokenizer: Tokenizer) -> NDArray[Any]:

@@ -9,7 +9,6 @@ from itertools import accumulate
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from pealm_core.contract.errors import UserError
@@ -64,6 +63,8 @@ class Split:
 
         Targets are IGNORE where a token is not learned, and where a row has no more pieces.
         """
+        import torch  # here, since `pealm tokenize` needs the rest of this module and starts twice as fast without
+
         tokens = np.zeros((len(rows), block_size + 1), np.int64)
         learned = np.zeros(tokens.shape, np.bool_)
         for pieces, row, mask in zip(rows, tokens, learned, strict=True):

@@ -15,7 +15,7 @@ from torch import Tensor
 from pealm_core.inference.decoding import FixedCache
 from pealm_core.inference.kv_cache import causal_attention
 
-TOKENS = 512  # of a pass, unless one request is longer
+TOKENS = 1024  # of a pass, unless one request is longer
 ROWS = 16  # of logits at a time: they stay in the processor's cache
 SHORT = 8  # fewer tokens in common are computed again
 

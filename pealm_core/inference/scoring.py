@@ -108,7 +108,7 @@ def _run(
     if device.type == "cpu" and has(model, "make_cache") and type(model.make_cache(1, 1)) is KVCache:
         with suppress(UnsupportedError):
             pieces = [piece for same in contexts for piece in same]
-            yield from one_row.run(model, pieces, batch_tokens or one_row.TOKENS, 2**23 // model.config.vocab_size)
+            yield from one_row.run(model, pieces, batch_tokens or one_row.TOKENS, 2**25 // model.config.vocab_size)
             return
     if batch_tokens is None:
         # The logits of a pass take 32 MB on a CPU, for its caches and allocator, and 2 GB elsewhere.

@@ -15,6 +15,7 @@ from pealm_core.config.settings import RESUMABLE
 from pealm_core.config.toml_layers import file_layer, option_name, read_regular
 from pealm_core.contract.errors import InvalidCheckpointError, UserError
 from pealm_core.contract.fields import settings_of
+from pealm_core.contract.protocols import has
 from pealm_core.hardware.distributed import World
 from pealm_core.training.learning_rate import lr_factor
 from pealm_core.training.run_folder import FACTS
@@ -110,10 +111,15 @@ def restore(t: Trainer, newest: Path | None) -> None:
         return
     settings = [{k: v for k, v in group.items() if k != "params"} for group in t.optimizer.param_groups]
     try:
-        weights, _ = read_tensors(newest / checkpoint.MODEL)
-        check_tensors(t.model, weights, str(newest / checkpoint.MODEL))
-        optimizer = read_tree(newest / checkpoint.OPTIMIZER)
-        t.strategy.load_state(t.model, t.optimizer, weights, optimizer)
+        if (shards := newest / checkpoint.SHARDS).is_dir():
+            if not has(t.strategy, "load_shards"):
+                raise UserError(f"{newest} is sharded; resume with the --strategy that wrote it, such as fsdp")
+            t.strategy.load_shards(shards, t.model, t.optimizer)  # type: ignore[attr-defined]
+        else:
+            weights, _ = read_tensors(newest / checkpoint.MODEL)
+            check_tensors(t.model, weights, str(newest / checkpoint.MODEL))
+            optimizer = read_tree(newest / checkpoint.OPTIMIZER)
+            t.strategy.load_state(t.model, t.optimizer, weights, optimizer)
         for group, new in zip(t.optimizer.param_groups, settings, strict=True):
             group.pop("initial_lr", None)
             group.update(new)

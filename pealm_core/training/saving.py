@@ -53,7 +53,8 @@ class Saver:
             return
         step_folder, best_folder = t.run.dir / "checkpoints" / f"step-{t.step:08d}", t.run.dir / "best"
         self._folders, self._best_loss = [best_folder] * best + [step_folder] * full, t.best_loss
-        weights, optimizer = t.strategy.full_state(t.model, t.optimizer)
+        sharded: bool = full and getattr(t.strategy, "sharded", False)
+        weights, optimizer = t.strategy.full_state(t.model, t.optimizer) if best or not sharded else ({}, {})
         kept = trainable_state(t.model).keys()
         weights = {name: tensor for name, tensor in weights.items() if name in kept}
         averaged = None  # the weights to keep in best/, if they are not the model's own
@@ -61,10 +62,17 @@ class Saver:
             with t.observers.evaluating() as model:
                 if model is not t.model or has(t.optimizer, "eval"):
                     averaged = copied(trainable_state(model), t.device)
+        shards, problem = step_folder.with_name(f".{step_folder.name}.tmp"), None
+        if sharded:  # written now, by all processes
+            try:
+                t.strategy.save_shards(shards, t.model, t.optimizer, kept)  # type: ignore[attr-defined]
+            except PealmError as error:
+                problem = error
         if not t.world.main:
             return
-        weights = copied(weights, t.device) if full or averaged is None else {}
-        extras = copied({"optimizer": optimizer, "extra": t.observers.state() or None}, t.device) if full else {}
+        weights = copied(weights, t.device) if (full and not sharded) or (best and averaged is None) else {}
+        trees = {"extra": t.observers.state() or None, "optimizer": None if sharded else optimizer}
+        extras = copied(trees, t.device) if full else {}
         state = {name: getattr(t, name) for name in STATE} | {
             "best_loss": t.best_loss if math.isfinite(t.best_loss) else None,
             "world_size": t.world.size,
@@ -78,9 +86,11 @@ class Saver:
             if best:
                 checkpoint.save(best_folder, model=weights if averaged is None else averaged, **parts)
                 self._written.append(best_folder)
+            if problem is not None:
+                raise problem
             if full:
-                same = best_folder if best and averaged is None else None
-                checkpoint.save(step_folder, model=weights, same_model=same, **extras, **parts)
+                same = best_folder if best and averaged is None and not sharded else None
+                checkpoint.save(step_folder, model=shards if sharded else weights, same_model=same, **extras, **parts)
                 self._written.append(step_folder)
             checkpoint.prune(t.run.dir, t.settings.keep)
 

@@ -10,13 +10,14 @@ from pathlib import Path
 import torch
 
 from pealm_core.checkpoints import folder as checkpoint
-from pealm_core.checkpoints.build import make_datasets, make_model
-from pealm_core.checkpoints.build_tokenizer import make_tokenizer
+from pealm_core.checkpoints.build import make_model
+from pealm_core.checkpoints.build_tokenizer import make_datasets, make_tokenizer
 from pealm_core.checkpoints.initial_weights import read_initial_weights
 from pealm_core.config.job import Job
 from pealm_core.config.settings import TrainSettings
 from pealm_core.contract.errors import UserError
 from pealm_core.contract.protocols import Tokenizer
+from pealm_core.contract.training_parts import Strategy
 from pealm_core.data.sources import Data, sources
 from pealm_core.hardware.device import pick_dtype
 from pealm_core.hardware.distributed import World, one_by_one, processes
@@ -43,11 +44,10 @@ def _train(job: Job, out: Path | None, world: World, device: torch.device, displ
             raise UserError(f"--out {folder} is a checkpoint, not a run; --init {folder} starts from its weights")
         changes = changed_settings(old / CONFIG, job) if old else []
     newest = newest_checkpoint(old, world, display.say) if old else None
-    job, tokenizer, data, model = _build(job, newest, world, display)
+    job, tokenizer, data, model, strategy = _build(job, newest, world, display)
     with world.together():
-        model = model.to(device)
-        objective = job.make("objective", model, tokenizer)
-        schedule, strategy = job.make("schedule"), job.make("strategy")
+        model = model if any(p.is_meta for p in model.parameters()) else model.to(device)
+        objective, schedule = job.make("objective", model, tokenizer), job.make("schedule")
         module = strategy.wrap(model)
         if device.type != "cuda":  # where nothing is compiled
             use_eager_optimizers()
@@ -81,8 +81,8 @@ def _train(job: Job, out: Path | None, world: World, device: torch.device, displ
 
 def _build(
     job: Job, newest: Path | None, world: World, display: Display
-) -> tuple[Job, Tokenizer, Data, torch.nn.Module]:
-    """Build tokenizer, data and model; a resumed run takes its checkpoint's tokenizer. The job gets vocab_size."""
+) -> tuple[Job, Tokenizer, Data, torch.nn.Module, Strategy]:
+    """Build the parts; a resumed run takes its checkpoint's tokenizer. The job gets vocab_size."""
     s: TrainSettings = job.configs["train"]
     with one_by_one(world):  # the first process of a machine fills the caches for its others
         job.entries["model"].load("factory")  # a misspelt one is reported before a long tokenization
@@ -104,12 +104,13 @@ def _build(
             except ValueError as error:
                 raise UserError(f"--sample-prompt: {error}") from error
         torch.manual_seed(s.seed)
-        model, job = make_model(job, tokenizer.vocab_size, weights, say=display.say)
+        strategy = job.make("strategy")
+        model, job = make_model(job, tokenizer.vocab_size, weights, strategy, say=display.say)
     facts = {f"[{table}] {key}": value for (table, key), value in flat(job.tables()).items()}
     world.agree({**facts, "torch": torch.__version__, "the tokens": data.key})
     ratio, floor = data.characters_per_token, data.entropy_floor
     display.floor = floor * ratio if floor and ratio and job.entries["objective"].name == "next-token" else None
-    return job, tokenizer, data, model
+    return job, tokenizer, data, model, strategy
 
 
 def _fit(trainer: Trainer) -> int:

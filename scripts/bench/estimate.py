@@ -4,8 +4,7 @@
     python scripts/bench/estimate.py --toy
 
 Each round estimates, then trains; a ratio is the estimate through the measurement of the same round. Memory is the
-largest resident size of the training process beyond that of one with a model of no size. It is measured without the
-optimization `heap`, which keeps freed memory.
+largest resident size of the training process beyond that of one with a model of no size.
 """
 
 import argparse
@@ -26,12 +25,14 @@ MODELS = {
     "--model.block-size 512 --batch-size 4",
 }
 TOY, NOTHING = GPT2.format(2, 64, 2, 64, 8), GPT2.format(1, 8, 1, 8, 1)
-RUN = "--input.text book.txt --eval-every 0 --eval-tokens 256 --without heap --device cpu"
+CPU_TIME = False
+RUN = "--input.text book.txt --eval-every 0 --eval-tokens 256 --device cpu"
 
 
 def pealm(folder: Path, words: str) -> tuple[str, int]:
     """Run a command line; return what it printed and its largest resident size in bytes."""
-    code = "import os, sys; from pealm_core.cli import main; main(sys.argv[1:])"
+    clock = "time.perf_counter = time.process_time; " if CPU_TIME else ""
+    code = f"import sys, time; {clock}from pealm_core.cli import main; main(sys.argv[1:])"
     with subprocess.Popen(
         [sys.executable, "-c", code, *words.split()],
         cwd=folder,
@@ -48,12 +49,12 @@ def pealm(folder: Path, words: str) -> tuple[str, int]:
     return text, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def round_of(folder: Path, words: str, steps: int, base: int, number: int) -> dict[str, tuple[float, float]]:
+def round_of(folder: Path, words: str, steps: int, base: int) -> dict[str, tuple[float, float]]:
     """Return (estimate, measurement) of speed and memory."""
     vocabulary = len(set((folder / "book.txt").read_text()))
     text, _ = pealm(folder, f"estimate {words} --vocab-size {vocabulary} --device cpu --steps {steps} --json")
     facts: dict[str, Any] = json.loads(text)
-    run = folder / f"run-{number}"
+    run = folder / f"run-{len(list(folder.glob('run-*')))}"
     _, resident = pealm(folder, f"train {words} {RUN} --steps {steps} --out {run}")
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()][2:]
     speed = statistics.median(row["tokens_per_second"] for row in rows)
@@ -68,7 +69,14 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--toy", action="store_true", help="one round of a tiny model")
+    parser.add_argument(
+        "--cpu-time", action="store_true", help="time of one core instead of the clock, for busy machines"
+    )
     options = parser.parse_args()
+    if options.cpu_time:
+        global CPU_TIME
+        CPU_TIME = True
+        os.environ["OMP_NUM_THREADS"] = "1"
     models = {"toy": TOY} if options.toy else {name: MODELS[name] for name in options.models}
     with tempfile.TemporaryDirectory(prefix="estimate-") as name:
         folder = Path(name)
@@ -76,8 +84,7 @@ def main() -> None:
         _, base = pealm(folder, f"train {NOTHING} {RUN} --steps 2 --out {folder / 'nothing'}")
         for model, words in models.items():
             rounds = [
-                round_of(folder, words, options.steps, base, number + len(list(folder.glob("run-*"))))
-                for number in range(1 if options.toy else options.rounds)
+                round_of(folder, words, options.steps, base) for _ in range(1 if options.toy else options.rounds)
             ]
             for what in ("tokens/s", "MB"):
                 ratios = sorted(one / other for one, other in (each[what] for each in rounds))

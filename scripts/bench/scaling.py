@@ -66,7 +66,6 @@ def flops(depth: int, width: int, block: int, vocabulary: int) -> float:
 def measure(model: str, depth: int, width: int, fraction: float, stories: int, folder: Path) -> Point:
     """Train a model and return its point."""
     table, train = settings(model, depth, width, fraction)
-    began = time.perf_counter()
     run = pealm_core.train(
         table,
         {"kindergarten": 1, "stories": stories},
@@ -77,7 +76,6 @@ def measure(model: str, depth: int, width: int, fraction: float, stories: int, f
         dtype="fp32",
         **train,
     )
-    seconds = time.perf_counter() - began
     facts = json.loads((run / "run.json").read_text())
     last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
     each = flops(depth, width, table["block_size"], facts["vocab_size"])
@@ -88,7 +86,7 @@ def measure(model: str, depth: int, width: int, fraction: float, stories: int, f
         each * last["tokens"],
         last["val_loss"],
         facts["entropy_floor"],
-        seconds,
+        facts["seconds"],
     )
 
 
@@ -107,6 +105,20 @@ def fit(points: Sequence[Point]) -> tuple[float, float]:
     return math.exp(mean_y - slope * mean_x), -slope
 
 
+def forecast(points: Sequence[Point], compute: float) -> float:
+    """Return the seconds that another compute takes, from the last two models. Small ones use a machine less well.
+
+    >>> points = [Point(1, 1, 1, 1e6, 0.0, 0.0, 2.0), Point(1, 1, 1, 4e6, 0.0, 0.0, 4.0)]
+    >>> round(forecast(points, 1.6e7), 6), round(forecast(points[:1], 1e6), 6)
+    (8.0, 2.0)
+    """
+    power = 0.7
+    if len(points) > 1:
+        before, last = points[-2:]
+        power = math.log(last.seconds / before.seconds) / math.log(last.compute / before.compute)
+    return points[-1].seconds * float((compute / points[-1].compute) ** min(1.0, max(0.5, power)))
+
+
 def predicted(points: Sequence[Point], compute: float) -> float:
     """Return the loss that the law of some models gives for another compute."""
     a, b = fit(points)
@@ -123,13 +135,15 @@ def chart(points: Sequence[Point], target: Path) -> None:
     axes.plot(computes, [point.loss - point.floor for point in points], "o", color="#0072B2", label="trained")
     for point in points:
         axes.annotate(
-            f"depth {point.depth}", (point.compute, point.loss - point.floor), (6, 4), textcoords="offset points"
+            f"depth {point.depth}", (point.compute, point.loss - point.floor), (7, 7), textcoords="offset points"
         )
     if len(points) > 1:
         a, b = fit(points)
         ends = [min(computes) / 2, max(computes) * 10]
         axes.plot(ends, [a * end**-b for end in ends], "--", color="#D55E00", label=f"{a:.3g} · C^-{b:.3f}")
     axes.set(xscale="log", yscale="log", xlabel="compute (FLOPs)", ylabel="loss above the floor (nats per character)")
+    for formatter in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+        formatter(lambda value, place: f"{value:g}")  # not 3 × 10⁰
     axes.legend(frameon=False)
     figure.savefig(target, format="svg")
 
@@ -153,7 +167,7 @@ def main() -> None:
                 preset = depth_preset(depth, width=given.width)
                 tokens = 240 * given.fraction * depth * preset["n_embd"] ** 2
                 expected = flops(depth, given.width, preset["block_size"], 64) * tokens
-                seconds = expected / points[-1].compute * points[-1].seconds
+                seconds = forecast(points, expected)
                 if time.perf_counter() - began + seconds > 60 * given.minutes:
                     print(f"depth {depth} would take {seconds:,.0f} s more; left out")
                     break

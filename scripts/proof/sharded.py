@@ -6,7 +6,8 @@
 For each number of processes, a run is
 
 1. trained for three steps, and resumed for three more with half as many processes;
-2. trained until one process is killed in step 5, and resumed from step 3 with half as many.
+2. trained until one process is killed in step 5, and resumed from step 3 with half as many; its checkpoints are
+   sharded, each process writing its part.
 
 Losses, gradient norms and validation losses must be those of one process without the strategy, and the last
 checkpoint must have its weights and optimizer state, under the same names. It is converted and sampled from.
@@ -82,16 +83,19 @@ def difference(one: Path, other: Path) -> float:
 def prove(folder: Path, model: str, processes: list[int]) -> bool:
     """Train and compare; print a line for each run."""
     words, fsdp = f"{MODELS[model]} --input.text book.txt {EXACT}", "--strategy fsdp"
+    parts = f"{fsdp} --strategy.checkpoints sharded"
     done(folder, 1, f"train {words} --steps 6 --out {model}-1")
     fine = True
     for count in processes:
         resumed, killed, fewer = f"{model}-{count}", f"{model}-{count}-killed", count // 2
         done(folder, count, f"train {words} {fsdp} --steps 3 --out {resumed}")
         done(folder, fewer, f"train --out {resumed} --steps 6")
-        result = pealm(folder, count, f"--plugin kill.py train {words} {fsdp} --steps 6 --out {killed}")
+        result = pealm(folder, count, f"--plugin kill.py train {words} {parts} --steps 6 --out {killed}")
         if not result.returncode or len(rows(folder / killed)) > 5:
             raise SystemExit(f"FAILED: a killed process did not end the run: {result.returncode}")
-        if "step-00000003" not in done(folder, fewer, f"train --out {killed} --steps 6"):
+        done(folder, 1, f"convert {killed} {killed}-converted --from sharded")
+        done(folder, 1, f"sample --ckpt {killed}-converted -n 5")
+        if "step-00000003" not in done(folder, fewer, f"train --out {killed} {fsdp} --strategy.checkpoints full"):
             raise SystemExit(f"FAILED: {killed} was not resumed from step 3")
         for what, run in ((f"{count} processes, then {fewer}", resumed), (f"one of {count} killed", killed)):
             away = difference(folder / f"{model}-1", folder / run)

@@ -23,7 +23,7 @@ def scaling() -> ModuleType:
 
 
 def test_the_fit(scaling: ModuleType) -> None:
-    assert doctest.testmod(scaling) == (0, 2)
+    assert doctest.testmod(scaling) == (0, 4)
     points = [scaling.Point(1, 1, 1, c, 0.5 + 3 * c**-0.25, 0.5, 1.0) for c in (1e3, 1e5)]
     assert scaling.predicted(points, 1e9) == pytest.approx(0.5 + 3 * 1e9**-0.25)
 

@@ -11,7 +11,7 @@ import torch
 
 from pealm_core.contract.errors import UserError
 from pealm_core.contract.training_parts import IGNORE
-from pealm_core.data import documents
+from pealm_core.data import documents, parts
 from pealm_core.data.order import permute
 from pealm_core.data.stream import Shard, Split
 from pealm_core.data.token_cache import fingerprint, tokenize
@@ -119,6 +119,12 @@ def test_fixed_windows_are_every_window_of_each_shard_in_order() -> None:
     batch = data.rows(range(len(data)))
     assert batch["idx"][:, 0].tolist() == starts and torch.equal(batch["targets"], batch["idx"] + 1)
     assert torch.equal(data.rows([7, 2])["idx"], batch["idx"][[7, 2]])
+    assert data.tokens == Windows(data.split, 8).tokens == sum(lengths)
+    assert FixedWindows(Split([stream(length) for length in (3, 0, 1, 2)]), 1).rows(range(3))["idx"].tolist() == [
+        [0],
+        [1],
+        [0],
+    ]
 
 
 def test_a_batch_of_one_row_has_tensors_of_its_own() -> None:
@@ -192,7 +198,8 @@ def test_a_text_is_tokenized_in_pieces_only_by_character(monkeypatch: pytest.Mon
             return super().encode(text)
 
     text = "abcdefg" * 10
-    monkeypatch.setattr(documents, "PIECE", 8)
+    for module in (documents, parts):
+        monkeypatch.setattr(module, "PIECE", 8)
     for tokenizer, calls in ((Letters(eot=0), 3 + 1), (ByCharacter(eot=0), 19 + 1)):
         monkeypatch.setenv("PEALM_CACHE", str(tmp_path / type(tokenizer).__name__))
         corpus = tokenize(Docs(text, "", text[:65]), tokenizer, "mark")

@@ -75,7 +75,7 @@ def test_an_epoch_is_every_row_once_in_an_order_of_its_own(tmp_path: Path, monke
     monkeypatch.setattr(packing, "AT_ONCE", 7)
     data = split(*[3 + i % 5 for i in range(100)])
     train, val = packed(data, 8, tmp_path / "i", seed=5), packed(data, 8, tmp_path / "i")
-    assert len(train) == len(val) and targets_of(val) == targets_of(train)
+    assert len(train) == len(val) and targets_of(val) == targets_of(train) and train.tokens == len(data) > 300
     epochs = [train.rows(range(e * len(train), (e + 1) * len(train)))["idx"] for e in range(3)]
     for epoch in epochs:
         assert sorted(epoch.tolist()) == sorted(val.rows(range(len(val)))["idx"].tolist())
@@ -96,3 +96,8 @@ def test_offsets_out_of_order_are_refused(tmp_path: Path) -> None:
     wrong = Split(data.shards, (), [np.array([0, 10, 5], np.uint64)])
     with pytest.raises(UserError, match="not in order: 10 comes before 5"):
         packed(wrong, 8, tmp_path / "i")
+
+
+def test_the_order_stays_what_it_was(tmp_path: Path) -> None:
+    first = packed(split(*[9] * 40), 8, tmp_path / "i", seed=5).rows([0, 1, 2, 3, 4, 5, 40, 41])["idx"][:, 0]
+    assert ((first - 1) // 9).tolist() == [31, 10, 28, 26, 13, 24, 11, 0]

@@ -1,5 +1,6 @@
 """The token cache from independent parts: the same from workers, kept while the files are the same."""
 
+import contextlib
 import importlib
 import math
 import os
@@ -12,11 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from pealm_char.tokenizer import CharTokenizer
-from pealm_core import PealmError, Segment, UserError
-from pealm_core.data import token_cache
+from pealm_core import Document, PealmError, PluginError, Segment, TokenWriter, UserError, encode_document
+from pealm_core.data import parts, token_cache
 from pealm_core.data.token_cache import content_of, tokenize
 from pealm_data import pool
 from pealm_data.pool import map_tasks
@@ -273,3 +275,50 @@ def test_a_tokenizer_whose_code_changed_tokenizes_again(
     assert tokenized(False) == ([299] * 5, False)
     assert tokenized(False) == ([299] * 5, True)
     assert tokenized(True) == ([299, 299, 299, 299, 3], False)
+
+
+class Marked:
+    """Characters after an end-of-text token; what has a z can't be expressed, and Q is beyond the vocabulary."""
+
+    vocab_size, eot_id = 128, 0
+
+    def encode(self, text: str) -> list[int]:
+        if "z" in text:
+            raise ValueError("z is not a token")
+        return [500 if char == "Q" else ord(char) for char in text]
+
+    def decode(self, ids: Any) -> str:
+        return "".join(map(chr, ids))
+
+
+@pytest.mark.parametrize("together", [1, 7, 10_000])
+def test_texts_that_are_tokenized_together_are_written_like_each_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, together: int
+) -> None:
+    documents: list[Document] = ["abc", "", "de", [Segment("f"), Segment("gh", learn=False)], "i", "jklmnop" * 5, "q"]
+    monkeypatch.setattr(parts, "PIECE", together)
+    with contextlib.ExitStack() as stack:
+        writer = TokenWriter(lambda end: stack.enter_context((tmp_path / f"x{end}").open("wb")), "uint16")
+        for number, document in enumerate(documents):
+            writer.add(document, Marked(), continues=number == 4)
+        writer.flush(Marked())
+    ids, starts, mask = list[int](), list[int](), list[bool]()
+    for number, document in enumerate(documents):
+        starts += [len(ids)] * (number != 4)
+        for piece, learn in list(encode_document(document, Marked()))[number == 4 :]:
+            ids += piece.tolist()
+            mask += [learn] * len(piece)
+    assert np.fromfile(tmp_path / "x.bin", "<u2").tolist() == ids
+    assert np.fromfile(tmp_path / "x.offsets", "<u8").tolist() == starts
+    assert np.fromfile(tmp_path / "x.mask", "u1").tolist() == mask
+    assert (writer.tokens, writer.documents, writer.masked) == (len(ids), 6, True)
+
+
+@pytest.mark.parametrize(("text", "kind"), [("az", UserError), ("aQ", PluginError)])
+def test_a_text_that_has_no_ids_among_many(tmp_path: Path, text: str, kind: type[PealmError]) -> None:
+    with contextlib.ExitStack() as stack:
+        writer = TokenWriter(lambda end: stack.enter_context((tmp_path / f"x{end}").open("wb")), "uint16")
+        for document in ("abc", text, "de"):
+            writer.add(document, Marked())
+        with pytest.raises(kind, match=r"z is not a token|ids from 97 to 500"):
+            writer.flush(Marked())

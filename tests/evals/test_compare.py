@@ -31,7 +31,8 @@ def test_losses_are_those_of_eval_and_are_compared_passage_by_passage(
     assert b["difference"] == pytest.approx(b["value"] - a["value"]) and b["low"] < b["difference"] < b["high"]
     assert abs(b["high"] - b["low"]) < abs(b["difference"])  # they differ clearly
     assert "p" not in b and found["metrics"]["loss"]["rows"] > 8
-    assert f"perplexity: {found['metrics']['loss']['rows']} rows, the same of each model" in done.out
+    assert f"perplexity: {found['metrics']['loss']['rows']} rows, the same for each model" in done.out
+    assert "McNemar" not in done.out  # which is for right and wrong
     assert f" {b['difference']:+.4f} " in done.out and f" {b['low']:+.4f} to {b['high']:+.4f}" in done.out
     assert done.out.count("the model was trained on this text") == 1  # said of both
 
@@ -59,7 +60,7 @@ def test_accuracies_have_mcnemar_s_test(pealm: Pealm, runs: Path, tmp_path: Path
         pealm("eval", "--ckpt", runs / name, *on, "--eval.details", "true")
         found = json.loads((tmp_path / "found.json").read_text())
         credits.append([row["acc"] for row in found["details"]])
-    assert table["rows"] == 6 and "too few rows" in done.out
+    assert table["rows"] == 6 and "too few rows" in done.out and "p (McNemar)" in done.out
     assert [entry["value"] for entry in table["models"]] == [sum(own) / 6 for own in credits]
     assert table["models"][1]["p"] == mcnemar(*([value == 1 for value in own] for own in credits))
 

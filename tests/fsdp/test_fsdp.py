@@ -1,5 +1,7 @@
 """FSDP: sharded runs learn what one process learns; `scripts/proof/sharded.py` does the same with four processes."""
 
+import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -7,17 +9,20 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 import pealm_core
+from pealm_core import PluginHost
 from pealm_fsdp.config import FSDPConfig
+from pealm_fsdp.deferred import Deferred, named_tensors
 from pealm_fsdp.strategy import FullyShard, blocks
 from pealm_testing import StrategyConformance
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts" / "proof"))
 import sharded
 
-WORDS = f"{sharded.MODELS['gpt2']} --input.text book.txt {sharded.EXACT} --steps 6"
+WORDS = f"{sharded.MODELS['gpt2']} --input.text book.txt {sharded.EXACT} --eval-every 3 --steps 6"
 
 
 class TestFullyShard(StrategyConformance):
@@ -27,7 +32,7 @@ class TestFullyShard(StrategyConformance):
     configs: ClassVar[Any] = [{}, {"weights": "bf16", "activation_checkpointing": True, "reshard": False}]
 
 
-def test_a_killed_process_ends_the_run_which_resumes_with_another_number_of_processes(
+def test_a_killed_process_ends_a_sharded_run_which_resumes_with_another_number_of_processes(
     pealm: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -35,14 +40,67 @@ def test_a_killed_process_ends_the_run_which_resumes_with_another_number_of_proc
     Path("kill.py").write_text(sharded.KILL)
     done = pealm("train", *WORDS.split(), "--out", "one")
     assert done.code == 0, done.err
-    ended = sharded.pealm(tmp_path, 2, f"--plugin kill.py train {WORDS} --strategy fsdp --out two")
-    assert ended.returncode and "Signal 9 (SIGKILL)" in ended.stderr
+    parts = "--strategy fsdp --strategy.checkpoints sharded"
+    ended = sharded.pealm(tmp_path, 2, f"--plugin kill.py train {WORDS} {parts} --out two")
+    assert ended.returncode and "Signal 9 (SIGKILL)" in ended.stderr, ended.stderr
     assert "Traceback" not in ended.stdout and [row["step"] for row in sharded.rows(Path("two"))][:3] == [1, 2, 3]
-    done = pealm("train", "--out", "two", "--strategy", "ddp")
-    assert done.code == 0 and "two/checkpoints/step-00000003" in done.out, done.err
-    assert sharded.difference(Path("one"), Path("two")) < 1e-3
-    assert pealm("convert", "two", "converted").code == 0
+
+    step = Path("two", "checkpoints", "step-00000003")
+    assert len([*step.glob("shards/*.safetensors")]) == 2 and not (step / "model.safetensors").exists()
+    done = pealm("sample", "--ckpt", step)
+    assert done.code == 2 and f"pealm convert {step} OUT --from sharded" in done.err
+    assert pealm("convert", step, "converted", "--from", "sharded").code == 0
     assert pealm("sample", "--ckpt", "converted", "-n", 5).code == 0
+    full, converted = (load_file(folder / "model.safetensors") for folder in (Path("two/best"), Path("converted")))
+    assert full.keys() == converted.keys() and all(torch.equal(full[name], converted[name]) for name in full)
+
+    damaged = Path(shutil.copytree("two", "damaged"), "checkpoints", step.name)
+    shard = min(damaged.glob("shards/*.safetensors"))
+    shard.write_bytes(shard.read_bytes()[:-1] + b"!")
+    done = pealm("convert", damaged, "other", "--from", "sharded")
+    assert done.code == 2 and "is damaged" in done.err and not Path("other").exists()
+    done = pealm("train", "--out", "damaged")
+    assert done.code == 0 and "skipped: " in done.out and "no valid checkpoint yet" in done.out
+
+    done = pealm("train", "--out", "two", "--strategy", "ddp")
+    assert done.code == 2 and f"{step} is sharded" in done.err and "Traceback" not in done.err
+    done = pealm("train", "--out", "two", "--strategy", "fsdp", "--strategy.checkpoints", "full")
+    assert done.code == 0 and f"resuming from {step}" in done.out, done.err
+    assert sharded.difference(Path("one"), Path("two")) < 1e-3
+
+
+def test_a_deferred_model_gets_the_weights_of_an_ordinary_one() -> None:
+    for name, more in (("gpt2", {}), ("llama", {"n_kv_head": 1})):
+        entry = PluginHost.installed().find(pealm_core.ModelSpec, name)
+        config = entry.config(n_layer=2, n_embd=16, n_head=2, block_size=8, vocab_size=11, **more)
+        torch.manual_seed(3)
+        ordinary, after = entry.make(config), torch.rand(1)
+        torch.manual_seed(3)
+        deferred = Deferred(lambda entry=entry, config=config: entry.make(config))  # type: ignore[misc]
+        assert all(t.is_meta for _, t in named_tensors(deferred.model))
+        weights: dict[str, torch.Tensor] = {}
+        deferred.fill(lambda name, tensor: weights.update({name: tensor.clone()}))  # noqa: B023
+        own = dict(named_tensors(ordinary))
+        assert weights.keys() == own.keys() and all(torch.equal(weights[key], own[key]) for key in own)
+        assert torch.equal(torch.rand(1), after)
+
+
+class Forgetful(nn.Module):
+    """A model whose `init_weights` forgets a parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False)
+        self.init_weights()
+
+    def init_weights(self) -> None:
+        """Set one of them."""
+        nn.init.zeros_(self.first.weight)
+
+
+def test_a_parameter_that_init_weights_forgets_is_named() -> None:
+    with pytest.raises(pealm_core.PluginError, match=r"Forgetful does not set second\.weight"):
+        Deferred(Forgetful)
 
 
 def test_blocks_are_the_layers_and_not_the_lists_in_them() -> None:
@@ -95,3 +153,10 @@ def test_activation_checkpointing_keeps_less_and_computes_the_same(
     model.eval()
     with torch.inference_mode():
         model(idx, cache=model.make_cache(4, 32))
+
+
+@pytest.mark.slow
+def test_the_proof_with_two_and_four_processes() -> None:
+    code = "import sys, sharded; sys.argv = ['sharded']; sharded.main()"
+    done = subprocess.run([sys.executable, "-c", code], cwd=sharded.__file__.rpartition("/")[0], check=False)
+    assert done.returncode == 0

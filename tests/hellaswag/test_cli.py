@@ -75,6 +75,11 @@ def test_it_is_the_default_for_a_model_that_names_no_text(
     kept = sorted(path.name for path in (run / "evals").iterdir())
     assert kept == ["hellaswag-30-limit-3.json", "perplexity-30.json"]
     assert json.loads((run / "evals" / kept[0]).read_text())["n"] == 3
+    before = (run / "evals" / kept[1]).read_bytes()  # of the validation text
+    for _ in range(2):  # another text, and other settings: each in a file of its own
+        pealm("eval", "--ckpt", run, "--input.text", tmp_path / "text.txt")
+        pealm("eval", "--ckpt", run, "--eval.stride", 3)
+    assert len([*(run / "evals").iterdir()]) == 4 and (run / "evals" / kept[1]).read_bytes() == before
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     for path in (run / "evals").iterdir():

@@ -153,11 +153,11 @@ def test_rows_become_the_harness_s_texts(harness: Any) -> None:
     tokenizer = Bytes()
     for row, theirs in zip(read_rows(WIKIHOW, "val"), harness.process_docs(Docs(raw)), strict=True):
         item = encode(row, "harness", tokenizer)
-        texts = [tokenizer.decode([*item.context, *ending]) for ending in item.endings]
+        texts = [tokenizer.decode([*item.context, *ending]) for ending in item.choices]
         assert texts == [f"{theirs['query']} {choice}" for choice in theirs["choices"]]
         assert tokenizer.decode(item.context) == theirs["query"].rstrip()
-        assert item.lengths == tuple(map(len, theirs["choices"]))
-        assert row.label == theirs["gold"]
+        assert item.lengths == [*map(len, theirs["choices"])]
+        assert (item.label, item.line) == (theirs["gold"], row.line)
 
 
 PIECES = [
@@ -192,9 +192,9 @@ def test_completion_style_is_the_likeliest_ending_by_token(tmp_path: Path) -> No
     ]
     model = Bigram()
     log_p = model.table.detach().log_softmax(-1)
-    acc = acc_norm = 0
+    acc, acc_norm, expected = 0, 0, []
     for row in rows:
-        sums, means = [], []
+        sums, means = list[float](), list[float]()
         for ending in row["endings"]:
             ids = (row["ctx"] + " " + ending).encode()
             begin = len(row["ctx"])
@@ -202,6 +202,7 @@ def test_completion_style_is_the_likeliest_ending_by_token(tmp_path: Path) -> No
             means.append(sums[-1] / (len(ending) + 1))
         acc += sums.index(max(sums)) == row["label"]
         acc_norm += means.index(max(means)) == row["label"]
+        expected.append((sums, means))
     shown: list[tuple[int, int, str]] = []
     result = evaluate(
         model, Bytes(), lambda *told: shown.append(told), file=write(tmp_path / "rows.jsonl", rows), details=True
@@ -213,7 +214,12 @@ def test_completion_style_is_the_likeliest_ending_by_token(tmp_path: Path) -> No
     assert 0 < acc_norm < 12
     value, stderr = result.metrics["acc_norm"]
     assert shown[-1] == (12, 12, f"accuracy {value:.4f} ± {stderr:.4f}")
-    assert result.details[1]["length"] == [4, 4, 4, 14]
+    for row, (sums, means) in zip(result.details, expected, strict=True):
+        assert (row["log_likelihood"], row["normalized"]) == (pytest.approx(sums), pytest.approx(means))
+        choice, choice_norm = sums.index(max(sums)), means.index(max(means))
+        assert (row["choice"], row["choice_norm"]) == (choice, choice_norm)
+        assert (row["acc"], row["acc_norm"]) == (choice == row["label"], choice_norm == row["label"])
+    assert "ties" not in result.details[0]
     assert [row["line"] for row in result.details] == list(range(1, 13))
 
 
@@ -242,7 +248,7 @@ def test_harness_style_encodes_together_and_moves_spaces_to_the_ending(
     [row] = read_rows(write(tmp_path / "rows.jsonl", [odd]), "val")
     item = encode(row, "harness", gpt2)
     assert gpt2.decode(item.context) == "Roof shingle removal: A man is sitting on a roof. Waits"
-    assert gpt2.decode(item.endings[0]) == "   goes."
+    assert gpt2.decode(item.choices[0]) == "   goes."
     assert item.lengths[0] == len(" goes.")
     assert encode(row, "completion", gpt2).lengths[3] == len(gpt2.encode(" starts pulling up roofing."))
 
@@ -260,7 +266,7 @@ BAD: dict[str, tuple[bytes, str]] = {
     "context number": (json.dumps({**ROW, "ctx_a": 7}).encode(), "'ctx_a' must be text, not 7"),
     "broken JSON": (b'{"ind": 1, ', "broken JSON: Expecting property name enclosed in double quotes in column 12"),
     "deep JSON": (b"[" * 100_000, "broken JSON: nested too deeply"),
-    "no object": (b"[1]", "is no JSON object"),
+    "no object": (b"[1]", "is not a JSON object"),
     "encoding": (json.dumps(ROW).encode().replace(b"man", b"m\xe4n"), "byte 0xe4 in column 68 is not UTF-8"),
 }  # fmt: skip
 
@@ -302,7 +308,7 @@ def test_character_models_do_as_their_tokenizer_s_option_says(tmp_path: Path) ->
     lenient.fit(iter(["abcdefghijklmnopqrstuvwxyz A."]))
     result = evaluate(Bigram(lenient.vocab_size), lenient, file=file)
     assert result.n == 3
-    assert result.notes == ["1 of 3 rows were longer than the model's block and lost their context's left end"]
+    assert result.notes == ["1 of 3 questions are longer than the model's context and lose their beginning"]
 
 
 class Server(http.server.BaseHTTPRequestHandler):

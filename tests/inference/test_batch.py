@@ -32,7 +32,7 @@ def sprout() -> Any:
     from pealm_sprout.config import SproutConfig
     from pealm_sprout.model import Sprout
 
-    return Sprout(SproutConfig(**SIZES))
+    return Sprout(SproutConfig(**SIZES, ngram=3, smear=5))
 
 
 def strange() -> Any:

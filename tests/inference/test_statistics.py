@@ -6,7 +6,7 @@ from statistics import fmean, stdev
 
 import pytest
 
-from pealm_core import credit, mean, ratio
+from pealm_core import mean, ratio
 
 
 def test_the_error_of_a_mean_is_the_deviation_of_means_of_new_samples() -> None:
@@ -42,9 +42,3 @@ def test_exact_values() -> None:
     assert ratio(equal, [1, 1, 1]) == (2.0, pytest.approx(mean(equal)[1]))
     with pytest.raises(ValueError, match="zip"):
         ratio([1, 2], [1, 2, 3])
-
-
-def test_ties_share_the_credit() -> None:
-    assert [credit([1.0, 1.0, 1.0, 1.0], label) for label in range(4)] == [0.25] * 4
-    assert [credit([0.0, 2.0, 2.0], label) for label in range(3)] == [0.0, 0.5, 0.5]
-    assert credit([float("-inf"), -3.0], 1) == 1.0

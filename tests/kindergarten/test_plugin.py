@@ -186,6 +186,9 @@ def test_the_grammars_own_stories_are_accepted_and_new_ones_are_told_from_known_
     fresh = next(kg.stories("val", 77, 1))
     assert evaluate([fresh]).metrics["accepted ones that are new"][0] == 1.0
     assert "accepted ones that are new" not in evaluate([fresh], config={}).metrics
+    other = {"input": {"kindergarten": "3", "stories": 40}}  # trained on the stories of another seed
+    for story, new in ((known, 1.0), (next(kg.stories("train", 3, 1)), 0.0)):
+        assert evaluate([story], config=other).metrics["accepted ones that are new"][0] == new
 
 
 def test_a_spoilt_story_counts_by_its_sentences_and_is_shown() -> None:

@@ -86,7 +86,7 @@ def test_pealm_eval_runs_the_tasks(
         if "perplexity" not in name:  # no mean of values by row
             [values] = same_rows(name, [found["details"]])
             assert paired.value(values) == pytest.approx(metric["value"], rel=1e-6), name
-    assert any(note.startswith("local_loglikelihood: version Yaml, 0-shot, 12 documents") for note in found["notes"])
+    assert any(note.startswith("local_loglikelihood: no version, 0-shot, 12 documents") for note in found["notes"])
     few = pealm(*line, "--eval.tasks", names[0], "--eval.num-fewshot", 2, "--limit", 3)
     assert "n = 3 in" in few.out and "2-shot, 3 documents" in few.out
     chat = pealm(*line, "--eval.tasks", names[0], "--eval.apply-chat-template", "true", "--limit", 3)

@@ -23,7 +23,7 @@ def test_a_named_text_is_taken_whole_and_the_run_s_own_from_its_val_split(
     whole = pealm("eval", "--ckpt", run, "--on", "perplexity", "--input.text", book, "--output", output)
     assert whole.code == 0, whole.err
     assert whole.out.splitlines()[-2:] == [
-        f"{size:,} tokens, {size:,} bytes, 1 documents (whole)",
+        f"{size:,} tokens, {size:,} bytes, 1 document (whole)",
         f"the model was trained on this text or a part of it: {book}",
     ]
     found = json.loads(output.read_text())
@@ -31,7 +31,7 @@ def test_a_named_text_is_taken_whole_and_the_run_s_own_from_its_val_split(
     assert found["metrics"].keys() == {"loss", "perplexity", "bits_per_byte"}
     val = pealm("eval", "--ckpt", run)
     kept = json.loads((run / "evals" / "perplexity-20.json").read_text())
-    assert val.out.splitlines()[-2] == f"{size // 10:,} tokens, {size // 10:,} bytes, 1 documents (val)"
+    assert val.out.splitlines()[-2] == f"{size // 10:,} tokens, {size // 10:,} bytes, 1 document (val)"
     assert val.out.splitlines()[-1].startswith("written: ") and kept["step"] == 20 and kept["n"] == size // 10
     copy, other = tmp_path / "copy.txt", tmp_path / "other.txt"
     copy.write_bytes(book.read_bytes())

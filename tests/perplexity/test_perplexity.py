@@ -16,7 +16,7 @@ from torch import nn
 from pealm_char.tokenizer import CharTokenizer
 from pealm_char_transformer.config import TransformerConfig
 from pealm_char_transformer.model import Transformer
-from pealm_core import EvalResult, Segment, UserError, cover
+from pealm_core import EvalResult, Segment, UserError, cover, ratio, score
 from pealm_perplexity.config import PerplexityConfig
 from pealm_perplexity.evaluator import Perplexity
 from pealm_perplexity.text import Piece, cuts, read
@@ -107,7 +107,7 @@ def test_a_uniform_model_needs_log_v_for_each_token() -> None:
     assert result.metrics["perplexity"][0] == pytest.approx(v, rel=1e-6)
     bits = math.log2(v) * len(TEXT) / len(TEXT.encode())
     assert result.metrics["bits_per_byte"][0] == pytest.approx(bits, rel=1e-6)
-    assert result.notes == [f"{len(TEXT):,} tokens, {len(TEXT.encode()):,} bytes, 1 documents (val)"]
+    assert result.notes == [f"{len(TEXT):,} tokens, {len(TEXT.encode()):,} bytes, 1 document (val)"]
 
 
 @pytest.mark.parametrize("stride", [None, 1, 5, 16])
@@ -125,6 +125,27 @@ def test_a_bigram_s_value_is_the_one_by_counting(stride: int | None) -> None:
     assert result.metrics["loss"][0] == pytest.approx(nats / len(TEXT), rel=1e-5)
     assert result.metrics["bits_per_byte"][0] == pytest.approx(nats / math.log(2) / len(TEXT.encode()), rel=1e-5)
     assert result.n == len(TEXT)
+
+
+@pytest.mark.parametrize("texts", [[TEXT], [TEXT[:200], TEXT, TEXT[:1]]])
+def test_the_errors_are_those_of_the_ratio_over_windows(texts: list[str]) -> None:
+    torch.manual_seed(0)
+    tokenizer = chars(TEXT)
+    model = Table(torch.randn(tokenizer.vocab_size, tokenizer.vocab_size), 16)
+    metrics = evaluate(model, tokenizer, Texts([], texts)).metrics
+    nats, tokens = [], []
+    for text in texts:
+        for context, continuation in cover(tokenizer.encode("\n" + text), 16, 8):  # half a window on by default
+            [result] = score(model, [(context, continuation)])
+            nats.append(-result.log_prob)
+            tokens.append(len(continuation))
+    loss, error = ratio(nats, tokens)
+    assert metrics["loss"] == (pytest.approx(loss, rel=1e-5), pytest.approx(error, rel=1e-4)) and error > 0.001
+    assert metrics["perplexity"] == (pytest.approx(math.exp(loss), rel=1e-5), pytest.approx(math.exp(loss) * error))
+    bits, error_of_bits = metrics["bits_per_byte"]
+    assert error_of_bits == pytest.approx(bits * error / loss, rel=1e-4)
+    assert evaluate(model, tokenizer, Texts([], [TEXT[:9]])).metrics["loss"][1] == 0  # one window
+    assert evaluate(model, tokenizer, Texts([], [TEXT[:9]]), window=1).n == 9
 
 
 def test_a_smaller_stride_gives_more_context_and_counts_the_same_bytes() -> None:
@@ -299,7 +320,7 @@ def test_the_number_of_tokens_is_limited_from_the_start() -> None:
     assert first.n == 8 and first.metrics == same.metrics
     assert first.notes == [
         "8 tokens, 8 bytes, 2 documents (val)",
-        "only the beginning of the text; --eval.max-tokens none scores all of it",
+        "only the beginning of the text was scored; --eval.max-tokens none scores all of it",
     ]
     for limit in (9, 11, None):
         result = evaluate(model, Bytes(), Texts([], texts), max_tokens=limit)
@@ -370,7 +391,8 @@ def test_the_passages_of_two_tokenizers_end_at_the_same_bytes() -> None:
     assert result.metrics["loss"][0] == pytest.approx(plain.metrics["loss"][0], rel=1e-6)
     other = evaluate(Table(torch.randn(257, 257)), Bytes(), Texts([], [text, "a fox"]), details=True)
     places = [[(row["document"], row["end"]) for row in r.details] for r in (result, other)]
-    assert places[0] == places[1] and len(places[0]) > 2 and not plain.details
+    assert places[0] == places[1] == sorted(places[0]) and len(places[0]) > 2 and not plain.details
+    assert places[0][-2:] == [(1, len(text.encode())), (2, len("a fox"))]
     for r in (result, other):
         for name in ("loss", "bits_per_byte"):
             parts, wholes = zip(*[row[name] for row in r.details], strict=True)

@@ -118,3 +118,8 @@ def test_names_that_need_torch_are_imported_on_first_use() -> None:
     code = "from pealm_core import LM, TokenFile, score\nimport pealm_core.inference.lm as lm\nprint(LM is lm.LM)"
     assert fresh(code) == "True\n"
     assert fresh("import pealm_core\nprint(hasattr(pealm_core, 'no_such_name'))") == "False\n"
+
+
+def test_datasets_and_tokenizers_need_no_torch() -> None:
+    names = "TokenFile, TokenWriter, load_saved_tokenizer, load_tokenizer, make_datasets, make_tokenizer"
+    assert fresh(f"import sys\nfrom pealm_core import {names}\nprint('torch' in sys.modules)") == "False\n"

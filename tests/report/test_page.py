@@ -41,6 +41,28 @@ def test_one_run(pealm: Callable[..., Any], make_run: Make, add_evaluation: Any,
     assert curves["axis"]["tokens"][-1] == 5000 and curves["axis"]["seconds"][-1] == 5
 
 
+def test_a_study_is_charted_whole_and_its_best_runs_are_compared(
+    pealm: Callable[..., Any], make_run: Make, tmp_path: Path
+) -> None:
+    for number in range(14):
+        run = make_run(f"trial-{number:02}", lr=0.001 * 2**number, done=50 - number)
+        config = (run / "config.toml").read_text().replace("sprout", "sprout" if number % 2 else "<b>")
+        (run / "config.toml").write_text(config)
+    folder = tmp_path / "runs"
+    assert pealm("report", folder).code == 2
+    (folder / "study.journal").touch()
+    result = pealm("report", folder)
+    assert result.code == 0 and result.out == f"written: {folder / 'report.html'}\n"
+    page = (folder / "report.html").read_text()
+    assert "<h1>Study runs</h1>" in page and "The 12 runs with the lowest loss; 2 more are in the charts" in page
+    assert len(data(page)) == 12 and page.count('<circle class="dot') == 2 * 14 and "<b>" not in page
+    lr, model = re.findall(r'<svg [^>]*aria-label="Best validation loss against (\S+)"', page)
+    assert (lr, model) == ("train.lr", "model.name")
+    xs = [float(x) for x in re.findall(r'cx="([^"]*)"[^>]*><title>[^<]*train.lr', page)]
+    gaps = [b - a for a, b in zip(sorted(xs), sorted(xs)[1:], strict=False)]
+    assert max(gaps) - min(gaps) < 0.3  # of a logarithmic scale
+
+
 def test_the_command_repeats_the_run_from_any_folder_name(
     pealm: Callable[..., Any], book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

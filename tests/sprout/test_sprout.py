@@ -27,6 +27,7 @@ SWITCHES: list[dict[str, Any]] = [
     {"ngram": 5},
     {"value_residual": True},
     {"embedding_skip": True},
+    {"smear": 6},
     {"dropout": 0.1},
 ]
 
@@ -111,8 +112,21 @@ def test_an_ngram_is_known_again_wherever_it_stands() -> None:
 
 
 @torch.no_grad()
+def test_a_position_adds_up_the_embeddings_of_the_tokens_just_before_it() -> None:
+    model = made(smear=4)
+    idx, nothing = torch.tensor([[7, 3, 4, 9, 3]]), torch.full((1, 3), -1)
+    found = model._embedded(idx, torch.cat([nothing, idx], dim=1))[0]
+    table, weights = model.tokens.weight, model.smear[:, 0]  # the last weight is that of the token just before
+    assert weights.shape == (16, 3)
+    for t in range(5):
+        before = [table[idx[0, t - back]] * weights[:, -back] for back in (1, 2, 3) if back <= t]
+        torch.testing.assert_close(found[t], sum(before, start=table[idx[0, t]]))
+    assert not hasattr(made(), "smear")
+
+
+@torch.no_grad()
 def test_rows_of_the_cache_are_repeated_and_selected() -> None:
-    model, idx = made(), torch.randint(11, (2, 9))
+    model, idx = made(smear=5), torch.randint(11, (2, 9))
     cache = model.make_cache(2, 16)
     model(idx, cache=cache)
     rows = torch.tensor([1, 0, 1])

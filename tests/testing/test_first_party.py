@@ -59,7 +59,7 @@ class TestLlamaWithAllOptions(ModelConformance):
 
 class TestSprout(ModelConformance):
     spec = "sprout"
-    config = {"block_size": 16, "n_layer": 2, "n_head": 2, "n_embd": 16}
+    config = {"block_size": 16, "n_layer": 2, "n_head": 2, "n_embd": 16, "ngram": 3, "smear": 5}
 
 
 class TestChar(TokenizerConformance):

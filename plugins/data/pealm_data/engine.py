@@ -169,7 +169,8 @@ class Writing:
         """Raise UserError if nothing is left for one of the splits."""
         for split, writer in self.writers.items():
             if not writer.now.tokens and self.plan.part == (1, 1):
-                raise UserError(f"the input has no {'validation' if split == 'val' else 'training'} text")
+                what, more = ("validation", "larger") if split == "val" else ("training", "smaller")
+                raise UserError(f"the input has no {what} text; it may need a {more} --input.val-fraction")
         train = self.writers["train"]
         if self._name and self.plan.part == (1, 1) and train.count < 2:
             raise UserError(
@@ -188,9 +189,13 @@ class Writing:
         free = shutil.disk_usage(self.plan.out).free
         if need > free:
             raise UserError(
-                f"{self.plan.out} needs about {need / 1e9:,.1f} GB more, and its disk has {free / 1e9:,.1f} GB free; "
+                f"{self.plan.out} needs about {_bytes(need)} more, and its disk has {_bytes(free)} free; "
                 f"make room, and the same command resumes, or give a --limit"
             )
+
+
+def _bytes(size: float) -> str:
+    return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"
 
 
 def _is_unchanged(index: int, parts: Sequence[Any], states: Mapping[str, State], work: Path) -> bool:

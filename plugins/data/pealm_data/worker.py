@@ -99,6 +99,8 @@ def tokenize_piece(
                 full.add(split)
                 if split == last or full == writers.keys():
                     break
+        for writer in writers.values():
+            writer.flush(tokenizer)
     counts = {split: Counts(one.tokens, one.documents, one.masked) for split, one in writers.items()}
     facts = {"piece": identity(task.piece), "checksum": value, "splits": {s: asdict(c) for s, c in counts.items()}}
     with write_file(task.path.with_suffix(".json")) as file:

@@ -13,6 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.flop_counter import flop_registry
 
+from pealm_estimate import heap
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -41,6 +43,7 @@ class Cost:
     """What the passes of one step cost, in bytes and floating-point operations.
 
     working: the most that a forward and a backward pass use at one time beside the weights, new gradients included.
+    heap: what a CPU's allocator takes for all of it.
     """
 
     parameters: int
@@ -48,6 +51,7 @@ class Cost:
     gradients: int
     optimizer: int
     working: int
+    heap: int
     flops: int
     calls: Calls  # of a pass
     update: Calls  # of the optimizer
@@ -64,6 +68,7 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.bytes = self.peak = self.flops = 0
         self.calls: dict[str, Call] = {}
+        self.events: list[tuple[int, int]] = []  # (storage, bytes) as they are made; 0 bytes when they are freed
         self._seen: set[int] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -84,14 +89,16 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Count a tensor's memory until it is freed."""
         storage = tensor.untyped_storage()
         key, size = storage._cdata, storage.nbytes()
-        if key not in self._seen:
+        if key not in self._seen and size:
             self._seen.add(key)
+            self.events.append((key, size))
             self.bytes += size
             self.peak = max(self.peak, self.bytes)
             weakref.finalize(storage, self._free, key, size)
 
     def _free(self, key: int, size: int) -> None:
         self._seen.discard(key)
+        self.events.append((key, 0))
         self.bytes -= size
 
 
@@ -106,9 +113,10 @@ def cost(
     micro_batch_size: int,
     block_size: int,
     dtype: torch.dtype,
+    passes: int = 1,
 ) -> Cost:
     """Return the cost of a pass and an update. No data is made, unless the model asks for values."""
-    sizes = (micro_batch_size, block_size, dtype)
+    sizes = (micro_batch_size, block_size, dtype, min(passes, 2))
     try:
         with FakeTensorMode():
             return _count(make_model(), make_optimizer, *sizes)
@@ -117,24 +125,32 @@ def cost(
             return _count(make_model(), make_optimizer, *sizes)
 
 
-def _count(model: nn.Module, make_optimizer: Callable[[Any], Any], rows: int, block: int, dtype: torch.dtype) -> Cost:
+def _count(
+    model: nn.Module, make_optimizer: Callable[[Any], Any], rows: int, block: int, dtype: torch.dtype, passes: int
+) -> Cost:
     model.train()
     idx = torch.zeros(rows, block, dtype=torch.long)
-    low = torch.autocast("cpu", dtype) if dtype != torch.float32 else nullcontext()
+
+    def step() -> None:
+        with torch.autocast("cpu", dtype) if dtype != torch.float32 else nullcontext():
+            loss = model(idx, idx)[1]
+        loss.backward()
+
     with Ledger() as ledger:
         for tensor in (*model.parameters(), *model.buffers()):
             ledger.add(tensor)
         weights = ledger.bytes
-        with low:
-            loss = model(idx, idx)[1]
-        loss.backward()
-        del loss
-        working, calls, ledger.calls = ledger.peak - weights, ledger.calls, {}
+        step()
+        working, flops, calls, ledger.calls = ledger.peak - weights, ledger.flops, ledger.calls, {}
         gradients = sum(p.grad.nbytes for p in model.parameters() if p.grad is not None)
         before = ledger.bytes
         optimizer = make_optimizer(model)
         optimizer.step()
-        state = ledger.bytes - before
+        update, state, ledger.calls = ledger.calls, ledger.bytes - before, {}
         working = max(working, ledger.peak - weights - state)
+        optimizer.zero_grad(set_to_none=True)
+        for _ in range(passes):  # of the next step, which finds its memory between the optimizer's state
+            step()
+        events = list(ledger.events)
     count = sum(p.numel() for p in model.parameters())
-    return Cost(count, weights, gradients, state, working, ledger.flops, calls, ledger.calls)
+    return Cost(count, weights, gradients, state, working, heap.peak(events), flops, calls, update)

@@ -30,6 +30,7 @@ def facts(job: Any, *, processes: int, tflops: float | None, mfu: float, price: 
             micro_batch_size=rows,
             block_size=block,
             dtype=dtype,
+            passes=-(-local // rows),
         )
 
     exact = step(micro)
@@ -47,8 +48,10 @@ def facts(job: Any, *, processes: int, tflops: float | None, mfu: float, price: 
         "memory": {},
     }
     for rows, each in sorted({**others, micro: exact}.items()):
-        kept = exact.memory(2 if local > rows else 1) - exact.working - exact.gradients * (local > rows)
-        total = (kept + (exact.gradients if local > rows else 0)) // sharded + each.working
+        kept = exact.memory(2 if local > rows else 1) - exact.working
+        total = kept // sharded + each.working
+        if device.type == "cpu":
+            total += max(0, each.heap - kept - each.working)  # what no tensor is in
         found["memory"][str(rows)] = {"activations": max(0, each.working - exact.gradients), "total": total}
     found["micro_batch_size"] = micro
     found["flops_per_token"] = exact.flops / (micro * block)

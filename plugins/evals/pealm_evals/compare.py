@@ -97,17 +97,19 @@ def _notes(paths: Sequence[str], notes: Sequence[Sequence[str]]) -> list[str]:
 
 def _show(record: Mapping[str, Any]) -> None:
     """Print the table."""
-    rows = [("metric", "model", "value", "difference", "95 % interval", "p (McNemar)")]
+    rows: list[tuple[str, ...]] = [("metric", "model", "value", "difference", "95 % interval", "p (McNemar)")]
     for metric, table in record["metrics"].items():
         for number, (path, entry) in enumerate(zip(record["models"], table["models"], strict=True)):
             change = f"{entry['difference']:+.4f}" if number else ""
             ends = f"{entry['low']:+.4f} to {entry['high']:+.4f}" if "low" in entry else "too few rows" * bool(number)
             p = f"{entry['p']:.3g}" if "p" in entry else ""
             rows.append((metric if not number else "", path, f"{entry['value']:.4f}", change, ends, p))
+    if not any(row[-1] for row in rows[1:]):
+        rows = [row[:-1] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     counts = sorted({table["rows"] for table in record["metrics"].values()})
     click.echo(
-        f"{record['evaluation']}: {' or '.join(f'{count:,}' for count in counts)} rows, the same of each model"
+        f"{record['evaluation']}: {' or '.join(f'{count:,}' for count in counts)} rows, the same for each model"
     )
     for row in rows:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

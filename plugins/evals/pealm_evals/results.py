@@ -1,7 +1,9 @@
 """The results of an evaluation: on the screen, and as a JSON file, by default in the folder of the run."""
 
+import hashlib
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,16 +82,30 @@ def place(checkpoint: Path | None, name: str, limit: int | None) -> Path | None:
 
 
 def keep(record: dict[str, Any], target: Path) -> None:
-    """Write a file in the run's folder and say so; a folder that can't be written is no error."""
+    """Write a file in the run's folder and say so; a folder that can't be written is no error.
+
+    Results of another text or other settings stay: these get a file of their own, with a hash in its name.
+    """
     try:
         if target.parent.is_symlink():
             raise PealmError(f"{target.parent} is a link")
         target.parent.mkdir(exist_ok=True)
+        with suppress(FileNotFoundError, ValueError):  # what is no JSON is replaced
+            if (own := _question(record)) != _question(json.loads(target.read_text(encoding="utf-8"))):
+                target = target.with_stem(f"{target.stem}-{hashlib.sha256(own.encode()).hexdigest()[:8]}")
         write(record, target)
     except (OSError, PealmError) as error:
         click.echo(f"pealm: the results are not kept: {error}", err=True)
         return
     click.echo(f"written: {os.path.relpath(target)}")
+
+
+def _question(record: Any) -> str:
+    """Return what was asked, as text: the evaluation's settings, its inputs, and the number of rows."""
+    values: Any = record if isinstance(record, dict) else {}
+    config = values.get("config")
+    config = config if isinstance(config, dict) else {}
+    return json.dumps([config.get("eval"), config.get("input"), values.get("n")], sort_keys=True)
 
 
 def write(record: dict[str, Any], target: Path) -> None:

@@ -12,7 +12,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from pealm_core import Document, Segment, UserError
+from pealm_core import Document, UserError
 
 COMPRESSED = (".gz", ".zst")
 BLOCK = 2**20  # bytes
@@ -117,8 +117,8 @@ def _lines(blocks: Iterable[bytes], end: bytes) -> Iterator[bytes]:
 def is_validation(document: Document, fraction: float) -> bool:
     """Whether a document is for validation, by a hash of its text, so that other documents make no difference."""
     digest = blake2b(digest_size=8)
-    for part in [Segment(document)] if isinstance(document, str) else document:
-        digest.update(part.text.encode("utf-8", "surrogatepass"))
+    for text in [document] if isinstance(document, str) else (part.text for part in document):
+        digest.update(text.encode("utf-8", "surrogatepass"))
     return int.from_bytes(digest.digest(), "big") < fraction * 2**64
 
 

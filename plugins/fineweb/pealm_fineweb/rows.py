@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
@@ -56,7 +55,8 @@ def pieces(path: Path, version: int | str, val_fraction: float | None) -> list[P
             groups = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{path} is not a readable parquet file: {_first_line(error)}") from error
-    if COLUMN not in schema.names or not _is_text(schema.field(COLUMN).type):
+    kind = schema.field(COLUMN).type if COLUMN in schema.names else pa.null()
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
         raise UserError(f"{path} has no column {COLUMN!r} of text; its columns: {', '.join(schema.names)}")
     for group, count in enumerate(groups):
         # Every piece reads its group from the start, so a very large group is not cut too fine.
@@ -66,10 +66,6 @@ def pieces(path: Path, version: int | str, val_fraction: float | None) -> list[P
             cut.append(Piece(name, stop - start, version, path, group, start, stop, val_fraction))
         row += count
     return cut
-
-
-def _is_text(kind: Any) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
 def _first_line(error: BaseException) -> str:

@@ -17,3 +17,6 @@ class FSDPConfig:
         False, "keep only the inputs of the blocks and compute the rest again in the backward pass: less memory"
     )
     reshard: bool = setting(True, "free gathered weights after each forward pass; false: more memory, less traffic")
+    checkpoints: Literal["full", "sharded"] = setting(
+        "full", "sharded: each process writes its part of a step checkpoint; best/ has full tensors either way"
+    )

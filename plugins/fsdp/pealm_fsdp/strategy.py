@@ -1,9 +1,10 @@
 """The strategy: each process keeps a part of every parameter and gathers a block's weights while it computes."""
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +16,9 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.utils import get_total_norm
 from torch.utils.checkpoint import checkpoint
 
+from pealm_fsdp import shards
 from pealm_fsdp.config import FSDPConfig
+from pealm_fsdp.deferred import Deferred, named_tensors
 
 
 class FullyShard:
@@ -25,6 +28,15 @@ class FullyShard:
 
     def __init__(self, config: FSDPConfig) -> None:
         self.config = config
+        self.sharded = config.checkpoints == "sharded"
+        self._deferred: Deferred | None = None
+
+    def build(self, make: Callable[[], nn.Module]) -> nn.Module:
+        """Make a model that has `init_weights()`: without memory, if there are several processes."""
+        if not several():
+            return make()
+        self._deferred = Deferred(make)
+        return self._deferred.model
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """Shard the model in place, if there are several processes: each of its blocks, then what remains."""
@@ -32,15 +44,24 @@ class FullyShard:
         if self.config.activation_checkpointing:
             for block in parts:
                 recompute(block)
-        if not dist.is_initialized() or dist.get_world_size() == 1:
+        if not several():
             return model
         # torch's own calls
         warnings.filterwarnings("ignore", ".*all_gather_into_tensor. is deprecated", FutureWarning)
         bf16 = self.config.weights == "bf16"
         policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if bf16 else MixedPrecisionPolicy()
-        mesh = init_device_mesh(next(model.parameters()).device.type, (dist.get_world_size(),))
+        device = next(model.parameters()).device
+        if device.type == "meta":
+            device = torch.device("cuda" if "nccl" in dist.get_backend_config() else "cpu")
+        mesh = init_device_mesh(device.type, (dist.get_world_size(),))
         for module in (*parts, model):
             fully_shard(module, mesh=mesh, mp_policy=policy, reshard_after_forward=self.config.reshard)
+        if self._deferred is not None and self._deferred.model is model:
+            model.to_empty(device=device)
+            own = dict(named_tensors(model))
+            with torch.no_grad():
+                self._deferred.fill(lambda name, tensor: own[name].copy_(sharded(tensor, own[name])))
+            self._deferred = None
         return model
 
     @contextmanager
@@ -73,7 +94,15 @@ class FullyShard:
             number: {key: gathered(value) for key, value in values.items()}
             for number, values in state["state"].items()
         }
-        return (weights, state) if not dist.is_initialized() or dist.get_rank() == 0 else ({}, {})
+        return (weights, state) if not several() or dist.get_rank() == 0 else ({}, {})
+
+    def save_shards(self, folder: Path, model: nn.Module, optimizer: Any, names: Collection[str]) -> None:
+        """Write what this process has of the tensors `names` of the model and of the optimizer's state."""
+        shards.save(folder, model, optimizer, names)
+
+    def load_shards(self, folder: Path, model: nn.Module, optimizer: Any) -> None:
+        """Read this process's part of what any number of processes wrote."""
+        shards.load(folder, model, optimizer)
 
     def load_state(self, model: nn.Module, optimizer: Any, weights: Mapping[str, Any], state: Any) -> None:
         """Load full state dicts, of which each process takes its part."""
@@ -85,6 +114,11 @@ class FullyShard:
             for number, values in state["state"].items()
         }
         optimizer.load_state_dict({**state, "state": moments})
+
+
+def several() -> bool:
+    """Return whether there are several processes."""
+    return dist.is_initialized() and dist.get_world_size() > 1
 
 
 def blocks(model: nn.Module) -> list[nn.Module]:

@@ -100,18 +100,22 @@ class GPT2(nn.Module):
         self.ln_f = nn.LayerNorm(config.n_embd, bias=config.bias)
         # The head's bias: 0 for the vocabulary's tokens, -inf for the rows beyond. As a bias it costs no pass of its
         # own over the logits, which a slice before the softmax would copy.
-        padding = torch.zeros(padded(config.vocab_size))
-        padding[config.vocab_size :] = -torch.inf
-        self.register_buffer("padding", padding, persistent=False)
+        self.register_buffer("padding", torch.empty(padded(config.vocab_size)), persistent=False)
+        self.init_weights()
+
+    @torch.no_grad()
+    def init_weights(self) -> None:
+        """Set all parameters and buffers to their initial values."""
         for name, parameter in self.named_parameters():
             if parameter.dim() == 2:
                 # Residual projections are scaled so that the sum over 2 n_layer of them keeps its variance.
                 residual = name.endswith("c_proj.weight")
-                nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * config.n_layer) if residual else 0.02)
-            elif name.endswith("bias"):
-                nn.init.zeros_(parameter)
-        with torch.no_grad():
-            self.wte.weight[config.vocab_size :] = 0
+                nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * self.config.n_layer) if residual else 0.02)
+            else:
+                nn.init.constant_(parameter, 0 if name.endswith("bias") else 1)
+        self.wte.weight[self.config.vocab_size :] = 0
+        self.padding[: self.config.vocab_size] = 0
+        self.padding[self.config.vocab_size :] = -torch.inf
 
     def adapt_weights(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return a state dict in nanoGPT's layout as ours: without the tied head and masks, with our padding.
@@ -149,7 +153,7 @@ class GPT2(nn.Module):
 
     def unembed(self, x: Tensor) -> Tensor:
         """(B, T, C) hidden states after a block to (B, T, V) logits."""
-        logits = F.linear(self.ln_f(x), self.wte.weight, self.padding)  # (B, T, padded V)
+        logits = F.linear(self.ln_f(x), self.wte.weight)  # (B, T, padded V)
         return logits[..., : self.config.vocab_size]
 
     def forward(

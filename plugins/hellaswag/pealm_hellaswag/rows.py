@@ -1,16 +1,16 @@
-"""HellaSwag's rows: a JSON object a line, all of them checked before any is used."""
+"""HellaSwag's rows: a JSON object on each line, all of them checked before any is used."""
 
-import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pealm_core import UserError
+from pealm_evals.choices import read_lines
 
 TEXTS = ("activity_label", "ctx_a", "ctx_b", "ctx")
 FIELDS = (*TEXTS, "endings", "label")
 MAY_BE_EMPTY = ("activity_label", "ctx_a", "ctx_b")
-SHOWN = 10  # mistakes told at most
 
 
 @dataclass(frozen=True)
@@ -27,44 +27,21 @@ class Row:
 
 
 def read_rows(path: Path, split: str, limit: int | None = None) -> list[Row]:
-    """The rows of a split; a row that names none belongs to any. Raises UserError with a line for each bad row."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: can't be read: {error.strerror}") from error
-    rows, mistakes = [], []
-    for number, line in enumerate(data.split(b"\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            values = _parse(line)
-            if values.get("split", split) == split:
-                rows.append(_row(number, values))
-        except ValueError as error:
-            mistakes.append(f"{path}, line {number:,}: {error}")
-    if mistakes:
-        more = [f"and {len(mistakes) - SHOWN:,} more"] if len(mistakes) > SHOWN else []
-        raise UserError("\n".join(mistakes[:SHOWN] + more))
+    """Return the rows of a split; a row that names none belongs to any.
+
+    Raises UserError with a line for each bad row.
+    """
+
+    def parse(number: int, values: Mapping[str, Any]) -> Row | None:
+        return _row(number, values) if values.get("split", split) == split else None
+
+    rows = [row for row in read_lines(path, parse) if row is not None]
     if not rows:
         raise UserError(f"{path} has no rows of split {split!r}")
     return rows[:limit]
 
 
-def _parse(line: bytes) -> dict[str, Any]:
-    try:
-        values = json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise ValueError(f"byte {line[error.start]:#04x} in column {error.start + 1:,} is not UTF-8") from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"broken JSON: {error.msg} in column {error.colno:,}") from None
-    except RecursionError:
-        raise ValueError("broken JSON: nested too deeply") from None
-    if not isinstance(values, dict):
-        raise ValueError("is no JSON object")
-    return values
-
-
-def _row(number: int, values: dict[str, Any]) -> Row:
+def _row(number: int, values: Mapping[str, Any]) -> Row:
     if missing := [name for name in FIELDS if name not in values]:
         raise ValueError(f"has no {' and no '.join(map(repr, missing))}")
     for name in TEXTS:

@@ -108,13 +108,19 @@ class Llama(nn.Module):
         self.norm = nn.RMSNorm(config.n_embd, config.norm_eps)
         self.lm_head = None if config.tied else nn.Linear(config.n_embd, config.vocab_size, bias=False)
         self.register_buffer("speeds", rotary_speeds(config), persistent=False)
+        self.init_weights()
+
+    @torch.no_grad()
+    def init_weights(self) -> None:
+        """Set all parameters and buffers to their initial values."""
         for name, parameter in self.named_parameters():
             if parameter.dim() == 2:
                 # Residual projections are scaled so that the sum over 2 n_layer of them keeps its variance.
                 residual = name.endswith(("o_proj.weight", "down_proj.weight"))
-                nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * config.n_layer) if residual else 0.02)
-            elif name.endswith("bias"):
-                nn.init.zeros_(parameter)
+                nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * self.config.n_layer) if residual else 0.02)
+            else:
+                nn.init.constant_(parameter, 0 if name.endswith("bias") else 1)
+        self.speeds.copy_(rotary_speeds(self.config))
 
     def adapt_weights(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return a state dict with Hugging Face's names as ours. Raises ValueError if it does not fit."""

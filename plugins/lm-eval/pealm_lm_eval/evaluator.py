@@ -111,7 +111,9 @@ def _notes(found: Mapping[str, Any], counts: Mapping[str, int], version: str) ->
     yield f"lm-evaluation-harness {version}; the standard errors are its own"
     for task, count in counts.items():
         shots = found["n-shot"].get(task, 0)
-        yield f"{task}: version {found['versions'].get(task)}, {shots}-shot, {count:,} documents"
+        version = found["versions"].get(task)  # "Yaml" if the task's file names none
+        known = "no version" if version in (None, "Yaml") else f"version {version}"
+        yield f"{task}: {known}, {shots}-shot, {count:,} document{'s' * (count != 1)}"
 
 
 def _details(samples: Mapping[str, list[dict[str, Any]]]) -> Iterator[dict[str, Any]]:

@@ -57,9 +57,10 @@ class Perplexity:
         loss, stderr, size = total.loss, total.stderr, text.size
         bits = total.nats / math.log(2) / size if size else math.inf  # only special tokens may be learned
         ppl = math.exp(loss) if loss < 700 else math.inf
-        notes = [f"{total.tokens:,} tokens, {size:,} bytes, {text.count:,} documents ({split})"]
+        documents = f"{text.count:,} document{'s' * (text.count != 1)}"
+        notes = [f"{total.tokens:,} tokens, {size:,} bytes, {documents} ({split})"]
         if text.cut:
-            notes.append("only the beginning of the text; --eval.max-tokens none scores all of it")
+            notes.append("only the beginning of the text was scored; --eval.max-tokens none scores all of it")
         if split == "whole" and (files := training_files(config, dataset)):
             notes.append(f"the model was trained on this text or a part of it: {', '.join(files)}")
         return EvalResult(

@@ -21,18 +21,22 @@ from pealm_report.words import printable, short, size
     help="Output file (default: report.html in the run's folder; for several runs, in the current folder).",
 )
 def report(folders: tuple[Path, ...], output: Path | None) -> None:
-    """Write an HTML page about one run, or one that compares several.
+    """Write an HTML page about one run, or one that compares several, or those of a `pealm sweep`.
 
     \b
     pealm report runs/shakespeare
     pealm report runs/adamw runs/muon --output compared.html
+    pealm report runs/study
 
     It shows the curves, also of `pealm train --track`, what differs between the settings, the texts of `pealm train
     --sample-every`, and the results that `pealm eval --ckpt RUN` keeps in the run's folder. The page is one file that
     needs no network.
     """
-    runs = [read(folder) for folder in dict.fromkeys(folders)]
-    target = output or (folders[0] / "report.html" if len(runs) == 1 else Path("report.html"))
+    from pealm_report.study import runs_of
+
+    study = runs_of(folders[0]) if len(folders) == 1 else None
+    runs = study or [read(folder) for folder in dict.fromkeys(folders)]
+    target = output or (folders[0] / "report.html" if len(folders) == 1 else Path("report.html"))
     if not target.parent.is_dir():
         raise UserError(f"--output {target}: there is no folder {target.parent}")
     if target.is_dir():
@@ -41,7 +45,7 @@ def report(folders: tuple[Path, ...], output: Path | None) -> None:
 
     if target.exists() and not is_page(target):
         raise UserError(f"--output {target} exists and is not a page of `pealm report`; choose another file")
-    write(runs, target)
+    write(runs, target, study=study is not None)
     click.echo(f"written: {printable(str(target))}")
 
 

@@ -18,6 +18,7 @@ from pealm_report import machine
 from pealm_report.curves import smooth, spread, thin
 from pealm_report.intervals import evaluations
 from pealm_report.reading import Run, is_number
+from pealm_report.study import SHOWN, charts
 from pealm_report.words import duration, short, size
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -39,9 +40,12 @@ class Row:
         return len(set(self.cells)) > 1
 
 
-def write(runs: Sequence[Run], target: Path) -> None:
-    """Write the page at once or not at all. Raises PealmError where the disk refuses."""
-    text, aside = render(runs), target.with_name(f".{os.urandom(6).hex()}.tmp")
+def write(runs: Sequence[Run], target: Path, *, study: bool = False) -> None:
+    """Write the page at once or not at all. Raises PealmError where the disk refuses.
+
+    study: the runs are a study's, the best first: the charts of settings have all, the rest of the page the first.
+    """
+    text, aside = render(runs, study=study), target.with_name(f".{os.urandom(6).hex()}.tmp")
     try:
         with aside.open("x", encoding="utf-8", errors="replace") as file:
             file.write(text)
@@ -60,9 +64,13 @@ def is_page(path: Path) -> bool:
         return file.read(len(START)).lower() in (START, b"")
 
 
-def render(runs: Sequence[Run]) -> str:
+def render(runs: Sequence[Run], *, study: bool = False) -> str:
     """The page's text."""
-    names = labels([run.dir for run in runs])
+    names, total = labels([run.dir for run in runs]), len(runs)
+    against = charts(runs, names)
+    title = f"{runs[0].model} on {runs[0].data}" if total == 1 else f"{total} runs"
+    if study:
+        title, runs, names = f"Study {runs[0].dir.absolute().parent.name}", runs[:SHOWN], names[:SHOWN]
     settings = [row for run_table in _tables(runs) for row in _settings(runs, run_table)]
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
@@ -72,7 +80,9 @@ def render(runs: Sequence[Run]) -> str:
         lstrip_blocks=True,
     )
     return environment.get_template("report.html").render(
-        title=f"{runs[0].model} on {runs[0].data}" if len(runs) == 1 else f"{len(runs)} runs",
+        title=title,
+        hidden=total - len(runs),
+        against=against,
         names=names,
         headline=_headline(runs[0]) if len(runs) == 1 else "",
         summary=_summary(runs),

@@ -38,6 +38,11 @@ class SproutConfig:
     softcap: float = setting(0.0, "logits stay within plus and minus this; 0: no limit", at_least=0)
     ngram: int = setting(1, "tokens that the embedding sees: 2 adds a table of pairs, 3 one of triples", at_least=1)
     ngram_rows: int = setting(8192, "rows of each such table; pairs and triples find theirs by a hash", at_least=1)
+    smear: int = setting(
+        1,
+        "tokens whose embeddings a position adds up: its own and those just before it, each feature with a weight",
+        at_least=1,
+    )
     value_residual: bool = setting(False, "each layer's values are mixed with the first layer's")
     embedding_skip: bool = setting(False, "each layer's input is mixed with the embedding")
 

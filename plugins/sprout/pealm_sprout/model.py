@@ -1,9 +1,10 @@
 """A decoder-only transformer with what has proved itself in small models since GPT-2.
 
-Embeddings of n-grams (Huang et al. 2025, "over-encoding"), rotary positions (Su et al. 2021), RMS norm without
-weights (Zhang and Sennrich 2019), QK-norm (Henry et al. 2020), squared ReLU (So et al. 2021), zero-initialised
-projections, an untied head, a soft cap on the logits (Gemma 2, 2024), value residual (Zhou et al. 2024) and a skip
-from the embedding (as in the modded-nanoGPT speed runs).
+Embeddings of n-grams (Huang et al. 2025, "over-encoding"), a short convolution over embeddings (Fu et al. 2023,
+Allen-Zhu 2025), rotary positions (Su et al. 2021), RMS norm without weights (Zhang and Sennrich 2019), QK-norm
+(Henry et al. 2020), squared ReLU (So et al. 2021), zero-initialised projections, an untied head, a soft cap on the
+logits (Gemma 2, 2024), value residual (Zhou et al. 2024) and a skip from the embedding (as in the modded-nanoGPT
+speed runs).
 """
 
 from collections.abc import Iterator, Sequence
@@ -148,6 +149,8 @@ class Sprout(nn.Module):
         self.config = config
         self.tokens = nn.Embedding(config.vocab_size, config.n_embd)
         self.ngrams = NGrams(config)
+        if config.smear > 1:  # as a convolution for each feature
+            self.smear = nn.Parameter(torch.empty(config.n_embd, 1, config.smear - 1))
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
         self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         if config.rotary:
@@ -164,6 +167,8 @@ class Sprout(nn.Module):
                 nn.init.normal_(parameter, std=config.n_embd**-0.5)
                 if name.endswith(("proj.weight", "down.weight")) and config.zero_init:
                     nn.init.zeros_(parameter)
+        if config.smear > 1:  # 0.1, as other weights have it, learns to look things up much later
+            nn.init.normal_(self.smear, std=0.4)
         if config.untied:
             nn.init.zeros_(self.head.weight)
         else:
@@ -190,7 +195,20 @@ class Sprout(nn.Module):
 
     def _nothing(self, batch: int) -> Tensor:
         """What comes before the first token."""
-        return torch.full((batch, self.config.ngram - 1), -1, device=self.tokens.weight.device)
+        return torch.full(
+            (batch, max(self.config.ngram, self.config.smear) - 1), -1, device=self.tokens.weight.device
+        )
+
+    def _embedded(self, idx: Tensor, seen: Tensor) -> Tensor:
+        """The embeddings (B, T, C) of tokens, each with a weighted sum of those just before it; seen: all so far."""
+        x: Tensor
+        if not (back := self.config.smear - 1):
+            x = self.tokens(idx)
+            return x
+        tokens = seen[:, seen.shape[1] - idx.shape[1] - back :]
+        x = self.tokens(tokens.clamp_min(0)) * (tokens >= 0)[..., None]  # -1: nothing stands there
+        before = F.conv1d(x[:, :-1].transpose(1, 2), self.smear, groups=self.config.n_embd)
+        return x[:, back:] + before.transpose(1, 2)
 
     @property
     def layers(self) -> nn.ModuleList:
@@ -203,7 +221,7 @@ class Sprout(nn.Module):
         """(B, T) ids to (B, n, V) logits at the positions `at`; with targets, the mean cross-entropy instead."""
         kv, (b, t) = cache.attention if cache is not None else None, idx.shape
         ngrams, recent = self.ngrams(idx, cache.recent if cache is not None else self._nothing(b))
-        x = sum(ngrams, start=self.tokens(idx))  # (B, T, C)
+        x = sum(ngrams, start=self._embedded(idx, recent))  # (B, T, C)
         places: Any = slice(t) if kv is None else kv.positions(t)  # (B, T) in a cache
         turns = self.turns[:, places] if self.config.rotary else None
         if turns is None:

@@ -19,10 +19,12 @@ STATES = {TrialState.COMPLETE: "done", TrialState.PRUNED: "pruned", TrialState.F
 STYLE = """
 :root { color-scheme: light dark; --ink: #222; --quiet: #767676; --mark: #0072b2; --best: #d55e00 }
 @media (prefers-color-scheme: dark) { :root { --ink: #ddd; --quiet: #999; --mark: #56b4e9; --best: #e69f00 } }
-body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); max-width: 1000px; margin: 2rem auto }
+body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); max-width: 1040px; margin: 2rem auto; padding: 0 1rem;
+  overflow-wrap: anywhere }
 table { border-collapse: collapse; display: block; overflow-x: auto }
 th, td { padding: .2rem .8rem .2rem 0; text-align: left; border-bottom: 1px solid #8883; white-space: nowrap }
-.charts { display: flex; flex-wrap: wrap; gap: 1rem } figure { margin: 0 } .best { font-weight: bold }
+.charts { display: flex; flex-wrap: wrap; gap: 1rem } figure { margin: 0 }
+figcaption { font-size: .9rem; font-weight: 600 } .best { font-weight: bold }
 svg { width: 320px; height: 200px; overflow: visible } pre { overflow-x: auto }
 svg text { font-size: 11px; fill: var(--quiet) } circle { fill: var(--mark); fill-opacity: .7 }
 circle.pruned { fill: none; stroke: var(--quiet) } circle.best { fill: var(--best); fill-opacity: 1 }
@@ -154,7 +156,7 @@ def _chart(
     """Return a chart of the losses against a number of each trial, as SVG."""
     points = [(math.log(at(t)) if log else float(at(t)), float(value_of(t) or 0.0), t) for t in trials]
     xs, ys = [x for x, _, _ in points], [y for _, y, _ in points]
-    x, y = _scale(xs, LEFT, WIDTH - 8), _scale(ys, HEIGHT - BOTTOM, 8)
+    x, y = _scale(xs, LEFT + 12, WIDTH - 16), _scale(ys, HEIGHT - BOTTOM - 10, 8)
     parts = [f'<line x1="{LEFT}" y1="{HEIGHT - BOTTOM}" x2="{WIDTH}" y2="{HEIGHT - BOTTOM}"/>']
     for value in sorted({min(ys), max(ys)}) if ys else ():
         parts.append(f'<text x="{LEFT - 6}" y="{y(value) + 4:.1f}" text-anchor="end">{value:.4g}</text>')
