@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+ROOM = 64  # more tokens that rows of different lengths get room for, so that others can take the place of ended ones
+
 
 class UnsupportedError(AttributeError):
     """A model uses what a cache of another kind can't give it: its pass then runs without that cache."""
@@ -94,9 +96,27 @@ class KVCache:
         """Return a cache of the rows of this one and of others, which may have different numbers of tokens."""
         return _gather([(cache, None) for cache in (self, *others)])
 
-    def _places(self) -> tuple[list[int], int]:
-        """Return where each row begins, and where all of them end."""
-        return [0] * len(self._layers[0][0]), self.length
+    def put(self, rows: Sequence[int], other: "KVCache") -> "KVCache | None":
+        """Return a cache in which the first rows of another one replace `rows`, in the memory of this one.
+
+        None: there is not enough room.
+        """
+        (starts, end, last), (begins, stop, until) = self._places(), other._places()
+        last = max(last, end + until - stop)
+        if stop - min(begins) > end or last > self._layers[0][0].shape[2]:
+            return None
+        for source, row in enumerate(rows):
+            starts[row] = end - stop + begins[source]
+            for layer, new in zip(self._layers, other._layers, strict=True):
+                for to, tensor in zip(layer, new, strict=True):
+                    to[row, :, : starts[row]] = 0  # a hidden NaN would show
+                    to[row, :, starts[row] : end] = tensor[source, :, begins[source] : stop]
+        return RaggedCache(self._layers, starts, end, last)
+
+    def _places(self) -> tuple[list[int], int, int]:
+        """Return where each row begins, where all of them end, and where they will at most."""
+        layer = self._layers[0][0]
+        return [0] * len(layer), self.length, layer.shape[2]
 
 
 class RaggedCache(KVCache):
@@ -105,8 +125,8 @@ class RaggedCache(KVCache):
     Models use `positions`, `attend` and `advance`. Raises UnsupportedError for the rest.
     """
 
-    def __init__(self, layers: Any, starts: Sequence[int], end: int) -> None:
-        self._layers, self._begin, self._end, keys = layers, [*starts], end, layers[0][0]
+    def __init__(self, layers: Any, starts: Sequence[int], end: int, last: int) -> None:
+        self._layers, self._begin, self._end, self._last, keys = layers, [*starts], end, last, layers[0][0]
         self._starts = torch.tensor(self._begin, device=keys.device)[:, None]  # (B, 1)
         before = torch.arange(keys.shape[2], device=keys.device) < self._starts
         self._bias = torch.zeros(before.shape, device=keys.device, dtype=keys.dtype)  # (B, S)
@@ -136,20 +156,21 @@ class RaggedCache(KVCache):
         """Return a cache of the rows in a 1-D index."""
         return _gather([(self, index)])
 
-    def _places(self) -> tuple[list[int], int]:
-        return self._begin, self._end
+    def _places(self) -> tuple[list[int], int, int]:
+        return [*self._begin], self._end, self._last
 
 
 def _gather(parts: Sequence[tuple[KVCache, Tensor | None]]) -> KVCache:
     """Copy rows of caches, all or those of an index, into a cache in which the longest begins at 0."""
-    sources, lengths, layers = list[Any](), list[int](), list[Any]()
+    sources, lengths, layers, more = list[Any](), list[int](), list[Any](), 0
     for cache, index in parts:
-        starts, end = cache._places()
+        starts, end, last = cache._places()
         own = [end - starts[row] for row in (range(len(starts)) if index is None else index.tolist())]
         sources.append((cache._layers, index, end, max(own)))
-        lengths += own
+        lengths, more = lengths + own, max(more, last - end)
     width = max(lengths)
-    capacity = width + max(own[0][0].shape[2] - end for own, _, end, _ in sources)
+    ragged = min(lengths) < width
+    capacity = width + more + ROOM * ragged
     for number, layer in enumerate(parts[0][0]._layers):
         copies = []
         for which, tensor in enumerate(layer):
@@ -163,8 +184,8 @@ def _gather(parts: Sequence[tuple[KVCache, Tensor | None]]) -> KVCache:
                 row += len(source)
             copies.append(to)
         layers.append(tuple(copies))
-    if min(lengths) < width:
-        return RaggedCache(layers, [width - length for length in lengths], width)
+    if ragged:
+        return RaggedCache(layers, [width - length for length in lengths], width, width + more)
     even = object.__new__(KVCache)
     even._layers, even.length = layers, width
     return even

@@ -1,8 +1,9 @@
 """One thread for all models, in which requests take turns.
 
 Everything that runs a model does so in this thread: a request's work is an iterator, and after each `next` it waits
-behind the others. So a short request never waits for a long one, and no model is used by two threads. The texts of a
-model grow together: the turn of one computes the next token of all.
+for the others. So a short request never waits for a long one, and no model is used by two threads. The texts of a
+model grow together: the turn of one computes the next token of all. New work comes first: at the end of a round, all
+that has arrived gets its first two turns.
 """
 
 import asyncio
@@ -118,10 +119,20 @@ class Engine:
             self.active -= 1
 
     def _loop(self) -> None:
-        while (work := self._ready.get()) is not None:
-            if work.turn():
-                self._ready.put(work)  # behind all others
-            del work  # else the last one would stay in memory
+        works: list[_Work] | None = []
+        while works is not None:
+            works = self._round(works)
+
+    def _round(self, works: list["_Work"]) -> list["_Work"] | None:
+        """Give each work a turn, and new work two; return those that have more, or None at the end."""
+        arrived = [] if works else [self._ready.get()]
+        while not self._ready.empty():
+            arrived.append(self._ready.get())
+        new = [work for work in arrived if work is not None]
+        if len(new) < len(arrived):
+            return None
+        started = [work for work in new if work.turn()]
+        return [work for work in (*started, *works) if work.turn()]
 
 
 class _Work:
