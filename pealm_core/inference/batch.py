@@ -1,8 +1,8 @@
 """The forward passes of texts that grow by one token at a time."""
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from operator import itemgetter
 from typing import Any
 
@@ -49,7 +49,7 @@ class Batch:
         self._device = next(model.parameters()).device
         self._caches = use_cache and has(model, "make_cache")
         self.rows = list[Row]()
-        self._unread = defaultdict[tuple[int, ...], list[list[Row]]](list)  # what is read in one pass, by window
+        self._unread = list[tuple[tuple[int, ...], list[Row]]]()  # rows of a window; those of a key share a pass
         self._full = set[Row]()
         self._parts = list[_Part]()
         self._joins: bool | None = None  # whether the model can run with a joined cache
@@ -67,7 +67,7 @@ class Batch:
         for prompt in prompts:
             window, first = [*map(int, prompt)][-self._block :], len(self.rows) - before
             group = [Row(draws, first + sample, [*window], tokens) for sample in range(samples)]
-            self._unread[len(window), samples, before].append(group)
+            self._unread.append(((len(window), samples, before), group))
             self.rows += group
         return self.rows[before:]
 
@@ -103,13 +103,12 @@ class Batch:
             row.remaining -= 1
         for row in self._due:
             if row in self._full or not self._caches:
-                self._unread[len(row.window), 1].append([row])
+                self._unread.append(((len(row.window), 1), [row]))
 
     def leave(self) -> None:
         """Forget the rows that have ended."""
         self.rows = [row for row in self.rows if row.remaining > 0]
-        for key, groups in self._unread.items():
-            self._unread[key] = [group for group in groups if any(row.remaining > 0 for row in group)]
+        self._unread = [each for each in self._unread if any(row.remaining > 0 for row in each[1])]
         self._parts = [part for part in map(self._leave, self._parts) if part.rows]
 
     def _leave(self, part: _Part) -> _Part:
@@ -168,15 +167,11 @@ class Batch:
 
         Those of equal length are read together; the samples of a prompt as one.
         """
-        done, unread = [], sorted(self._unread.items(), key=itemgetter(0))
-        self._unread.clear()
-        for key, waiting in unread:
-            groups = [group for group in waiting if not new or group[0] in new]
-            if len(groups) < len(waiting):
-                self._unread[key] = [group for group in waiting if group[0] not in new]
-            if not groups:
-                continue
-            length, samples, *_ = key
+        done, key = [], itemgetter(0)
+        now = [each for each in self._unread if not new or each[1][0] in new]
+        self._unread = [each for each in self._unread if new and each[1][0] not in new]
+        for (length, samples, *_), same in groupby(sorted(now, key=key), key):
+            groups = [group for _, group in same]
             rows = [row for group in groups for row in group]
             idx = torch.tensor([group[0].window for group in groups], device=self._device)
             most = min(self._block, length + max(row.remaining for row in rows))

@@ -97,20 +97,14 @@ class KVCache:
         return _gather([(cache, None) for cache in (self, *others)])
 
     def put(self, rows: Sequence[int], other: "KVCache") -> "KVCache | None":
-        """Return a cache in which the first rows of another one replace `rows`, in the memory of this one.
-
-        None: there is not enough room.
-        """
+        """Return a cache in which another one's rows replace `rows`, in this one's memory; None: there is no room."""
         (starts, end, last), (begins, stop, until) = self._places(), other._places()
         last = max(last, end + until - stop)
         if stop - min(begins) > end or last > self._layers[0][0].shape[2]:
             return None
-        for source, row in enumerate(rows):
-            starts[row] = end - stop + begins[source]
-            for layer, new in zip(self._layers, other._layers, strict=True):
-                for to, tensor in zip(layer, new, strict=True):
-                    to[row, :, : starts[row]] = 0  # a hidden NaN would show
-                    to[row, :, starts[row] : end] = tensor[source, :, begins[source] : stop]
+        _copy(other, None, stop - min(begins), self._layers, rows, end)
+        for row, begin in zip(rows, begins, strict=True):
+            starts[row] = end - stop + begin
         return RaggedCache(self._layers, starts, end, last)
 
     def _places(self) -> tuple[list[int], int, int]:
@@ -162,33 +156,36 @@ class RaggedCache(KVCache):
 
 def _gather(parts: Sequence[tuple[KVCache, Tensor | None]]) -> KVCache:
     """Copy rows of caches, all or those of an index, into a cache in which the longest begins at 0."""
-    sources, lengths, layers, more = list[Any](), list[int](), list[Any](), 0
+    lengths, more = list[list[int]](), 0
     for cache, index in parts:
         starts, end, last = cache._places()
-        own = [end - starts[row] for row in (range(len(starts)) if index is None else index.tolist())]
-        sources.append((cache._layers, index, end, max(own)))
-        lengths, more = lengths + own, max(more, last - end)
-    width = max(lengths)
-    ragged = min(lengths) < width
-    capacity = width + more + ROOM * ragged
-    for number, layer in enumerate(parts[0][0]._layers):
-        copies = []
-        for which, tensor in enumerate(layer):
-            to, row = tensor.new_empty(len(lengths), tensor.shape[1], capacity, tensor.shape[3]), 0
-            for own, index, end, length in sources:
-                source = own[number][which].narrow(2, end - length, length)
-                source = source if index is None else source.index_select(0, index)
-                place = to[row : row + len(source)]
-                place.narrow(2, 0, width - length).zero_()  # a hidden NaN would show
-                place.narrow(2, width - length, length).copy_(source)
-                row += len(source)
-            copies.append(to)
-        layers.append(tuple(copies))
+        lengths.append([end - starts[row] for row in (range(len(starts)) if index is None else index.tolist())])
+        more = max(more, last - end)
+    flat = sum(lengths, list[int]())
+    width, ragged, row = max(flat), len({*flat}) > 1, 0
+    size, capacity = len(flat), width + more + ROOM * ragged
+    layers = [
+        tuple(tensor.new_empty(size, tensor.shape[1], capacity, tensor.shape[3]) for tensor in layer)
+        for layer in parts[0][0]._layers
+    ]
+    for (cache, index), own in zip(parts, lengths, strict=True):
+        _copy(cache, index, max(own), layers, slice(row, row := row + len(own)), width)
     if ragged:
-        return RaggedCache(layers, [width - length for length in lengths], width, width + more)
+        return RaggedCache(layers, [width - length for length in flat], width, width + more)
     even = object.__new__(KVCache)
     even._layers, even.length = layers, width
     return even
+
+
+def _copy(cache: KVCache, index: Tensor | None, length: int, layers: Any, rows: Any, end: int) -> None:
+    """Copy the last `length` places of a cache (rows: all, or those of an index) to `rows`, where they end at `end`."""
+    stop = cache._places()[1]
+    for own, layer in zip(cache._layers, layers, strict=True):
+        for tensor, to in zip(own, layer, strict=True):
+            part = tensor.narrow(2, stop - length, length)
+            part = part if index is None else part.index_select(0, index)
+            to[rows, :, : end - length] = 0  # a hidden NaN would show
+            to[rows, :, end - length : end] = part
 
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor, *, dropout: float = 0.0) -> Tensor:

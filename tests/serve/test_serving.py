@@ -156,8 +156,8 @@ def test_a_text_is_the_same_alone_and_in_company(loaded: Any, monkeypatch: pytes
         hook.remove()
         for request, text in zip(REQUESTS, together, strict=False):
             assert answers.together({"name": name, **request, "after": 0}) == [text]
-        assert engine.models[name].texts._requests == {} == vars(engine.models[name].texts._batch._batch)["_unread"]
-        assert engine.models[name].texts._batch._batch._parts == []
+        assert engine.models[name].texts._requests == {}
+        assert engine.models[name].texts._batch._batch._parts == engine.models[name].texts._batch._batch._unread == []
     widest = max(shape[0] for shape in shapes)
     assert widest > 3 if joins else widest == 3
 
