@@ -178,7 +178,7 @@ def _gather(parts: Sequence[tuple[KVCache, Tensor | None]]) -> KVCache:
 
 
 def _copy(cache: KVCache, index: Tensor | None, length: int, layers: Any, rows: Any, end: int) -> None:
-    """Copy the last `length` places of a cache (rows: all, or those of an index) to `rows`, where they end at `end`."""
+    """Copy the last `length` places of a cache , of all rows or those of an index, to places that end at `end`."""
     stop = cache._places()[1]
     for own, layer in zip(cache._layers, layers, strict=True):
         for tensor, to in zip(own, layer, strict=True):
