@@ -10,15 +10,17 @@ import asyncio
 import threading
 from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager, suppress
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 from pealm_core import Sampling
 from pealm_serve.errors import ApiError
 from pealm_serve.generation import Piece
+from pealm_serve.memory import return_free
 from pealm_serve.models import Loaded
 
 T = TypeVar("T")
+IDLE = 1.0  # seconds without work, after which free memory is returned to the system
 
 
 class Engine:
@@ -125,7 +127,7 @@ class Engine:
 
     def _round(self, works: list["_Work"]) -> list["_Work"] | None:
         """Give each work a turn, and new work two; return those that have more, or None at the end."""
-        arrived = [] if works else [self._ready.get()]
+        arrived = [] if works else [self._wait()]
         while not self._ready.empty():
             arrived.append(self._ready.get())
         new = [work for work in arrived if work is not None]
@@ -133,6 +135,13 @@ class Engine:
             return None
         started = [work for work in new if work.turn()]
         return [work for work in (*started, *works) if work.turn()]
+
+    def _wait(self) -> "_Work | None":
+        try:
+            return self._ready.get(timeout=IDLE)
+        except Empty:
+            return_free()
+            return self._ready.get()
 
 
 class _Work:
