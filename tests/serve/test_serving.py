@@ -142,6 +142,33 @@ REQUESTS: list[dict[str, Any]] = [
 ]
 
 
+def test_a_first_token_does_not_wait_for_a_step_of_all(loaded: Any) -> None:
+    lm, shapes = loaded["char-transformer"].lm, list[tuple[int, ...]]()
+    texts, how = Texts(lm), Sampling(max_new_tokens=30, temperature=0)
+    hook = lm.model.register_forward_pre_hook(lambda module, args: shapes.append(tuple(args[0].shape)))
+    others = [texts.generate([1, 2], how) for _ in range(3)]
+    for _ in range(4):
+        assert len([next(other) for other in others]) == 3
+    assert shapes == [(3, 2), (3, 1), (3, 1)]
+    first, second = (texts.generate([4, 5, 6, 7], how) for _ in range(2))
+    assert next(first) == next(second) == []
+    second.close()  # before its first token
+    assert [len(next(first)), len(next(first))] == [1, 1]
+    hook.remove()
+    assert shapes[3:] == [(1, 4), (4, 1)]
+    for text in (*others, first):
+        text.close()
+    assert texts._requests == {}
+
+
+def test_free_memory_is_returned_when_there_is_no_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    returned = threading.Event()
+    monkeypatch.setattr(engine_module, "IDLE", 0.01)
+    monkeypatch.setattr(engine_module, "return_free", returned.set)
+    with Engine({}):
+        assert returned.wait(PATIENCE)
+
+
 @pytest.mark.parametrize("joins", [True, False])
 def test_a_text_is_the_same_alone_and_in_company(loaded: Any, monkeypatch: pytest.MonkeyPatch, joins: bool) -> None:
     name, shapes = "char-transformer", list[tuple[int, ...]]()
