@@ -1,6 +1,10 @@
 """What all tests share: no test touches the user's cache, and the command line runs in this process."""
 
+import gc
+import multiprocessing
 import os
+import runpy
+import socket
 import sys
 import textwrap
 import urllib.request
@@ -35,6 +39,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.get_closest_marker("slow") and not config.getoption("--slow"):
             item.add_marker(pytest.mark.skip(reason="slow: scripts/test --slow runs it"))
+
+
+def pytest_collection_finish() -> None:
+    """Keep the garbage collector from going through torch and all tests again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
@@ -73,6 +83,46 @@ def pealm(capfd: pytest.CaptureFixture[str]) -> Callable[..., Result]:
         out, err = capfd.readouterr()
         assert "Traceback" not in err
         return Result(int(ending.value.code or 0), out, err)
+
+    return run
+
+
+FORKED = Path(__file__).with_name("forked.py")
+PRELOADED = ["torch._dynamo", "safetensors.torch", "pealm_core.cli.command_group", "pealm_core.training.train"]
+
+
+@pytest.fixture
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[Result]]:
+    """Run a command in processes that communicate: `ranks(2, "train", ...)`.
+
+    They are as torchrun starts them, but forked from a process that has imported torch, which saves seconds. All write
+    to the current folder. One that takes longer than 100 seconds hangs.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+
+    def run(processes: int, *words: object, **env: str) -> list[Result]:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = str(probe.getsockname()[1])
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(processes)}
+        place |= {"LOCAL_WORLD_SIZE": str(processes), "OMP_NUM_THREADS": "1", **env}
+        folder, running = tmp_path_factory.mktemp("ranks"), []
+        for rank in range(processes):
+            given = {
+                "words": [str(word) for word in words],
+                "out": folder / f"{rank}.out",
+                "err": folder / f"{rank}.err",
+            }
+            given["env"] = {**os.environ, **place, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+            running.append(context.Process(target=runpy.run_path, args=(str(FORKED), given, "forked")))
+            running[-1].start()
+        for process in running:
+            process.join(100)
+        late = [process.kill() for process in running if process.exitcode is None]
+        texts = [[(folder / f"{rank}.{name}").read_text() for name in ("out", "err")] for rank in range(processes)]
+        assert not late, texts
+        return [Result(process.exitcode or 0, *text) for process, text in zip(running, texts, strict=True)]
 
     return run
 

@@ -49,8 +49,6 @@ def faster(model: torch.nn.Module, device: torch.device, without: tuple[str, ...
         mallopt(M_TRIM_THRESHOLD, 2**30)
         mallopt(M_MMAP_THRESHOLD, 2**25)  # glibc's maximum; larger blocks are still returned
     if "gc" not in without:
-        gc.collect()
-        gc.freeze()
         gc.set_threshold(100_000, 50, 100)
     try:
         with ExitStack() as contexts:
@@ -62,7 +60,6 @@ def faster(model: torch.nn.Module, device: torch.device, without: tuple[str, ...
     finally:
         torch.set_float32_matmul_precision(precision)
         gc.set_threshold(*thresholds)
-        gc.unfreeze()
 
 
 def use_eager_optimizers() -> None:

@@ -2,10 +2,6 @@
 
 import json
 import math
-import os
-import socket
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -75,23 +71,14 @@ def test_values_are_those_of_eval_on_the_checkpoints(pealm: Pealm, runs: Path, t
     assert list(tracked(lines(out))) == [4, 8, 10, 12, 13]
 
 
-def test_two_processes_track_the_values_of_one(pealm: Pealm, runs: Path, tmp_path: Path, lines: Lines) -> None:
+def test_two_processes_track_the_values_of_one(
+    pealm: Pealm, ranks: Any, runs: Path, tmp_path: Path, lines: Lines
+) -> None:
     same = ("--steps", "4", "--model.dropout", "0")  # which differs by rank
     done = pealm(*training(runs, tmp_path / "one"), *same)
     assert done.code == 0, done.err
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-m", "pealm", *training(runs, tmp_path / "two"), *same],
-            env={**os.environ, **place, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.DEVNULL,
-        )
-        for rank in range(2)
-    ]
-    assert [process.wait(timeout=120) for process in running] == [0, 0]
+    done = ranks(2, *training(runs, tmp_path / "two"), *same)
+    assert [rank.err for rank in done if rank.code] == []
     one, two = tracked(lines(tmp_path / "one")), tracked(lines(tmp_path / "two"))
     bits = [lines(tmp_path / name)[0]["val_bits_per_byte"] for name in ("one", "two")]
     assert bits[0] == pytest.approx(bits[1], rel=1e-6)

@@ -1,4 +1,4 @@
-"""Several processes, started by torchrun as a user does: the same learning, one voice, and no hang when one fails."""
+"""Several processes: the same learning, one voice, and no hang when one fails; restarts and signals under torchrun."""
 
 import json
 import os
@@ -74,18 +74,19 @@ def short_book(tmp_path: Path) -> Path:
 
 
 def test_the_number_of_processes_does_not_change_what_is_learned(
-    pealm: Callable[..., Any], launch: Callable[..., Any], tmp_path: Path, short_book: Path
+    pealm: Callable[..., Any], ranks: Callable[..., Any], tmp_path: Path, short_book: Path
 ) -> None:
     begin = ["train", "char-transformer", "--input.text", short_book, *SMALL, *CONSTANT, "--dtype", "fp32"]
     begin += ["--eval-every", 3, "--eval-tokens", 48]  # three windows: with four processes, one has none
     assert pealm(*begin, "--out", tmp_path / "straight", "--steps", 6).code == 0
     # Begun with two and accumulation, ended with one; begun with one, ended with two; four all the way.
-    assert launch(2, *PEALM, *begin, "--out", "2-1", "--steps", 3, "--micro-batch-size", 2).returncode == 0
+    begun = ranks(2, *begin, "--out", tmp_path / "2-1", "--steps", 3, "--micro-batch-size", 2)
+    assert [done.code for done in begun] == [0, 0]
     assert pealm("train", "--out", tmp_path / "2-1", "--steps", 6).code == 0
     assert pealm(*begin, "--out", tmp_path / "1-2", "--steps", 3).code == 0
-    assert launch(2, *PEALM, "train", "--out", "1-2", "--steps", 6).returncode == 0
-    four = launch(4, *PEALM, *begin, "--out", "4", "--steps", 6)
-    assert four.returncode == 0, four.stderr
+    assert [done.code for done in ranks(2, "train", "--out", tmp_path / "1-2", "--steps", 6)] == [0, 0]
+    four = ranks(4, *begin, "--out", tmp_path / "4", "--steps", 6)
+    assert [(done.code, done.err) for done in four] == 4 * [(0, "")]
     straight = rows(tmp_path / "straight")
     for name in ("2-1", "1-2", "4"):
         run = rows(tmp_path / name)
@@ -96,24 +97,22 @@ def test_the_number_of_processes_does_not_change_what_is_learned(
             assert other["tokens"] == one["tokens"] and other["lr"] == one["lr"]
             assert other.keys() == one.keys()
             assert other.get("val_loss", 0) == pytest.approx(one.get("val_loss", 0), rel=1e-5), name
-    said = four.stdout.splitlines()
-    assert len(said) == len(set(said)) and sum(", 4 processes" in line for line in said) == 1
-    assert "pealm:" not in four.stderr and "Warning" not in four.stderr
+    assert four[0].out.count(", 4 processes") == 1 and [done.out for done in four[1:]] == 3 * [""]
     assert checkpoint.verify(tmp_path / "4" / "checkpoints" / "step-00000006")["world_size"] == 4
 
 
 def test_two_processes_that_stop_and_go_on_end_with_the_same_bits(
-    launch: Callable[..., Any], tmp_path: Path, short_book: Path
+    ranks: Callable[..., Any], tmp_path: Path, short_book: Path
 ) -> None:
     begin = ["train", "char-transformer", "--input.text", short_book, *SMALL, "--model.dropout", 0.2]
     begin += ["--micro-batch-size", 2, "--eval-every", 2, "--save-every", 3, "--keep", 0, "--steps", 8]
     straight, parts = tmp_path / "straight", tmp_path / "parts"
-    assert launch(2, *PEALM, *begin, "--out", straight).returncode == 0
+    assert [done.code for done in ranks(2, *begin, "--out", straight)] == [0, 0]
     shutil.copytree(straight, parts)
     for step in (6, 8):  # as the disk is where the run was stopped after step 3, in the middle of an epoch
         shutil.rmtree(parts / "checkpoints" / f"step-{step:08d}")
-    done = launch(2, *PEALM, "train", "--out", parts)
-    assert "resuming from parts/checkpoints/step-00000003" in done.stdout.replace(f"{tmp_path}/", ""), done.stderr
+    done = ranks(2, "train", "--out", parts)[0]
+    assert f"resuming from {parts}/checkpoints/step-00000003" in done.out, done.err
     assert timeless(parts) == timeless(straight)
     for folder in ("checkpoints/step-00000006", "checkpoints/step-00000008", "best"):
         a, b = straight / folder, parts / folder
@@ -226,7 +225,7 @@ def pealm_models():
 
 @pytest.mark.parametrize(("where", "step"), [("all", 1), ("one", 1), ("later", 3), ("last", 1), ("last of one", 1)])
 def test_an_unused_parameter_is_the_plugins_defect(
-    launch: Callable[..., Any], tmp_path: Path, book: Path, monkeypatch: pytest.MonkeyPatch, where: str, step: int
+    ranks: Callable[..., Any], tmp_path: Path, book: Path, monkeypatch: pytest.MonkeyPatch, where: str, step: int
 ) -> None:
     """DistributedDataParallel would wait for its gradient, and say so in a hundred lines."""
     info = tmp_path / "site" / "pealm_odd-1.0.dist-info"
@@ -234,16 +233,14 @@ def test_an_unused_parameter_is_the_plugins_defect(
     (info / "entry_points.txt").write_text("[pealm]\nodd = odd_plugin\n")
     (info.parent / "odd_plugin.py").write_text(PLUGIN)
     (info.parent / "odd_model.py").write_text(UNUSED)
-    monkeypatch.setenv("PYTHONPATH", str(info.parent))
-    monkeypatch.setenv("UNUSED", where)
-    args = ["train", "odd", "--input.text", book, "--steps", 5, "--batch-size", 4, "--out", "r"]
+    monkeypatch.syspath_prepend(info.parent)
+    args = ["train", "odd", "--input.text", book, "--steps", 5, "--batch-size", 4, "--out", tmp_path / "r"]
     if "last" in where:  # the first of two passes gives it a gradient, and the second doesn't
         args += ["--micro-batch-size", 1]
-    done = launch(2, *PEALM, *args, logs=tmp_path / "logs")
-    logs = [path.read_text() for path in sorted((tmp_path / "logs").glob("*/*/*/stderr.log"))]
-    (line,) = "".join(logs).splitlines()  # once
+    done = ranks(2, *args, UNUSED=where)
+    (line,) = "".join(rank.err for rank in done).splitlines()  # once
     assert f"pealm-odd: step {step}: the model gives unused.weight, unused.bias no gradient" in line
-    assert "exitcode  : 3" in done.stderr
+    assert 3 in {rank.code for rank in done}
     assert json.loads((tmp_path / "r" / "run.json").read_text())["status"] == "failed"
 
 
@@ -256,24 +253,21 @@ def pealm_run_start(trainer):
 """
 
 
-def test_a_parameter_frozen_after_wrapping_is_one_line(
-    launch: Callable[..., Any], tmp_path: Path, book: Path
-) -> None:
+def test_a_parameter_frozen_after_wrapping_is_one_line(ranks: Callable[..., Any], tmp_path: Path, book: Path) -> None:
     (tmp_path / "freeze.py").write_text(FREEZING)
-    start = ["char-transformer", "--input.text", book, *SMALL, "--steps", 3, "--out", "r"]
-    done = launch(2, *PEALM, "--plugin", "freeze.py", "train", *start, logs=tmp_path / "logs")
-    logs = [path.read_text() for path in sorted((tmp_path / "logs").glob("*/*/*/stderr.log"))]
-    (line,) = "".join(logs).splitlines()  # once
-    assert "step 1: the model gives" in line and "norm.weight" in line and "exitcode  : 3" in done.stderr
+    start = ["char-transformer", "--input.text", book, *SMALL, "--steps", 3, "--out", tmp_path / "r"]
+    done = ranks(2, "--plugin", tmp_path / "freeze.py", "train", *start)
+    (line,) = "".join(rank.err for rank in done).splitlines()  # once
+    assert "step 1: the model gives" in line and "norm.weight" in line and 3 in {rank.code for rank in done}
     assert "requires_grad=False when the model is made" in line
 
 
 def test_gradients_in_bf16_teach_nearly_the_same(
-    pealm: Callable[..., Any], launch: Callable[..., Any], tmp_path: Path, short_book: Path
+    pealm: Callable[..., Any], ranks: Callable[..., Any], tmp_path: Path, short_book: Path
 ) -> None:
     begin = ["train", "char-transformer", "--input.text", short_book, *SMALL, *CONSTANT, "--dtype", "fp32"]
     begin += ["--eval-tokens", 48, "--steps", 6, "--strategy.gradients", "bf16", "--micro-batch-size", 2]
-    assert launch(2, *PEALM, *begin, "--out", "two").returncode == 0
+    assert [done.code for done in ranks(2, *begin, "--out", tmp_path / "two")] == [0, 0]
     assert pealm(*begin, "--out", tmp_path / "one").code == 0  # one process exchanges nothing
     one, two = rows(tmp_path / "one"), rows(tmp_path / "two")
     assert one[0]["grad_norm"] == pytest.approx(two[0]["grad_norm"], rel=0.01)
@@ -299,17 +293,15 @@ def pealm_run_end(trainer, status):
 """
 
 
-def test_an_observer_refuses_the_run_of_two_processes(launch: Callable[..., Any], tmp_path: Path, book: Path) -> None:
+def test_an_observer_refuses_the_run_of_two_processes(ranks: Callable[..., Any], tmp_path: Path, book: Path) -> None:
     (tmp_path / "refusing.py").write_text(REFUSING)
     (tmp_path / "slow.py").write_text(SLOW)
     plugins = ["--plugin", tmp_path / "refusing.py", "--plugin", tmp_path / "slow.py"]
-    words = [*plugins, "train", "char-bigram", "--input.text", book, "--out", "r"]
-    done = launch(2, *PEALM, *words, logs=tmp_path / "logs")
-    logs = [path.read_text() for path in sorted((tmp_path / "logs").glob("*/*/*/stderr.log"))]
-    assert [line for line in "".join(logs).splitlines() if "waiting" not in line] == [
+    done = ranks(2, *plugins, "train", "char-bigram", "--input.text", book, "--out", tmp_path / "r")
+    assert [line for rank in done for line in rank.err.splitlines() if "waiting" not in line] == [
         "pealm: file:refusing.py/refusing: choose another file"
     ]
-    assert "exitcode  : 2" in done.stderr
+    assert 2 in {rank.code for rank in done}
     assert json.loads((tmp_path / "r" / "run.json").read_text())["status"] == "failed"
 
 

@@ -1,10 +1,6 @@
 """`pealm eval` with HellaSwag: the table, the file, several processes."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -89,36 +85,14 @@ def test_it_is_the_default_for_a_model_that_names_no_text(
     assert result.code == 0 and "the results are not kept" in result.err and not [*elsewhere.iterdir()]
 
 
-def test_two_processes_write_the_file_that_one_writes(pealm: Pealm, run: Path, rows: Path, tmp_path: Path) -> None:
-    args = [
-        "eval",
-        "--ckpt",
-        str(run),
-        "--on",
-        "hellaswag",
-        "--eval.file",
-        str(rows),
-        "--eval.details",
-        "true",
-        "--output",
-    ]
+def test_two_processes_write_the_file_that_one_writes(
+    pealm: Pealm, ranks: Any, run: Path, rows: Path, tmp_path: Path
+) -> None:
+    args = ["eval", "--ckpt", run, "--on", "hellaswag", "--eval.file", rows, "--eval.details", "true", "--output"]
     assert pealm(*args, tmp_path / "one.json").code == 0
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-m", "pealm", *args, str(tmp_path / "two.json")],
-            env={**os.environ, **place, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    outs = [process.communicate(timeout=80)[0] for process in running]
-    assert [process.returncode for process in running] == [0, 0]
-    assert outs[0].startswith("hellaswag on") and outs[1] == ""
+    first, second = ranks(2, *args, tmp_path / "two.json")
+    assert (first.code, second.code) == (0, 0), (first.err, second.err)
+    assert first.out.startswith("hellaswag on") and second.out == ""
     one, two = (json.loads((tmp_path / name).read_text()) for name in ("one.json", "two.json"))
     for found in (one, two):
         del found["rows_per_second"]

@@ -1,8 +1,6 @@
 """What a training tells of itself beside its metrics: texts on the way (samples.jsonl) and facts (run.json)."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -84,12 +82,12 @@ def test_a_prompt_that_the_tokenizer_can_t_express_is_found_before_the_first_ste
     assert not (tmp_path / "r").exists()
 
 
-def test_one_of_two_processes_writes_and_both_learn_on(train: Callable[..., Any], tmp_path: Path, book: Path) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "pealm"]
-    command += ["train", "char-transformer", "--input.text", str(book), "--out", "two", "--steps", "4"]
-    command += [str(word) for word in (*SMALL, *CONSTANT, "--sample-every", 2, "--dtype", "fp32")]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=150)
-    assert done.returncode == 0, done.stderr
+def test_one_of_two_processes_writes_and_both_learn_on(
+    train: Callable[..., Any], ranks: Callable[..., Any], tmp_path: Path, book: Path
+) -> None:
+    line = ["train", "char-transformer", "--input.text", book, "--out", tmp_path / "two", "--steps", 4]
+    done = ranks(2, *line, *SMALL, *CONSTANT, "--sample-every", 2, "--dtype", "fp32")
+    assert [rank.err for rank in done if rank.code] == []
     assert train(tmp_path / "one", "--steps", 4, "--dtype", "fp32").code == 0
     for two, one in zip(timeless(tmp_path / "two"), timeless(tmp_path / "one"), strict=True):
         assert two == pytest.approx(one, rel=1e-4)
