@@ -158,10 +158,10 @@ def main() -> int:
             return 1
         try:
             sizes.append(memory(server.pid, address[1]))
-            warm = 0  # until torch's libraries have their buffers for all shapes
-            while warm < 20 * args.clients and not any(client.errors for client in all_clients):
-                all_clients, _ = load(address[1], args.clients, args.seconds / args.rounds)
-                warm += sum(client.requests for client in all_clients)
+            warm, clients = 0, list[Client]()  # until torch's libraries have their buffers for all shapes
+            while warm < 20 * args.clients and not any(client.errors for client in clients):
+                clients, _ = load(address[1], args.clients, args.seconds / args.rounds)
+                warm += sum(client.requests for client in clients)
             sizes.append(memory(server.pid, address[1]))
             computed = processor_time(server.pid)
             for number in range(args.rounds):
