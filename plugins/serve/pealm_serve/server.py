@@ -2,6 +2,7 @@
 
 import asyncio
 import ipaddress
+import logging
 import re
 import socket
 import threading
@@ -53,6 +54,7 @@ def run(paths: Sequence[str], *, host: str, port: int, api_key: str | None, brow
         )
     if api_key is not None and not re.fullmatch("[!-~]+", api_key):
         raise UserError("--api-key: use at least one character, only ASCII, and no spaces")
+    logging.getLogger("asyncio").setLevel(logging.ERROR)  # it warns of clients that leave while much is sent
     listener = listen(host, port)
     return_large_blocks()
     with listener:

@@ -104,7 +104,6 @@ class Views:
                 ids, given = inside.checked_ids(model.lm, body.get("ids")), []
             for token in given:
                 await answer.event({**token, "given": True})
-                await asyncio.sleep(0)  # to notice that the client has left
             work = model.texts.generate(ids or model.lm.encode(""), chosen)
             async with aclosing(self.engine.turns(work)) as steps:
                 async for pieces in steps:
