@@ -1,10 +1,11 @@
-"""Run the commands of the tutorial and write what they print into the pages.
+"""Run the commands of the tutorial and of docs/plugins.md and write what they print into the pages.
 
     python scripts/docs_outputs.py                       # all pages, in order, in a new folder
     python scripts/docs_outputs.py chat                  # one page; it may need the runs of earlier ones: --folder
     python scripts/docs_outputs.py --folder /tmp/tour --shakespeare FILE
 
-In a page, a Python block with a title is a file, and a block `sh` is what a reader types. A comment
+In a page, a Python or TOML block is a file if it has a title, or begins with a comment that is the file's name, and a
+block `sh` is what a reader types. What stands below a line `<!-- not run -->` is left as it is. A comment
 `<!-- output -->` below it stands before what it prints; `<!-- output: first 8, last 3 -->` keeps some of the lines.
 `same` in it says that every run prints the same, which a test compares.
 """
@@ -23,7 +24,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 TUTORIAL = ROOT / "docs" / "tutorial"
 ORDER = ("neuron", "bigram", "attention", "transformer", "gpt2", "finetune", "chat", "look-inside")
-FILE = re.compile(r'^```python title="([\w.-]+)"\n(.*?)^```', re.MULTILINE | re.DOTALL)
+PAGES = {name: TUTORIAL / f"{name}.md" for name in ORDER} | {"plugins": ROOT / "docs" / "plugins.md"}
+FILE = re.compile(
+    r'^```(?:python title="([\w.-]+)"\n|(?:python|toml)\n(?=# ([\w.-]+)\n))(.*?)^```', re.MULTILINE | re.DOTALL
+)
+NOT_RUN = "<!-- not run -->"
 BLOCK = re.compile(
     r"^```sh\n(?P<sh>.*?)^```\n(?P<head>\s*<!-- output(?P<how>[^>]*) -->\n\n?)?"
     r"(?(head)(?:```text\n(?P<out>.*?)^```\n)?)",
@@ -42,7 +47,7 @@ class Step:
 
     def shown(self, printed: str) -> str:
         """Return the lines of a printed text that the page keeps."""
-        lines = [line.rstrip() for line in printed.strip("\n").splitlines()]
+        lines = [line.rstrip() for line in printed.strip("\n").splitlines() if "loading the plugin" not in line]
         numbers = {word: int(number) for word, number in re.findall(r"(first|last) (\d+)", self.how)}
         first, last = numbers.get("first", 0), numbers.get("last", 0)
         if numbers and first + last < len(lines):
@@ -52,7 +57,7 @@ class Step:
 
 def files(page: str) -> dict[str, str]:
     """Map the names of the files of a page to their content."""
-    return dict(FILE.findall(page))
+    return {title or comment: text for title, comment, text in FILE.findall(page)}
 
 
 def steps(page: str) -> Iterator[Step]:
@@ -79,7 +84,7 @@ def prepare(folder: Path, shakespeare: Path | None) -> dict[str, str]:
 
 def regenerate(path: Path, folder: Path, env: dict[str, str]) -> None:
     """Run a page's commands and write their output into it."""
-    page = path.read_text(encoding="utf-8")
+    page, *rest = re.split(f"(?={NOT_RUN})", path.read_text(encoding="utf-8"), maxsplit=1)
     for name, text in files(page).items():
         (folder / name).write_text(text, encoding="utf-8")
 
@@ -95,24 +100,24 @@ def regenerate(path: Path, folder: Path, env: dict[str, str]) -> None:
         printed = done.stdout.replace(f"{folder}/", "")
         return f"```sh\n{step.commands}```\n{match['head'].rstrip()}\n\n```text\n{step.shown(printed)}```\n"
 
-    path.write_text(BLOCK.sub(run, page), encoding="utf-8")
+    path.write_text("".join([BLOCK.sub(run, page), *rest]), encoding="utf-8")
 
 
 def main() -> None:
     """Regenerate the pages that are named, or all."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("pages", nargs="*", metavar="PAGE", help=f"of {', '.join(ORDER)} [all]")
+    parser.add_argument("pages", nargs="*", metavar="PAGE", help=f"of {', '.join(PAGES)} [all]")
     parser.add_argument("--folder", type=Path, help="where to run; its runs are kept [a new folder, removed]")
     parser.add_argument("--shakespeare", type=Path, help="tinyshakespeare in a file, instead of a download")
     args = parser.parse_args()
-    if unknown := {*args.pages} - {*ORDER}:
+    if unknown := {*args.pages} - {*PAGES}:
         parser.error(f"no such page: {', '.join(sorted(unknown))}")
     with tempfile.TemporaryDirectory() as new:
         folder = args.folder or Path(new)
         env = prepare(folder.absolute(), args.shakespeare)
-        for name in ORDER:
+        for name, path in PAGES.items():
             if not args.pages or name in args.pages:
-                regenerate(TUTORIAL / f"{name}.md", folder.absolute(), env)
+                regenerate(path, folder.absolute(), env)
 
 
 if __name__ == "__main__":

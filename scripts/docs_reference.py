@@ -121,7 +121,7 @@ def settings() -> str:
         if entries:
             parts += [f"## {kind.kind.capitalize()}s\n".replace("ys\n", "ies\n"), use(name) + "\n"]
             parts += [component(name, entry, head) for entry in entries.values()]
-    return "\n".join(parts)
+    return "\n".join(['<div class="settings" markdown>\n', *parts, "\n</div>\n"])  # the style sheet knows the class
 
 
 def use(name: str) -> str:
@@ -207,12 +207,19 @@ def messages() -> str:
         "What ends a command, with its exit code, by the package that says it; `…` is where a value stands. "
         "[Troubleshooting](../troubleshooting.md) explains those that are met most.\n",
     ]
+    used: set[str] = set()
     for pattern in SOURCES:
         for folder in sorted(ROOT.glob(pattern)):
             if rows := sorted(set(raised(folder))):
                 parts.append(f"## {'pealm-core' if folder.name == 'pealm_core' else f'pealm-{folder.name}'}\n")
-                anchored = ([f'<span id="{slug(text)}"></span>{cell(text)}', str(code)] for text, code in rows)
-                parts.append(table(("message", "exit code"), anchored))
+                lines = []
+                for text, code in rows:
+                    anchor = slug(text)
+                    while anchor in used:  # said by another package as well
+                        anchor = f"{folder.name}-{anchor}"
+                    used.add(anchor)
+                    lines.append([f'<span id="{anchor}"></span>{cell(text)}', str(code)])
+                parts.append(table(("message", "exit code"), lines))
     return "\n".join(parts)
 
 

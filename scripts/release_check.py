@@ -1,6 +1,7 @@
 """Build the wheel and the source archive of every distribution, and check them; `scripts/release` runs this."""
 
 import argparse
+import posixpath
 import re
 import subprocess
 import sys
@@ -105,7 +106,7 @@ def check_dependencies(name: str, lines: Iterable[str], versions: Mapping[str, s
             raise ReleaseError(f"{name} needs {line}, but this release is {versions[dependency]}")
 
 
-def build(project: Path, target: Path) -> tuple[Path, Path]:
+def build(project: Path, target: Path, repository: str = "") -> tuple[Path, Path]:
     """Build wheel and source archive from a copy with only the files that git knows, without earlier build output."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder, project.name)
@@ -113,9 +114,29 @@ def build(project: Path, target: Path) -> tuple[Path, Path]:
             place = copy / name
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_bytes((project / name).read_bytes())
+        if repository:
+            add_addresses(copy, project.relative_to(ROOT).as_posix(), repository)
         source = run_backend(copy, target, "sdist")
         wheel = run_backend(copy, target, "wheel")
     return wheel, source
+
+
+def add_addresses(copy: Path, folder: str, repository: str) -> None:
+    """Add `[project.urls]` to a copy of a project, and make its README's links absolute, for the package index."""
+    file, readme = copy / "pyproject.toml", copy / "README.md"
+    tag = f"v{pyproject(copy)['project']['version']}"
+    pages = (("Repository", ""), ("Issues", "/issues"), ("Changelog", f"/blob/{tag}/CHANGELOG.md"))
+    with file.open("a", encoding="utf-8") as lines:
+        lines.writelines(["\n[project.urls]\n", *(f'{name} = "{repository}{page}"\n' for name, page in pages)])
+
+    def absolute(match: re.Match[str]) -> str:
+        path, _, anchor = match[2].partition("#")
+        kind = "raw" if path.endswith(".svg") else "blob"
+        address = f"{repository}/{kind}/{tag}/{posixpath.normpath(posixpath.join(folder, path))}"
+        return f"{match[1]}{address}{'#' if anchor else ''}{anchor}"
+
+    text = readme.read_text(encoding="utf-8")
+    readme.write_text(re.sub(r'(\]\(|src=")(?![a-z]+:|#)([^)\s"]+)', absolute, text), encoding="utf-8")
 
 
 def tracked(project: Path) -> list[str]:
@@ -204,6 +225,7 @@ def main() -> None:
     parser.add_argument("folder", nargs="?", type=Path, default=ROOT / "dist", help="new or empty [dist]")
     parser.add_argument("--draft", action="store_true", help="skip the checks for uncommitted changes and changelog")
     parser.add_argument("--only", metavar="NAME", action="append", help="only this distribution (repeatable)")
+    parser.add_argument("--repository", metavar="URL", default="", help="for links from the index [none]")
     args = parser.parse_args()
     try:
         folders = projects(ROOT)
@@ -218,7 +240,7 @@ def main() -> None:
         for name, project in zip(versions, folders, strict=True):
             if args.only and name not in args.only:
                 continue
-            wheel, source = build(project, args.folder)
+            wheel, source = build(project, args.folder, args.repository.rstrip("/"))
             check(project, wheel, source, versions)
             print(f"{wheel.name}  {source.name}")
     except (ReleaseError, OSError, subprocess.CalledProcessError) as error:

@@ -34,9 +34,9 @@ MOVED = 1e-4  # nats per token that fp16 may cost
 RECORDED = 1e-3  # nats per token that fp32 may differ from a validation under bf16
 PEALM = [sys.executable, "-m", "pealm"]
 DATA = {
-    "tinyshakespeare": "tinyshakespeare, a million characters of Shakespeare, put together by Andrej Karpathy; the "
-    "plays are in the public domain, his repository is under the MIT licence",
-    "kindergarten": "stories that pealm-kindergarten's grammar tells (`--input.kindergarten`, seed 1); made by this "
+    "tinyshakespeare": "tinyshakespeare, a million characters of Shakespeare, collected by Andrej Karpathy; the "
+    "plays are in the public domain, his repository has the MIT licence",
+    "kindergarten": "stories from the grammar of pealm-kindergarten (`--input.kindergarten`, seed 1); made by this "
     "project, MIT licence",
 }
 GPT2 = "--model.n-layer 4 --model.n-head 4 --model.n-embd 192 --model.block-size 128"
@@ -56,6 +56,13 @@ class Shipped:
         """What follows `pealm eval --ckpt PATH`."""
         return "--on kindergarten" if self.data == "kindergarten" else f"--on perplexity --input.{self.data}"
 
+    @property
+    def why(self) -> str:
+        """Why the evaluation's loss is another one than the validation loss."""
+        if self.data == "kindergarten":
+            return "The evaluation below is per character and scores each story from its beginning."
+        return "The evaluation below gives most tokens a longer context, so its loss is lower, except for a bigram."
+
     def documents(self) -> Iterable[str]:
         """The validation text."""
         return (Kindergarten() if self.data == "kindergarten" else Tinyshakespeare()).documents("val")
@@ -63,7 +70,9 @@ class Shipped:
 
 MODELS = {
     "char-bigram": Shipped(
-        "A table of what follows each character", "tinyshakespeare", "char-bigram --input.tinyshakespeare"
+        "A table: how likely each character follows each other one",
+        "tinyshakespeare",
+        "char-bigram --input.tinyshakespeare",
     ),
     "char-transformer": Shipped(
         "A plain transformer over characters", "tinyshakespeare", "char-transformer --input.tinyshakespeare"
@@ -74,7 +83,7 @@ MODELS = {
         "sprout --preset laptop --input.tinyshakespeare --eval-every 500 --steps 2000",
     ),
     "sprout-stories": Shipped(
-        "A teller of little stories, as the quickstart trains it",
+        "A model that writes short stories, the example at the top of the README",
         "kindergarten",
         "sprout --preset tiny --input.kindergarten --tokenizer bpe --eval-tokens 20000 --steps 2000",
         "-n 80 --num-samples 3 --seed 1",
@@ -166,10 +175,11 @@ def card(name: str, shipped: Shipped, made: Path, run: Path) -> str:
 
 - **Data**: {DATA[shipped.data]}.
 - **Trained by** `pealm train {shipped.train}`; `pealm train --config {path}/config.toml --dtype {precision}`
-  does the same again.
-- **Steps**: {last["step"]:,}, these are the weights after {state["step"]:,}, the best of the validations
-  (in about {last["seconds"]:.0f} s on {torch.get_num_threads()} thread(s) of a shared {processor()}).
-- **Validation loss**: {state["val_loss"]:.4f} nats per {unit} ({state["first_val_loss"]:.4f} before the first step).
+  repeats it.
+- **Steps**: {last["step"]:,}, in about {last["seconds"]:.0f} s on {torch.get_num_threads()} thread(s) of a shared
+  {processor()}; the weights are those after step {state["step"]:,}, which had the lowest validation loss.
+- **Validation loss**: {state["val_loss"]:.4f} nats per {unit} ({state["first_val_loss"]:.4f} before the first step),
+  on windows of the text. {shipped.why}
 - **Size**: {parameters:,} parameters in {made.name}, {size(made) / 1e3:,.0f} kB.
 
 `pealm eval --ckpt {path} {shipped.evaluation}`

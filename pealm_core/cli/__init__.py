@@ -13,7 +13,7 @@ COMMANDS = {
     "sample": ("pealm_core.cli.sample:sample", "Generate text."),
     "eval": ("pealm_evals.command:evaluate", "Evaluate a model."),
     "prepare": ("pealm_data.prepare:prepare", "Download what a dataset or evaluator needs."),
-    "convert": ("pealm_convert.command:convert", "Convert a checkpoint: weights only, another precision or format."),
+    "convert": ("pealm_convert.command:convert", "Convert a checkpoint to another precision or format."),
     "clean": ("pealm_clean.command:clean", "Remove runs, cached tokens and leftovers."),
     "new-plugin": ("pealm_testing.new_plugin:new_plugin", "Create a plugin package from a template."),
     "plugins": ("pealm_core.cli.plugins:plugins", "List the installed plugins."),

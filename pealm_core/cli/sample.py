@@ -15,7 +15,7 @@ from pealm_core.config.settings import DEVICES, Sampling
 from pealm_core.config.toml_layers import read_regular
 from pealm_core.contract.errors import UserError
 
-BASE = "Weights below the checkpoint's adapter, if they are not in the place that it names."
+BASE = "Base weights of an adapter, if they have moved."
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
@@ -23,7 +23,7 @@ FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.argument("model", required=False)
 @click.option("--ckpt", metavar="PATH", help="Run (its best weights), checkpoint folder or file in one.")
 @click.option("--base", type=click.Path(path_type=Path), metavar="PATH", help=BASE)
-@click.option("--tokenizer-dir", type=FOLDER, metavar="DIR", help="Saved vocabulary to use instead.")
+@click.option("--tokenizer-dir", type=FOLDER, metavar="DIR", help="Use the saved tokenizer of this folder.")
 @click.option("--prompt", help="Text to continue.")
 @click.option("--prompt-file", metavar="FILE", help="Read the prompt from a file; -: from standard input.")
 @click.option("--stop", multiple=True, metavar="TEXT", help="Stop before this text; repeatable.")

@@ -37,12 +37,12 @@ class TrainSettings:
     save_every: int = setting(1000, "steps between checkpoints; 0: only at the end", at_least=0)
     keep: int = setting(3, "newest checkpoints to keep; 0: all", at_least=0)
     sample_every: int = setting(0, "steps between generated texts (samples.jsonl); 0: none", at_least=0)
-    sample_prompt: str = setting("", "prompt of these texts")
+    sample_prompt: str = setting("", "prompt of the generated texts")
     init: str | None = setting(None, "initial weights: a pretrained model, run, checkpoint, .safetensors or .pt file")
     seed: int = setting(1337, "seed of weights, data order and dropout", at_least=0, at_most=2**63 - 1)
     device: Literal["auto", "cpu", "cuda", "mps"] = setting("auto", "device to train on")
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = setting(
-        "auto", "precision of matrix products; auto: bf16 where fast, fp16 on GPUs that only have that, else fp32"
+        "auto", "precision of matrix products; auto: bf16 where fast, fp16 on GPUs with fast fp16 only, else fp32"
     )
     without: tuple[Optimization, ...] = setting((), f"optimizations to disable: {', '.join(get_args(Optimization))}")
 
@@ -78,7 +78,7 @@ class Sampling:
     )
     seed: int | None = setting(None, "random seed; the same seed, the same text", at_least=0, at_most=2**63 - 1)
     num_samples: int = setting(1, "texts to generate, in one batch", at_least=1, at_most=10_000)
-    speculate: int = setting(0, "tokens to guess from earlier ones and verify in one pass, at most", at_least=0)
+    speculate: int = setting(0, "most tokens to guess from earlier text and verify in one pass", at_least=0)
     stop: tuple[str, ...] = setting((), "end before the first of these", hidden=True)  # --stop, repeatable
 
     def __post_init__(self) -> None:

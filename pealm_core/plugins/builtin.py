@@ -31,7 +31,7 @@ def pealm_objectives() -> ObjectiveSpec:
     """Register the default objective."""
     return ObjectiveSpec(
         name="next-token",
-        summary="Cross-entropy of the next token, as the model computes it",
+        summary="Cross-entropy of the next token",
         factory="pealm_core.training.objective:NextToken",
     )
 

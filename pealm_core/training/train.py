@@ -108,7 +108,7 @@ def _build(
     facts = {f"[{table}] {key}": value for (table, key), value in flat(job.tables()).items()}
     world.agree({**facts, "torch": torch.__version__, "the tokens": data.key})
     ratio, floor = data.characters_per_token, data.entropy_floor
-    display.floor = floor * ratio if floor and ratio else None
+    display.floor = floor * ratio if floor and ratio and job.entries["objective"].name == "next-token" else None
     return job, tokenizer, data, model
 
 
@@ -173,7 +173,7 @@ def _summarize(t: Trainer) -> None:
         took = f"({t.step:,} steps, {t.seconds:.0f} s)"
         say(f"validation loss {before}{t.val_loss:.4f} now, {best:.4f} at best {took}")
         if floor := t.display.floor:
-            say(f"entropy floor   {floor:.4f}: no model can do better; the best is {best / floor:.3f} times it")
+            say(f"entropy floor   {floor:.4f}: no model can do better; rows that start inside a document are harder")
     if t.stopped:
         say(f"stopped after step {t.step:,}: {t.stopped}")
     pealm = " ".join(["pealm", *(f"--plugin {shlex.quote(file)}" for file in t.job.files)])

@@ -50,6 +50,8 @@ def test_it_has_every_setting_command_and_name(site: Path) -> None:
     assert "causal_attention" in names and "Return a conversation as a document" in names
     messages = (site / "reference/messages.html").read_text()
     assert 'id="is-a-checkpoint-of-not-of"' in messages
+    anchors = re.findall(r'<span id="([^"]+)"', messages)
+    assert len(anchors) > 300 and len(set(anchors)) == len(anchors)
     assert (site / "reference/plugins/gpt2.html").is_file() and (site / "media/shakespeare.svg").is_file()
 
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -128,3 +129,21 @@ def test_what_is_not_committed_or_noted_is_refused(release: Any, tmp_path: Path)
         release.check_checkout(tmp_path, "1.0")
     (tmp_path / "CHANGELOG.md").write_text("## 1.0 (2026-11-22)\n")
     release.check_checkout(tmp_path, "1.0")
+
+
+def test_readmes_have_absolute_links(release: Any, tmp_path: Path) -> None:
+    for folder in release.projects(ROOT):
+        copy = tmp_path / folder.name
+        copy.mkdir()
+        for name in ("pyproject.toml", "README.md"):
+            shutil.copy(folder / name, copy / name)
+        release.add_addresses(copy, folder.relative_to(ROOT).as_posix(), "https://e.org/pealm")
+        text = (copy / "README.md").read_text()
+        assert not re.search(r'(\]\(|src=")(?!https:)[^#]', text)
+        for place in re.findall(r"https://e.org/pealm/(?:blob|raw)/v0.1.0/([^)#\s\"]+)", text):
+            assert (ROOT / place).exists(), place
+        project = release.pyproject(copy)["project"]
+        assert project["urls"]["Changelog"] == "https://e.org/pealm/blob/v0.1.0/CHANGELOG.md"
+        assert project["keywords"] and project["classifiers"] and project["readme"] == "README.md"
+    assert "/raw/v0.1.0/media/shakespeare.svg" in (tmp_path / ROOT.name / "README.md").read_text()
+    assert "/blob/v0.1.0/docs/trainer.md#sizes-and-training-by-depth" in (tmp_path / "gpt2" / "README.md").read_text()

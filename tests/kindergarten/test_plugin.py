@@ -204,6 +204,9 @@ def test_a_run_shows_the_floor_and_its_evaluation(pealm: Callable[..., Any], tmp
     result = pealm("train", "char-bigram", *args)
     assert result.code == 0, result.err
     assert f"(floor {kg.entropy_floor():.4f})" in result.out and "no model can do better" in result.out
+    z_loss = Path(__file__).resolve().parents[2] / "examples" / "z_loss.py"
+    other = pealm("--plugin", z_loss, "train", "char-bigram", "--objective", "z-loss", *args[:-1], tmp_path / "z")
+    assert other.code == 0 and "(floor" not in other.out  # it is the floor of the plain loss alone
     output = tmp_path / "e.json"
     result = pealm("eval", "--ckpt", run, "--on", "kindergarten", "--eval.stories", 3, "--output", output)
     assert result.code == 0, result.err

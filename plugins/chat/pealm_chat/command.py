@@ -12,7 +12,7 @@ from pealm_core import Sampling, UserError
 @click.option(
     "--ckpt", metavar="PATH", required=True, help="Run (its best weights), checkpoint folder or file in one."
 )
-@click.option("--base", metavar="PATH", help="Weights below the checkpoint's adapter, if they were moved.")
+@click.option("--base", metavar="PATH", help="Base weights of an adapter, if they have moved.")
 @click.option("--system", metavar="TEXT", help="System message: instructions before the first turn.")
 @click.option("-n", "--max-new-tokens", type=click.IntRange(1), default=500, help="Longest answer, in tokens.")
 @click.option("--temperature", type=click.FloatRange(0), default=0.7, help="0: greedy (default: 0.7).")
@@ -27,7 +27,7 @@ from pealm_core import Sampling, UserError
 def chat(
     ckpt: str, base: str | None, system: str | None, device: str, dtype: str, quantize: str | None, **how: Any
 ) -> None:
-    """Talk with a model that was trained on conversations.
+    """Chat with a model that was trained on conversations.
 
     \b
     pealm chat --ckpt runs/talk

@@ -8,4 +8,4 @@ from pealm_core import CommandSpec, hookimpl
 @hookimpl
 def pealm_commands() -> Iterator[CommandSpec]:
     """The command `chat`."""
-    yield CommandSpec(name="chat", summary="Talk with a model.", command="pealm_chat.command:chat")
+    yield CommandSpec(name="chat", summary="Chat with a model.", command="pealm_chat.command:chat")

@@ -18,13 +18,16 @@ from pealm_core import PealmError, UserError
 @click.command()
 @click.argument("folder", default="runs", type=click.Path(path_type=Path))
 @click.option(
-    "--older-than", type=click.FloatRange(min=0), metavar="DAYS", help="Only what was last written so long ago."
+    "--older-than",
+    type=click.FloatRange(min=0),
+    metavar="DAYS",
+    help="Only what was last written at least this many days ago.",
 )
 @click.option("--keep-best", is_flag=True, help="Remove only the step checkpoints of each run; best/ stays.")
-@click.option("--dry-run", is_flag=True, help="List, and remove nothing.")
-@click.option("--yes", is_flag=True, help="Remove all that is listed without asking.")
+@click.option("--dry-run", is_flag=True, help="List only; remove nothing.")
+@click.option("--yes", is_flag=True, help="Remove without asking.")
 def clean(folder: Path, older_than: float | None, keep_best: bool, dry_run: bool, yes: bool) -> None:
-    """Remove the runs below FOLDER (default: runs), cached tokens, and what interrupted saves left.
+    """Remove the runs below FOLDER (default: runs), cached tokens, and the remains of interrupted saves.
 
     Lists what would be removed, asks, and removes it. Runs in use stay, and all files that pealm did not
     write.

@@ -7,7 +7,7 @@ import click
 
 from pealm_core import Entry, FormatSpec, PluginError, PluginHost, UserError
 
-BASE = "Weights below the checkpoint's adapter, if they are not in the place that it names."
+BASE = "Base weights of an adapter, if they have moved."
 
 
 @click.command()
@@ -26,7 +26,7 @@ def convert(
 ) -> None:
     """Write the weights of SOURCE, a run or checkpoint, to TARGET, for sampling and sharing.
 
-    An adapter is merged into them.
+    An adapter is merged into the weights.
 
     \b
     pealm convert runs/gpt2/2026-11-22_10-15-30 weights/mine --dtype bf16

@@ -25,7 +25,7 @@ def _read_part(ctx: click.Context, param: click.Parameter, value: str) -> tuple[
     "--out", type=click.Path(path_type=Path), metavar="SHARDS", required=True, help="Folder for the shards."
 )
 @click.option(
-    "--tokenizer", metavar="NAME", help="Tokenizer; one that learns its vocabulary learns it from the input."
+    "--tokenizer", metavar="NAME", help="Tokenizer; if it learns its vocabulary, it does so from the input."
 )
 @click.option("--tokenizer-dir", metavar="DIR", help="Use the tokenizer of this run, checkpoint or folder of shards.")
 @click.option("--config", metavar="FILE", help="TOML file with [tokenizer] and [input].")
@@ -63,8 +63,8 @@ def tokenize(
     pealm tokenize --input.records docs.jsonl --tokenizer bpe --tokenizer.vocab-size 8000 --out shards
     pealm tokenize --input.text books/ --tokenizer-dir shards --out more-shards
 
-    The shards have the tokenizer with them. If killed, the same command resumes. They do not depend on the number of
-    workers. Several machines may share the work: give each another --part, and put all files into one folder.
+    The shards contain the tokenizer, and do not depend on the number of workers. If killed, the same command resumes.
+    Several machines may share the work: give each a different --part, and put all files into one folder.
     """
     if "tokenizer" not in job.entries:
         raise UserError("tokenize needs a tokenizer: --tokenizer NAME or --tokenizer-dir DIR")

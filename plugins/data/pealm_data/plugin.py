@@ -15,7 +15,7 @@ def pealm_commands() -> Iterator[CommandSpec]:
     )
     yield CommandSpec(
         name="tokens",
-        summary="Show how a tokenizer cuts a text.",
+        summary="Show the tokens of a text.",
         command="pealm_data.tokens:tokens",
     )
     yield CommandSpec(

@@ -44,8 +44,8 @@ def _input_words(words: Sequence[str]) -> list[str]:
 
 @click.command(cls=TokensCommand, flat={}, components=("tokenizer", "input"))
 @click.argument("text", required=False)
-@click.option("--file", type=click.Path(path_type=Path), metavar="FILE", help="Text to cut, instead of TEXT.")
-@click.option("--tokenizer", metavar="NAME", help="Tokenizer; one that learns needs --input.NAME to learn from.")
+@click.option("--file", type=click.Path(path_type=Path), metavar="FILE", help="Text to tokenize, instead of TEXT.")
+@click.option("--tokenizer", metavar="NAME", help="Tokenizer; if it learns its vocabulary, --input.NAME is needed.")
 @click.option("--tokenizer-dir", metavar="DIR", help="Use the tokenizer of this run, checkpoint or folder of shards.")
 @click.option(
     "--compare",

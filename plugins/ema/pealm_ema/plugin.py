@@ -19,7 +19,7 @@ def pealm_observers() -> Iterator[ObserverSpec]:
     """Register the settings `--observer.ema.decay`."""
     yield ObserverSpec(
         name="ema",
-        summary="An average of the weights, validated and kept in best/",
+        summary="A moving average of the weights, for validation and best/",
         config="pealm_ema.config:EMAConfig",
     )
 

@@ -18,7 +18,7 @@ COMPONENTS = ("model", "tokenizer", "optimizer", "strategy")
 @click.option("--preset", metavar="NAME", help="Named settings of the model.")
 @click.option("--tokenizer", metavar="NAME", help="Tokenizer (default: the model's).")
 @click.option("--optimizer", metavar="NAME", help="Optimizer (default: the model's, else adamw).")
-@click.option("--strategy", metavar="NAME", help="How several processes share a model (default: ddp).")
+@click.option("--strategy", metavar="NAME", help="How a model is spread over several processes (default: ddp).")
 @click.option("--vocab-size", type=click.IntRange(min=1), help="Tokens of the vocabulary (default: the tokenizer's).")
 @click.option(
     "--processes", type=click.IntRange(min=1), default=1, show_default=True, help="Processes, one for each GPU."

@@ -23,7 +23,7 @@ LIMIT_HELP = "Evaluate only the first N rows or documents."
     "--base",
     type=click.Path(path_type=Path),
     metavar="PATH",
-    help="Weights below the checkpoint's adapter, if they are not in the place that it names.",
+    help="Base weights of an adapter, if they have moved.",
 )
 @click.option("--on", "eval", metavar="NAME", help="Evaluation to run.")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help=LIMIT_HELP)

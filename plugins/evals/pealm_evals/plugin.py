@@ -27,7 +27,7 @@ def pealm_observers() -> Iterator[ObserverSpec]:
     """Register `--track`."""
     yield ObserverSpec(
         name="track",
-        summary="Evaluations during training",
+        summary="Run evaluations during training",
         config="pealm_evals.config:TrackConfig",
         options={"track": "on", "track-every": "every", "track-limit": "limit"},
     )

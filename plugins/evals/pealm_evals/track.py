@@ -1,4 +1,4 @@
-"""Evaluations during training, equal to those of `pealm eval` on the checkpoint of the same step."""
+"""Run evaluations during training, equal to those of `pealm eval` on the checkpoint of the same step."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping

@@ -10,7 +10,7 @@ def pealm_datasets() -> Iterator[DatasetSpec]:
     """Register the datasets `fineweb` and `fineweb-edu`."""
     yield DatasetSpec(
         name="fineweb",
-        summary="FineWeb-Edu's 10 billion GPT-2 tokens, once `pealm prepare fineweb` has fetched them",
+        summary="FineWeb-Edu's 10 billion GPT-2 tokens (first run `pealm prepare fineweb`)",
         config="pealm_fineweb.config:FinewebConfig",
         factory="pealm_fineweb.dataset:Fineweb",
         value="path",

@@ -14,10 +14,10 @@ class HellaSwagConfig:
     style: Literal["completion", "harness"] = setting(
         "completion", "completion: nanoGPT's numbers; harness: lm-evaluation-harness's"
     )
-    file: Path | None = setting(None, "a local jsonl file; without it what `pealm prepare hellaswag` downloaded")
-    split: Literal["val", "train"] = setting("val", "the rows of this split")
+    file: Path | None = setting(None, "local jsonl file (default: the download of `pealm prepare hellaswag`)")
+    split: Literal["val", "train"] = setting("val", "split whose rows are used")
     limit: int | None = setting(None, at_least=1, hidden=True)  # pealm eval --limit
-    details: bool = setting(False, "each row's scores and choice in the file of --output")
+    details: bool = setting(False, "add each row's scores and choice to the results file")
 
     def __post_init__(self) -> None:
         if self.split != "val" and self.file is None:

@@ -10,7 +10,7 @@ def pealm_datasets() -> Iterator[DatasetSpec]:
     """The datasets `kindergarten`, `kindergarten-questions` and `second-grade`."""
     yield DatasetSpec(
         name="kindergarten",
-        summary="Little stories from a grammar that knows their entropy (SEED: which ones)",
+        summary="Short stories from a grammar with known entropy (SEED: which ones)",
         config="pealm_kindergarten.config:StoriesConfig",
         factory="pealm_kindergarten.dataset:Kindergarten",
         value="seed",
@@ -24,7 +24,7 @@ def pealm_datasets() -> Iterator[DatasetSpec]:
     )
     yield DatasetSpec(
         name="second-grade",
-        summary="Longer stories with sums and things that change hands, of known entropy (SEED: which ones)",
+        summary="Longer stories with sums and things that change hands, with known entropy (SEED: which ones)",
         config="pealm_kindergarten.config:StoriesConfig",
         factory="pealm_kindergarten.dataset:SecondGrade",
         value="seed",
@@ -36,7 +36,7 @@ def pealm_evaluators() -> Iterator[EvaluatorSpec]:
     """The evaluations `kindergarten`, `kindergarten-questions` and `second-grade`."""
     yield EvaluatorSpec(
         name="kindergarten",
-        summary="Stories that a model tells: are they whole, new, varied, and how near is its loss to the floor?",
+        summary="A model's stories: do they make sense, are they new and varied, how near is the loss to the floor?",
         config="pealm_kindergarten.config:TellingConfig",
         factory="pealm_kindergarten.evaluator:Telling",
     )
@@ -48,7 +48,7 @@ def pealm_evaluators() -> Iterator[EvaluatorSpec]:
     )
     yield EvaluatorSpec(
         name="second-grade",
-        summary="The same for the stories of the dataset second-grade, in which a model has to add and keep track",
+        summary="As kindergarten, for the second grade's stories, in which a model has to add and keep track",
         config="pealm_kindergarten.config:TellingConfig",
         factory="pealm_kindergarten.evaluator:TellingSecondGrade",
     )

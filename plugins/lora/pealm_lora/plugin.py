@@ -10,7 +10,7 @@ def pealm_adapters() -> Iterator[AdapterSpec]:
     """The adapter `lora`."""
     yield AdapterSpec(
         name="lora",
-        summary="Low-rank updates of linear layers; the weights themselves stay as they are",
+        summary="Low-rank updates of linear layers; the weights stay frozen",
         config="pealm_lora.config:LoraConfig",
         factory="pealm_lora.adapter:Lora",
     )

@@ -18,7 +18,7 @@ from pealm_report.words import printable, short, size
     "--output",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Where to write it (default: report.html in the run's folder; for several runs, in the current folder).",
+    help="Output file (default: report.html in the run's folder; for several runs, in the current folder).",
 )
 def report(folders: tuple[Path, ...], output: Path | None) -> None:
     """Write an HTML page about one run, or one that compares several.

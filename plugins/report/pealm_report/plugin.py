@@ -17,7 +17,7 @@ def pealm_commands() -> Iterator[CommandSpec]:
     """The commands `report` and `runs`."""
     yield CommandSpec(
         name="report",
-        summary="Write a page about runs: curves, settings, samples, evaluations.",
+        summary="Write an HTML report on runs: curves, settings, samples, evaluations.",
         command="pealm_report.commands:report",
     )
     yield CommandSpec(name="runs", summary="List runs.", command="pealm_report.commands:runs")

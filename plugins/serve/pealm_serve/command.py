@@ -15,10 +15,10 @@ import click
     "--base",
     metavar="PATH",
     type=click.Path(path_type=Path),
-    help="Weights below a checkpoint's adapter, if they were moved.",
+    help="Base weights of an adapter, if they have moved.",
 )
 @click.option(
-    "--host", default="127.0.0.1", show_default=True, help="Address to listen at; others than loopback need a key."
+    "--host", default="127.0.0.1", show_default=True, help="Address to listen on; any but loopback needs a key."
 )
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="Port; 0: any free one.")
 @click.option(
@@ -31,7 +31,7 @@ import click
 )
 @click.option("--quantize", type=click.Choice(("int8", "int4")), help="Quantize the weights while loading.")
 def serve(paths: tuple[str, ...], host: str, port: int, api_key: str | None, browse: bool, **how: Any) -> None:
-    """Serve models: OpenAI's protocol under /v1, and a page.
+    """Serve models through OpenAI's protocol under /v1, and a web page.
 
     \b
     pealm serve --ckpt runs/talk --open

@@ -9,5 +9,7 @@ from pealm_core import CommandSpec, hookimpl
 def pealm_commands() -> Iterator[CommandSpec]:
     """The command `serve`."""
     yield CommandSpec(
-        name="serve", summary="Serve models: OpenAI's protocol and a page.", command="pealm_serve.command:serve"
+        name="serve",
+        summary="Serve models through OpenAI's protocol, and a web page.",
+        command="pealm_serve.command:serve",
     )

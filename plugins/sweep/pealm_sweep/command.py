@@ -26,7 +26,9 @@ HOPELESS = 3  # failed trials in a study without any other, after which it ends
 @click.option(
     "--out", type=click.Path(path_type=Path), metavar="DIR", help="The study's folder (default: runs/FILE)."
 )
-@click.option("--jobs", type=click.IntRange(1, 1000), default=1, show_default=True, help="Trials at the same time.")
+@click.option(
+    "--jobs", type=click.IntRange(1, 1000), default=1, show_default=True, help="Trials to run at the same time."
+)
 @click.pass_context
 def sweep(ctx: click.Context, file: Path, out: Path | None, jobs: int) -> None:
     """Search the settings in FILE for the lowest validation loss: one run of `pealm train` for each trial.

@@ -10,6 +10,6 @@ def pealm_commands() -> Iterator[CommandSpec]:
     """Register the command `sweep`."""
     yield CommandSpec(
         name="sweep",
-        summary="Search hyperparameters: many runs, the best config.",
+        summary="Search hyperparameters with many runs.",
         command="pealm_sweep.command:sweep",
     )

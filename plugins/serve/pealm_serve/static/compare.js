@@ -46,9 +46,7 @@ export function create(app) {
     }
   }
 
-  /** Offer what there is now: a run that is training has more checkpoints. */
-  async function show() {
-    Object.assign(app, await api("view/models").catch(() => ({})));
+  function offer() {
     const label = (id, step) => `${id}, step ${Number(step.slice("step-".length)).toLocaleString("en")}`;
     const stepsOf = ({ id, steps }) => steps.map((step) => ({ label: label(id, step), model: id, step }));
     const chosen = [first, second].map(({ value }, i) => sources[value]?.label ?? (app.models[i] ?? app.models[0]).id);
@@ -62,5 +60,12 @@ export function create(app) {
     learns.replaceChildren(...watching.map(({ button }) => button));
   }
 
+  /** Offer what there is now: a run that is training has more checkpoints. */
+  async function show() {
+    Object.assign(app, await api("view/models").catch(() => ({})));
+    offer();
+  }
+
+  offer();
   return { element, show, hide: () => [both, ...watching].forEach(({ stop }) => stop()) };
 }
