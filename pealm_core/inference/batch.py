@@ -1,8 +1,8 @@
 """The forward passes of texts that grow by one token at a time."""
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from operator import itemgetter
 from typing import Any
 
@@ -49,13 +49,13 @@ class Batch:
         self._device = next(model.parameters()).device
         self._caches = use_cache and has(model, "make_cache")
         self.rows = list[Row]()
-        self._unread = defaultdict[tuple[int, ...], list[list[Row]]](list)  # what is read in one pass, by window
+        self._unread = list[tuple[tuple[int, ...], list[Row]]]()  # rows of a window; those of a key share a pass
         self._full = set[Row]()
         self._parts = list[_Part]()
-        self._apart: list[_Part] | None = None  # the parts of the last join, until the model has run with it
-        self._joins: bool | None = None  # whether the model can run with it
+        self._joins: bool | None = None  # whether the model can run with a joined cache
         self._calm = WORTH  # steps since rows joined others: recording a pass that soon changes is not worth it
         self._guess, self._ahead = Guess(guess), list[tuple[int, Tensor]]()
+        self._due: Sequence[Row] = ()  # those whose logits were computed last
 
     def enter(self, draws: Any, prompts: Sequence[Sequence[int]], samples: int, tokens: int) -> list[Row]:
         """Add rows, `samples` for each prompt, that are read together; return them."""
@@ -67,47 +67,49 @@ class Batch:
         for prompt in prompts:
             window, first = [*map(int, prompt)][-self._block :], len(self.rows) - before
             group = [Row(draws, first + sample, [*window], tokens) for sample in range(samples)]
-            self._unread[len(window), samples, before].append(group)
+            self._unread.append(((len(window), samples, before), group))
             self.rows += group
         return self.rows[before:]
 
-    def logits(self) -> Tensor:
-        """Return the logits (B, V) of what follows each of `rows`, without those that have ended."""
+    def logits(self, new: Sequence[Row] = ()) -> tuple[Sequence[Row], Tensor]:
+        """Return the rows that have not ended, and the logits (B, V) of what follows each.
+
+        new: only these, which were added after the last step, whole requests in their order.
+        """
         self.leave()
-        self._calm += 1
-        done = [*self._run_parts(), *self._read()]
-        self._join()
-        rows = [row for part, _ in done for row in part]
+        if new:
+            new, done = [row for row in new if row.remaining > 0], self._read(new)
+        else:
+            self._calm += 1
+            done = [*self._run_parts(), *self._read()]
+        self._due, rows = new or self.rows, [row for part, _ in done for row in part]
         logits = done[0][1] if len(done) == 1 else torch.cat([logits for _, logits in done])
-        if rows == self.rows:
-            return logits
-        places = {row: place for place, row in enumerate(rows)}
-        return logits[[places[row] for row in self.rows]]
+        if rows != self._due:
+            places = {row: place for place, row in enumerate(rows)}
+            logits = logits[[places[row] for row in self._due]]
+        return self._due, logits
 
     def add(self, tokens: Sequence[int]) -> None:
-        """Add a token to each of `rows`."""
-        rows = [row for part in [*self._parts, *(self._apart or ())] for row in part.rows]
-        new = dict.fromkeys(rows, 0) | dict(zip(self.rows, tokens, strict=True))
+        """Add a token to each of the rows whose logits were computed."""
+        new = dict.fromkeys(self._due, 0)
+        if self._due is self.rows:  # the others, which have ended, were in the pass as well
+            new |= {row: 0 for part in self._parts for row in part.rows}
+        new |= dict(zip(self._due, tokens, strict=True))
         self._full = {row for row in new if len(row.window) == self._block}
         for row, token in new.items():
             if row in self._full:
                 del row.window[: self._block - max(0, self._block // 2 - 1)]
             row.window.append(token)
             row.remaining -= 1
-        for row in self.rows:
+        for row in self._due:
             if row in self._full or not self._caches:
-                self._unread[len(row.window), 1].append([row])
+                self._unread.append(((len(row.window), 1), [row]))
 
     def leave(self) -> None:
         """Forget the rows that have ended."""
         self.rows = [row for row in self.rows if row.remaining > 0]
-        for key, groups in self._unread.items():
-            self._unread[key] = [group for group in groups if any(row.remaining > 0 for row in group)]
-        self._parts = self._left(self._parts)
-        self._apart = None if self._apart is None else self._left(self._apart)
-
-    def _left(self, parts: Sequence[_Part]) -> list[_Part]:
-        return [part for part in map(self._leave, parts) if part.rows]
+        self._unread = [each for each in self._unread if any(row.remaining > 0 for row in each[1])]
+        self._parts = [part for part in map(self._leave, self._parts) if part.rows]
 
     def _leave(self, part: _Part) -> _Part:
         """Take rows that have ended or have to be read again out of a part, if enough have ended."""
@@ -121,6 +123,8 @@ class Batch:
         )
 
     def _run_parts(self) -> list[tuple[list[Row], Tensor]]:
+        apart = self._parts
+        self._parts = self._join()
         for part in self._parts:
             if part.run is None or self._calm == WORTH:
                 longest = max(len(row.window) for row in part.rows)
@@ -130,11 +134,11 @@ class Batch:
         try:
             done = [(part.rows, self._run(part)) for part in self._parts]
         except UnsupportedError:
-            if self._apart is None:
+            if self._joins or len(self._parts) == len(apart):
                 raise
-            self._parts, self._apart, self._joins = self._apart, None, False
+            self._parts, self._joins = apart, False
             return self._run_parts()
-        self._joins, self._apart = self._joins if self._apart is None else True, None
+        self._joins = self._joins if len(self._parts) == len(apart) else True
         return done
 
     def _run(self, part: _Part) -> Tensor:
@@ -158,12 +162,16 @@ class Batch:
         self._ahead = [(token, logits[:, place]) for place, token in enumerate(guess, 1)]
         return logits[:, 0]  # type: ignore[no-any-return]
 
-    def _read(self) -> list[tuple[list[Row], Tensor]]:
-        """Read windows from their start, those of equal length together; the samples of a prompt as one."""
-        done = []
-        for (length, samples, *_), groups in sorted(self._unread.items(), key=itemgetter(0)):
-            if not groups:
-                continue
+    def _read(self, new: Sequence[Row] = ()) -> list[tuple[list[Row], Tensor]]:
+        """Read windows, all or those of new rows, from their start.
+
+        Those of equal length are read together; the samples of a prompt as one.
+        """
+        done, key = [], itemgetter(0)
+        now = [each for each in self._unread if not new or each[1][0] in new]
+        self._unread = [each for each in self._unread if new and each[1][0] not in new]
+        for (length, samples, *_), same in groupby(sorted(now, key=key), key):
+            groups = [group for _, group in same]
             rows = [row for group in groups for row in group]
             idx = torch.tensor([group[0].window for group in groups], device=self._device)
             most = min(self._block, length + max(row.remaining for row in rows))
@@ -175,16 +183,32 @@ class Batch:
             if cache is not None:
                 self._parts.append(_Part(rows, cache))
             done.append((rows, logits[:, -1]))
-        self._unread.clear()
         return done
 
-    def _join(self) -> None:
-        """Make one part of all, where caches can."""
-        caches = [part.cache for part in self._parts]
-        able = all(has(cache, name) for cache in caches for name in ("join", "select"))
-        if len(caches) > 1 and able and self._joins is not False:
-            self._apart = None if self._joins else self._parts
-            self._parts = [_Part([row for part in self._parts for row in part.rows], caches[0].join(caches[1:]))]
+    def _join(self) -> list[_Part]:
+        """Return one part of all, where caches can: new rows take the places of ended ones, or all are copied."""
+        parts = self._parts
+        able = all(has(part.cache, name) for part in parts for name in ("join", "select"))
+        if len(parts) < 2 or not able or self._joins is False:
+            return parts
+        first, *others = parts
+        if self._joins and has(first.cache, "put"):
+            others = [part for part in others if not self._put(first, part)]
+        if not others:
+            return [first]
+        cache = first.cache.join([part.cache for part in others])
+        return [_Part([row for part in (first, *others) for row in part.rows], cache)]
+
+    def _put(self, first: _Part, part: _Part) -> bool:
+        """Move rows to places of ended ones, if there are enough, with enough room."""
+        places = [place for place, row in enumerate(first.rows) if row.remaining <= 0][: len(part.rows)]
+        cache = first.cache.put(places, part.cache) if len(places) == len(part.rows) else None
+        if cache is None:
+            return False
+        first.cache, first.run = cache, None
+        for place, row in zip(places, part.rows, strict=True):
+            first.rows[place] = row
+        return True
 
 
 class Guess:

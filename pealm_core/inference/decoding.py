@@ -11,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pealm_core.config.paths import printable
 from pealm_core.hardware.cuda_graph import record
-from pealm_core.inference.kv_cache import KVCache, UnsupportedError
+from pealm_core.inference.kv_cache import KVCache, RaggedCache, UnsupportedError
 
 SPAN = 256  # a recorded pass attends to the cache up to a multiple of it
 WORTH = 32  # new tokens that cost about as much as recording
@@ -19,7 +19,7 @@ WORTH = 32  # new tokens that cost about as much as recording
 _failed = False  # in this process: recording is not tried again
 
 
-class FixedCache(KVCache):
+class FixedCache(RaggedCache):
     """The first `span` places of a cache; the position of the next token is a tensor, which a recorded pass reads.
 
     Models that use only `positions`, `attend` and `advance` can be recorded. Raises UnsupportedError for the rest.
@@ -35,9 +35,6 @@ class FixedCache(KVCache):
         aligned = -(-span // 16) * 16  # else attention copies it
         self._bias = torch.zeros(len(begin), 1, 1, aligned, device=keys.device, dtype=keys.dtype)[..., :span]
 
-    def __getattr__(self, name: str) -> Any:
-        raise UnsupportedError(name)
-
     def begin(self) -> None:
         """Hide the places after the new token's."""
         hidden = (self._slots > self._position) | (self._slots < self._starts)
@@ -46,10 +43,6 @@ class FixedCache(KVCache):
     def positions(self, tokens: int) -> Tensor:
         """Return the position of each row's new token."""
         return self._position - self._starts
-
-    def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Raise UnsupportedError: the number of keys would be part of the recording."""
-        raise UnsupportedError("append")
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, dropout: float = 0.0) -> Tensor:
         """Add a key and a value to every row; return attention over the places up to it."""

@@ -114,9 +114,13 @@ class ContinuousBatch:
             self._batch.leave()  # frees the caches
 
     @torch.inference_mode()
-    def step(self) -> tuple[list[Row], Tensor, Tensor]:
-        """Add a token to each row that has not ended, at least one; return these rows, ids (B,) and logits (B, V)."""
-        logits, rows, drawn, start = self._batch.logits(), self._batch.rows, list[Tensor](), 0
+    def step(self, new: Sequence[Row] = ()) -> tuple[Sequence[Row], Tensor, Tensor]:
+        """Add a token to each row that has not ended, at least one; return these rows, ids (B,) and logits (B, V).
+
+        new: of these rows only, those of requests that were added after the last step, so that their first tokens
+        do not wait for a step.
+        """
+        (rows, logits), drawn, start = self._batch.logits(new), list[Tensor](), 0
         for draws, own in groupby(rows, attrgetter("draws")):
             numbers = [row.number for row in own]
             drawn.append(draws(logits[start : start + len(numbers)], numbers))

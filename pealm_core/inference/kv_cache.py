@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+ROOM = 64  # more tokens that rows of different lengths get room for, so that others can take the place of ended ones
+
 
 class UnsupportedError(AttributeError):
     """A model uses what a cache of another kind can't give it: its pass then runs without that cache."""
@@ -94,9 +96,21 @@ class KVCache:
         """Return a cache of the rows of this one and of others, which may have different numbers of tokens."""
         return _gather([(cache, None) for cache in (self, *others)])
 
-    def _places(self) -> tuple[list[int], int]:
-        """Return where each row begins, and where all of them end."""
-        return [0] * len(self._layers[0][0]), self.length
+    def put(self, rows: Sequence[int], other: "KVCache") -> "KVCache | None":
+        """Return a cache in which another one's rows replace `rows`, in this one's memory; None: there is no room."""
+        (starts, end, last), (begins, stop, until) = self._places(), other._places()
+        last = max(last, end + until - stop)
+        if stop - min(begins) > end or last > self._layers[0][0].shape[2]:
+            return None
+        _copy(other, None, stop - min(begins), self._layers, rows, end)
+        for row, begin in zip(rows, begins, strict=True):
+            starts[row] = end - stop + begin
+        return RaggedCache(self._layers, starts, end, last)
+
+    def _places(self) -> tuple[list[int], int, int]:
+        """Return where each row begins, where all of them end, and where they will at most."""
+        layer = self._layers[0][0]
+        return [0] * len(layer), self.length, layer.shape[2]
 
 
 class RaggedCache(KVCache):
@@ -105,8 +119,8 @@ class RaggedCache(KVCache):
     Models use `positions`, `attend` and `advance`. Raises UnsupportedError for the rest.
     """
 
-    def __init__(self, layers: Any, starts: Sequence[int], end: int) -> None:
-        self._layers, self._begin, self._end, keys = layers, [*starts], end, layers[0][0]
+    def __init__(self, layers: Any, starts: Sequence[int], end: int, last: int) -> None:
+        self._layers, self._begin, self._end, self._last, keys = layers, [*starts], end, last, layers[0][0]
         self._starts = torch.tensor(self._begin, device=keys.device)[:, None]  # (B, 1)
         before = torch.arange(keys.shape[2], device=keys.device) < self._starts
         self._bias = torch.zeros(before.shape, device=keys.device, dtype=keys.dtype)  # (B, S)
@@ -136,38 +150,42 @@ class RaggedCache(KVCache):
         """Return a cache of the rows in a 1-D index."""
         return _gather([(self, index)])
 
-    def _places(self) -> tuple[list[int], int]:
-        return self._begin, self._end
+    def _places(self) -> tuple[list[int], int, int]:
+        return [*self._begin], self._end, self._last
 
 
 def _gather(parts: Sequence[tuple[KVCache, Tensor | None]]) -> KVCache:
     """Copy rows of caches, all or those of an index, into a cache in which the longest begins at 0."""
-    sources, lengths, layers = list[Any](), list[int](), list[Any]()
+    lengths, more = list[list[int]](), 0
     for cache, index in parts:
-        starts, end = cache._places()
-        own = [end - starts[row] for row in (range(len(starts)) if index is None else index.tolist())]
-        sources.append((cache._layers, index, end, max(own)))
-        lengths += own
-    width = max(lengths)
-    capacity = width + max(own[0][0].shape[2] - end for own, _, end, _ in sources)
-    for number, layer in enumerate(parts[0][0]._layers):
-        copies = []
-        for which, tensor in enumerate(layer):
-            to, row = tensor.new_empty(len(lengths), tensor.shape[1], capacity, tensor.shape[3]), 0
-            for own, index, end, length in sources:
-                source = own[number][which].narrow(2, end - length, length)
-                source = source if index is None else source.index_select(0, index)
-                place = to[row : row + len(source)]
-                place.narrow(2, 0, width - length).zero_()  # a hidden NaN would show
-                place.narrow(2, width - length, length).copy_(source)
-                row += len(source)
-            copies.append(to)
-        layers.append(tuple(copies))
-    if min(lengths) < width:
-        return RaggedCache(layers, [width - length for length in lengths], width)
+        starts, end, last = cache._places()
+        lengths.append([end - starts[row] for row in (range(len(starts)) if index is None else index.tolist())])
+        more = max(more, last - end)
+    flat = sum(lengths, list[int]())
+    width, ragged, row = max(flat), len({*flat}) > 1, 0
+    size, capacity = len(flat), width + more + ROOM * ragged
+    layers = [
+        tuple(tensor.new_empty(size, tensor.shape[1], capacity, tensor.shape[3]) for tensor in layer)
+        for layer in parts[0][0]._layers
+    ]
+    for (cache, index), own in zip(parts, lengths, strict=True):
+        _copy(cache, index, max(own), layers, slice(row, row := row + len(own)), width)
+    if ragged:
+        return RaggedCache(layers, [width - length for length in flat], width, width + more)
     even = object.__new__(KVCache)
     even._layers, even.length = layers, width
     return even
+
+
+def _copy(cache: KVCache, index: Tensor | None, length: int, layers: Any, rows: Any, end: int) -> None:
+    """Copy the last `length` places of a cache , of all rows or those of an index, to places that end at `end`."""
+    stop = cache._places()[1]
+    for own, layer in zip(cache._layers, layers, strict=True):
+        for tensor, to in zip(own, layer, strict=True):
+            part = tensor.narrow(2, stop - length, length)
+            part = part if index is None else part.index_select(0, index)
+            to[rows, :, : end - length] = 0  # a hidden NaN would show
+            to[rows, :, end - length : end] = part
 
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor, *, dropout: float = 0.0) -> Tensor:

@@ -4,20 +4,23 @@
     python scripts/bench/serve.py --clients 4 --seconds 3 --rounds 1
 
 Starts `pealm serve` and sends one request after another from every client: texts of 8 to 64 tokens, streamed. Rounds
-alternate with transformers' `generate` (greedy, one text at a time, in this process, while the server rests). Prints
-tokens a second and the ratio, failed requests, the time to the first token beside a fair share (each client's turn
-once: the time for as many tokens as there are clients), the least and the most tokens of a client, and the server's
-largest memory until the end of a warm-up and until the end of all rounds.
+alternate with transformers' `generate` (greedy, in this process, without HTTP, while the server rests): one text at
+a time, and as many as there are clients, all of the same length. Prints tokens a second and the ratios, the processor
+time of a token, failed requests, the time to the first token beside a fair share (the time in which each client gets
+a token), the least and the most tokens of a client, and the server's memory while it has no request: before and after
+all rounds, which follow a warm-up of twenty requests of each client, and at its start; and its largest memory.
 """
 
 import argparse
 import http.client
 import json
+import os
 import re
 import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -82,9 +85,20 @@ def load(host: str, clients: int, seconds: float) -> tuple[list[Client], float]:
     return made, time.perf_counter() - started
 
 
-def memory(process: int) -> int:
-    """Return the most bytes of a process that have been in memory: what is in it now varies with the batch."""
-    return int(re.findall(r"VmHWM:\s+(\d+)", Path(f"/proc/{process}/status").read_text())[0]) * 1024
+def memory(process: int, host: str) -> tuple[float, float]:
+    """Return the megabytes of a server's memory when it has no request, and the most that it has had."""
+    while json.loads(urllib.request.urlopen(f"http://{host}/health").read())["active"]:
+        time.sleep(0.05)
+    time.sleep(2)  # after a second the server returns what is free to the system
+    status = Path(f"/proc/{process}/status").read_text()
+    now, most = (int(re.findall(rf"{name}:\s+(\d+)", status)[0]) / 1024 for name in ("VmRSS", "VmHWM"))
+    return now, most
+
+
+def processor_time(process: int) -> float:
+    """Return the seconds that a process has computed, on all cores."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
 
 
 def peer() -> Any:
@@ -99,21 +113,21 @@ def peer() -> Any:
     return GPT2LMHeadModel(config).train(False)
 
 
-def peer_speed(model: Any, seconds: float) -> float:
-    """Return the tokens a second of `generate`, 64 at a time."""
+def peer_speed(model: Any, seconds: float, texts: int) -> float:
+    """Return the tokens a second of `generate`, 64 at a time for each of some texts."""
     import torch
 
-    ids, tokens = torch.ones(1, 3, dtype=torch.long), 0
+    ids, tokens = torch.ones(texts, 3, dtype=torch.long), 0
     how = {"max_new_tokens": 64, "do_sample": False, "pad_token_id": 0, "attention_mask": torch.ones_like(ids)}
     started = time.perf_counter()
     with torch.inference_mode():
         while (spent := time.perf_counter() - started) < seconds:
-            tokens += model.generate(ids, **how).shape[1] - 3
+            tokens += texts * (model.generate(ids, **how).shape[1] - 3)
     return tokens / spent
 
 
 def main() -> int:
-    """Measure, print, and return 1 if a request failed or the memory grew by more than 2 %."""
+    """Measure, print, and return 1 if a request failed or the memory at rest grew by more than 2 %."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--seconds", type=float, default=60, help="of load, over all rounds")
@@ -132,7 +146,8 @@ def main() -> int:
         "--ckpt",
         args.ckpt,
     ]
-    other, all_clients, speeds, peers, sizes = peer(), list[Client](), list[float](), list[float](), list[int]()
+    other, all_clients, speeds, sizes = peer(), list[Client](), list[float](), list[tuple[float, float]]()
+    peers: dict[int, list[float]] = {1: [], args.clients: []}
     shares = [[0] * args.clients for _ in range(args.rounds)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
         assert server.stderr is not None
@@ -142,33 +157,44 @@ def main() -> int:
             print(line + server.stderr.read())
             return 1
         try:
-            load(address[1], args.clients, min(20.0, args.seconds))  # until the allocator has reached its size
-            sizes.append(memory(server.pid))
+            sizes.append(memory(server.pid, address[1]))
+            warm, clients = 0, list[Client]()  # until torch's libraries have their buffers for all shapes
+            while warm < 20 * args.clients and not any(client.errors for client in clients):
+                clients, _ = load(address[1], args.clients, args.seconds / args.rounds)
+                warm += sum(client.requests for client in clients)
+            sizes.append(memory(server.pid, address[1]))
+            computed = processor_time(server.pid)
             for number in range(args.rounds):
-                peers.append(peer_speed(other, min(5.0, args.seconds / args.rounds)))
+                for texts, values in peers.items():
+                    values.append(peer_speed(other, min(5.0, args.seconds / args.rounds), texts))
                 clients, spent = load(address[1], args.clients, args.seconds / args.rounds)
                 all_clients += clients
                 shares[number] = [client.tokens for client in clients]
                 speeds.append(sum(shares[number]) / spent)
-            sizes.append(memory(server.pid))
+            computed = processor_time(server.pid) - computed
+            sizes.append(memory(server.pid, address[1]))
         finally:
             server.terminate()
             log = server.stderr.read()
     errors = [error for client in all_clients for error in client.errors]
     firsts = sorted(first for client in all_clients for first in client.firsts)
-    ratios = [ours / theirs for ours, theirs in zip(speeds, peers, strict=True)]
-    growth = sizes[1] / sizes[0] - 1
+    (start, _), (before, _), (after, most) = sizes
+    growth = after / before - 1
     print(f"{args.clients} clients, {sum(c.requests for c in all_clients):,} requests, {len(errors)} failed")
     print(f"pealm serve         {median(speeds):8,.0f} tokens/s ({min(speeds):,.0f} to {max(speeds):,.0f})")
-    print(f"transformers, B = 1 {median(peers):8,.0f} tokens/s ({min(peers):,.0f} to {max(peers):,.0f})")
-    print(f"ratio               {median(ratios):8.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+    print(f"processor time      {1000 * computed / sum(map(sum, shares)):8.2f} ms a token, on all cores")
+    for texts, values in peers.items():
+        ratios = [ours / theirs for ours, theirs in zip(speeds, values, strict=True)]
+        low, high = min(values), max(values)
+        print(f"transformers, B ={texts:3} {median(values):8,.0f} tokens/s ({low:,.0f} to {high:,.0f})")
+        print(f"ratio               {median(ratios):8.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
     fair, late = 1000 * args.clients / median(speeds), 1000 * firsts[int(0.95 * len(firsts))]
     print(
         f"first token         {1000 * median(firsts):8.1f} ms median, {late:.1f} ms at 95 %; fair share {fair:.1f} ms"
     )
     print(f"tokens of a client  {min(map(min, shares)):8,} to {max(map(max, shares)):,} in a round")
-    before, after = (size / 2**20 for size in sizes)
-    print(f"memory              {before:8.1f} MB, at the end {after:.1f} MB ({100 * growth:+.1f} %)")
+    print(f"memory at rest      {before:8.1f} MB, after the load {after:.1f} MB ({100 * growth:+.1f} %)")
+    print(f"                    {start:8.1f} MB before the warm-up of {warm} requests; at most {most:.1f} MB")
     print("\n".join([*errors[:5], log.strip()]).strip())
     return 1 if errors or growth > 0.02 or "Traceback" in log else 0
 

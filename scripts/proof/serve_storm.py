@@ -1,12 +1,14 @@
 """Send malformed requests to a server: none is answered with 500 or anything above, none takes the server down.
 
     python scripts/proof/serve_storm.py                 ten thousand requests to a server of weights/, some minutes
-    python scripts/proof/serve_storm.py -n 500 --seed 1
+    python scripts/proof/serve_storm.py -n 500 --seed 1 --crowd 32
 
-Every request is a good one that was spoiled: a parameter with another type, size or name, JSON that is cut or nested
-deeply, bytes that are not UTF-8, another method, path or header. Each must be answered in time: with an error in the
-protocol's form, or, where the change was harmless, with 200. Prints the counts of statuses, and each request that
-fails; ends with 1 if any fails.
+A crowd of clients sends them at the same time. Every request is a good one that was spoiled: a parameter with another
+type, size or name, JSON that is cut or nested deeply, bytes that are not UTF-8, another method, path or header. Each
+must be answered in time: with an error in the protocol's form, or, where the change was harmless, with 200. Some
+clients leave before they get it. Meanwhile another client streams a text again and again, which must always be the
+same. Prints the counts of statuses, and each request that fails; ends with 1 if any fails. `serve_schema.py` does the
+same with schemathesis.
 """
 
 import argparse
@@ -16,9 +18,12 @@ import random
 import re
 import subprocess
 import sys
+import threading
+import time
 from collections import Counter
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -236,23 +241,111 @@ def fault_of(request: Request, status: int, body: bytes, kind: str) -> str | Non
     return None
 
 
-def storm(host: str, number: int, seed: int, show: Callable[[str], None] = print) -> tuple[Counter[int], int]:
-    """Send spoiled requests; return the counts of statuses, and of those that fail. host: "127.0.0.1:8000"."""
-    chance, statuses, failures = random.Random(seed), Counter[int](), 0
+def storm(
+    host: str, number: int, seed: int, show: Callable[[str], None] = print, crowd: int = 1
+) -> tuple[Counter[int], int]:
+    """Send spoiled requests from several clients at once; return the counts of statuses, and of those that fail.
+
+    host: "127.0.0.1:8000". Status 0: an answer that did not come, or not in time; -1: the client did not wait.
+    """
     listed = send(host, Request("GET", "/v1/models", b""))[1]
     models = [model["id"] for model in json.loads(listed)["data"]]
-    for count in range(number):
-        request = spoiled(chance, models)
+
+    def client(place: int) -> tuple[Counter[int], int]:
+        chance, statuses, failures = random.Random(seed * 1000 + place), Counter[int](), 0
+        for count in range(place, number, crowd):
+            request = spoiled(chance, models)
+            if crowd > 1 and chance.random() < 0.05:
+                leave(host, request, chance)
+                statuses[-1] += 1
+                continue
+            try:
+                status, body, kind = send(host, request)
+                wrong = fault_of(request, status, body, kind)
+            except (ValueError, OSError, http.client.HTTPException, KeyError) as error:
+                status, wrong = 0, f"{type(error).__name__}: {error}"
+            statuses[status] += 1
+            if wrong:
+                failures += 1
+                sent = f"{request.method} {request.path:.80} {request.headers} {request.body[:300]!r}"
+                show(f"{count}: {wrong}: {sent}")
+        return statuses, failures
+
+    with ThreadPoolExecutor(crowd) as clients:
+        done = [*clients.map(client, range(crowd))]
+    return sum((statuses for statuses, _ in done), Counter[int]()), sum(failures for _, failures in done)
+
+
+def leave(host: str, request: Request, chance: random.Random) -> None:
+    """Send a request, or a part of it, and close the connection without reading the answer."""
+    with suppress(OSError):
+        connection = http.client.HTTPConnection(host, timeout=SECONDS)
+        connection.putrequest("POST", request.path)
+        connection.putheader("Content-Length", str(len(request.body)))
+        connection.endheaders(request.body[: chance.choice([None, len(request.body) // 2])])
+        connection.close()
+
+
+def same_text(host: str, stop: threading.Event) -> tuple[int, set[bytes]]:
+    """Stream a text until `stop` is set; return how often, and the different texts."""
+    body = json.dumps({"prompt": "Hi", "max_tokens": 30, "temperature": 0, "stream": True}).encode()
+    count, texts = 0, set[bytes]()
+    while not stop.is_set():
+        status, answer, _ = send(host, Request("POST", "/v1/completions", body))
+        events = [json.loads(line[6:]) for line in answer.splitlines() if line.startswith(b"data: {")]
+        text = "".join(event["choices"][0]["text"] for event in events if "choices" in event)
+        if status != 429:  # with too large a crowd
+            texts.add(text.encode() if status == 200 else answer)
+            count += 1
+    return count, texts
+
+
+@dataclass
+class Served:
+    """A server in a process of its own. log: what it wrote to stderr, once it has ended."""
+
+    process: subprocess.Popen[str]
+    host: str
+    log: str = ""
+
+    @property
+    def models(self) -> list[str]:
+        """The names of its models."""
+        return [model["id"] for model in json.loads(send(self.host, Request("GET", "/v1/models", b""))[1])["data"]]
+
+    def alive(self) -> bool:
+        """Return whether it answers, and nothing is still at work."""
+        for _ in range(100):
+            status, body, _ = send(self.host, Request("GET", "/health", b""))
+            if self.process.poll() is not None or status != 200:
+                return False
+            if json.loads(body)["active"] == 0:
+                return True
+            time.sleep(0.1)
+        return False
+
+
+@contextmanager
+def serving(paths: Sequence[str]) -> Iterator[Served]:
+    """Run a server of checkpoints."""
+    command = [sys.executable, "-m", "pealm_core._pealm", "serve", "--port", "0", "--device", "cpu"]
+    for path in paths:
+        command += ["--ckpt", path]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        line = process.stderr.readline()
+        address = re.search(r"http://(\S+)", line)
+        if address is None:
+            sys.exit(line + process.stderr.read())
+        server, lines = Served(process, address[1]), list[str]()
+        reader = threading.Thread(target=lines.extend, args=[process.stderr])  # a full pipe would stop the server
+        reader.start()
         try:
-            status, body, kind = send(host, request)
-            wrong = fault_of(request, status, body, kind)
-        except (ValueError, OSError, http.client.HTTPException, KeyError) as error:
-            status, wrong = 0, f"{type(error).__name__}: {error}"
-        statuses[status] += 1
-        if wrong:
-            failures += 1
-            show(f"{count}: {wrong}: {request.method} {request.path:.80} {request.headers} {request.body[:300]!r}")
-    return statuses, failures
+            yield server
+        finally:
+            process.terminate()
+            reader.join()
+            server.log = "".join(lines)
 
 
 def main() -> int:
@@ -260,30 +353,27 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-n", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--crowd", type=int, default=8, help="clients at the same time")
     parser.add_argument("--ckpt", action="append", help="checkpoints, by default char-bigram and sprout-stories")
     args = parser.parse_args()
-    paths = args.ckpt or [str(WEIGHTS / "char-bigram"), str(WEIGHTS / "sprout-stories")]
-    command = [sys.executable, "-m", "pealm_core._pealm", "serve", "--port", "0"]
-    for path in paths:
-        command += ["--ckpt", path]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
-        assert server.stderr is not None
-        line = server.stderr.readline()
-        found = re.search(r"http://(\S+)", line)
-        if found is None:
-            print(line + server.stderr.read())
-            return 1
+    stop = threading.Event()
+    with (
+        serving(args.ckpt or [str(WEIGHTS / "char-bigram"), str(WEIGHTS / "sprout-stories")]) as server,
+        ThreadPoolExecutor(1) as other,
+    ):
+        steady = other.submit(same_text, server.host, stop)
         try:
-            statuses, failures = storm(found[1], args.n, args.seed)
-            alive = server.poll() is None and send(found[1], Request("GET", "/health", b""))[0] == 200
+            statuses, failures = storm(server.host, args.n, args.seed, crowd=args.crowd)
         finally:
-            server.terminate()
-            log = server.stderr.read()
-    for status, count in sorted(statuses.items()):
-        print(f"{status or 'none':>5} {count:>8,}")
+            stop.set()
+        count, texts = steady.result()
+        alive = server.alive()
+    for status, number in sorted(statuses.items()):
+        print(f"{ {0: 'none', -1: 'left'}.get(status, status):>5} {number:>8,}")
     print(f"{args.n:,} requests, {failures} fail; the server is {'still there' if alive else 'GONE'}")
-    print(log, end="")
-    return 1 if failures or not alive or "Traceback" in log else 0
+    print(f"beside them {count:,} good requests with {len(texts)} different text(s)")
+    print(server.log[-5000:], end="")
+    return 1 if failures or not alive or len(texts) != 1 or "Traceback" in server.log else 0
 
 
 if __name__ == "__main__":

@@ -12,9 +12,11 @@ import pytest
 import torch
 
 from pealm_core import ContinuousBatch, KVCache, Sampling
+from pealm_core.inference import kv_cache
 from pealm_core.inference.batch import Guess
 from pealm_core.inference.generate import generate_steps
 from pealm_core.inference.kv_cache import RaggedCache, UnsupportedError
+from pealm_core.inference.kv_cache import _gather as gather
 from pealm_core.inference.lm import LM, Sample
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -115,22 +117,29 @@ def test_a_request_is_the_same_alone_and_among_others(name: str, use_cache: bool
     model, batch = make(name), ContinuousBatch(make(name), use_cache=use_cache)
     waiting, texts = [*enumerate(REQUESTS.values())], dict[Any, list[int]]()
     added = []
-    for step in range(200):
-        if waiting and step % 3 == 0:
+
+    def step(new: Sequence[Any] = ()) -> None:
+        rows, ids, logits = batch.step(new)
+        assert len(rows) == len(ids) == len(logits) and {*new} <= {*rows}
+        for row, token in zip(rows, ids.tolist(), strict=True):
+            texts[row].append(token)
+
+    for count in range(200):
+        if waiting and count % 3 == 0:
             number, sampling = waiting.pop(0)
             added.append(batch.add([prompts()[number]], sampling))
             texts |= {row: [] for row in added[-1]}
-        if step == 5:
+            if number % 2:
+                step(added[-1])  # the others' next tokens come later
+                assert all(len(texts[row]) == 1 for row in added[-1])
+        if count == 5:
             extra = batch.add([[1] * 32], REQUESTS["long"])
             texts |= {row: [] for row in extra}
-        if step == 8:
+        if count == 8:
             batch.end(extra)  # in the midst
-        if step > 8 and all(row.remaining <= 0 for row in texts):
+        if count > 8 and all(row.remaining <= 0 for row in texts):
             break
-        rows, ids, logits = batch.step()
-        assert len(rows) == len(ids) == len(logits)
-        for row, token in zip(rows, ids.tolist(), strict=True):
-            texts[row].append(token)
+        step()
     batch.end(())
     assert len(texts[extra[0]]) == 3 and not batch._batch._parts  # no cache stays in memory
     for prompt, sampling, own in zip(prompts(), REQUESTS.values(), added, strict=False):
@@ -150,6 +159,52 @@ def test_requests_share_passes() -> None:
     assert sorted(shapes[:5]) == [(1, 1)] * 3 + [(1, 3), (1, 4)] and shapes[5:] == [(4, 1)] * 2 + [(1, 1)] * 4
 
 
+@torch.inference_mode()
+def spoil(cache: Any, row: int) -> None:
+    for layer in cache._layers:
+        for tensor in layer:
+            tensor[row] = math.nan
+
+
+def test_new_rows_take_the_places_of_ended_ones() -> None:
+    """Each text is the one that it is alone, nothing of an ended row reaches it, and caches are seldom copied."""
+    model, sampling, copies = make("llama"), Sampling(max_new_tokens=20, temperature=0), list[int]()
+    batch, texts = ContinuousBatch(model), dict[Any, list[int]]()
+    step = 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kv_cache, "_gather", lambda parts: (copies.append(step), gather(parts))[1])
+        for step in range(120):
+            if step % 4 == 0:
+                (row,) = batch.add([[step % 31] * (1 + step % 3)], sampling)
+                texts[row] = []
+            for part in batch._batch._parts[:1]:
+                for place, old in enumerate(part.rows):
+                    if old.remaining <= 0:
+                        spoil(part.cache, place)
+            rows, ids, _ = batch.step()
+            for row, token in zip(rows, ids.tolist(), strict=True):
+                texts[row].append(token)
+    assert len(texts) == 30 and len([step for step in copies if step > 20]) <= 4, copies
+    for step, text in zip(range(0, 120, 4), texts.values(), strict=True):
+        assert write(model, [[step % 31] * (1 + step % 3)], sampling)[0][: len(text)] == tuple(text)
+
+
+def test_a_place_is_refused_where_there_is_no_room() -> None:
+    def cache(rows: int, tokens: int, length: int) -> KVCache:
+        made = KVCache(n_layer=1, batch=rows, n_head=1, length=length, head_dim=2)
+        made.append(0, *torch.randn(2, rows, 1, tokens, 2))
+        made.advance(tokens)
+        return made
+
+    long = cache(3, 4, 9)
+    assert long.put([1], cache(1, 5, 9)) is None  # longer than all
+    assert long.put([1], cache(1, 2, 8)) is None  # 6 more tokens, where 5 fit
+    put = long.put([2, 0], new := cache(2, 2, 7))
+    assert put is not None and put._places() == ([2, 0, 2], 4, 9)
+    torch.testing.assert_close(put._layers[0][0][[2, 0], :, 2:4], new._layers[0][0][:, :, :2])
+    assert not put._layers[0][1][[2, 0], :, :2].any()
+
+
 def test_rows_that_ended_leave_the_batch() -> None:
     model, active = make("gpt2"), {*range(8)}
     with passes(model) as shapes:
@@ -163,7 +218,7 @@ def test_rows_that_ended_leave_the_batch() -> None:
         ):
             assert len(ids) == len(logits) == len(active)
             active -= {step}
-    assert step == 7 and shapes[8:] == [(8, 1), (6, 1), (6, 1), (4, 1), (3, 1), (2, 1), (1, 1)]
+    assert step == 7 and shapes[8:] == [(7, 1), (7, 1), (5, 1), (5, 1), (3, 1), (2, 1), (1, 1)]
 
 
 def test_a_finished_text_does_not_change_the_others() -> None:
@@ -209,7 +264,7 @@ def test_attention_never_sees_what_is_before_a_row() -> None:
     even = joined.select(torch.tensor([3, 1]))
     assert type(even) is KVCache and even.length == 10
     again = caches[0].join([even])
-    assert again._places() == ([3, 0, 0], 10)
+    assert again._places() == ([3, 0, 0], 10, 15)
     assert joined.select(torch.tensor([0, 0])).length == 7
 
 

@@ -142,6 +142,33 @@ REQUESTS: list[dict[str, Any]] = [
 ]
 
 
+def test_a_first_token_does_not_wait_for_a_step_of_all(loaded: Any) -> None:
+    lm, shapes = loaded["char-transformer"].lm, list[tuple[int, ...]]()
+    texts, how = Texts(lm), Sampling(max_new_tokens=30, temperature=0)
+    hook = lm.model.register_forward_pre_hook(lambda module, args: shapes.append(tuple(args[0].shape)))
+    others = [texts.generate([1, 2], how) for _ in range(3)]
+    for _ in range(4):
+        assert len([next(other) for other in others]) == 3
+    assert shapes == [(1, 2)] * 3 + [(3, 1)] * 2
+    first, second = (texts.generate([4, 5, 6, 7], how) for _ in range(2))
+    assert next(first) == next(second) == []
+    second.close()  # before its first token
+    assert [len(next(first)), len(next(first))] == [1, 1]
+    hook.remove()
+    assert shapes[5:] == [(1, 4), (4, 1)]
+    for text in (*others, first):
+        text.close()
+    assert texts._requests == {}
+
+
+def test_free_memory_is_returned_when_there_is_no_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    returned = threading.Event()
+    monkeypatch.setattr(engine_module, "IDLE", 0.01)
+    monkeypatch.setattr(engine_module, "return_free", returned.set)
+    with Engine({}):
+        assert returned.wait(PATIENCE)
+
+
 @pytest.mark.parametrize("joins", [True, False])
 def test_a_text_is_the_same_alone_and_in_company(loaded: Any, monkeypatch: pytest.MonkeyPatch, joins: bool) -> None:
     name, shapes = "char-transformer", list[tuple[int, ...]]()
@@ -156,8 +183,8 @@ def test_a_text_is_the_same_alone_and_in_company(loaded: Any, monkeypatch: pytes
         hook.remove()
         for request, text in zip(REQUESTS, together, strict=False):
             assert answers.together({"name": name, **request, "after": 0}) == [text]
-        assert engine.models[name].texts._requests == {} == vars(engine.models[name].texts._batch._batch)["_unread"]
-        assert engine.models[name].texts._batch._batch._parts == []
+        assert engine.models[name].texts._requests == {}
+        assert engine.models[name].texts._batch._batch._parts == engine.models[name].texts._batch._batch._unread == []
     widest = max(shape[0] for shape in shapes)
     assert widest > 3 if joins else widest == 3
 
@@ -365,7 +392,14 @@ def process() -> Iterator[tuple[subprocess.Popen[str], str]]:
 
 
 def test_sigterm_finishes_what_streams(process: tuple[subprocess.Popen[str], str]) -> None:
+    """And nothing is in the log, in which a client that leaves while it sends is not an error."""
     server, url = process
+    with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2]))) as connection:
+        head = (
+            "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer k\r\nContent-Length: 9\r\n\r\n"
+        )
+        connection.sendall(head.encode() + b"{")
+        until(lambda: httpx.get(f"{url}/health").status_code == 200)
     body = {"prompt": "A", "max_tokens": 200, "stream": True}
     with httpx.stream(
         "POST", f"{url}/v1/completions", json=body, headers={"Authorization": "Bearer k"}, timeout=60

@@ -1,23 +1,26 @@
 """One thread for all models, in which requests take turns.
 
 Everything that runs a model does so in this thread: a request's work is an iterator, and after each `next` it waits
-behind the others. So a short request never waits for a long one, and no model is used by two threads. The texts of a
-model grow together: the turn of one computes the next token of all.
+for the others. So a short request never waits for a long one, and no model is used by two threads. The texts of a
+model grow together: the turn of one computes the next token of all. New work comes first: at the end of a round, all
+that has arrived gets its first two turns.
 """
 
 import asyncio
 import threading
 from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager, suppress
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 from pealm_core import Sampling
 from pealm_serve.errors import ApiError
 from pealm_serve.generation import Piece
+from pealm_serve.memory import return_free
 from pealm_serve.models import Loaded
 
 T = TypeVar("T")
+IDLE = 1.0  # seconds without work, after which free memory is returned to the system
 
 
 class Engine:
@@ -118,10 +121,27 @@ class Engine:
             self.active -= 1
 
     def _loop(self) -> None:
-        while (work := self._ready.get()) is not None:
-            if work.turn():
-                self._ready.put(work)  # behind all others
-            del work  # else the last one would stay in memory
+        works: list[_Work] | None = []
+        while works is not None:
+            works = self._round(works)
+
+    def _round(self, works: list["_Work"]) -> list["_Work"] | None:
+        """Give each work a turn, and new work two; return those that have more, or None at the end."""
+        arrived = [] if works else [self._wait()]
+        while not self._ready.empty():
+            arrived.append(self._ready.get())
+        new = [work for work in arrived if work is not None]
+        if len(new) < len(arrived):
+            return None
+        started = [work for work in new if work.turn()]
+        return [work for work in (*started, *works) if work.turn()]
+
+    def _wait(self) -> "_Work | None":
+        try:
+            return self._ready.get(timeout=IDLE)
+        except Empty:
+            return_free()
+            return self._ready.get()
 
 
 class _Work:

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, suppress
 from typing import Any
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive, Scope, Send
 
 from pealm_serve.errors import JSON, ApiError
@@ -22,7 +22,7 @@ LAST_WORD = 5.0  # seconds to send why a stream ends
 class Endpoint:
     """An ASGI application: `work(data, answer)` gets the JSON of the request, and sends the answer.
 
-    It is cancelled when the client leaves, and when the time is up.
+    It is cancelled when the client leaves, which is not an error, and when the time is up.
     """
 
     def __init__(self, work: Callable[[dict[str, Any], "Answer"], Awaitable[None]], limits: Limits) -> None:
@@ -31,7 +31,10 @@ class Endpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
         request, answer = Request(scope, receive), Answer(scope, receive, send)
-        data = parse(await request.body())
+        try:
+            data = parse(await request.body())
+        except ClientDisconnect:
+            return
         work = asyncio.ensure_future(self.work(data, answer))
         leave = asyncio.ensure_future(_left(receive))
         try:

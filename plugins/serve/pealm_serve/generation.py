@@ -45,11 +45,12 @@ class Texts:
     """The texts that a model generates at the same time (continuous batching).
 
     Each request is an iterator, whose `next` calls are its turns: it takes its new tokens; if there are none, it runs
-    a step for all.
+    a step for the requests that have no token yet, and then for all.
     """
 
     def __init__(self, lm: LM) -> None:
         self._lm, self._batch, self._requests = lm, ContinuousBatch(lm.model, graphs=lm.graphs), dict[Any, _Request]()
+        self._new = list[Any]()  # rows that no step has run for
 
     def generate(
         self, ids: Sequence[int], sampling: Sampling, *, ends: Collection[int] | None = None, top: int = 0
@@ -61,10 +62,11 @@ class Texts:
         stoppers, request = [Stopper(sampling.stop) for _ in decoders], _Request(top)
         rows = self._batch.add([ids], sampling)
         self._requests |= dict.fromkeys(rows, request)
+        self._new += rows
         try:
             yield []  # others may add theirs before the next step
             while request.drawn or request.error or any(row.remaining > 0 for row in rows):
-                if not (request.drawn or request.error):
+                while not (request.drawn or request.error):
                     self._step()
                 if request.error is not None:
                     raise request.error
@@ -85,9 +87,10 @@ class Texts:
                 del self._requests[row]
 
     def _step(self) -> None:
-        """Draw a token for each row of all requests."""
+        """Draw a token for each new row, or, if there are none, for each row of all requests."""
+        new, self._new = [row for row in self._new if row.remaining > 0], []
         try:
-            rows, ids, logits = self._batch.step()
+            rows, ids, logits = self._batch.step(new)
             chosen, likeliest = logprobs_of(logits, ids, max(self._requests[row].top for row in rows))
         except Exception as error:
             for request in self._requests.values():

@@ -24,6 +24,7 @@ from pealm_serve.models import Loaded
 from pealm_serve.params import Params, find_model, wrong
 
 CHARACTERS = 64  # of a text for each token of the context: a longer one isn't even encoded
+QUICK = 2000  # characters that are encoded at once: waiting for the model's thread would take longer
 
 
 def routes(engine: Engine, limits: Limits) -> list[BaseRoute]:
@@ -109,11 +110,12 @@ class Protocol:
         found = params.read_params(data, own, self.limits, default_tokens=self.limits.max_tokens)
         top = params.integer(data, "top_logprobs", 0, 0, params.TOP) if params.flag(data, "logprobs") else None
         messages, block = _messages(data.get("messages")), loaded.block_size
-        if sum(len(m["content"]) for m in messages) > CHARACTERS * block:
+        size = sum(len(message["content"]) for message in messages)
+        if size > CHARACTERS * block:
             _check_length(None, loaded)
         room = block - min(found.sampling.max_new_tokens, block // 4)
         try:
-            prompt = await self.engine.run(loaded.name, _chat_prompt, messages, room)
+            prompt = await self._encoded(size, loaded, _chat_prompt, messages, room)
         except UserError as error:
             raise ApiError(str(error), param="messages") from error
         tokens = min(found.sampling.max_new_tokens, block + 1 - len(prompt.ids))
@@ -164,9 +166,15 @@ class Protocol:
         if len(text) > CHARACTERS * loaded.block_size:
             _check_length(None, loaded)
         try:
-            return await self.engine.run(loaded.name, LM.encode if start else _encode, text)
+            encoded: list[int] = await self._encoded(len(text), loaded, LM.encode if start else _encode, text)
+            return encoded
         except (UserError, ValueError) as error:
             raise ApiError(str(error), param="prompt") from error
+
+    async def _encoded(self, characters: int, loaded: Loaded, function: Any, *args: Any) -> Any:
+        if characters <= QUICK:
+            return function(loaded.lm, *args)
+        return await self.engine.run(loaded.name, function, *args)
 
 
 def _encode(lm: LM, text: str) -> list[int]:

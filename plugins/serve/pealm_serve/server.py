@@ -2,6 +2,7 @@
 
 import asyncio
 import ipaddress
+import logging
 import re
 import socket
 import threading
@@ -17,6 +18,7 @@ from pealm_core import UserError
 from pealm_serve.app import make_app
 from pealm_serve.engine import Engine
 from pealm_serve.guard import Limits
+from pealm_serve.memory import return_large_blocks
 from pealm_serve.models import load_models
 
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")  # as the header Host spells them
@@ -52,7 +54,9 @@ def run(paths: Sequence[str], *, host: str, port: int, api_key: str | None, brow
         )
     if api_key is not None and not re.fullmatch("[!-~]+", api_key):
         raise UserError("--api-key: use at least one character, only ASCII, and no spaces")
+    logging.getLogger("asyncio").setLevel(logging.ERROR)  # it warns of clients that leave while much is sent
     listener = listen(host, port)
+    return_large_blocks()
     with listener:
         limits = Limits()
         engine = Engine(load_models(paths, **how), limits.concurrent)

@@ -4,7 +4,7 @@ import { h, svg } from "./dom.js";
 
 const [HEIGHT, LEFT, RIGHT, TOP, BOTTOM] = [240, 52, 12, 12, 30];
 const digits = (x) => `${+x.toPrecision(3)}`;
-const short = (x) => (Math.abs(x) >= 1e6 ? `${digits(x / 1e6)}M` : Math.abs(x) >= 1e4 ? `${digits(x / 1e3)}k` : digits(x));
+const short = (x) => (Math.abs(x) >= 1e6 ? `${digits(x / 1e6)}M` : Math.abs(x) >= 1e3 ? `${digits(x / 1e3)}k` : digits(x));
 
 function ticks(low, high, count) {
   const rough = (high - low) / count || 1, power = 10 ** Math.floor(Math.log10(rough));

@@ -18,7 +18,9 @@ export function create(app) {
     Object.assign(body, Object.fromEntries(chosen));
     try {
       await stream("v1/chat/completions", body, (event) => {
-        const piece = event.choices[0]?.delta?.content ?? "";
+        const piece = event.choices[0]?.delta?.content ?? "", { dropped_turns: turns, cut_tokens: cut } = event.pealm ?? {};
+        if (turns) answer.note(`The context is full: the ${turns} oldest messages are left out.`);
+        if (cut) answer.note(`Your message is too long for the context: its first ${cut} tokens are left out.`);
         answer.message.content += piece;
         answer.text.textContent += piece;
         log.scrollTop = log.scrollHeight;
@@ -50,7 +52,7 @@ export function create(app) {
     messages.push(message);
     log.append(h("div", { className: `turn ${role}` }, h("h2", {}, role === "user" ? "You" : "Model"), text));
     log.scrollTop = log.scrollHeight;
-    return { message, text };
+    return { message, text, note: (line) => text.before(h("p", { className: "quiet note" }, line)) };
   }
 
   function reset() {

@@ -1,33 +1,21 @@
 // Compare: two checkpoints side by side on one prompt and seed, or every checkpoint of a run: watch it learn.
 
-import { bits, h, legend, runner, sliders, stream, tokenRow } from "./dom.js";
+import { api, bits, h, legend, runner, sliders, stream, tokenRow } from "./dom.js";
 
 export function create(app) {
-  const sources = app.models.map(({ id }) => ({ label: id, model: id }));
-  const byRun = new Map();
-  for (const { id, steps } of app.models) {
-    const label = (step) => `${id}, step ${Number(step.slice("step-".length)).toLocaleString("en")}`;
-    const found = steps.map((step) => ({ label: label(step), model: id, step }));
-    sources.push(...found);
-    if (found.length > 1) byRun.set(id, found);
-  }
-  const select = (label, chosen) => {
-    const found = h("select", {}, sources.map((source, i) => h("option", { value: i }, source.label)));
-    found.value = Math.min(chosen, sources.length - 1);
-    return { found, row: h("label", {}, label, " ", found) };
-  };
-  const first = select("Left", 0), second = select("Right", 1);
+  let sources = [];
+  const [first, second] = [h("select"), h("select")], learns = h("span", { className: "buttons" });
   const prompt = h("textarea", { rows: 2, id: "same", spellcheck: false });
   const settings = sliders(() => {}, { tokens: 80 });
   settings.element.querySelector("[name=seed]").value = 1;
   const cards = h("div", { className: "cards", "aria-live": "polite" });
-  const both = runner("Write both", (signal) => all([first, second].map(({ found }) => sources[found.value]), signal));
-  const learns = [...byRun].map(([id, steps]) => runner(`Watch ${id} learn`, (signal) => all(steps, signal), { className: "" }));
+  const both = runner("Write both", (signal) => all([first, second].map(({ value }) => sources[value]), signal));
+  let watching = [];
   const element = h("div", { className: "split" },
     h("section", { "aria-label": "Texts" },
-      h("div", { className: "buttons" }, first.row, second.row),
+      h("div", { className: "buttons" }, h("label", {}, "Left ", first), h("label", {}, "Right ", second)),
       h("label", { htmlFor: "same" }, "Prompt"), prompt,
-      h("div", { className: "buttons" }, both.button, ...learns.map(({ button }) => button)), cards, legend()),
+      h("div", { className: "buttons" }, both.button, learns), cards, legend()),
     h("section", { "aria-label": "Settings" }, settings.element));
 
   /** One after the other, so that a slow machine shows a text at a time. */
@@ -58,5 +46,26 @@ export function create(app) {
     }
   }
 
-  return { element, hide: () => [both, ...learns].forEach(({ stop }) => stop()) };
+  function offer() {
+    const label = (id, step) => `${id}, step ${Number(step.slice("step-".length)).toLocaleString("en")}`;
+    const stepsOf = ({ id, steps }) => steps.map((step) => ({ label: label(id, step), model: id, step }));
+    const chosen = [first, second].map(({ value }, i) => sources[value]?.label ?? (app.models[i] ?? app.models[0]).id);
+    sources = app.models.flatMap((model) => [{ label: model.id, model: model.id }, ...stepsOf(model)]);
+    [first, second].forEach((select, i) => {
+      select.replaceChildren(...sources.map((source, i) => h("option", { value: i }, source.label)));
+      select.value = Math.max(0, sources.findIndex((source) => source.label === chosen[i]));
+    });
+    const runs = app.models.filter(({ steps }) => steps.length > 1);
+    watching = runs.map((model) => runner(`Watch ${model.id} learn`, (signal) => all(stepsOf(model), signal), { className: "" }));
+    learns.replaceChildren(...watching.map(({ button }) => button));
+  }
+
+  /** Offer what there is now: a run that is training has more checkpoints. */
+  async function show() {
+    Object.assign(app, await api("view/models").catch(() => ({})));
+    offer();
+  }
+
+  offer();
+  return { element, show, hide: () => [both, ...watching].forEach(({ stop }) => stop()) };
 }

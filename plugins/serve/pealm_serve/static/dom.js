@@ -185,4 +185,4 @@ export function tokenRow(label, { onselect = () => {}, onpoint = () => {} } = {}
 }
 
 export const legend = () =>
-  h("p", { className: "legend quiet" }, "expected ", h("span", { className: "ramp" }), " surprising (10 bits or more)");
+  h("p", { className: "legend quiet" }, "expected ", h("span", { className: "ramp" }), " surprising (≥ 10 bits)");

@@ -14,6 +14,7 @@ export function create(app) {
     : h("p", { className: "quiet" }, "None of the checkpoints belongs to a run's folder: start the server with ",
       "--ckpt runs/NAME.");
   pick.addEventListener("change", follow);
+  addEventListener("resize", () => element.isConnected && app.runs.length && draw());
 
   async function follow() {
     control?.abort();

@@ -115,20 +115,21 @@ export function create(app) {
         const found = await api("view/next", body, asked.signal);
         title.textContent = place ? `Instead of “${shown(place.text)}”` : "What may come next";
         note.textContent = `${found.bits.toFixed(2)} bits of entropy; ${found.kept.toLocaleString("en")} of ` +
-          `${found.vocabulary.toLocaleString("en")} tokens can be drawn`;
-        bars.replaceChildren(...found.tokens.map((token) => bar(token, before)));
+          `${found.vocabulary.toLocaleString("en")} tokens can be drawn. Frame: the model; bar: with these settings.`;
+        const most = Math.max(...found.tokens.flatMap(({ p, q }) => [p, q]));
+        bars.replaceChildren(...found.tokens.map((token) => bar(token, before, most)));
       } catch (error) {
         if (error.name !== "AbortError") fail(error);
       }
     }, wait);
   }
 
-  function bar(token, before) {
+  function bar(token, before, most) {
     const chosen = place?.id === token.id;
     const about = `${spoken(token.text)}: ${percent(token.p)}, with these settings ${token.q ? percent(token.q) : "never"}`;
     const p = h("i", { className: "p" }), q = h("i", { className: "q" });
-    p.style.width = `${100 * token.p}%`;
-    q.style.width = `${100 * token.q}%`;
+    p.style.width = `${(100 * token.p) / most}%`;
+    q.style.width = `${(100 * token.q) / most}%`;
     const props = { type: "button", "aria-label": about, title: `rank ${token.rank}`, onclick: () => choose(token, before) };
     return h("li", {}, h("button", { ...props, "aria-current": chosen ? "true" : null },
       h("b", {}, shown(token.text)), h("span", { className: "bar" }, p, q), h("span", {}, token.q ? percent(token.q) : "–")));
