@@ -117,7 +117,7 @@ t.save("tokenizer.json")'
         pealm-npy-shards) shards && train small --input.npy-shards shards --tokenizer bytes ;;
         pealm-perplexity) small && evaluate --input.counting ;;
         pealm-records) train small --input.records docs.jsonl ;;
-        pealm-report) small && pealm runs run && pealm report run --out page.html && test -s page.html ;;
+        pealm-report) small && pealm runs run && pealm report run --output page.html && test -s page.html ;;
         pealm-schedules) small --schedule wsd ;;
         pealm-serve)
             small
@@ -147,7 +147,7 @@ PYTHON
             ;;
         pealm-text) train small --input.text book.txt ;;
         pealm-tiktoken) small --tokenizer tiktoken && pealm sample --ckpt run -n 8 ;;
-        pealm-tinyshakespeare) train small --input.tinyshakespeare --input.path book.txt ;;
+        pealm-tinyshakespeare) train small --input.tinyshakespeare book.txt ;;
         pealm-wandb) small --observer.wandb.project alone --observer.wandb.mode offline && test -n "$(ls run/wandb)" ;;
         pealm)
             train sprout --preset tiny --input.text book.txt
