@@ -77,7 +77,7 @@ job() {
 import json, pyarrow as a, pyarrow.parquet as p
 p.write_table(a.table({"text": [json.loads(line)["text"] for line in open("docs.jsonl")]}), "docs.parquet")'
             mkdir parquet && mv docs.parquet parquet
-            pealm tokenize --input.fineweb-edu --input.source parquet --tokenizer tiktoken --out shards
+            pealm tokenize --input.fineweb-edu --input.source parquet --input.layout build-nanogpt --tokenizer tiktoken --out shards
             train small --input.fineweb shards --tokenizer tiktoken
             ;;
         pealm-formats) python -c 'import pealm_formats.folders, pealm_formats.gguf_file, pealm_formats.vocabulary' ;;
@@ -147,7 +147,7 @@ PYTHON
             ;;
         pealm-text) train small --input.text book.txt ;;
         pealm-tiktoken) small --tokenizer tiktoken && pealm sample --ckpt run -n 8 ;;
-        pealm-tinyshakespeare) train small --input.tinyshakespeare book.txt ;;
+        pealm-tinyshakespeare) train small --input.tinyshakespeare ${TINYSHAKESPEARE:-} ;; # downloaded, or the file with its text
         pealm-wandb) small --observer.wandb.project alone --observer.wandb.mode offline && test -n "$(ls run/wandb)" ;;
         pealm)
             train sprout --preset tiny --input.text book.txt
