@@ -70,10 +70,12 @@ class TokenWriter:
 
     def flush(self, tokenizer: Tokenizer) -> None:
         """Tokenize the texts that wait. Call it after the last document."""
-        start = np.array(start_ids(tokenizer), np.int64)
-        for ids in encode_texts(self._waiting, tokenizer):
-            self._start()
-            self._write(np.concatenate([start, ids]), learn=True)
+        start = np.array(start_ids(tokenizer), self._dtype)
+        if pieces := [piece for ids in encode_texts(self._waiting, tokenizer) for piece in (start, ids)]:
+            ends = self.tokens + np.cumsum([len(piece) for piece in pieces])
+            self._offsets.write(np.array([self.tokens, *ends[1:-1:2]], "<u8").data)
+            self.documents += len(self._waiting)
+            self._write(np.concatenate(pieces, dtype=self._dtype, casting="unsafe"), learn=True)
         self._waiting, self._characters = [], 0
 
     def _start(self) -> None:
@@ -86,7 +88,7 @@ class TokenWriter:
             fill(self._mask, self.tokens)
         if self._mask is not None:
             self._mask.write((b"\1" if learn else b"\0") * len(ids))
-        self._ids.write(ids.astype(self._dtype).data)
+        self._ids.write(ids.astype(self._dtype, copy=False).data)
         self.tokens += len(ids)
 
 

@@ -57,7 +57,7 @@ def test_json_has_every_column(pealm: Pealm, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_show_lists_the_options(pealm: Pealm, stranger: Callable[..., None]) -> None:
     out = pealm("plugins", "show", "kindergarten").out
-    assert re.search(r"--input.kindergarten \[INT\] +Little stories.*\[1\]\n", out)
+    assert re.search(r"--input.kindergarten \[INT\] +Short stories.*\[1\]\n", out)
     assert re.search("--input.stories INT +training stories", out) and "--eval.temperature" in out
     assert "--input.text TEXT " in pealm("plugins", "show", "pealm-text").out
     stranger("pealm-bad", "import no_such_module")

@@ -62,7 +62,8 @@ def convert(
     if saved.path == source and has_only(saved, dtype):
         raise UserError(f"{source} has only weights already{f', in {dtype}' if dtype else ''}; nothing was written")
     before, after = to_weights(saved, target, dtype)
-    click.echo(f"wrote {_shown(target)}: {after / 1e6:,.1f} MB of weights (of {before / 1e6:,.1f} MB)")
+    was = "the adapter is part of them" if saved.adapter else f"before: {before / 1e6:,.1f} MB"
+    click.echo(f"wrote {_shown(target)}: {after / 1e6:,.1f} MB of weights ({was})")
 
 
 def _foreign(source: Path, target: Path, entry: Entry[FormatSpec], part: str, **options: str | None) -> None:
