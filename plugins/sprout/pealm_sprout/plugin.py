@@ -29,6 +29,7 @@ def pealm_models() -> Iterator[ModelSpec]:
                 "n_embd": 64,
                 "ngram": 2,
                 "rotary_fraction": 0.5,
+                "smear": 16,
                 "train": {"batch_size": 13},
                 "optimizer": {"name": "muon", "weight_decay": 0.0, "adam_lr": 0.02},
             },
