@@ -68,8 +68,9 @@ def test_work_takes_turns() -> None:
 
     with Engine({}) as engine:
         assert asyncio.run(both(engine)) == [[*range(50)], [*range(5)]]
-    start = order.index("short")
-    assert order[start : start + 9] == ["short", "long"] * 4 + ["short"]
+    shorts = [place for place, name in enumerate(order) if name == "short"]
+    between = order[shorts[0] : shorts[-1]].count("long")
+    assert between in (3, 4) and shorts[0] < 4  # new work that comes a round later gets two turns at once
 
 
 def test_a_short_request_does_not_wait_for_a_long_one(server: Any) -> None:
