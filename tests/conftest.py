@@ -4,7 +4,6 @@ import gc
 import multiprocessing
 import os
 import runpy
-import socket
 import sys
 import textwrap
 import urllib.request
@@ -102,10 +101,12 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[Result
     context.set_forkserver_preload(PRELOADED)
 
     def run(processes: int, *words: object, **env: str) -> list[Result]:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = str(probe.getsockname()[1])
-        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(processes)}
+        import torch.distributed as dist
+
+        # As torchrun's, it outlives each of them.
+        store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "WORLD_SIZE": str(processes)}
+        place |= {"TORCHELASTIC_USE_AGENT_STORE": "True"}
         place |= {"LOCAL_WORLD_SIZE": str(processes), "OMP_NUM_THREADS": "1", **env}
         folder, running = tmp_path_factory.mktemp("ranks"), []
         for rank in range(processes):

@@ -80,8 +80,8 @@ def test_the_number_of_processes_does_not_change_what_is_learned(
     begin += ["--eval-every", 3, "--eval-tokens", 48]  # three windows: with four processes, one has none
     assert pealm(*begin, "--out", tmp_path / "straight", "--steps", 6).code == 0
     # Begun with two and accumulation, ended with one; begun with one, ended with two; four all the way.
-    begun = ranks(2, *begin, "--out", tmp_path / "2-1", "--steps", 3, "--micro-batch-size", 2)
-    assert [done.code for done in begun] == [0, 0]
+    halves = ranks(2, *begin, "--out", tmp_path / "2-1", "--steps", 3, "--micro-batch-size", 2)
+    assert [done.code for done in halves] == [0, 0]
     assert pealm("train", "--out", tmp_path / "2-1", "--steps", 6).code == 0
     assert pealm(*begin, "--out", tmp_path / "1-2", "--steps", 3).code == 0
     assert [done.code for done in ranks(2, "train", "--out", tmp_path / "1-2", "--steps", 6)] == [0, 0]
@@ -184,14 +184,6 @@ def test_a_rank_that_fails_ends_all_with_its_own_message(
     assert [row["step"] for row in rows(tmp_path / "r")] == [1, 2, 3]
 
 
-def once(ranks: list[Any], words: str) -> str:
-    """Return the line of stderr with these words. Without torchrun, which ends the others, a second rank may say it."""
-    lines = "".join(rank.err for rank in ranks).splitlines()
-    (line,) = {line for line in lines if words in line}
-    assert line.startswith("pealm: ") and "Traceback" not in "".join(lines)
-    return line
-
-
 UNUSED = """
 import os
 import torch
@@ -246,7 +238,7 @@ def test_an_unused_parameter_is_the_plugins_defect(
     if "last" in where:  # the first of two passes gives it a gradient, and the second doesn't
         args += ["--micro-batch-size", 1]
     done = ranks(2, *args, UNUSED=where)
-    line = once(done, "the model gives")
+    (line,) = "".join(rank.err for rank in done).splitlines()  # once
     assert f"pealm-odd: step {step}: the model gives unused.weight, unused.bias no gradient" in line
     assert 3 in {rank.code for rank in done}
     assert json.loads((tmp_path / "r" / "run.json").read_text())["status"] == "failed"
@@ -265,7 +257,7 @@ def test_a_parameter_frozen_after_wrapping_is_one_line(ranks: Callable[..., Any]
     (tmp_path / "freeze.py").write_text(FREEZING)
     start = ["char-transformer", "--input.text", book, *SMALL, "--steps", 3, "--out", tmp_path / "r"]
     done = ranks(2, "--plugin", tmp_path / "freeze.py", "train", *start)
-    line = once(done, "the model gives")
+    (line,) = "".join(rank.err for rank in done).splitlines()  # once
     assert "step 1: the model gives" in line and "norm.weight" in line and 3 in {rank.code for rank in done}
     assert "requires_grad=False when the model is made" in line
 

@@ -57,20 +57,14 @@ def test_work_takes_turns() -> None:
         return [step async for step in engine.turns(work(name, steps))]
 
     async def both(engine: Engine) -> list[list[int]]:
-        held = threading.Event()  # the thread waits until both are in the queue
-        first = asyncio.ensure_future(drain(engine, "long", 50))
-        engine._ready.put(engine_module._Work(iter([None]), lambda more, item: held.wait(PATIENCE) and None))
-        await asyncio.sleep(0)
-        second = asyncio.ensure_future(drain(engine, "short", 5))
-        await asyncio.sleep(0)
-        held.set()
-        return [*await asyncio.gather(first, second)]
+        works = [asyncio.ensure_future(drain(engine, name, steps)) for name, steps in (("long", 50), ("short", 5))]
+        await asyncio.sleep(0)  # both are in the queue
+        with engine:
+            return [*await asyncio.gather(*works)]
 
-    with Engine({}) as engine:
-        assert asyncio.run(both(engine)) == [[*range(50)], [*range(5)]]
-    shorts = [place for place, name in enumerate(order) if name == "short"]
-    between = order[shorts[0] : shorts[-1]].count("long")
-    assert between in (3, 4) and shorts[0] < 4  # new work that comes a round later gets two turns at once
+    assert asyncio.run(both(Engine({}))) == [[*range(50)], [*range(5)]]
+    start = order.index("short")
+    assert order[start : start + 9] == ["short", "long"] * 4 + ["short"]
 
 
 def test_a_short_request_does_not_wait_for_a_long_one(server: Any) -> None:

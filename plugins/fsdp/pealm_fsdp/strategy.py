@@ -22,7 +22,7 @@ from pealm_fsdp.deferred import Deferred, named_tensors
 
 
 class FullyShard:
-    """FSDP2. Checkpoints have full tensors: another number of processes or another strategy may resume the run."""
+    """FSDP2. Any number of processes may resume the run, and another strategy if checkpoints have full tensors."""
 
     collective = True  # a forward pass needs all processes: they all validate and generate samples
 
