@@ -16,7 +16,6 @@ from pealm_core.inference.generate import ContinuousBatch as ContinuousBatch
 from pealm_core.inference.generate import Stopper as Stopper
 from pealm_core.inference.generate import generate_ids as generate_ids
 from pealm_core.inference.generate import generate_steps as generate_steps
-from pealm_core.inference.generate import probabilities as probabilities
 from pealm_core.inference.generate import start_token as start_token
 from pealm_core.inference.generate import stream_decoder as stream_decoder
 from pealm_core.inference.head_loss import head_loss as head_loss
@@ -25,6 +24,7 @@ from pealm_core.inference.kv_cache import causal_attention as causal_attention
 from pealm_core.inference.lm import LM as LM
 from pealm_core.inference.lm import Sample as Sample
 from pealm_core.inference.lm import load as load
+from pealm_core.inference.sampling import probabilities as probabilities
 from pealm_core.inference.scoring import Score as Score
 from pealm_core.inference.scoring import cover as cover
 from pealm_core.inference.scoring import score as score

@@ -11,7 +11,7 @@ from pealm_core.config.job import Job, plan
 from pealm_core.config.toml_layers import Layer, file_layer, read_regular
 from pealm_core.contract.errors import UserError
 from pealm_core.contract.specs import ModelSpec
-from pealm_core.plugins.host import PluginHost
+from pealm_core.plugins.loading import PluginHost
 
 META = "meta.json"  # beside token shards
 

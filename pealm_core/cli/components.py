@@ -21,7 +21,7 @@ from pealm_core.contract.errors import UserError
 from pealm_core.contract.fields import Setting, settings_of, word
 from pealm_core.contract.specs import DatasetSpec, ObserverSpec
 from pealm_core.hardware.launch import launched
-from pealm_core.plugins.host import Entry, PluginHost
+from pealm_core.plugins.loading import Entry, PluginHost
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem

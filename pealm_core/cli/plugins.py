@@ -9,7 +9,7 @@ import click
 from pealm_core.config.paths import printable
 from pealm_core.contract.errors import UserError
 from pealm_core.contract.specs import Spec
-from pealm_core.plugins.host import Plugin, PluginHost
+from pealm_core.plugins.loading import Plugin, PluginHost
 
 Named = dict[tuple[str, str], list[tuple[Plugin, Spec]]]  # kind and name → who provides it
 

@@ -13,7 +13,7 @@ from pealm_core.contract import specs
 from pealm_core.contract.errors import UserError, did_you_mean
 from pealm_core.contract.fields import settings_of
 from pealm_core.contract.specs import DatasetSpec, EvaluatorSpec, ObserverSpec, Spec
-from pealm_core.plugins.host import Entry, PluginHost
+from pealm_core.plugins.loading import Entry, PluginHost
 
 COMPONENTS: Mapping[str, type[Spec]] = {  # table → the kind of component that it configures
     "model": specs.ModelSpec,

@@ -17,7 +17,7 @@ from pealm_core.contract.fields import Setting, dump, settings_of
 from pealm_core.contract.protocols import has
 from pealm_core.contract.specs import ObserverSpec
 from pealm_core.plugins.calls import Returns, check
-from pealm_core.plugins.host import Entry, PluginHost
+from pealm_core.plugins.loading import Entry, PluginHost
 
 TRAINING = ("model", "input", "tokenizer", "optimizer", "schedule", "objective", "strategy", "adapter", "observer")
 METHODS = {"tokenizer": "encode decode", "evaluator": "evaluate", "schedule": "__call__", "objective": "loss"}

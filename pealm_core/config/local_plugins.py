@@ -10,7 +10,7 @@ from shlex import quote
 from pealm_core.config.toml_layers import Layer
 from pealm_core.contract.errors import UserError
 from pealm_core.plugins.discovery import use_plugin
-from pealm_core.plugins.host import PluginHost
+from pealm_core.plugins.loading import PluginHost
 
 
 def files_of(config: Layer) -> list[str]:

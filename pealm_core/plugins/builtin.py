@@ -43,5 +43,5 @@ def pealm_strategies() -> StrategySpec:
         name="ddp",
         summary="Data parallel: a copy of the model in each process (DistributedDataParallel)",
         config="pealm_core.config.settings:DataParallelConfig",
-        factory="pealm_core.training.strategy:DataParallel",
+        factory="pealm_core.training.ddp:DataParallel",
     )

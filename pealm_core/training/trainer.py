@@ -19,6 +19,7 @@ from pealm_core.data.sources import Data
 from pealm_core.hardware.distributed import World
 from pealm_core.hardware.speed import faster
 from pealm_core.training.batches import Batches
+from pealm_core.training.ddp import gradient_problem
 from pealm_core.training.learning_rate import Budget, due, in_steps, lr_factor
 from pealm_core.training.objective import accumulate, author
 from pealm_core.training.observers import Observers
@@ -26,7 +27,6 @@ from pealm_core.training.progress import Display, not_finite, out_of_memory, rec
 from pealm_core.training.run_folder import Run
 from pealm_core.training.saving import Saver
 from pealm_core.training.signals import Signals
-from pealm_core.training.strategy import gradient_problem
 from pealm_core.training.validation import validate
 
 NO_MEMORY = ("MemoryError", "allocate memory")  # also torch's OutOfMemoryError

@@ -85,11 +85,11 @@ def pealm(spec: Mapping[str, Any], device: torch.device, answer: Callable[[Any],
     from pealm_core.hardware.distributed import World
     from pealm_core.hardware.speed import describe
     from pealm_core.training.adamw import AdamWConfig, build
+    from pealm_core.training.ddp import DataParallel
     from pealm_core.training.learning_rate import constant
     from pealm_core.training.objective import NextToken
     from pealm_core.training.progress import Display
     from pealm_core.training.run_folder import Run
-    from pealm_core.training.strategy import DataParallel
     from pealm_core.training.trainer import Trainer
     from pealm_gpt2 import model as gpt2
     from pealm_gpt2.config import GPT2Config

@@ -27,11 +27,11 @@ from pealm_core.data.sources import Data
 from pealm_core.data.stream import Split
 from pealm_core.data.windows import FixedWindows, Windows
 from pealm_core.hardware.distributed import World
+from pealm_core.training.ddp import DataParallel
 from pealm_core.training.learning_rate import constant
 from pealm_core.training.objective import NextToken
 from pealm_core.training.progress import Display, record
 from pealm_core.training.run_folder import Run
-from pealm_core.training.strategy import DataParallel
 from pealm_core.training.trainer import Trainer
 
 

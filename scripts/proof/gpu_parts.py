@@ -41,13 +41,13 @@ from pealm_core.hardware.device import autocast, pick_dtype, synchronize
 from pealm_core.hardware.distributed import World
 from pealm_core.hardware.inference_weights import bytes_per_token, prepare
 from pealm_core.hardware.speed import faster
-from pealm_core.inference import decoding
+from pealm_core.inference import token_pass
 from pealm_core.training.adamw import AdamWConfig, build
+from pealm_core.training.ddp import DataParallel
 from pealm_core.training.learning_rate import constant
 from pealm_core.training.objective import NextToken
 from pealm_core.training.progress import Display, record
 from pealm_core.training.run_folder import Run
-from pealm_core.training.strategy import DataParallel
 from pealm_core.training.trainer import Trainer
 from pealm_gpt2 import model as gpt2
 from pealm_gpt2.config import GPT2Config
@@ -411,9 +411,9 @@ def decode(m: Machine, facts: Facts) -> None:
             )
     if m.cuda:
         with facts.attempt("CUDA graphs"), torch.inference_mode():
-            run = decoding.Recorded(fast, fast.make_cache(1, 64))
+            run = token_pass.Recorded(fast, fast.make_cache(1, 64))
             run(torch.zeros(1, 1, dtype=torch.long, device=m.device))
-            recorded = not decoding._failed and run._plain not in run._passes.values()
+            recorded = not token_pass._failed and run._plain not in run._passes.values()
             facts.check("a token's pass is recorded", recorded, "" if recorded else "the reason is in log.txt")
         source = torch.ones(2**28, device=m.device)
         rate = source.nbytes / min(seconds(m, source.sum) for _ in range(5))
@@ -477,13 +477,13 @@ def compiled(m: Machine, facts: Facts) -> None:
             with torch.inference_mode():
                 with torch.compiler.set_stance("force_eager"):
                     fast(idx, cache=cache)
-                run, times = decoding.Recorded(fast, cache), list[float]()
+                run, times = token_pass.Recorded(fast, cache), list[float]()
                 token = idx[:, -1:]
                 for _ in range(tokens):
                     token = run(token).argmax(-1)
                     token.tolist()
                     times.append(time.perf_counter())
-            recorded = "" if not decoding._failed else "; NOT recorded, see log.txt"
+            recorded = "" if not token_pass._failed else "; NOT recorded, see log.txt"
             text = f"{speed_of(times, batch):,.0f} tokens/s, {time.perf_counter() - began:.0f} s with compiling"
             facts.figure(f"compiled and recorded, B = {batch}", text + recorded)
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pealm_core import ModelSpec, depth_preset
-from pealm_core.plugins.host import PluginHost
+from pealm_core.plugins.loading import PluginHost
 
 Pealm = Callable[..., Any]
 

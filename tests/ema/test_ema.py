@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from pealm_core import ObserverSpec
-from pealm_core.plugins.host import PluginHost
+from pealm_core.plugins.loading import PluginHost
 from pealm_testing import ObserverConformance
 
 SIZES = "--model.block-size 16 --model.n-layer 1 --model.n-embd 16 --model.n-head 2"

@@ -256,7 +256,7 @@ def test_only_the_assistant_is_learned(folder: Path, monkeypatch: pytest.MonkeyP
 
 def loaded(file: str) -> Any:
     """Return an example's module."""
-    from pealm_core.plugins.host import PluginHost
+    from pealm_core.plugins.loading import PluginHost
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PEALM_PLUGINS", str(EXAMPLES / f"{file}.py"))

@@ -18,7 +18,7 @@ from pealm_core.checkpoints.build_tokenizer import make_tokenizer
 from pealm_core.config.job import plan
 from pealm_core.config.toml_layers import Layer
 from pealm_core.contract.specs import FormatSpec
-from pealm_core.plugins.host import PluginHost
+from pealm_core.plugins.loading import PluginHost
 from pealm_formats.ranks import merges, spell
 from pealm_gpt2.convert import export_folder, import_folder
 

@@ -16,7 +16,7 @@ from pealm_core.checkpoints.initial_weights import read_initial_weights
 from pealm_core.checkpoints.tensors import read_tensors
 from pealm_core.config.job import plan
 from pealm_core.config.toml_layers import Layer
-from pealm_core.plugins.host import PluginHost
+from pealm_core.plugins.loading import PluginHost
 
 ARGS = ("--batch-size", 2, "--warmup-steps", 0, "--lr", 1e-3, "--eval-tokens", 100)
 

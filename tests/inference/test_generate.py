@@ -13,12 +13,11 @@ from pealm_core.inference.generate import (
     Stopper,
     generate_ids,
     generate_steps,
-    next_token,
-    probabilities,
     start_token,
     stream_decoder,
 )
 from pealm_core.inference.kv_cache import KVCache
+from pealm_core.inference.sampling import next_token, probabilities
 
 sys.path.insert(0, str(Path(__file__).parent))
 from fakes import Chars, Table

@@ -10,7 +10,7 @@ import pytest
 
 from pealm_core.contract.errors import PluginError
 from pealm_core.contract.specs import ModelSpec
-from pealm_core.plugins.host import PluginHost
+from pealm_core.plugins.loading import PluginHost
 
 MODEL = """
 from pealm_core import ModelSpec, hookimpl
@@ -38,7 +38,7 @@ def fresh(code: str) -> str:
 HOST = """
 from pealm_core.contract.errors import PluginError
 from pealm_core.contract.specs import ModelSpec
-from pealm_core.plugins.host import PluginHost
+from pealm_core.plugins.loading import PluginHost
 def reason(host):
     return next(plugin.reason for plugin in host.plugins if plugin.dist == "pealm-it")
 """

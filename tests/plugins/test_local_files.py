@@ -13,7 +13,7 @@ import pealm_core
 from pealm_core.contract.errors import PluginError, UserError
 from pealm_core.contract.specs import ModelSpec
 from pealm_core.plugins.discovery import use_plugin
-from pealm_core.plugins.host import PluginHost
+from pealm_core.plugins.loading import PluginHost
 
 MODEL = """
 from dataclasses import dataclass

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pealm_core.contract.errors import PluginError
-from pealm_core.plugins.host import PluginHost
+from pealm_core.plugins.loading import PluginHost
 
 HOOK = "from pealm_core import hookimpl\n@hookimpl{}\ndef pealm_metrics({}):\n    {}\n"
 END = "from pealm_core import hookimpl\n@hookimpl{}\ndef pealm_run_end({}):\n    {}\n"

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from pealm_core import CommandSpec
-from pealm_core.plugins.host import PluginHost
+from pealm_core.plugins.loading import PluginHost
 from pealm_testing import CommandConformance
 
 pytest.importorskip("optuna", reason="needs the package optuna: pip install optuna")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pealm_core.plugins.host import CORE_COMMANDS, PluginHost
+from pealm_core.plugins.loading import CORE_COMMANDS, PluginHost
 
 PLUGIN = """
 from pealm_core import CommandSpec, ModelSpec, TokenizerSpec, hookimpl

@@ -15,7 +15,7 @@ import pytest
 
 from pealm_core import UserError
 from pealm_core.contract.specs import KINDS
-from pealm_core.plugins.host import PluginHost
+from pealm_core.plugins.loading import PluginHost
 from pealm_testing.new_plugin import fill, new_plugin
 
 ALL = list(KINDS)

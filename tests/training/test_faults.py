@@ -21,7 +21,7 @@ import torch
 from pealm_core import PealmError, UserError
 from pealm_core.checkpoints import folder as checkpoint
 from pealm_core.checkpoints.tensors import read_tensors
-from pealm_core.plugins.host import PluginHost
+from pealm_core.plugins.loading import PluginHost
 from pealm_core.training.run_folder import Run
 from pealm_core.training.saving import Saver
 from pealm_core.training.trainer import Trainer

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from pealm_core.checkpoints import folder as checkpoint
 from pealm_core.config.settings import TrainSettings
 from pealm_core.data.windows import FixedWindows
-from pealm_core.plugins.host import PluginHost
+from pealm_core.plugins.loading import PluginHost
 from pealm_core.training import validation
 from pealm_core.training.learning_rate import Budget
 from pealm_core.training.trainer import READ_EVERY, Trainer

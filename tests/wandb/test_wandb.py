@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pealm_core import ObserverSpec
-from pealm_core.plugins.host import PluginHost
+from pealm_core.plugins.loading import PluginHost
 from pealm_testing import ObserverConformance
 
 wandb = pytest.importorskip("wandb", reason="needs the package wandb: pip install wandb")

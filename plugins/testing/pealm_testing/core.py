@@ -25,11 +25,11 @@ from pealm_core.hardware.device import autocast as autocast
 from pealm_core.inference.generate import stream_decoder as stream_decoder
 from pealm_core.inference.trace import trace as trace
 from pealm_core.plugins.guard import HEAVY as HEAVY
-from pealm_core.plugins.host import Entry as Entry
-from pealm_core.plugins.host import Plugin as Plugin
-from pealm_core.plugins.host import PluginHost as PluginHost
+from pealm_core.plugins.loading import Entry as Entry
+from pealm_core.plugins.loading import Plugin as Plugin
+from pealm_core.plugins.loading import PluginHost as PluginHost
+from pealm_core.training.ddp import DataParallel as DataParallel
 from pealm_core.training.objective import part as part
 from pealm_core.training.objective import scored as scored
-from pealm_core.training.strategy import DataParallel as DataParallel
 
 __all__ = ["apply_adapter", "save_checkpoint"]  # the names that differ from those in the core

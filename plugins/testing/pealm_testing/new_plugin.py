@@ -20,7 +20,7 @@ import click
 
 from pealm_core import UserError
 from pealm_core.contract.specs import KINDS
-from pealm_core.plugins.host import CORE_COMMANDS, PluginHost
+from pealm_core.plugins.loading import CORE_COMMANDS, PluginHost
 
 
 @click.command("new-plugin")

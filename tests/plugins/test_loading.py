@@ -10,7 +10,7 @@ from pealm_core.cli.plugins import conflicts, named_alike
 from pealm_core.contract.errors import PluginError, UserError
 from pealm_core.contract.specs import DatasetSpec, ModelSpec
 from pealm_core.plugins.discovery import discover
-from pealm_core.plugins.host import OURS, PluginHost
+from pealm_core.plugins.loading import OURS, PluginHost
 
 GOOD = """
 from pealm_core import ModelSpec, hookimpl
@@ -301,7 +301,7 @@ def test_a_config_that_cannot_be_used_is_the_plugins_defect(
 def test_a_plugin_that_loads_for_long_is_named(
     stranger: Callable[..., None], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("pealm_core.plugins.host.PATIENCE", 0.05)
+    monkeypatch.setattr("pealm_core.plugins.loading.PATIENCE", 0.05)
     stranger("pealm-slow", "import time; time.sleep(0.5)")
     PluginHost.installed()
     assert "loading the plugin slow takes long; PEALM_DISABLE_PLUGINS=slow skips it" in capfd.readouterr().err
