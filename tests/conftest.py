@@ -7,6 +7,7 @@ import runpy
 import sys
 import textwrap
 import urllib.request
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -201,7 +202,10 @@ def _torch_as_it_was() -> Iterator[None]:
     """A test that leaves autocast on, or another default, is named here and not by those after it."""
     yield
     if torch := sys.modules.get("torch"):
-        left = (torch.is_autocast_enabled("cpu"), torch.get_default_dtype(), torch.get_float32_matmul_precision())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch 2.9 wants another function
+            precision = torch.get_float32_matmul_precision()
+        left = (torch.is_autocast_enabled("cpu"), torch.get_default_dtype(), precision)
         if left != (False, torch.float32, "highest"):
             torch.set_autocast_enabled("cpu", False)
             torch.set_default_dtype(torch.float32)

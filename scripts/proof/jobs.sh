@@ -77,7 +77,8 @@ job() {
 import json, pyarrow as a, pyarrow.parquet as p
 p.write_table(a.table({"text": [json.loads(line)["text"] for line in open("docs.jsonl")]}), "docs.parquet")'
             mkdir parquet && mv docs.parquet parquet
-            pealm tokenize --input.fineweb-edu --input.source parquet --input.layout build-nanogpt --tokenizer tiktoken --out shards
+            pealm tokenize --input.fineweb-edu --input.source parquet --input.layout build-nanogpt --tokenizer tiktoken \
+                --shard-size 641 --out shards
             train small --input.fineweb shards --tokenizer tiktoken
             ;;
         pealm-formats) python -c 'import pealm_formats.folders, pealm_formats.gguf_file, pealm_formats.vocabulary' ;;
@@ -99,7 +100,7 @@ t.train(["book.txt"], trainers.BpeTrainer(vocab_size=300, special_tokens=["<|end
 t.save("tokenizer.json")'
             small --tokenizer hf --tokenizer.path tokenizer.json && pealm sample --ckpt run -n 8
             ;;
-        pealm-kindergarten) train small --input.kindergarten && evaluate --on kindergarten --limit 4 ;;
+        pealm-kindergarten) train small --input.kindergarten && evaluate --on kindergarten --eval.stories 4 ;;
         pealm-llama) train llama --preset nano --model.block-size 32 --input.counting --tokenizer bytes && pealm sample --ckpt run -n 8 ;;
         pealm-lm-eval)
             mkdir tasks

@@ -33,7 +33,15 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The built site; a broken link or anchor, or a page that the navigation lacks, fails the build."""
     folder = tmp_path_factory.mktemp("site")
     env = {**os.environ, "NO_MKDOCS_2_WARNING": "1", "PEALM_PLUGINS": "", "PEALM_DISABLE_PLUGINS": ""}
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
+    command = [
+        sys.executable,
+        "-m",
+        "mkdocs",
+        "build",
+        "--strict",
+        "--site-dir",
+        str(folder),
+    ]  # --quiet hides warnings
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder

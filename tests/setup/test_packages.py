@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from packaging.requirements import Requirement
 
+import pealm_core
+
 ROOT = Path(__file__).resolve().parents[2]
 PROJECTS = sorted(
     path.parent for pattern in ("pea", "pealm_core", "plugins/*") for path in ROOT.glob(f"{pattern}/pyproject.toml")
@@ -95,6 +97,20 @@ def test_every_distribution_has_a_job_of_its_own() -> None:
     text = (ROOT / "scripts" / "proof" / "jobs.sh").read_text(encoding="utf-8")
     jobs = set(re.findall(r"^ +(pealm[a-z0-9-]*)\)", text, re.MULTILINE))
     assert jobs == {read(project)["project"]["name"] for project in [*PROJECTS, ROOT]}
+
+
+def test_the_evaluations_in_these_jobs_take_their_options() -> None:
+    text = (ROOT / "scripts" / "proof" / "jobs.sh").read_text(encoding="utf-8")
+    lines = re.findall(r"&& evaluate (--on [^;\n]+)", text)
+    assert len(lines) >= 4
+    for line in lines:
+        _, name, *words = line.split()
+        options = dict(zip(words[::2], words[1::2], strict=True))
+        limit = options.pop("--limit", None)
+        assert all(option.startswith("--eval.") for option in options), line
+        table = {option.removeprefix("--eval."): value for option, value in options.items()}
+        job = pealm_core.plan_evaluation({"model": {"name": "char-bigram"}}, {"eval": {"name": name} | table})
+        pealm_core.Evaluation(job, limit=limit and int(limit))
 
 
 def test_every_name_is_one_of_ours() -> None:
