@@ -1,9 +1,9 @@
-"""Train a small model on letters that repeat, find its induction heads, and draw what the best one attends to.
+"""Draw which heads look words up: of sprout-kindergarten, and of a small model that it trains on repeated letters.
 
     python scripts/induction.py               # trains runs/induction, or uses it if it exists
     python scripts/induction.py --steps 50    # fewer steps
 
-The picture is docs/assets/induction.svg.
+The pictures are docs/assets/lookup.svg and docs/assets/induction.svg.
 """
 
 import argparse
@@ -16,6 +16,9 @@ import pealm_core
 ROOT = Path(__file__).resolve().parent.parent
 LETTERS = "abcdefghijklmnop"
 HALF = "kfbmadpgch"  # ten letters in an order that the model has never seen
+STORY = "Zoe planted nine carrot seeds in the sun. She watered them every day. Up came nine lovely carrots."
+QUESTION = {"role": "user", "content": STORY + " How many seeds did Zoe plant?"}
+LAST = 8  # tokens whose attention is drawn
 MODEL: dict[str, Any] = {"name": "sprout", "ngram": 2, "n_layer": 2, "n_head": 4, "n_embd": 48, "block_size": 64}
 
 
@@ -58,13 +61,37 @@ def draw(run: Path, target: Path) -> list[list[float]]:
     return found
 
 
+def draw_lookup(checkpoint: Path, target: Path) -> None:
+    """Draw what the last tokens before an answer attend to, in the head that attends most to one token."""
+    from matplotlib.figure import Figure
+
+    lm = pealm_core.load(checkpoint)
+    prompt = pealm_core.chat_prompt(lm.tokenizer, [QUESTION])
+    trace = lm.trace([*prompt.ids, *lm.tokenizer.encode("There were")])
+    assert trace.attention is not None
+    layer, head = divmod(int(trace.attention[:, :, -1, 2:].amax(-1).argmax()), trace.attention.shape[1])
+    figure = Figure(figsize=(9, 3.2), facecolor="white", layout="constrained")
+    axes, names = figure.subplots(), [token.strip() for token in trace.tokens]
+    axes.imshow(trace.attention[layer, head, -LAST:].numpy(), cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=8)
+    axes.set_yticks(range(LAST), names[-LAST:], fontsize=8)
+    axes.set_title(f"layer {layer + 1}, head {head + 1}", fontsize=11)
+    axes.set_xlabel("attended token")
+    axes.set_ylabel("attending token")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(target, format="svg", metadata={"Date": None})
+
+
 def main() -> None:
     """Train, draw, and print the heads."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--run", type=Path, default=ROOT / "runs" / "induction", help="the run's folder")
     parser.add_argument("--steps", type=int, default=700, help="training steps")
-    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "assets" / "induction.svg", help="the picture")
+    parser.add_argument(
+        "--out", type=Path, default=ROOT / "docs" / "assets" / "induction.svg", help="the second picture"
+    )
     given = parser.parse_args()
+    draw_lookup(ROOT / "weights" / "sprout-kindergarten", given.out.with_name("lookup.svg"))
     train(given.run, given.steps)
     for layer, heads in enumerate(draw(given.run, given.out), 1):
         print(f"layer {layer}: " + "  ".join(f"{score:.2f}" for score in heads))
