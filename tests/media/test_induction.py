@@ -51,3 +51,14 @@ def test_the_picture_of_the_lookup(tmp_path: Path) -> None:
     script = runpy.run_path(str(ROOT / "scripts" / "induction.py"))
     script["draw_lookup"](ROOT / "weights" / "sprout-kindergarten", tmp_path / "lookup.svg")
     assert (tmp_path / "lookup.svg").read_text().count("<svg") == 1
+
+
+def test_heads_look_answers_up_and_none_repeats() -> None:
+    import pealm_core
+
+    script = runpy.run_path(str(ROOT / "scripts" / "induction.py"))
+    lm = pealm_core.load(ROOT / "weights" / "sprout-kindergarten", device="cpu")
+    scores = script["lookups"](lm, 60)
+    assert sum(map(len, scores.values())) == 2 * len(scores["all"]) > 40
+    assert (sum(scores["all"]) / len(scores["all"])).max() > 0.1  # evenly spread: 0.02
+    assert script["repetition"](lm).max() < 0.03
