@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -25,14 +26,39 @@ def test_it_trains_and_draws(tmp_path: Path) -> None:
     assert (tmp_path / "picture.svg").read_text().count("<svg") == 1
 
 
-def test_the_program_of_the_page_runs(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """With shipped weights in place of the trained ones."""
+def test_the_programs_of_the_page_run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first prints what the page shows; the second has shipped weights in place of the trained ones."""
     page = (ROOT / "docs" / "induction-heads.md").read_text(encoding="utf-8")
-    (program,) = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    first, second = re.findall(r"^```python\n(.*?)^```\n\n```text\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     import pealm_core
 
+    monkeypatch.chdir(ROOT)
+    exec(compile(first[0], "page", "exec"), {})
+    assert rounded(capsys.readouterr().out) == rounded(first[1])
     lm = pealm_core.load(ROOT / "weights" / "sprout-stories", device="cpu")
     monkeypatch.setattr(pealm_core, "load", lambda path: lm)
-    exec(compile(program, "page", "exec"), {})
+    exec(compile(second[0], "page", "exec"), {})
     printed = capsys.readouterr().out
     assert printed.startswith("tensor([[") and "probability of each letter: [" in printed
+
+
+def rounded(printed: str) -> str:
+    """Without the second decimal, which differs between CPUs."""
+    return re.sub(r"\b(?:0|1)\.\d\d\b", lambda number: f"{float(number[0]):.1f}", printed)
+
+
+def test_the_picture_of_the_lookup(tmp_path: Path) -> None:
+    script = runpy.run_path(str(ROOT / "scripts" / "induction.py"))
+    script["draw_lookup"](ROOT / "weights" / "sprout-kindergarten", tmp_path / "lookup.svg")
+    assert (tmp_path / "lookup.svg").read_text().count("<svg") == 1
+
+
+def test_heads_look_answers_up_and_none_repeats() -> None:
+    import pealm_core
+
+    script = runpy.run_path(str(ROOT / "scripts" / "induction.py"))
+    lm = pealm_core.load(ROOT / "weights" / "sprout-kindergarten", device="cpu")
+    scores = script["lookups"](lm, 60)
+    assert sum(map(len, scores.values())) == 2 * len(scores["all"]) > 40
+    assert (sum(scores["all"]) / len(scores["all"])).max() > 0.1  # evenly spread: 0.02
+    assert script["repetition"](lm).max() < 0.03

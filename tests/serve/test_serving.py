@@ -1,7 +1,9 @@
 """Turns, clients that leave, signals, limits, keys, hosts, hostile requests."""
 
 import asyncio
+import ctypes
 import dataclasses
+import gc
 import http.client
 import json
 import os
@@ -162,6 +164,33 @@ def test_free_memory_is_returned_when_there_is_no_work(monkeypatch: pytest.Monke
     monkeypatch.setattr(engine_module, "return_free", returned.set)
     with Engine({}):
         assert returned.wait(PATIENCE)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_requests_leave_nothing_in_memory(server: Any, stream: bool) -> None:
+    """Neither objects of Python nor, where glibc can tell, blocks of C; warm-up: torch keeps kernels for new shapes."""
+    body = {"model": "char-transformer", "prompt": "A", "max_tokens": 4, "stream": stream, "logprobs": 2}
+    sizes = []
+    for requests in (15, 30, 30):
+        for _ in range(requests):
+            assert server.post("/v1/completions", body).status_code == 200
+        until(lambda: server.engine.active == 0)
+        gc.collect()
+        sizes.append((len(gc.get_objects()), allocated()))
+    assert sizes[2][0] - sizes[1][0] < 30  # less than an object for each request
+    assert sizes[2][1] - sizes[1][1] < 30 * 1024  # less than a kilobyte
+
+
+def allocated() -> int:
+    """Return the bytes that malloc has given out, 0 where it is not glibc's."""
+    names = ["arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"]
+    info = type("Info", (ctypes.Structure,), {"_fields_": [(name, ctypes.c_size_t) for name in names]})
+    function = getattr(ctypes.CDLL(None), "mallinfo2", None)
+    if function is None:
+        return 0
+    function.restype = info
+    found = function()
+    return int(found.uordblks + found.hblkhd)
 
 
 @pytest.mark.parametrize("joins", [True, False])
