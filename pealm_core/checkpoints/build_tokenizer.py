@@ -76,7 +76,7 @@ def make_tokenizer(job: Job, saved: Path | None = None, *datasets: Dataset) -> T
             for table, dataset in zip(job.inputs, datasets, strict=False):
                 if not has(dataset, "documents"):
                     given = f"--input.{job.entries[table].name}"
-                    raise UserError(f"{given} has no text for {name!r} to learn from; give its own --tokenizer")
+                    raise UserError(f"{given} has no text for {name!r} to learn from; give --tokenizer-dir DIR")
             _learn(job, tokenizer, datasets)
         objective = job.entries.get("objective")
         check(f"{owner(type(tokenizer))}.specials", TABLE, specials_of(tokenizer))

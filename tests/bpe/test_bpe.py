@@ -18,6 +18,7 @@ from pealm_bpe import training_text
 from pealm_bpe.config import BPEConfig
 from pealm_bpe.patterns import pre_tokenizer
 from pealm_bpe.tokenizer import BPETokenizer
+from pealm_core import UserError
 from pealm_core.inference.generate import stream_decoder
 
 TEXT = "a rose is a rose is a rose, said the rabbit. \u00fcber na\u00efve caf\u00e9s \U0001f600\n" * 3
@@ -78,6 +79,18 @@ def test_save_and_load(tmp_path: Path) -> None:
         other.load(tmp_path)
 
 
+def test_a_full_disk_is_an_error_of_the_system_and_no_defect(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left on device"):
+        FITTED.save(tmp_path)
+
+
+def test_a_file_that_is_not_a_vocabulary_is_named_with_its_option(tmp_path: Path) -> None:
+    (path := tmp_path / "a.json").write_text("{}")
+    with pytest.raises(UserError, match=r"--tokenizer\.file: .*a\.json is not a tokenizer"):
+        BPETokenizer(BPEConfig(file=path)).fit([TEXT])
+
+
 def test_hugging_face_decodes_what_is_saved(tmp_path: Path) -> None:
     FITTED.save(tmp_path)
     theirs = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
@@ -119,9 +132,9 @@ def test_an_existing_file_is_used_instead_of_learning(tmp_path: Path) -> None:
     assert tokenizer.decode([FITTED.vocab_size]) == "<|im_start|>"
     assert FITTED.vocab_size not in tokenizer.encode("<|im_start|>")
     path.write_text(Tokenizer(BPE({"a": 0}, [])).to_str())
-    with pytest.raises(ValueError, match="is not a byte-level BPE"):
+    with pytest.raises(UserError, match="is not a byte-level BPE"):
         tokenizer.fit([])
-    with pytest.raises(ValueError, match="can't be read: No such file"):
+    with pytest.raises(UserError, match="can't be read: No such file"):
         BPETokenizer(BPEConfig(file=tmp_path / "x.json")).fit([])
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import http.server
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -79,12 +80,17 @@ def test_what_cannot_be_read_is_one_line(folder: Path, settings: dict[str, Any],
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_a_broken_row_is_one_line(folder: Path) -> None:
+def test_a_broken_row_is_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    logged = list[str]()
+    library = logging.getLogger("datasets")  # says on its own what it then raises
+    library.setLevel(logging.WARNING)
+    monkeypatch.setattr(library, "handlers", [handler := logging.Handler()])
+    monkeypatch.setattr(handler, "emit", lambda record: logged.append(record.getMessage()))
     with (folder / "train-00002-of-00003.jsonl").open("a") as file:
         file.write('{"id": 1, "text": "a')
     with pytest.raises(UserError, match="can't be read: ") as caught:
         list(HFDataset(HFDatasetConfig(str(folder))).documents("train"))
-    assert len(str(caught.value).splitlines()) == 1
+    assert len(str(caught.value).splitlines()) == 1 and not logged
 
 
 def test_the_validation_split_is_another_one() -> None:

@@ -223,6 +223,10 @@ def test_masks_and_offsets_lie_beside_the_shards(folder: Path) -> None:
     (folder / "edufineweb_train_000002.mask").write_bytes(b"\1" * 99)
     with pytest.raises(UserError, match=r"000002.mask is truncated: 99 of 100"):
         data.masks("train")
+    with (folder / "edufineweb_train_000001.offsets").open("ab") as file:
+        file.truncate(12)
+    with pytest.raises(UserError, match=r"000001.offsets is truncated: 12 bytes"):
+        data.offsets("train")
     (folder / "edufineweb_train_000002.mask").unlink()
     with pytest.raises(UserError, match=r"000002.mask can't be read: No such file"):
         data.masks("train")

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pealm_data.shards import _Shard
 from pealm_records import readers
 
 PLUGIN = """
@@ -166,6 +167,12 @@ def test_a_full_disk_in_the_middle(docs: Path, tokenize: Any, tmp_path: Path) ->
     assert content(tmp_path / "out") == content(tmp_path / "whole")
 
 
+def test_dropping_a_shard_on_a_full_disk_hides_no_error_and_leaves_no_file(tmp_path: Path) -> None:
+    (tmp_path / ".val-00000.npy.aside").symlink_to("/dev/full")
+    _Shard(tmp_path / "val-00000.npy", "uint16").drop()
+    assert not list(tmp_path.iterdir())
+
+
 def children(pid: int) -> list[int]:
     pids = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
@@ -226,7 +233,8 @@ def test_parts_of_several_machines_join_in_one_folder(docs: Path, tokenize: Any,
         done = tokenize(docs, "joined", *line)
         assert done.code == 2 and message in done.err, done.err
     done = tokenize(docs, "new", "--part", "99/99")
-    assert done.code == 2 and "--part 99/99: the input has only" in done.err and not (tmp_path / "new").exists()
+    assert done.code == 2 and "--part 99/99: the input has only" in done.err and "; use fewer machines" in done.err
+    assert not (tmp_path / "new").exists()
 
 
 def documents(folder: Path, split: str) -> list[bytes]:

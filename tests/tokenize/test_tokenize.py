@@ -151,6 +151,9 @@ def test_killed_at_any_moment_the_same_command_resumes(pealm: Any, docs: Path, t
         written = {path.name: path.stat().st_mtime_ns for path in out.glob("*.npy")}
     refused = pealm("train", "gpt2", "--input.npy-shards", out, *TINY, *GPT2)
     assert refused.code == 2 and "is incomplete" in refused.err
+    char = ["--input.records", docs, "--input.val-fraction", "0.05", "--tokenizer", "char"]
+    other = pealm("tokenize", *char, "--shard-size", "1500", "--out", out)
+    assert other.code == 2 and "was started with another tokenizer: 'bpe', not 'char'; give" in other.err
     other = pealm("tokenize", *options, "--shard-size", "1000", "--out", out)
     assert other.code == 2 and "was started with another shard size: 1500, not 1000" in other.err
     assert run_tokenize(pealm, docs, out, "--workers", 2) == whole
@@ -167,6 +170,9 @@ def test_a_limit_and_a_source_that_changes(pealm: Any, docs: Path, tmp_path: Pat
     done = pealm("tokenize", "--input.records", docs, "--input.val-fraction", "1e-9", *BPE, "--out", tmp_path / "b")
     assert done.code == 2 and "no validation text; it may need a larger --input.val-fraction" in done.err
     run_tokenize(pealm, docs, tmp_path / "b")  # nothing but a tokenizer was there
+    docs.write_text('{"text": null}\n')
+    done = pealm("tokenize", "--input.records", docs, "--tokenizer-dir", tmp_path / "b", "--out", tmp_path / "c")
+    assert done.code == 2 and done.err.endswith("pealm: the input has no text\n")
 
 
 def test_a_dead_worker_is_one_line(pealm: Any, docs: Path, tmp_path: Path, local: Callable[..., Path]) -> None:

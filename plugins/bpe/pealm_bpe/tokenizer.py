@@ -20,6 +20,7 @@ from tokenizers.trainers import BpeTrainer
 from pealm_bpe.config import END_OF_TEXT, BPEConfig
 from pealm_bpe.patterns import pre_tokenizer
 from pealm_bpe.training_text import bounded
+from pealm_core import UserError
 
 FILE = "tokenizer.json"
 # Characters of scripts without spaces that are learned from, at least, and for each token; twice as many at most.
@@ -72,11 +73,14 @@ class BPETokenizer:
     def fit(self, texts: Iterable[str]) -> None:
         """Learn the merges: again and again the most frequent pair of neighbouring tokens within a word.
 
-        With a file, its merges are used. Raises ValueError if it can't be.
+        With a file, its merges are used. Raises UserError if they can't be.
         """
         config = self.config
         if config.file is not None:
-            self._read(config.file, config.specials)
+            try:
+                self._read(config.file, config.specials)
+            except ValueError as error:
+                raise UserError(f"--tokenizer.file: {error}") from error
             return
         bpe = Tokenizer(BPE())
         bpe.pre_tokenizer = pre_tokenizer(config.pattern, chunks=True)
@@ -108,7 +112,8 @@ class BPETokenizer:
 
     def save(self, folder: Path) -> None:
         """Write `tokenizer.json`, which Hugging Face's `tokenizers` reads as well."""
-        self._bpe.save(str(folder / FILE))
+        text = self._bpe.to_str(pretty=True)
+        (folder / FILE).write_text(text, encoding="utf-8")  # its own `save` raises no OSError if the disk is full
 
     def load(self, folder: Path) -> None:
         """Read what `save` wrote. Raises ValueError if it is not a vocabulary."""

@@ -167,6 +167,8 @@ class Writing:
 
     def _check_splits(self) -> None:
         """Raise UserError if nothing is left for one of the splits."""
+        if self.plan.part == (1, 1) and not any(writer.now.tokens for writer in self.writers.values()):
+            raise UserError("the input has no text")
         for split, writer in self.writers.items():
             if not writer.now.tokens and self.plan.part == (1, 1):
                 what, more = ("validation", "larger") if split == "val" else ("training", "smaller")

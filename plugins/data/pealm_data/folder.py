@@ -96,7 +96,7 @@ class Folder:
             raise UserError(f"{path} can't be read: {error}; remove {self.out} and start again") from error
         if old is not None and (wrong := [key for key in self.facts if old.get(key) != self.facts[key]]):
             if (self.work / STATE).exists():
-                what = f": {old.get(wrong[0])!r}, not {self.facts[wrong[0]]!r}"
+                what = ": {!r}, not {!r}".format(*_first_difference(old.get(wrong[0]), self.facts[wrong[0]]))
                 name = wrong[0].replace("_", " ")
                 raise UserError(f"{self.out} was started with another {name}{what:.300}; give another --out")
             self._start_again()  # only a tokenizer and pieces are lost
@@ -149,3 +149,11 @@ class Folder:
             meta = json.loads((self.out / META).read_text(encoding="utf-8"))
             return meta if isinstance(meta, dict) else {}
         return {}
+
+
+def _first_difference(old: Any, new: Any) -> tuple[Any, Any]:
+    """Return two values that differ; of tables, the first setting that does."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        key = next(key for key in (*new, *old) if old.get(key) != new.get(key))
+        return _first_difference(old.get(key), new.get(key))
+    return old, new

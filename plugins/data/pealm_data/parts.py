@@ -82,5 +82,6 @@ def of_machine(parts: Sequence[Any], number: int, machines: int) -> list[Any]:
         else:
             groups.append([part])
     if machines > len(groups):
-        raise UserError(f"--part {number}/{machines}: the input has only {len(groups)} independent parts")
+        count = "1 independent part" if len(groups) == 1 else f"{len(groups)} independent parts"
+        raise UserError(f"--part {number}/{machines}: the input has only {count}; use fewer machines")
     return [part for group in groups[number - 1 :: machines] for part in group]

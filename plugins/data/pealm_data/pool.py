@@ -11,6 +11,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import Any
 
@@ -43,19 +44,24 @@ def workers(function: Function, count: int, place: str = "") -> "Iterator[Callab
     if count == 1:
         yield lambda task: _completed(function(task))
         return
-    pool = ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), _start, (function,))
+    with TemporaryDirectory(prefix="pealm-workers-") as folder:
+        # Not an argument of the processes: one would start only when the one before has read a large vocabulary.
+        path = Path(folder, "function")
+        with _as_workers_see_it():
+            path.write_bytes(pickle.dumps(function))
+        pool = ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), _start, (path,))
 
-    def submit(task: Any) -> "Future[Any]":
-        with _as_workers_see_it():  # it may start one
-            return pool.submit(_run, task)
+        def submit(task: Any) -> "Future[Any]":
+            with _as_workers_see_it():  # it may start one
+                return pool.submit(_run, task)
 
-    try:
-        yield submit
-    except BrokenProcessPool as error:
-        advice = "; run the same command with fewer --workers" if place else ""
-        raise PealmError(f"{place}a worker process died, perhaps out of memory{advice}") from error
-    finally:
-        pool.shutdown(cancel_futures=True)
+        try:
+            yield submit
+        except BrokenProcessPool as error:
+            advice = "; run the same command with fewer --workers" if place else ""
+            raise PealmError(f"{place}a worker process died, perhaps out of memory{advice}") from error
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def pickling_error(*things: Any) -> str:
@@ -89,12 +95,12 @@ def _completed(result: Any) -> "Future[Any]":
 _function: Function  # of this worker process
 
 
-def _start(function: Function) -> None:
+def _start(path: Path) -> None:
     """Set up a worker process, which ignores Ctrl-C and ends when its parent does."""
     global _function
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    _function = function
+    _function = pickle.loads(path.read_bytes())
 
 
 def _end_with_parent() -> None:

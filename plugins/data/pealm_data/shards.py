@@ -7,10 +7,10 @@ resumed run writes again, byte for byte, what came after the last complete one.
 import json
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
@@ -167,6 +167,13 @@ class _Shard:
         places: "np.ndarray[tuple[int], np.dtype[np.int64]]",
     ) -> None:
         """Append the tokens start to stop of a part, in which documents start in these places."""
+        with self._written():
+            self._append(ids, mask, start, stop, places)
+        self.count += stop - start
+
+    def _append(
+        self, ids: TokenFile, mask: TokenFile | None, start: int, stop: int, places: "np.ndarray[Any, Any]"
+    ) -> None:
         self._offsets.write((places - start + self.count).astype("<u8").tobytes())
         if mask is not None and self._mask is None:
             self._mask, self.masked = self._enter(self.path.with_suffix(MASK)), True
@@ -176,20 +183,29 @@ class _Shard:
             self._tokens.write(ids[window].tobytes())
             if self._mask is not None:
                 self._mask.write(b"\1" * (window.stop - begin) if mask is None else mask[window].tobytes())
-        self.count += stop - start
 
     def finish(self) -> None:
         """Write the header, sync and rename."""
-        self._tokens.seek(0)
-        shape = {"descr": np.dtype(self.dtype).str, "fortran_order": False, "shape": (self.count,)}
-        np.lib.format.write_array_header_1_0(self._tokens, shape)
-        assert self._tokens.tell() == HEADER
-        self._tokens.seek(0, os.SEEK_END)
+        with self._written():
+            self._tokens.seek(0)
+            shape = {"descr": np.dtype(self.dtype).str, "fortran_order": False, "shape": (self.count,)}
+            np.lib.format.write_array_header_1_0(self._tokens, shape)
+            assert self._tokens.tell() == HEADER
+            self._tokens.seek(0, os.SEEK_END)
         self._stack.close()
+
+    @contextmanager
+    def _written(self) -> Iterator[None]:
+        """Make a failed write the error of `write_file`, which removes what was written."""
+        try:
+            yield
+        except OSError:
+            with self._stack:
+                raise
 
     def drop(self) -> None:
         """Remove what was written."""
-        with suppress(_DropError), self._stack:
+        with suppress(_DropError, UserError), self._stack:  # on a full disk, closing a file fails, and raises again
             raise _DropError
 
 

@@ -1,5 +1,6 @@
 """Documents in a column of a dataset that Hugging Face's `datasets` reads."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -111,6 +112,8 @@ def _load(config: HFDatasetConfig, split: str) -> Any:
     except ImportError as error:
         raise UserError(f"--input.hf-dataset needs the package datasets: pip install datasets ({error})") from error
     datasets.disable_progress_bars()
+    for library in ("datasets", "huggingface_hub"):  # they log what they then raise
+        logging.getLogger(library).setLevel(logging.CRITICAL)
     with _clear(config):
         rows = datasets.load_dataset(
             config.dataset, config.config, split=split, revision=config.revision, streaming=config.streaming

@@ -80,16 +80,22 @@ def offsets_of(path: Path) -> NDArray[np.int64] | None:
     """Return where documents start in a shard, if a file says so. Raises UserError."""
     try:
         if path.suffix == ".ds" and (index := beside(path, ".ds.index")).exists():
-            return np.concatenate([[0], np.fromfile(index, "<u8")[:-1]]).astype(np.int64)
+            return np.concatenate([[0], _places(index)[:-1]])
         if path.suffix == ".bin" and index_of(path).exists():
             _, lengths, ends = _megatron_index(index_of(path))
             starts = np.concatenate([[0], np.cumsum(lengths)])
             return starts[ends[:-1]].astype(np.int64)
         if (index := path.with_suffix(".offsets")).exists():
-            return np.fromfile(index, "<u8").astype(np.int64)
+            return _places(index)
     except (OSError, ValueError, IndexError) as error:
         raise UserError(f"the documents of {path} can't be read: {error}") from error
     return None
+
+
+def _places(path: Path) -> NDArray[np.int64]:
+    if path.stat().st_size % 8:
+        raise ValueError(f"{path.name} is truncated: {path.stat().st_size:,} bytes are not a number of uint64")
+    return np.fromfile(path, "<u8").astype(np.int64)
 
 
 def mask_of(path: Path) -> Path:

@@ -58,7 +58,8 @@ def _read_jsonl(rows: Rows) -> Iterator[str | None]:
             record = json.loads(text)
         except (ValueError, RecursionError) as error:
             what = "is not UTF-8" if isinstance(error, UnicodeDecodeError) else "is not JSON"
-            raise UserError(f"{_line(rows, number)} {what}: {error}") from error
+            why = f"{error.msg} (character {error.pos})" if isinstance(error, json.JSONDecodeError) else error
+            raise UserError(f"{_line(rows, number)} {what}: {why}") from error
         if not isinstance(record, dict):
             raise UserError(f"{_line(rows, number)} is not an object with columns, but {text.strip():.40}")
         if rows.column not in record:
@@ -146,7 +147,9 @@ class _Parquet:
 
         if hasattr(self, "_file"):
             self._file.close()
-        if isinstance(error, pa.ArrowException | OSError | UnicodeDecodeError):
+        if isinstance(error, UnicodeDecodeError):
+            raise UserError(f"{self.path} has a text that is not UTF-8: {error}") from error
+        if isinstance(error, pa.ArrowException | OSError):
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(f"{self.path} is not a readable parquet file: {reason}") from error
 

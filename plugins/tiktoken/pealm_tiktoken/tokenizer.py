@@ -87,7 +87,7 @@ class TiktokenTokenizer:
         """The special tokens of the encoding, name → id."""
         return _vocabulary(self.encoding).special_tokens
 
-    def encode(self, text: str) -> NDArray[np.int64]:
+    def encode(self, text: str) -> NDArray[np.int32]:
         """Ids of a text. Raises ValueError for a lone surrogate, which no UTF-8 text has."""
         special = self.encoding.special_tokens_set if self.config.allow_special else set()
         try:
@@ -97,7 +97,7 @@ class TiktokenTokenizer:
                 f"character {text[error.start]!r} (position {error.start:,}) is half of a surrogate pair, "
                 f"which no text has"
             ) from error
-        return ids.astype(np.int64)
+        return ids.view(np.int32)  # torch has few functions for uint32; a copy would take 5 % of the time
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids; bytes that are no UTF-8 become U+FFFD. Raises ValueError for an unknown id."""
