@@ -1,15 +1,19 @@
 """`pealm estimate` against what `pealm train` then measures: tokens/s and memory at its peak.
 
-    python scripts/bench/estimate.py                    # two models, some minutes on one core
+    python scripts/bench/estimate.py                    # seven models, one round of each, five minutes on two cores
+    python scripts/bench/estimate.py --models gpt2 llama --rounds 3
     python scripts/bench/estimate.py --toy
 
 Each round estimates, then trains; a ratio is the estimate through the measurement of the same round. Memory is the
-largest resident size of the training process beyond that of one with a model of no size.
+largest resident size of the training process beyond that of one with a tiny model of the same dtype, which has loaded
+the same libraries. That of large tensors (`gpt2-vocab`: 33 MB of logits) differs by a third between equal runs, since
+the allocator now and then finds no gap for one of them.
 """
 
 import argparse
 import json
 import os
+import random
 import statistics
 import subprocess
 import sys
@@ -17,16 +21,22 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-SIZES = "--model.n-layer {} --model.n-embd {} --model.n-head {} --model.block-size {} --batch-size {}"
-GPT2 = f"gpt2 --tokenizer char {SIZES}"
-MODELS = {
-    "gpt2": GPT2.format(4, 256, 4, 256, 8),
-    "llama": "llama --tokenizer char --model.n-layer 4 --model.n-embd 256 --model.n-head 4 --model.n-kv-head 2 "
-    "--model.block-size 512 --batch-size 4",
+SIZES = (
+    "{} --tokenizer char --model.n-layer {} --model.n-embd {} --model.n-head {} --model.block-size {} "
+    "--batch-size {} --micro-batch-size {}"
+).format
+MODELS = {  # command line and characters of the vocabulary
+    "gpt2": (SIZES("gpt2", 4, 256, 4, 256, 8, 8), 28),
+    "gpt2-wide": (SIZES("gpt2", 2, 512, 8, 128, 12, 4), 28),
+    "gpt2-vocab": (SIZES("gpt2", 3, 192, 6, 64, 16, 16), 8000),
+    "llama": (SIZES("llama", 4, 256, 4, 512, 4, 4) + " --model.n-kv-head 2", 28),
+    "llama-deep": (SIZES("llama", 10, 160, 5, 192, 6, 3) + " --model.n-kv-head 1", 2000),
+    "sprout": (SIZES("sprout", 4, 128, 4, 128, 32, 32), 500),
+    "sprout-fp32": (SIZES("sprout", 6, 320, 4, 256, 4, 2) + " --model.ngram 2 --dtype fp32", 3000),
 }
-TOY, NOTHING = GPT2.format(2, 64, 2, 64, 8), GPT2.format(1, 8, 1, 8, 1)
+TOY, NOTHING = (SIZES("gpt2", 2, 64, 2, 64, 8, 8), 28), SIZES("gpt2", 1, 64, 2, 64, 4, 4)
 CPU_TIME = False
-RUN = "--input.text book.txt --eval-every 0 --eval-tokens 256 --device cpu"
+RUN = "--eval-every 0 --eval-tokens 256 --device cpu"
 
 
 def pealm(folder: Path, words: str) -> tuple[str, int]:
@@ -49,13 +59,21 @@ def pealm(folder: Path, words: str) -> tuple[str, int]:
     return text, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def round_of(folder: Path, words: str, steps: int, base: int) -> dict[str, tuple[float, float]]:
+def book(folder: Path, vocabulary: int) -> Path:
+    """Write a text with so many different characters."""
+    path = folder / f"book-{vocabulary}.txt"
+    alphabet = [chr(0x4E00 + number) for number in range(vocabulary)]
+    path.write_text("".join([*alphabet, *random.Random(1).choices(alphabet, k=80_000)]))
+    return path
+
+
+def round_of(folder: Path, words: str, vocabulary: int, steps: int, base: int) -> dict[str, tuple[float, float]]:
     """Return (estimate, measurement) of speed and memory."""
-    vocabulary = len(set((folder / "book.txt").read_text()))
     text, _ = pealm(folder, f"estimate {words} --vocab-size {vocabulary} --device cpu --steps {steps} --json")
     facts: dict[str, Any] = json.loads(text)
     run = folder / f"run-{len(list(folder.glob('run-*')))}"
-    _, resident = pealm(folder, f"train {words} {RUN} --steps {steps} --out {run}")
+    data = book(folder, vocabulary)
+    _, resident = pealm(folder, f"train {words} --input.text {data} {RUN} --steps {steps} --out {run}")
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()][2:]
     speed = statistics.median(row["tokens_per_second"] for row in rows)
     total = facts["memory"][str(facts["micro_batch_size"])]["total"]
@@ -65,7 +83,7 @@ def round_of(folder: Path, words: str, steps: int, base: int) -> dict[str, tuple
 def main() -> None:
     """Print a line for each model and quantity."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--toy", action="store_true", help="one round of a tiny model")
@@ -80,17 +98,20 @@ def main() -> None:
     models = {"toy": TOY} if options.toy else {name: MODELS[name] for name in options.models}
     with tempfile.TemporaryDirectory(prefix="estimate-") as name:
         folder = Path(name)
-        (folder / "book.txt").write_text("the quick brown fox jumps over the lazy dog. " * 2000)
-        _, base = pealm(folder, f"train {NOTHING} {RUN} --steps 2 --out {folder / 'nothing'}")
-        for model, words in models.items():
+        base: dict[bool, int] = {}
+        for model, (words, vocabulary) in models.items():
+            if (fp32 := "--dtype fp32" in words) not in base:
+                nothing = f"{NOTHING}{' --dtype fp32' * fp32} --input.text {book(folder, 28)} {RUN}"
+                _, base[fp32] = pealm(folder, f"train {nothing} --steps 2 --out {folder / f'nothing-{fp32}'}")
             rounds = [
-                round_of(folder, words, options.steps, base) for _ in range(1 if options.toy else options.rounds)
+                round_of(folder, words, vocabulary, options.steps, base[fp32])
+                for _ in range(1 if options.toy else options.rounds)
             ]
             for what in ("tokens/s", "MB"):
                 ratios = sorted(one / other for one, other in (each[what] for each in rounds))
                 estimated, measured = (statistics.median(each[what][place] for each in rounds) for place in (0, 1))
                 print(
-                    f"{model:<6} {what:<9} estimated {estimated:>9,.0f}  measured {measured:>9,.0f}  "
+                    f"{model:<12} {what:<9} estimated {estimated:>9,.0f}  measured {measured:>9,.0f}  "
                     f"ratio {statistics.median(ratios):.3f} ({ratios[0]:.3f} to {ratios[-1]:.3f})",
                     flush=True,
                 )

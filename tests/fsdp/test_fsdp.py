@@ -70,7 +70,13 @@ def test_a_killed_process_ends_a_sharded_run_which_resumes_with_another_number_o
 
 
 def test_a_deferred_model_gets_the_weights_of_an_ordinary_one() -> None:
-    for name, more in (("gpt2", {}), ("llama", {"n_kv_head": 1})):
+    everything = {"value_residual": True, "embedding_skip": True, "smear": 3, "ngram": 2, "ngram_rows": 20}
+    for name, more in (
+        ("gpt2", {}),
+        ("llama", {"n_kv_head": 1}),
+        ("sprout", everything),
+        ("sprout", {"untied": False, "rotary": False}),
+    ):
         entry = PluginHost.installed().find(pealm_core.ModelSpec, name)
         config = entry.config(n_layer=2, n_embd=16, n_head=2, block_size=8, vocab_size=11, **more)
         torch.manual_seed(3)

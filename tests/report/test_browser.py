@@ -95,7 +95,14 @@ def test_a_run_without_a_step_and_one_alone(page: Page, tmp_path: Path, make_run
     page.show(400, "light")
     assert page.run(SIZES) == [400, 400]
     assert "nothing yet" in page.run("document.querySelector('.plot').textContent")
-    show(page, tmp_path, make_run("alone"))
+    alone = make_run("alone")
+    with (alone / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 51, "tokens": 5100, "seconds": 5.1, "score": 145.13}\n')
+    show(page, tmp_path, alone)
+    labels = page.run(
+        "[...document.querySelectorAll('[data-chart=\"more/score\"] text[text-anchor=end]')].map((t) => t.textContent)"
+    )
+    assert len(set(labels)) == len(labels) > 2  # of an axis from 145.09 to 145.17
     page.run("document.querySelector('.plot').focus()")
     page.key("End")
     assert "training" in page.run(TIP) and page.problems == []

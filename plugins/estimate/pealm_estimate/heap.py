@@ -9,7 +9,7 @@ MAPPED = 2**25  # bytes from which on glibc asks the system for each block, and 
 
 
 class Heap:
-    """A model of glibc's malloc: the best fitting free chunk, else more memory at the end.
+    """A model of glibc's malloc: the best fitting free chunk, else what is free at the end, else more memory there.
 
     Free neighbours are joined, unless something small lies between them: with each tensor, something small is made.
 
@@ -21,7 +21,7 @@ class Heap:
     """
 
     def __init__(self) -> None:
-        self.peak = self._end = self._mapped = 0
+        self.peak = self._end = self._top = self._mapped = 0  # from top to end, all is free
         self._spare = 0  # pins whose tensor was freed
         self._used: dict[int, tuple[int, int]] = {}  # (start, size) by key; start -1: mapped
         self._free: list[tuple[int, int]] = []  # (size, start), sorted
@@ -50,12 +50,10 @@ class Heap:
         if place < len(self._free):
             whole, start = self._free[place]
             self._remove(start)
-        else:  # none is large enough: more memory at the end, after what is free there
-            start = self._ends.get(self._end, self._end)
-            if start < self._end:
-                self._remove(start)
-            whole = wanted + pin
-            self._end = start + whole
+        else:  # none is large enough
+            start, whole = self._top, wanted + pin
+            self._top = start + whole
+            self._end = max(self._end, self._top)
         begin = -(-(start + HEADER) // ALIGNED) * ALIGNED - HEADER
         if 0 < begin - start < LEAST:
             begin += ALIGNED
@@ -77,7 +75,10 @@ class Heap:
         if (after := self._starts.get(start + size)) is not None:
             self._remove(start + size)
             size += after
-        self._insert(start, size)
+        if start + size == self._top:
+            self._top = start
+        else:
+            self._insert(start, size)
 
     def _insert(self, start: int, size: int) -> None:
         insort(self._free, (size, start))

@@ -15,6 +15,8 @@ from torch.utils.flop_counter import flop_registry
 
 from pealm_estimate import heap
 
+MORE = 4  # steps after the second one, until the allocator's gaps no longer change
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -149,8 +151,11 @@ def _count(
         update, state, ledger.calls = ledger.calls, ledger.bytes - before, {}
         working = max(working, ledger.peak - weights - state)
         optimizer.zero_grad(set_to_none=True)
+        first = len(ledger.events)
         for _ in range(passes):  # of the next step, which finds its memory between the optimizer's state
             step()
-        events = list(ledger.events)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        events = [*ledger.events, *ledger.events[first:] * MORE]
     count = sum(p.numel() for p in model.parameters())
     return Cost(count, weights, gradients, state, working, heap.peak(events), flops, calls, update)

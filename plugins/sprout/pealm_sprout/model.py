@@ -85,14 +85,14 @@ class Attention(nn.Module):
         self.qkv = nn.Parameter(torch.empty(3, c, c))
         self.proj = nn.Linear(c, c, bias=False)
         if config.qk_norm:
-            self.temperature = nn.Parameter(torch.full((config.n_head, 1), (c // config.n_head) ** 0.5 / 2))
+            self.temperature = nn.Parameter(torch.empty(config.n_head, 1))
         if config.value_residual and layer:
-            self.share = nn.Parameter(torch.tensor([0.5]))
+            self.share = nn.Parameter(torch.empty(1))
 
     def forward(
         self, x: Tensor, turns: Tensor | None, first: Tensor | None, cache: KVCache | None
-    ) -> tuple[Tensor, Tensor]:
-        """(B, T, C) to (B, T, C), and the values (B, T, H, D), of which `first` are those of the first layer."""
+    ) -> tuple[Tensor, Tensor | None]:
+        """(B, T, C) to (B, T, C), and the values (B, T, H, D) if `first`, those of the first layer, are mixed in."""
         config, (b, t, c) = self.config, x.shape
         qkv = F.linear(x, self.qkv.flatten(0, 1)).view(b, t, 3, config.n_head, c // config.n_head)
         qk, v = qkv[:, :, :2], qkv[:, :, 2]  # (B, T, 2, H, D) and (B, T, H, D)
@@ -103,9 +103,9 @@ class Attention(nn.Module):
         q, k = qk.unbind(2)
         if config.qk_norm:
             q = q * self.temperature
-        if first is not None and config.value_residual:
+        if first is not None:
             v = torch.lerp(v, first, self.share.type_as(v))
-        own = v
+        own = v if config.value_residual else None
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, H, T, D)
         y = causal_attention(q, k, v) if cache is None else cache.attend(self.layer, q, k, v)
         return self.proj(y.transpose(1, 2).reshape(b, t, c)), own
@@ -121,12 +121,12 @@ class Block(nn.Module):
         self.up = nn.Linear(config.n_embd, 4 * config.n_embd, bias=False)
         self.down = nn.Linear(4 * config.n_embd, config.n_embd, bias=False)
         if config.embedding_skip:
-            self.skip = nn.Parameter(torch.tensor([1.0, 0.0]))
+            self.skip = nn.Parameter(torch.empty(2))
 
     def forward(
         self, x: Tensor, start: Tensor, turns: Tensor | None, first: Tensor | None, cache: KVCache | None
-    ) -> tuple[Tensor, Tensor]:
-        """(B, T, C) to (B, T, C), and the layer's values; start: the embeddings that the first layer got."""
+    ) -> tuple[Tensor, Tensor | None]:
+        """(B, T, C) to (B, T, C), and the attention's values; start: the embeddings that the first layer got."""
         if self.config.embedding_skip:
             x = self.skip[0] * x + self.skip[1] * start
         y, values = self.attention(norm(x), turns, first, cache)
@@ -137,6 +137,16 @@ class Block(nn.Module):
 
     def _drop(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.config.dropout, self.training)
+
+
+def rotary_turns(config: SproutConfig) -> Tensor:
+    """Return the cosines and sines of the angles by position (2, T, 1, 1, D / 2)."""
+    half = config.n_embd // config.n_head // 2
+    turned = max(1, round(half * config.rotary_fraction))
+    speeds = ROTARY_BASE ** (-torch.arange(half) / turned)  # radians a position, (D / 2,)
+    speeds[turned:] = 0
+    angles = torch.outer(torch.arange(config.block_size), speeds)[:, None, None]  # (T, 1, 1, D / 2)
+    return torch.stack([angles.cos(), angles.sin()])
 
 
 class Sprout(nn.Module):
@@ -153,17 +163,26 @@ class Sprout(nn.Module):
             self.smear = nn.Parameter(torch.empty(config.n_embd, 1, config.smear - 1))
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
         self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        if not config.untied:
+            self.head.weight = self.tokens.weight
         if config.rotary:
-            half = config.n_embd // config.n_head // 2
-            turned = max(1, round(half * config.rotary_fraction))
-            speeds = ROTARY_BASE ** (-torch.arange(half) / turned)  # radians a position, (D / 2,)
-            speeds[turned:] = 0
-            angles = torch.outer(torch.arange(config.block_size), speeds)[:, None, None]  # (T, 1, 1, D / 2)
-            self.register_buffer("turns", torch.stack([angles.cos(), angles.sin()]), persistent=False)
+            self.register_buffer("turns", rotary_turns(config), persistent=False)
         else:
             self.positions = nn.Embedding(config.block_size, config.n_embd)
-        for name, parameter in self.named_parameters():
-            if parameter.dim() >= 2 and not name.endswith("temperature"):
+        self.init_weights()
+
+    @torch.no_grad()
+    def init_weights(self) -> None:
+        """Set all parameters and buffers to their initial values."""
+        config, head_dim = self.config, self.config.n_embd // self.config.n_head
+        for name, parameter in self.named_parameters(remove_duplicate=False):
+            if name.endswith("temperature"):
+                nn.init.constant_(parameter, head_dim**0.5 / 2)
+            elif name.endswith("share"):
+                nn.init.constant_(parameter, 0.5)
+            elif name.endswith("skip"):
+                nn.init.zeros_(parameter)[0] = 1
+            else:
                 nn.init.normal_(parameter, std=config.n_embd**-0.5)
                 if name.endswith(("proj.weight", "down.weight")) and config.zero_init:
                     nn.init.zeros_(parameter)
@@ -173,7 +192,8 @@ class Sprout(nn.Module):
             nn.init.zeros_(self.head.weight)
         else:
             nn.init.normal_(self.tokens.weight, std=0.02)
-            self.head.weight = self.tokens.weight
+        if config.rotary:
+            self.turns.copy_(rotary_turns(config))
 
     def muon_parameters(self) -> Iterator[nn.Parameter]:
         """Every matrix of the blocks."""

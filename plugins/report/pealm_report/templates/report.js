@@ -23,10 +23,10 @@ function colour(number, name) {
   return `run${(runs.length === 1 && name === "val" ? 1 : number) % 6}`;
 }
 
-function short(value) {
+function short(value, digits = 4) {
   for (const [limit, letter] of [[1e12, "T"], [1e9, "B"], [1e6, "M"], [1e3, "k"]])
-    if (Math.abs(value) >= limit) return +(value / limit).toPrecision(4) + letter;
-  return String(+value.toPrecision(4));
+    if (Math.abs(value) >= limit) return +(value / limit).toPrecision(digits) + letter;
+  return String(+value.toPrecision(digits));
 }
 
 function time(seconds) {
@@ -137,9 +137,11 @@ class Chart {
     this.x = (x) => LEFT + (x / this.high) * (this.width - LEFT - RIGHT);
     this.y = (y) => TOP + ((scale(high) - scale(y)) / (scale(high) - scale(low))) * (this.height - TOP - BOTTOM);
 
-    for (const tick of log ? logTicks(low, high) : niceTicks(low, high, this.height / 45)) {
+    const ticks = log ? logTicks(low, high) : niceTicks(low, high, this.height / 45);
+    const digits = Math.min(12, Math.max(4, 1 + Math.ceil(Math.log10(Math.max(-low, high) / (ticks[1] - ticks[0])) || 0)));
+    for (const tick of ticks) {
       make("path", { class: "grid", d: `M${LEFT} ${this.y(tick)}H${this.width - RIGHT}` }, svg);
-      make("text", { x: LEFT - 6, y: this.y(tick) + 4, "text-anchor": "end" }, svg, short(tick));
+      make("text", { x: LEFT - 6, y: this.y(tick) + 4, "text-anchor": "end" }, svg, short(tick, digits));
     }
     const bottom = this.height - BOTTOM, count = Math.max(2, this.width / 110);
     make("path", { class: "zero", d: `M${LEFT} ${bottom}H${this.width - RIGHT}` }, svg);
