@@ -38,27 +38,35 @@ DATA = {
     "plays are in the public domain, his repository has the MIT licence",
     "kindergarten": "stories from the grammar of pealm-kindergarten (`--input.kindergarten`, seed 1); made by this "
     "project, MIT licence",
+    "kindergarten-questions": "stories from the grammar of pealm-kindergarten, and questions about them "
+    "(`--input.kindergarten-questions`, seed 1); made by this project, MIT licence",
 }
 GPT2 = "--model.n-layer 4 --model.n-head 4 --model.n-embd 192 --model.block-size 128"
 
 
 @dataclass(frozen=True)
 class Shipped:
-    """One of the models. train: what follows `pealm train`; sample: what follows `pealm sample --ckpt PATH`."""
+    """One of the models. train: what follows `pealm train`; sample: what follows `pealm sample --ckpt PATH`.
+
+    first: what follows `pealm train` for the run NAME-first, with whose weights this one begins.
+    """
 
     title: str
     data: str
     train: str
     sample: str = '--prompt "ROMEO:" -n 300 --temperature 0.8 --seed 1'
+    first: str = ""
 
     @property
     def evaluation(self) -> str:
         """What follows `pealm eval --ckpt PATH`."""
-        return "--on kindergarten" if self.data == "kindergarten" else f"--on perplexity --input.{self.data}"
+        return f"--on {self.data}" if "kindergarten" in self.data else f"--on perplexity --input.{self.data}"
 
     @property
     def why(self) -> str:
         """Why the evaluation's loss is another one than the validation loss."""
+        if self.data == "kindergarten-questions":
+            return "Windows hold whole conversations; the loss covers only the tokens of the answers."
         if self.data == "kindergarten":
             return "The evaluation below is per character and scores each story from its beginning."
         return "The evaluation below gives most tokens a longer context, so its loss is lower, except for a bigram."
@@ -88,6 +96,16 @@ MODELS = {
         "sprout --preset tiny --input.kindergarten --tokenizer bpe --eval-tokens 20000 --steps 2000",
         "-n 80 --num-samples 3 --seed 1",
     ),
+    "sprout-kindergarten": Shipped(
+        "A model that tells short stories and answers questions about them",
+        "kindergarten-questions",
+        "sprout --preset chat --init sprout-kindergarten-first --input.kindergarten-questions --input.questions 5 "
+        "--input.retold 0.6 --batch-size 8 --dtype fp32 --eval-tokens 20000 --eval-every 0 --steps 2500",
+        "-n 80 --num-samples 3 --seed 1",
+        "sprout --preset reader --input.kindergarten-questions --input.learn everything --input.retold 0.5 "
+        "--input.stories 40000 --tokenizer bpe --tokenizer.vocab-size 1280 --dtype fp32 --eval-tokens 20000 "
+        "--eval-every 0 --steps 2000",
+    ),
     "gpt2-shakespeare": Shipped(
         "A small GPT-2 over byte pairs",
         "tinyshakespeare",
@@ -112,9 +130,12 @@ def main() -> None:
 def make(name: str, shipped: Shipped) -> None:
     """Train, convert and describe one model; what weights/ had of it is replaced at the end."""
     run = RUNS / name
-    options = [] if (run / "config.toml").exists() else shlex.split(shipped.train)  # a run knows its own
-    print(f"$ {shlex.join(['pealm', 'train', *options, '--out', str(run.relative_to(ROOT))])}", flush=True)
-    subprocess.run([*PEALM, "train", *options, "--out", str(run)], check=True)
+    RUNS.mkdir(parents=True, exist_ok=True)
+    for out, train in ((f"{name}-first", shipped.first), (name, shipped.train)):
+        options = [] if (RUNS / out / "config.toml").exists() else shlex.split(train)  # a run knows its own
+        if train:
+            print(f"$ {shlex.join(['pealm', 'train', *options, '--out', out])}", flush=True)
+            subprocess.run([*PEALM, "train", *options, "--out", out], check=True, cwd=RUNS)
     with tempfile.TemporaryDirectory() as folder:
         made = convert(run, Path(folder), shipped)
         (made / "README.md").write_text(card(name, shipped, made, run), encoding="utf-8")
@@ -128,7 +149,7 @@ def convert(run: Path, folder: Path, shipped: Shipped) -> Path:
     losses = {}
     for dtype in ("fp32", "fp16"):
         subprocess.run([*PEALM, "convert", str(run), str(folder / dtype), "--dtype", dtype], check=True)
-        losses[dtype] = validation_loss(folder / dtype, shipped.documents())
+        losses[dtype] = loss(folder / dtype, shipped)
     if abs(losses["fp32"] - recorded_loss(folder / "fp32")) > RECORDED:
         sys.exit(f"{run}: the weights do not have the validation loss that was recorded")
     moved = losses["fp16"] - losses["fp32"]
@@ -139,6 +160,16 @@ def convert(run: Path, folder: Path, shipped: Shipped) -> Path:
 def recorded_loss(weights: Path) -> float:
     """The validation loss when the weights were saved, nats per token."""
     return float(json.loads((weights / "state.json").read_text())["val_loss"])
+
+
+def loss(weights: Path, shipped: Shipped) -> float:
+    """The validation loss, nats per token."""
+    if shipped.data != "kindergarten-questions":
+        return validation_loss(weights, shipped.documents())
+    with tempfile.TemporaryDirectory() as folder:  # rows of conversations: another run begins with validating them
+        options = ["--config", str(weights / "config.toml"), "--init", str(weights), "--dtype", "fp32", "--steps", "1"]
+        subprocess.run([*PEALM, "train", *options, "--out", f"{folder}/run"], check=True, capture_output=True)
+        return float(json.loads(Path(folder, "run", "run.json").read_text())["first_val_loss"])
 
 
 @torch.inference_mode()
@@ -169,13 +200,14 @@ def card(name: str, shipped: Shipped, made: Path, run: Path) -> str:
         output(*words, made) for words in (("sample", shipped.sample), ("eval", shipped.evaluation))
     )
     path = f"weights/{name}"
+    before = f"`pealm train {shipped.first} --out {name}-first`, then " if shipped.first else ""
     return f"""# {name}
 
 {shipped.title}.
 
 - **Data**: {DATA[shipped.data]}.
-- **Trained by** `pealm train {shipped.train}`; `pealm train --config {path}/config.toml --dtype {precision}`
-  repeats it.
+- **Trained by** {before}`pealm train {shipped.train}`; `pealm train --config {path}/config.toml --dtype {precision}`
+  repeats {"the second" if shipped.first else "it"}.
 - **Steps**: {last["step"]:,}, in about {last["seconds"]:.0f} s on {torch.get_num_threads()} thread(s) of a shared
   {processor()}; the weights are those after step {state["step"]:,}, which had the lowest validation loss.
 - **Validation loss**: {state["val_loss"]:.4f} nats per {unit} ({state["first_val_loss"]:.4f} before the first step),

@@ -77,5 +77,7 @@ def explain(job: Job) -> str:
             texts.append((f"{quoted} = {json.dumps(value, ensure_ascii=False)}", origin))
         width = max((len(text) for text, _ in texts), default=0)
         head = "[[input]]" if table in job.weights else f"[{table}]"
+        if table == "model" and job.configs["train"].init:
+            head += "  # --init brings the settings of its weights, instead of the defaults below"
         lines += [head, *(f"{text:<{width}}  # {origin}".rstrip(" #") for text, origin in texts), ""]
     return "\n".join(lines).rstrip()

@@ -150,7 +150,7 @@ def _index(option: str, split: Split, key: str, block_size: int, say: Callable[[
 
     def write(aside: Path) -> None:
         if cut := write_index(split, block_size, aside):
-            say(f"{option}: {cut:,} documents are longer than {block_size:,} tokens; each is cut into several rows")
+            say(f"{option}: documents longer than {block_size:,} tokens, each cut into several rows: {cut:,}")
 
     cached_folder(folder, {"block_size": block_size}, write)
     return folder

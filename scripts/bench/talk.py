@@ -18,10 +18,10 @@ from typing import Any
 
 FIRST = (
     "--preset reader --input.kindergarten-questions --input.learn everything --input.retold 0.5 "
-    "--input.stories 40000 --tokenizer bpe --tokenizer.vocab-size 1280 --eval-tokens 20000 --eval-every 0"
+    "--input.stories 40000 --tokenizer bpe --tokenizer.vocab-size 1280 --dtype fp32 --eval-tokens 20000 --eval-every 0"
 )
 SECOND = (
-    "--preset chat --input.kindergarten-questions --input.questions 5 --input.retold 0.6 --batch-size 8 "
+    "--preset chat --input.kindergarten-questions --input.questions 5 --input.retold 0.6 --batch-size 8 --dtype fp32 "
     "--eval-tokens 20000 --eval-every 0"
 )
 GOALS: dict[str, tuple[str, Callable[[float], bool]]] = {

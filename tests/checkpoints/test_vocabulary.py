@@ -167,3 +167,4 @@ def test_fine_tuning_keeps_the_tokenizer_of_the_weights(
     assert "tokenizer bpe → char: the weights were trained with other tokens" in done.out + done.err
     printed = pealm("train", "char-bigram", "--input.text", other, "--init", first, "--print-config").out
     assert '[tokenizer]\nname = "bpe"' in printed
+    assert "[model]  # --init brings the settings of its weights" in printed

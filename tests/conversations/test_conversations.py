@@ -129,7 +129,7 @@ def test_a_model_learns_to_answer(pealm: Pealm, tmp_path: Path) -> None:
         "--eval-every", 0, "--out", run,
     )  # fmt: skip
     assert done.code == 0, done.err
-    assert done.out.count("64 conversations have several turns of one role in a row, which are merged") == 1
+    assert done.out.count("conversations with several turns of one role in a row, which are merged: 64") == 1
     tokenizer: Any = load_tokenizer(read_checkpoint(run).config, read_checkpoint(run).tokenizer)
     assert tokenizer.chat == pealm_core.CHAT_LAYOUT
     lm = pealm_core.load(run, device="cpu")
@@ -147,4 +147,4 @@ def test_a_model_learns_to_answer(pealm: Pealm, tmp_path: Path) -> None:
         "--out",
         tmp_path / "x",
     )
-    assert "are longer than 16 tokens; each is cut into several rows" in done.out
+    assert "documents longer than 16 tokens, each cut into several rows: " in done.out

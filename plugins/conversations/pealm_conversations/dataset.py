@@ -41,7 +41,7 @@ class Conversations:
         if len(hashes) < 2:
             raise UserError(f"{self.config.path} has only one conversation; one more is needed for validation")
         if merged:
-            self.notes.append(f"{merged:,} conversations have several turns of one role in a row, which are merged")
+            self.notes.append(f"conversations with several turns of one role in a row, which are merged: {merged:,}")
         limit = int(self.config.val_fraction * 2**64)
         return min(max(limit, min(hashes) + 1), max(hashes))
 
