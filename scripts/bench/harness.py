@@ -1,14 +1,15 @@
 """How fast tasks of lm-evaluation-harness run on pealm, beside the harness's own `hf` model on the same weights.
 
     pip install "lm-eval[hf]" pealm-lm-eval
-    TIKTOKEN_CACHE_DIR=... python scripts/bench/harness.py [--rows 100] [--rounds 3] [--batch-size 8]
+    TIKTOKEN_CACHE_DIR=... python scripts/bench/harness.py [--rows 100] [--rounds 3] [--batch-size 8] [--dtype bf16]
 
-GPT-2 (124M) with random weights in fp32, and HellaSwag's rows as tasks of all the harness's output types:
+GPT-2 (124M) with random weights, by default in fp32, and HellaSwag's rows as tasks of all the harness's output types:
 multiple_choice (the harness's own HellaSwag), few_shot (the same after five solved rows), letters (the endings in the
-question, answers A to D), loglikelihood (the right ending), loglikelihood_rolling (the context), generate_until (16
-tokens, greedy). Both models answer the same requests in one process, in rounds that alternate; timed are the answers
-with their tokenization. Printed is the median of the rounds' ratios with their range, and the median ratio of CPU
-time, which tells more where others use the machine.
+question, answers A to D), loglikelihood (the right ending), loglikelihood_rolling (the context), documents (rolling
+as well, of twenty rows with all their endings in one text), generate_until (16 tokens, greedy). Both models answer
+the same requests in one process, in rounds that alternate; timed are the answers with their tokenization. Printed is
+the median of the rounds' ratios with their range, and the median ratio of CPU time, which tells more where others use
+the machine. The harness's default is `--batch-size 1`.
 """
 
 import argparse
@@ -17,12 +18,14 @@ import os
 import statistics
 import tempfile
 import time
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 other: Any = import_module("hellaswag")  # the script beside this one
 
+DTYPES = {"fp32": "float32", "bf16": "bfloat16"}  # their names for the harness
 KINDS: dict[str, dict[str, Any]] = {
     "multiple_choice": {"doc_to_text": "{{query}}", "doc_to_target": "{{label}}", "doc_to_choice": "choices"},
     "few_shot": {"output_type": "multiple_choice"},
@@ -34,6 +37,11 @@ KINDS: dict[str, dict[str, Any]] = {
     },
     "loglikelihood": {"doc_to_text": "{{query}}", "doc_to_target": " {{choices[gold]}}"},
     "loglikelihood_rolling": {"doc_to_text": "", "doc_to_target": "{{query}}"},
+    "documents": {
+        "output_type": "loglikelihood_rolling",
+        "doc_to_text": "",
+        "doc_to_target": "{{query}} {{choices | join(' ')}}",
+    },
     "generate_until": {
         "doc_to_text": "{{query}}",
         "doc_to_target": "{{choices[gold]}}",
@@ -49,13 +57,14 @@ def task(kind: str, rows: Path) -> dict[str, Any]:
     examples = [json.loads(line) for line in rows.read_text(encoding="utf-8").splitlines()[:5]]
     solved = [f"{row['ctx']} {row['endings'][int(row['label'])]}\n\n" for row in examples]
     more = KINDS["multiple_choice"] | {"description": "".join(solved)} if kind == "few_shot" else {}
-    metrics = {"loglikelihood_rolling": ["byte_perplexity"], "generate_until": ["exact_match"]}.get(kind, ["acc"])
+    output = KINDS[kind].get("output_type", kind)
+    metrics = {"loglikelihood_rolling": ["byte_perplexity"], "generate_until": ["exact_match"]}.get(output, ["acc"])
     return {
         "task": kind,
         "dataset_path": "json",
         "dataset_kwargs": {"data_files": {"validation": str(rows)}},
         "validation_split": "validation",
-        "output_type": kind,
+        "output_type": output,
         "process_docs": process_docs,
         "metric_list": [{"metric": metric} for metric in metrics],
         **more,
@@ -69,7 +78,11 @@ def requests_of(kind: str, rows: Path) -> list[Any]:
 
     made = ConfigurableTask(config=task(kind, rows))
     made.build_all_requests(rank=0, world_size=1)
-    return list(made.instances)
+    requests = list(made.instances)
+    if kind != "documents":
+        return requests
+    texts = [request.args[0] for request in requests]
+    return [replace(requests[0], arguments=(" ".join(texts[at : at + 20]),)) for at in range(0, len(texts), 20)]
 
 
 def difference(kind: str, ours: list[Any], theirs: list[Any]) -> str:
@@ -88,6 +101,7 @@ def main() -> None:
     parser.add_argument("--file", type=Path, default=other.ROWS, help="HellaSwag's rows [../shared's sample]")
     parser.add_argument("--rounds", type=int, default=3, help="[3]")
     parser.add_argument("--batch-size", type=int, default=8, help="of the hf model [8]")
+    parser.add_argument("--dtype", choices=DTYPES, default="fp32", help="of both models [fp32]")
     parser.add_argument("--device", default="cpu", help="[cpu]")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="output types [all]")
     parser.add_argument("--tiny", action="store_true", help="a small model instead of 124M")
@@ -107,11 +121,13 @@ def main() -> None:
         )
         other.random_checkpoint(temp / "pealm", other.TINY if args.tiny else {})
         export_folder(temp / "pealm", temp / "hf")
-        theirs = HFLM(str(temp / "hf"), device=args.device, dtype="float32", batch_size=args.batch_size)
-        ours = PealmLM(str(temp / "pealm"), device=args.device)
+        dtype = DTYPES[args.dtype]
+        theirs = HFLM(str(temp / "hf"), device=args.device, dtype=dtype, batch_size=args.batch_size)
+        ours = PealmLM(str(temp / "pealm"), device=args.device, dtype=args.dtype)
         for kind in args.kinds:
             requests, answers = requests_of(kind, rows), dict[str, Any]()
-            method = "loglikelihood" if KINDS[kind].get("output_type", kind) == "multiple_choice" else kind
+            output = KINDS[kind].get("output_type", kind)
+            method = "loglikelihood" if output == "multiple_choice" else output
             seconds: dict[str, list[float]] = {"hf": [], "pealm": []}
             spent: dict[str, list[float]] = {"hf": [], "pealm": []}  # processor's time
             for number in range(args.rounds):

@@ -19,7 +19,7 @@ def test_both_answer_the_same(tmp_path: Path, tiktoken_files: Path) -> None:
         ' "endings": ["falls off.", "flies.", "eats it.", "licks his face."], "label": 1}\n'
     )
     rows.write_text("".join(row.replace("roof", word) for word in ("roof", "horse", "hill")))
-    kinds = ["multiple_choice", "few_shot", "letters", "loglikelihood_rolling", "generate_until"]
+    kinds = ["multiple_choice", "few_shot", "letters", "loglikelihood_rolling", "documents", "generate_until"]
     done = subprocess.run(
         [
             sys.executable,

@@ -154,7 +154,7 @@ def test_the_harness_s_own_command_knows_the_model(
         TaskManager, "__init__", lambda self, *a, **k: first(self, *a, **{**k, "include_defaults": False})
     )
     name = "local_multiple_choice"
-    args = ["run", "--model", "pealm", "--model_args", f"path={models[1]}", "--device", "cpu", "--tasks", name]
+    args = ["run", "--model", "pealm", "--model_args", f"path={models[1]}", "--tasks", name]  # a user names no device
     args += ["--include_path", str(tasks), "--output_path", str(tmp_path / "out.json"), "--batch_size", "4"]
     monkeypatch.setattr(sys, "argv", ["lm_eval", *args])
     runpy.run_module("pealm_lm_eval", run_name="__main__")

@@ -398,3 +398,14 @@ def test_the_passages_of_two_tokenizers_end_at_the_same_bytes() -> None:
             parts, wholes = zip(*[row[name] for row in r.details], strict=True)
             assert sum(parts) / sum(wholes) == pytest.approx(r.metrics[name][0], rel=1e-6)
         assert sum(row["bits_per_byte"][1] for row in r.details) == len((text + "a fox").encode())
+
+
+def test_the_beginning_of_a_piece_has_as_many_learned_tokens_as_asked() -> None:
+    tokenizer, ids = chars("abé"), np.array([0, 1, 2, 0])
+    assert [(one.ids.tolist(), one.size) for n in (0, 2, 4) for one in [Piece(ids, 5).first(n, tokenizer)]] == [
+        ([], 0),
+        ([0, 1], 2),
+        ([0, 1, 2, 0], 5),
+    ]
+    first = Piece(ids, 3, np.array([True, False, True, False])).first(1, tokenizer)
+    assert (first.ids.tolist(), first.size, first.scored) == ([0, 1], 1, 1)  # what is not learned has no bytes

@@ -32,6 +32,7 @@ class PealmLM(TemplateLM):  # type: ignore[misc]
     """A run or checkpoint as a model of the harness: `--model pealm --model_args path=RUN`.
 
     path: as for `pealm_core.load`; or `lm`, a loaded model. device, dtype and quantize: as there; by default fp32.
+    Without CUDA, its devices mean "auto", as for `hf`: the harness's command names cuda:0 if the user names none.
     batch_size is ignored: batches are made by their number of tokens.
     """
 
@@ -50,7 +51,8 @@ class PealmLM(TemplateLM):  # type: ignore[misc]
         super().__init__()
         if lm is None and path is None:
             raise UserError("the model pealm needs a run or checkpoint: --model_args path=RUN")
-        place = "cuda" if (device or "").startswith("cuda") else device or "auto"
+        cuda = (device or "").startswith("cuda")
+        place = ("cuda" if torch.cuda.is_available() else "auto") if cuda else device or "auto"
         self.lm = lm or load(str(path), device=place, dtype=dtype, quantize=quantize)
         self.progress, self.path = progress, path
         self._device = next(self.lm.model.parameters()).device
