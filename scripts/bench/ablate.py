@@ -88,8 +88,8 @@ def talk(change: str, init: Path, folder: Path, words: list[str], count: int) ->
     """The scores of a fine-tuned model. count: of questions and of stories."""
     dataset, options, _ = TALK[change]
     fixed = ["--model.block-size", "160", "--eval-every", "0", "--save-every", "0", "--out", folder]
-    chosen = ["--preset", "chat", "--init", init, f"--input.{dataset}", *options.split()]
-    pealm("train", "sprout", *chosen, *fixed, *words)
+    varied = [*words, f"--input.{dataset}", *options.split()]
+    pealm("train", "sprout", "--preset", "chat", "--init", init, *fixed, *varied)
     found = {}
     for name, size in (("kindergarten-questions", "questions"), ("kindergarten", "stories")):
         output = folder / f"{name}.json"
