@@ -31,6 +31,13 @@ MODELS = {  # tied and untied heads, buffers, two optimizers
     "gpt2": f"gpt2 --tokenizer char {SIZES} --micro-batch-size 1",
     "sprout": f"sprout --tokenizer char {SIZES} --sample-every 6",
 }
+FP32 = """
+import pealm_muon.optimizer
+from pealm_core import hookimpl
+@hookimpl
+def pealm_run_start(trainer):
+    pealm_muon.optimizer.fast_bf16 = lambda device: False  # its bf16 products make 1e-2 of a difference of 1e-7
+"""
 KILL = """
 import os, signal
 from pealm_core import hookimpl
@@ -44,7 +51,9 @@ def pealm_step_end(trainer):
 def pealm(folder: Path, processes: int, words: str) -> "subprocess.CompletedProcess[str]":
     """Run a command line, with torchrun if there are several processes."""
     torchrun = f"-m torch.distributed.run --standalone --nproc-per-node {processes} --monitor-interval 0.1".split()
-    command = [sys.executable, *(torchrun if processes > 1 else []), "-m", "pealm", *words.split()]
+    start = [sys.executable, *(torchrun if processes > 1 else []), "-m", "pealm", "--plugin", "fp32.py"]
+    (folder / "fp32.py").write_text(FP32)
+    command = [*start, *words.split()]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PEALM_CACHE": str(folder / "cache")}
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=300)
 
