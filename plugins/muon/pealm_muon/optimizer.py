@@ -171,7 +171,8 @@ def _shared(batch: Tensor) -> Tensor:
     if len(mine):
         result[: len(mine)] = orthogonalize(mine)
     gathered = batch.new_empty(world * share, *batch.shape[1:])
-    dist.all_gather_into_tensor(gathered, result)
+    gather = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)  # its name from torch 2.13 on
+    gather(gathered, result)
     return gathered[: len(batch)]
 
 
