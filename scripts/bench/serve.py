@@ -6,9 +6,9 @@
 Starts `pealm serve` and sends one request after another from every client: texts of 8 to 64 tokens, streamed. Rounds
 alternate with transformers' `generate` (greedy, in this process, without HTTP, while the server rests): one text at
 a time, and as many as there are clients, all of the same length. Prints tokens a second and the ratios, the processor
-time of a token, failed requests, the time to the first token beside a fair share (the time in which each client gets
-a token), the least and the most tokens of a client, and the server's memory while it has no request: before and after
-all rounds, and at its start; and its largest memory.
+time of a token, failed requests, the time to the first token beside a fair share (what a lone client waits for it,
+and the time in which each client gets a token), the least and the most tokens of a client, and the server's memory
+while it has no request: before and after all rounds, and at its start; and its largest memory.
 
 The rounds follow a warm-up: one request each of 1, 2, 3, ... clients at the same time, then a load of twenty requests
 of each client. oneDNN compiles and keeps a kernel for each number of rows that a matrix product has had, so the
@@ -175,6 +175,7 @@ def main() -> int:
             sizes.append(memory(server.pid, address[1]))
             for texts in peers:
                 peer_speed(other, 0.01, texts)  # the first call also loads what it needs
+            (lone,), _ = load(address[1], 1, min(5.0, args.seconds / args.rounds))
             computed = processor_time(server.pid)
             for number in range(args.rounds):
                 for texts, values in peers.items():
@@ -188,7 +189,7 @@ def main() -> int:
         finally:
             server.terminate()
             log = server.stderr.read()
-    errors = [error for client in all_clients for error in client.errors]
+    errors = [error for client in (lone, *all_clients) for error in client.errors]
     firsts = sorted(first for client in all_clients for first in client.firsts)
     (start, _), (before, _), (after, most) = sizes
     growth = after / before - 1
@@ -200,10 +201,10 @@ def main() -> int:
         low, high = min(values), max(values)
         print(f"transformers, B ={texts:3} {median(values):8,.0f} tokens/s ({low:,.0f} to {high:,.0f})")
         print(f"ratio               {median(ratios):8.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
-    fair, late = 1000 * args.clients / median(speeds), 1000 * firsts[int(0.95 * len(firsts))]
-    print(
-        f"first token         {1000 * median(firsts):8.1f} ms median, {late:.1f} ms at 95 %; fair share {fair:.1f} ms"
-    )
+    alone, turn = 1000 * median(lone.firsts), 1000 * args.clients / median(speeds)
+    late = 1000 * firsts[int(0.95 * len(firsts))]
+    print(f"first token         {1000 * median(firsts):8.1f} ms median, {late:.1f} ms at 95 %")
+    print(f"a fair share        {alone + turn:8.1f} ms: {alone:.1f} alone, and {turn:.1f} for a token of each client")
     print(f"tokens of a client  {min(map(min, shares)):8,} to {max(map(max, shares)):,} in a round")
     print(f"memory at rest      {before:8.1f} MB, after the load {after:.1f} MB ({100 * growth:+.1f} %)")
     print(f"                    {start:8.1f} MB before the warm-up of {warm} requests; at most {most:.1f} MB")
