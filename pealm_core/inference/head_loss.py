@@ -14,13 +14,23 @@ ROWS = 512  # of logits at a time
 def head_loss(x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
     """Return the mean cross-entropy of a head's logits. x: (B, T, C), weight: (V, C), bias: (V), targets: (B, T).
 
-    If x needs a gradient and the head does not, as below an adapter, the gradient is computed beside the loss, some
-    rows at a time: that takes less memory, and on a CPU no time for targets that are IGNORE.
+    On a CPU, targets that are IGNORE take no time. If x needs a gradient and the head does not, as below an adapter,
+    the gradient is computed beside the loss, some rows at a time, which takes less memory.
     """
     if torch.is_grad_enabled() and x.requires_grad and not weight.requires_grad:
         loss: Tensor = _FrozenHead.apply(x.flatten(0, 1), weight, bias, targets.flatten())  # type: ignore[no-untyped-call]
         return loss
+    if x.device.type == "cpu" and _some_ignored(scored := targets != IGNORE):
+        return F.cross_entropy(F.linear(x[scored], weight, bias), targets[scored])
     return F.cross_entropy(F.linear(x, weight, bias).flatten(0, 1), targets.flatten())
+
+
+def _some_ignored(scored: Tensor) -> bool:
+    """Whether so few targets are scored that it pays to copy their rows."""
+    try:
+        return int(scored.sum()) < 0.9 * scored.numel()
+    except RuntimeError:  # a tensor without data, as `pealm estimate` has them
+        return False
 
 
 class _FrozenHead(torch.autograd.Function):

@@ -32,6 +32,22 @@ def _plain(x: Any, weight: Any, bias: Any, targets: Any) -> Any:
     return F.cross_entropy(F.linear(x, weight, bias).flatten(0, 1), targets.flatten())
 
 
+def test_a_trained_head_multiplies_only_rows_that_are_scored(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    targets = torch.randint(11, (2, 6)).masked_fill(torch.arange(12).view(2, 6) % 3 > 0, IGNORE)
+    results, rows = [], []
+    linear = F.linear
+    monkeypatch.setattr(F, "linear", lambda x, *args: rows.append(x[..., 0].numel()) or linear(x, *args))
+    for loss in (head_loss, _plain):
+        x, weight = (torch.randn(*size, generator=torch.Generator().manual_seed(1)) for size in ((2, 6, 8), (11, 8)))
+        value = loss(x.requires_grad_(), weight.requires_grad_(), None, targets)
+        value.backward()
+        results.append((value.detach(), x.grad, weight.grad))
+    assert rows == [4, 12]
+    for ours, plain in zip(*results, strict=True):
+        torch.testing.assert_close(ours, plain)
+
+
 @pytest.mark.parametrize("case", ["the head is trained", "nothing is trained", "no gradients"])
 def test_otherwise_it_is_the_plain_loss_to_the_bit(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pealm_core.inference.head_loss._FrozenHead", None)

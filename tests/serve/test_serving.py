@@ -183,7 +183,18 @@ def test_requests_leave_nothing_in_memory(server: Any, stream: bool) -> None:
 
 def allocated() -> int:
     """Return the bytes that malloc has given out, 0 where it is not glibc's."""
-    names = ["arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"]
+    names = [
+        "arena",
+        "ordblks",
+        "smblks",
+        "hblks",
+        "hblkhd",
+        "usmblks",
+        "fsmblks",
+        "uordblks",
+        "fordblks",
+        "keepcost",
+    ]
     info = type("Info", (ctypes.Structure,), {"_fields_": [(name, ctypes.c_size_t) for name in names]})
     function = getattr(ctypes.CDLL(None), "mallinfo2", None)
     if function is None:
