@@ -128,6 +128,7 @@ def predicted(points: Sequence[Point], compute: float) -> float:
 def chart(points: Sequence[Point], target: Path) -> None:
     """Draw the points and the law."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullLocator
 
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     axes = figure.subplots()
@@ -142,8 +143,9 @@ def chart(points: Sequence[Point], target: Path) -> None:
         ends = [min(computes) / 2, max(computes) * 10]
         axes.plot(ends, [a * end**-b for end in ends], "--", color="#D55E00", label=f"{a:.3g} · C^-{b:.3f}")
     axes.set(xscale="log", yscale="log", xlabel="compute (FLOPs)", ylabel="loss above the floor (nats per character)")
-    for formatter in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
-        formatter(lambda value, place: f"{value:g}")  # not 3 × 10⁰
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(lambda value, place: f"{value:g}")  # not 2 × 10⁰
+    axes.yaxis.set_minor_locator(NullLocator())
     axes.legend(frameon=False)
     figure.savefig(target, format="svg")
 
