@@ -91,11 +91,12 @@ def lookups(lm: pealm_core.LM, conversations: int) -> dict[str, list[Any]]:
     """
     from pealm_kindergarten.dataset import conversations as talks
 
+    config: Any = lm.model.config
     scores: dict[str, list[Any]] = {"all": []}
     for messages, asked in islice(talks("val", 987_654_321, 10**9, 3), conversations):
         prompt = pealm_core.chat_prompt(lm.tokenizer, [dict(messages[0])]).ids
         ids = [*prompt, *lm.tokenizer.encode(asked[0].answer)]
-        if not asked[0].known or len(ids) > lm.model.config.block_size:  # type: ignore[operator, union-attr]
+        if not asked[0].known or len(ids) > config.block_size:
             continue
         words = [lm.tokenizer.decode([i]).strip() for i in ids]
         for place in range(len(prompt), len(ids)):

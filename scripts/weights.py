@@ -167,17 +167,8 @@ def loss(weights: Path, shipped: Shipped) -> float:
     if shipped.data != "kindergarten-questions":
         return validation_loss(weights, shipped.documents())
     with tempfile.TemporaryDirectory() as folder:  # rows of conversations: another run begins with validating them
-        options = [
-            "--config",
-            str(weights / "config.toml"),
-            "--init",
-            str(weights),
-            "--dtype",
-            "fp32",
-            "--steps",
-            "1",
-        ]
-        subprocess.run([*PEALM, "train", *options, "--out", f"{folder}/run"], check=True, capture_output=True)
+        start = ["--config", f"{weights}/config.toml", "--init", str(weights), "--out", f"{folder}/run"]
+        subprocess.run([*PEALM, "train", *start, "--dtype", "fp32", "--steps", "1"], check=True, capture_output=True)
         return float(json.loads(Path(folder, "run", "run.json").read_text())["first_val_loss"])
 
 

@@ -36,6 +36,14 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # from glibc's malloc.h
 SHORT = 256  # most keys for which whole matrices are faster than the small blocks of the flash kernel
 
 
+def keep_memory() -> None:
+    """Let glibc keep what this process frees; else each large result gets new pages from the system."""
+    if sys.platform == "linux":
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", lambda name, value: None)  # other C libraries lack it
+        mallopt(M_TRIM_THRESHOLD, 2**30)
+        mallopt(M_MMAP_THRESHOLD, 2**25)  # glibc's maximum; larger blocks are still returned
+
+
 @contextmanager
 def faster(model: torch.nn.Module, device: torch.device, without: tuple[str, ...]) -> Iterator[None]:
     """Enable every optimization not listed in `without`. Compiling is in place and keeps the model's state dict."""
@@ -44,10 +52,8 @@ def faster(model: torch.nn.Module, device: torch.device, without: tuple[str, ...
         torch.set_float32_matmul_precision("high")
     if cuda and "compile" not in without and not compiler_problem():
         model.compile(dynamic=False)  # a graph for each number of rows: one dynamic graph would be slower
-    if device.type == "cpu" and sys.platform == "linux" and "heap" not in without:
-        mallopt = getattr(ctypes.CDLL(None), "mallopt", lambda name, value: None)  # other C libraries lack it
-        mallopt(M_TRIM_THRESHOLD, 2**30)
-        mallopt(M_MMAP_THRESHOLD, 2**25)  # glibc's maximum; larger blocks are still returned
+    if device.type == "cpu" and "heap" not in without:
+        keep_memory()
     if "gc" not in without:
         gc.set_threshold(100_000, 50, 100)
     try:

@@ -11,8 +11,8 @@ and the time in which each client gets a token), the least and the most tokens o
 while it has no request: before and after all rounds, and at its start; and its largest memory.
 
 The rounds follow a warm-up: one request each of 1, 2, 3, ... clients at the same time, then a load of twenty requests
-of each client. oneDNN compiles and keeps a kernel for each number of rows that a matrix product has had, so the
-memory grows until every batch size has occurred: for `weights/gpt2-shakespeare`, by about 2.2 MB for each of them.
+of each client. The memory grows until every batch size has occurred, mostly because oneDNN keeps the kernels that it
+compiles for each: for `weights/gpt2-shakespeare` by about 2.2 MB a size.
 """
 
 import argparse

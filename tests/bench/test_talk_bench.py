@@ -1,6 +1,7 @@
 """The goals of the talk, at a toy size."""
 
 import importlib.util
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -23,6 +24,10 @@ def test_the_recipe_is_that_of_the_quickstart() -> None:
     trainings = [line.split() for line in quickstart.splitlines() if "pealm train sprout" in line]
     for recipe, words in zip((talk.FIRST, talk.SECOND), trainings[:2], strict=True):
         assert {*recipe.replace("--eval-every 0", "").split()} <= {*words}
+    weights = (ROOT / "scripts" / "weights.py").read_text()
+    shipped = re.sub(r'"\s+"', "", weights[weights.index('"sprout-kindergarten": ') :])
+    assert f"sprout {talk.FIRST} --steps" in shipped
+    assert f"{talk.SECOND.partition(' --eval')[0].removeprefix('--preset chat ')} --eval" in shipped
 
 
 @pytest.mark.slow

@@ -183,25 +183,13 @@ def test_requests_leave_nothing_in_memory(server: Any, stream: bool) -> None:
 
 def allocated() -> int:
     """Return the bytes that malloc has given out, 0 where it is not glibc's."""
-    names = [
-        "arena",
-        "ordblks",
-        "smblks",
-        "hblks",
-        "hblkhd",
-        "usmblks",
-        "fsmblks",
-        "uordblks",
-        "fordblks",
-        "keepcost",
-    ]
-    info = type("Info", (ctypes.Structure,), {"_fields_": [(name, ctypes.c_size_t) for name in names]})
+    info = type("Info", (ctypes.Structure,), {"_fields_": [("sizes", ctypes.c_size_t * 10)]})  # struct mallinfo2
     function = getattr(ctypes.CDLL(None), "mallinfo2", None)
     if function is None:
         return 0
     function.restype = info
     found = function()
-    return int(found.uordblks + found.hblkhd)
+    return int(found.sizes[7] + found.sizes[4])  # uordblks, hblkhd
 
 
 @pytest.mark.parametrize("joins", [True, False])

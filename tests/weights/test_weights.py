@@ -6,9 +6,10 @@ import re
 import socket
 import sys
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 
@@ -66,7 +67,7 @@ def test_its_loss_is_the_recorded_one(
     assert loss == pytest.approx(script.recorded_loss(WEIGHTS / name), abs=1e-3)
 
 
-def test_it_answers_questions(pealm, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_it_answers_questions(pealm: Callable[..., Any], tmp_path: Path) -> None:
     ckpt, output = WEIGHTS / "sprout-kindergarten", tmp_path / "answers.json"
     on = ("--on", "kindergarten-questions", "--eval.questions", "40", "--output", output)
     result = pealm("eval", "--ckpt", ckpt, *on)

@@ -1,9 +1,7 @@
 """How fast this machine is: its matrix products at their best, and each operation of a step by itself."""
 
-import ctypes
 import math
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -11,21 +9,11 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_iter, tree_map_only
 
-from pealm_estimate.heap import MAPPED
 from pealm_estimate.ledger import Call, Calls, Shape
 
 COPIES, FOOTPRINT = 64, 2**26  # of a call's tensors, and their bytes
 LEAST = 0.02  # seconds that an operation is repeated
 ROUNDS = 3
-TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # from glibc's malloc.h
-
-
-def keep_memory() -> None:
-    """Let glibc keep freed memory as `pealm train` does; else each large result waits for new pages."""
-    if sys.platform == "linux":
-        mallopt = getattr(ctypes.CDLL(None), "mallopt", lambda name, value: None)  # other C libraries lack it
-        mallopt(TRIM_THRESHOLD, 2**30)
-        mallopt(MMAP_THRESHOLD, MAPPED)
 
 
 def synchronize(device: torch.device) -> None:

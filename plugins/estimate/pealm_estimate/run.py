@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 
-from pealm_core import UserError, fast_bf16
+from pealm_core import UserError, fast_bf16, keep_memory
 from pealm_estimate.ledger import cost
-from pealm_estimate.machine import keep_memory, peak, replay
+from pealm_estimate.machine import peak, replay
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 GB = 1e9
@@ -63,7 +63,7 @@ def facts(job: Any, *, processes: int, tflops: float | None, mfu: float, price: 
         seconds = found["flops_per_token"] * tokens / (tflops * 1e12 * mfu * processes)
     else:
         if device.type == "cpu" and "heap" not in s.without:
-            keep_memory()
+            keep_memory()  # as training does
         found["peak"] = peak(device, dtype)
         seconds = passes * replay(exact.calls, device) + replay(exact.update, device)
     found |= {"tokens_per_step": tokens, "seconds_per_step": seconds, "tokens_per_second": tokens / seconds}

@@ -97,7 +97,7 @@ class TiktokenTokenizer:
                 f"character {text[error.start]!r} (position {error.start:,}) is half of a surrogate pair, "
                 f"which no text has"
             ) from error
-        return ids.view(np.int32)  # torch has few functions for uint32; a copy would take 5 % of the time
+        return ids.view(np.int32)  # not a copy; torch has few functions for uint32
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids; bytes that are no UTF-8 become U+FFFD. Raises ValueError for an unknown id."""
