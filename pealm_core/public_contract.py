@@ -21,3 +21,4 @@ from pealm_core.contract.training_parts import Schedule as Schedule
 from pealm_core.contract.training_parts import Source as Source
 from pealm_core.contract.training_parts import Strategy as Strategy
 from pealm_core.contract.training_parts import Trainer as Trainer
+from pealm_core.plugins.calls import call_plugin as call_plugin

@@ -23,7 +23,7 @@ from pealm_core.data.specials import specials_of, with_specials
 from pealm_core.data.stream import SPLITS, hash_of
 from pealm_core.data.token_cache import cached_folder, content_of
 from pealm_core.hardware.launch import launched
-from pealm_core.plugins.calls import ANYTHING, Returns, call, check, explain, owner
+from pealm_core.plugins.calls import ANYTHING, Returns, call_plugin, check, explain, owner
 
 COMPONENTS = ("model", "tokenizer", "adapter")  # of a checkpoint
 Config = Mapping[str, Mapping[str, Any]]  # the tables of a config.toml
@@ -123,7 +123,7 @@ def _learn(job: Job, tokenizer: Any, datasets: Sequence[Dataset]) -> None:
     sample = FitSample(datasets, splits, getattr(tokenizer, "fit_bytes", None))
 
     def write(aside: Path) -> None:
-        call(tokenizer.fit, ANYTHING, iter(sample))
+        call_plugin(tokenizer.fit, ANYTHING, iter(sample))
         if sample.cut and launched()[0] == 0:
             print(f"pealm: tokenizer {entry.name} learned from a sample of {sample.size:,} bytes", file=sys.stderr)
         (aside / TOKENIZER).mkdir()

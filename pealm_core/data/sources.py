@@ -74,7 +74,7 @@ def sources(
             corpus = _corpus(job, option, dataset, tokenizer, say)
             packed = getattr(dataset, "packed", False)
             inputs.append(of_corpus(option, corpus, block_size, seed, packed=packed, say=say))
-    names = labels(job)
+    names = job.labels
     if len(inputs) == 1:
         (only,), (dataset,) = inputs, datasets.values()
         floor = getattr(dataset, "entropy_floor", None)
@@ -89,12 +89,6 @@ def sources(
     key = hash_of([[one.key, quota] for one, quota in zip(inputs, train.quotas, strict=True)])
     title = " + ".join(f"{name} {weight:.0%}" for name, weight, _ in val)
     return Data(train, val, key, None, all(one.cached for one in inputs), block_size, title, None)
-
-
-def labels(job: Job) -> list[str]:
-    """Return the names of a job's inputs; several of one name are numbered."""
-    names = [job.entries[table].name for table in job.inputs]
-    return [f"{name}-{names[: i + 1].count(name)}" if names.count(name) > 1 else name for i, name in enumerate(names)]
 
 
 def _corpus(

@@ -20,7 +20,7 @@ from pealm_core.contract.protocols import Tokenizer
 from pealm_core.contract.training_parts import Strategy
 from pealm_core.data.sources import Data, sources
 from pealm_core.hardware.device import pick_dtype
-from pealm_core.hardware.distributed import World, one_by_one, processes
+from pealm_core.hardware.distributed import World, processes
 from pealm_core.hardware.speed import describe, use_eager_optimizers
 from pealm_core.training.progress import Display
 from pealm_core.training.resume import changed_settings, flat, new_rate, newest_checkpoint, restore
@@ -84,7 +84,7 @@ def _build(
 ) -> tuple[Job, Tokenizer, Data, torch.nn.Module, Strategy]:
     """Build the parts; a resumed run takes its checkpoint's tokenizer. The job gets vocab_size."""
     s: TrainSettings = job.configs["train"]
-    with one_by_one(world):  # the first process of a machine fills the caches for its others
+    with world.one_by_one():  # the first process of a machine fills the caches for its others
         job.entries["model"].load("factory")  # a misspelt one is reported before a long tokenization
         datasets = make_datasets(job)
         weights, saved = None, newest and newest / checkpoint.TOKENIZER
