@@ -31,7 +31,6 @@ API = {
     "Score": ("score", "Score", "cover", "mean", "ratio", "Sample"),
     "Evaluate": ("plan_evaluation", "processes", "call_plugin"),
     "Checkpoints": ("read_checkpoint", "write_checkpoint", "load_tokenizer", "Checkpoint"),
-    "Look inside": ("Trace",),
     "Generate ids": (
         *(
             "generate_ids",

@@ -48,6 +48,7 @@ PACKAGES = (
     "pealm_text",
     "pealm_tiktoken",
     "pealm_tinyshakespeare",
+    "pealm_trace",
     "pealm_wandb",
 )
 
