@@ -124,7 +124,7 @@ def _fit(trainer: Trainer) -> int:
                 host=socket.gethostname(),
                 parameters=_size(trainer.model),
                 vocab_size=trainer.tokenizer.vocab_size,
-                training_tokens=trainer.data.tokens,
+                training_tokens=trainer.data.train.tokens,
                 entropy_floor=trainer.display.floor,  # in nats per token
                 processes=trainer.world.size,
                 device=torch.cuda.get_device_name(trainer.device) if cuda else str(trainer.device),
@@ -160,7 +160,7 @@ def _introduce(t: Trainer) -> None:
     say, processes = t.display.say, f", {t.world.size} processes" if t.world.size > 1 else ""
     say(f"model   {t.job.entries['model'].name}: {_size(t.model):,} parameters on {t.device}{processes}")
     cached = ", tokens from the cache" if t.data.cached else ""
-    tokens = f"{t.data.tokens:,} training tokens, vocabulary of {t.tokenizer.vocab_size:,}{cached}"
+    tokens = f"{t.data.train.tokens:,} training tokens, vocabulary of {t.tokenizer.vocab_size:,}{cached}"
     say(f"input   {t.data.name}: {tokens}")
     if t.device.type == "cuda":
         say(f"speed   {describe(t.device, t.dtype, t.settings.without)}")
