@@ -12,7 +12,6 @@ import click
 from safetensors.torch import save_file
 
 from pealm_core import CommandSpec, UserError, hookimpl, load
-from pealm_trace import Trace
 
 
 @click.command()
@@ -22,7 +21,7 @@ from pealm_trace import Trace
 def look_inside(prompt, ckpt, out):
     """Show what each layer does with PROMPT."""
     lm = load(ckpt, device="cpu", dtype="fp32")
-    trace = Trace.of(lm, lm.encode(prompt)[: lm.model.config.block_size])
+    trace = lm.trace(lm.encode(prompt)[: lm.model.config.block_size])
     if trace.hidden is None or trace.attention is None:
         raise UserError(f"{ckpt}: the model has no `layers`, or its attention is not `causal_attention`")
     for layer, weights in enumerate(trace.attention):

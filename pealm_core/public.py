@@ -88,4 +88,5 @@ from pealm_core.inference.scoring import cover as cover
 from pealm_core.inference.scoring import score as score
 from pealm_core.inference.statistics import mean as mean
 from pealm_core.inference.statistics import ratio as ratio
+from pealm_core.inference.trace import Trace as Trace
 from pealm_core.training.from_python import train as train

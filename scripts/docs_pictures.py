@@ -15,7 +15,6 @@ import torch
 
 import pealm_core
 from pea import Value
-from pealm_trace import Trace
 from scripts.media import Chart, style
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -145,7 +144,7 @@ def chat(path: Path) -> None:
 def inside(path: Path) -> None:
     """What each layer of the shipped transformer would predict after each character of a text."""
     lm = pealm_core.load(ROOT / "weights" / "char-transformer", device="cpu")
-    trace = Trace.of(lm, "ROMEO:\nWhat light through")
+    trace = lm.trace("ROMEO:\nWhat light through")
     assert trace.hidden is not None
     title, note = "What each layer would predict", "columns: a text; rows: the likeliest next character by layer"
     parts = [f'<text class="title" x="18" y="28">{title}</text>', f'<text class="faint" x="18" y="46">{note}</text>']

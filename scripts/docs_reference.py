@@ -31,6 +31,7 @@ API = {
     "Score": ("score", "Score", "cover", "mean", "ratio", "Sample"),
     "Evaluate": ("plan_evaluation", "processes", "call_plugin"),
     "Checkpoints": ("read_checkpoint", "write_checkpoint", "load_tokenizer", "Checkpoint"),
+    "Look inside": ("Trace",),
     "Generate ids": (
         *(
             "generate_ids",

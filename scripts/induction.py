@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pealm_core
-from pealm_trace import Trace
 
 ROOT = Path(__file__).resolve().parent.parent
 LETTERS = "abcdefghijklmnop"
@@ -46,7 +45,7 @@ def draw(run: Path, target: Path) -> list[list[float]]:
     from matplotlib.figure import Figure
 
     lm = pealm_core.load(run)
-    trace = Trace.of(lm, HALF * 2)
+    trace = lm.trace(HALF * 2)
     assert trace.attention is not None
     scores = trace.attention[:, :, len(HALF) :].diagonal(1, 2, 3).mean(-1)  # (L, H)
     layer, head = divmod(int(scores.argmax()), scores.shape[1])
@@ -70,7 +69,7 @@ def draw_lookup(checkpoint: Path, target: Path) -> None:
 
     lm = pealm_core.load(checkpoint)
     prompt = pealm_core.chat_prompt(lm.tokenizer, [QUESTION])
-    trace = Trace.of(lm, [*prompt.ids, *lm.tokenizer.encode("There were")])
+    trace = lm.trace([*prompt.ids, *lm.tokenizer.encode("There were")])
     assert trace.attention is not None
     layer, head = divmod(int(trace.attention[:, :, -1, 2:].amax(-1).argmax()), trace.attention.shape[1])
     figure = Figure(figsize=(9, 3.2), facecolor="white", layout="constrained")
@@ -102,7 +101,7 @@ def lookups(lm: pealm_core.LM, conversations: int) -> dict[str, list[Any]]:
         words = [lm.tokenizer.decode([i]).strip() for i in ids]
         for place in range(len(prompt), len(ids)):
             if len(words[place]) > 2 and words[place] not in COMMON and prompt.count(ids[place]) == 1:
-                attention = Trace.of(lm, ids).attention
+                attention = lm.trace(ids).attention
                 assert attention is not None
                 for kind in ("all", asked[0].kind):
                     scores.setdefault(kind, []).append(attention[:, :, place - 1, prompt.index(ids[place])])
@@ -114,8 +113,7 @@ def repetition(lm: pealm_core.LM, half: int = 40) -> Any:
     """Return each head's mean attention (L, H) to the token after, on random tokens that are repeated once."""
     total: Any = 0
     for seed in range(20):
-        ids = random.Random(seed).sample(range(100, lm.tokenizer.vocab_size - 20), half) * 2
-        attention = Trace.of(lm, ids).attention
+        attention = lm.trace(random.Random(seed).sample(range(100, lm.tokenizer.vocab_size - 20), half) * 2).attention
         assert attention is not None
         total = total + attention[:, :, half:].diagonal(1, 2, 3).mean(-1) / 20
     return total

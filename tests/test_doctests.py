@@ -48,7 +48,6 @@ PACKAGES = (
     "pealm_text",
     "pealm_tiktoken",
     "pealm_tinyshakespeare",
-    "pealm_trace",
     "pealm_wandb",
 )
 

@@ -22,6 +22,7 @@ from pealm_core.hardware.device import fast_bf16, pick_device
 from pealm_core.hardware.inference_weights import prepare
 from pealm_core.inference.generate import Stopper, generate_steps, start_token, stream_decoder
 from pealm_core.inference.scoring import cover
+from pealm_core.inference.trace import Trace, trace
 
 DTYPES = ("auto", "fp32", "tf32", "bf16")
 
@@ -177,6 +178,10 @@ class LM:
             targets = torch.tensor(continuation, device=device)[:, None]
             logprobs += logits[0].float().log_softmax(-1).gather(1, targets)[:, 0].tolist()
         return logprobs
+
+    def trace(self, text: str | Sequence[int]) -> Trace:
+        """Return what happens inside the model as it reads a text, or ids. Raises UserError beyond block_size."""
+        return trace(self.model, self.encode(text) if isinstance(text, str) else text, self.tokenizer)
 
 
 def load(

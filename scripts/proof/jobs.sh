@@ -149,11 +149,6 @@ PYTHON
         pealm-text) train small --input.text book.txt ;;
         pealm-tiktoken) small --tokenizer tiktoken && pealm sample --ckpt run -n 8 ;;
         pealm-tinyshakespeare) train small --input.tinyshakespeare ${TINYSHAKESPEARE:-} ;; # downloaded, or the file with its text
-        pealm-trace)
-            small && python -c '
-import pealm_core, pealm_trace
-print(pealm_trace.Trace.of(pealm_core.load("run"), "a rose").top(3)[-1])'
-            ;;
         pealm-wandb) small --observer.wandb.project alone --observer.wandb.mode offline && test -n "$(ls run/wandb)" ;;
         pealm)
             train sprout --preset tiny --input.text book.txt

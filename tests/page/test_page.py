@@ -12,7 +12,6 @@ import pytest
 
 import pealm_core
 from pealm_core import LM
-from pealm_trace import Trace
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs the package playwright")
 expect = playwright.expect
@@ -101,7 +100,7 @@ def test_another_token_grows_a_branch(page: Any, lm: LM) -> None:
     chosen = bars.and_(page.locator("[aria-current=true]"))
     expect(chosen).to_have_count(1)  # the token that is there
     prefix, others = lm.encode(text[:12]), bars.locator("b").all_text_contents()
-    best = Trace.of(lm, prefix).top(20)[-1]
+    best = lm.trace(prefix).top(20)[-1]
     assert [other.replace("␣", " ") for other in others] == [lm.tokenizer.decode([i]) for i, _ in best]
     number = next(i for i, other in enumerate(others) if other.replace("␣", " ") != text[12])
     bars.nth(number).click()
@@ -148,7 +147,7 @@ def test_chat(page: Any) -> None:
 
 
 def test_inside_shows_the_trace(page: Any, lm: LM) -> None:
-    trace = Trace.of(lm, "the quick brown")
+    trace = lm.trace("the quick brown")
     assert trace.attention is not None
     view(page, "Inside")
     page.get_by_label("Text", exact=True).fill("the quick brown")

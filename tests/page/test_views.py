@@ -13,7 +13,6 @@ import torch
 import pealm_core
 from pealm_core import LM, Sampling
 from pealm_serve.runs import Lines, run_of, state_of, steps_of, thinned
-from pealm_trace import Trace
 
 Ask = Callable[..., Any]
 
@@ -84,7 +83,7 @@ def test_a_step_of_the_run_writes_with_its_own_weights(ask: Ask, run: Path) -> N
 
 def test_inside_is_the_trace(ask: Ask, lm: LM) -> None:
     text = "the quick brown"
-    found, trace = ask("view/inside", model="fox", text=text), Trace.of(lm, text)
+    found, trace = ask("view/inside", model="fox", text=text), lm.trace(text)
     assert trace.attention is not None
     assert (found["layers"], found["heads"], found["cut"]) == (2, 2, 0)
     weights = torch.frombuffer(bytearray(base64.b64decode(found["attention"])), dtype=torch.uint8).float() / 255

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from pealm_core import LM, Sampling, UserError, cover, probabilities, start_token, stream_decoder
 from pealm_serve.generation import logprobs_of
-from pealm_trace import Trace
 
 Json = dict[str, Any]
 
@@ -131,7 +130,7 @@ def inside(lm: LM, text: str) -> Iterator[Json]:
     block: int = lm.model.config.block_size  # type: ignore[assignment, union-attr]
     ids = lm.encode(text)
     kept = ids[: min(block, MOST_TOKENS)]
-    trace = Trace.of(lm, kept)
+    trace = lm.trace(kept)
     yield {**_tokens(lm, kept, [None, *trace.logprobs.tolist()]), "cut": len(ids) - len(kept)}
     if trace.attention is None:
         yield {"layers": 0, "heads": 0, "attention": None}

@@ -23,6 +23,7 @@ from pealm_core.contract.specs import Spec as Spec
 from pealm_core.data.token_cache import fingerprint as fingerprint
 from pealm_core.hardware.device import autocast as autocast
 from pealm_core.inference.generate import stream_decoder as stream_decoder
+from pealm_core.inference.trace import trace as trace
 from pealm_core.plugins.guard import HEAVY as HEAVY
 from pealm_core.plugins.loading import Entry as Entry
 from pealm_core.plugins.loading import Plugin as Plugin

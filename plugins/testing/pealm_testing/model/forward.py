@@ -7,12 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pealm_core import LM, PealmError
-from pealm_testing.core import autocast
+from pealm_core import PealmError
+from pealm_testing.core import autocast, trace
 from pealm_testing.dummies import Bytes
 from pealm_testing.errors import ConformanceError
 from pealm_testing.model.base import ModelKit, call, shape
-from pealm_trace import Trace
 
 
 class ForwardChecks(ModelKit):
@@ -100,13 +99,13 @@ class ForwardChecks(ModelKit):
         """Catches `layers` that miss a block or have another order, and an `unembed` that is not the model's head."""
         model = self.noisy()
         if getattr(model, "layers", None) is None or getattr(model, "unembed", None) is None:
-            raise SkipTest("it has no layers and unembed; Trace shows its predictions only")
+            raise SkipTest("it has no layers and unembed; LM.trace shows its predictions only")
         try:
-            seen = Trace.of(LM(model, Bytes(), {}), self.batch(model)[0][0].tolist())
+            seen = trace(model, self.batch(model)[0][0].tolist(), Bytes())
             last = seen.layer_logits(-1)
         except (PealmError, AttributeError, IndexError, RuntimeError) as error:
             raise ConformanceError(
-                f"Trace.of fails: {error}. layers: the blocks, each called once with hidden states (B, T, C),"
+                f"LM.trace fails: {error}. layers: the blocks, each called once with hidden states (B, T, C),"
                 f" returned alone or first; unembed(x) gives their logits (B, T, V)"
             ) from error
         if not torch.allclose(last, seen.logits, atol=self.tolerance):

@@ -1,8 +1,4 @@
-"""What happens inside a model as it reads a text: hidden states, attention, and what each layer would predict.
-
-lm = pealm_core.load("runs/gpt2")
-print(Trace.of(lm, "ROMEO:").top(5)[-1])
-"""
+"""What happens inside a model as it reads a text: hidden states, attention, and what each layer would predict."""
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -14,7 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from pealm_core import LM, PluginError, UserError, stream_decoder
+from pealm_core.contract.errors import PluginError, UserError
+from pealm_core.contract.protocols import Tokenizer, has
+from pealm_core.inference.generate import stream_decoder
 
 
 @dataclass(frozen=True)
@@ -33,51 +31,6 @@ class Trace:
     hidden: Tensor | None = None
     attention: Tensor | None = None
     unembed: Callable[[Tensor], Tensor] | None = field(default=None, repr=False)
-
-    @classmethod
-    @torch.no_grad()
-    def of(cls, lm: LM, text: str | Sequence[int]) -> "Trace":
-        """Run a model over a text, or ids, and keep what happens inside. Raises UserError for too many tokens.
-
-        Hidden states need the model's `layers`, attention its `causal_attention` (or torch's), once in each layer.
-        """
-        model: Any = lm.model
-        ids = lm.encode(text) if isinstance(text, str) else text
-        if not 0 < len(ids) <= model.config.block_size:
-            raise UserError(
-                f"{len(ids):,} tokens can't be traced: this model reads 1 to {model.config.block_size:,} at a time"
-            )
-        states: list[Tensor] = []
-
-        def keep_input(module: Any, args: Any) -> None:
-            states.append(args[0][0].float())
-
-        def keep_output(module: Any, args: Any, output: Any) -> None:
-            states.append((output[0] if isinstance(output, tuple) else output)[0].float())
-
-        layers = list(getattr(model, "layers", ()))
-        with ExitStack() as stack:
-            for number, layer in enumerate(layers):
-                if number == 0:
-                    stack.callback(layer.register_forward_pre_hook(keep_input).remove)
-                stack.callback(layer.register_forward_hook(keep_output).remove)
-            attention = stack.enter_context(_Attention())
-            idx = torch.tensor([list(ids)], device=next(model.parameters()).device)
-            logits = model(idx)[0][0].float()  # (T, V)
-        if layers and len(states) != len(layers) + 1:
-            raise PluginError(f"{type(model).__name__}.layers: a forward pass must call each of them once")
-        weights = [each.reshape(-1, len(ids), len(ids)) for each in attention.weights]
-        alike = len({each.shape for each in weights}) == 1 and len(weights) == (len(layers) or len(weights))
-        chosen = idx[0, 1:, None]
-        return cls(
-            ids=list(ids),
-            tokens=list(map(stream_decoder(lm.tokenizer), ids)),
-            logits=logits.cpu(),
-            logprobs=logits[:-1].log_softmax(-1).gather(-1, chosen)[:, 0].cpu(),
-            hidden=torch.stack(states).cpu() if layers else None,
-            attention=torch.stack(weights) if alike else None,
-            unembed=_on_device(model) if callable(getattr(model, "unembed", None)) else None,
-        )
 
     def top(self, k: int = 20, layer: int | None = None) -> list[list[tuple[int, float]]]:
         """Return the k most likely next tokens after each token, (id, probability), of the model or of one layer."""
@@ -123,6 +76,49 @@ def _weights(q: Tensor, k: Tensor, mask: Tensor | None, *, causal: bool) -> Tens
     mask = torch.ones_like(scores, dtype=torch.bool).tril() if causal else mask
     masked: Tensor = scores if mask is None else scores.masked_fill(~mask, -torch.inf)
     return masked.softmax(-1).cpu()
+
+
+@torch.no_grad()
+def trace(model: Any, ids: Sequence[int], tokenizer: Tokenizer) -> Trace:
+    """Run a model in eval mode over token ids and keep what happens inside. Raises UserError for too many or none.
+
+    Hidden states need the model's `layers`, attention its `causal_attention` (or torch's), once in each layer.
+    """
+    if not 0 < len(ids) <= model.config.block_size:
+        raise UserError(
+            f"{len(ids):,} tokens can't be traced: this model reads 1 to {model.config.block_size:,} at a time"
+        )
+    states: list[Tensor] = []
+
+    def keep_input(module: Any, args: Any) -> None:
+        states.append(args[0][0].float())
+
+    def keep_output(module: Any, args: Any, output: Any) -> None:
+        states.append((output[0] if isinstance(output, tuple) else output)[0].float())
+
+    layers = list(getattr(model, "layers", ()))
+    with ExitStack() as stack:
+        for number, layer in enumerate(layers):
+            if number == 0:
+                stack.callback(layer.register_forward_pre_hook(keep_input).remove)
+            stack.callback(layer.register_forward_hook(keep_output).remove)
+        attention = stack.enter_context(_Attention())
+        idx = torch.tensor([list(ids)], device=next(model.parameters()).device)
+        logits = model(idx)[0][0].float()  # (T, V)
+    if layers and len(states) != len(layers) + 1:
+        raise PluginError(f"{type(model).__name__}.layers: a forward pass must call each of them once")
+    weights = [each.reshape(-1, len(ids), len(ids)) for each in attention.weights]
+    alike = len({each.shape for each in weights}) == 1 and len(weights) == (len(layers) or len(weights))
+    chosen = idx[0, 1:, None]
+    return Trace(
+        ids=list(ids),
+        tokens=list(map(stream_decoder(tokenizer), ids)),
+        logits=logits.cpu(),
+        logprobs=logits[:-1].log_softmax(-1).gather(-1, chosen)[:, 0].cpu(),
+        hidden=torch.stack(states).cpu() if layers else None,
+        attention=torch.stack(weights) if alike else None,
+        unembed=_on_device(model) if has(model, "unembed") else None,
+    )
 
 
 def _on_device(model: Any) -> Callable[[Tensor], Tensor]:

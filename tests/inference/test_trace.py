@@ -1,4 +1,4 @@
-"""`Trace`: the numbers of transformers, and of every family what its own logits and texts say."""
+"""`LM.trace`: the numbers of transformers, and of every family what its own logits and texts say."""
 
 import sys
 from pathlib import Path
@@ -11,9 +11,8 @@ from pealm_core.contract.errors import PluginError, UserError
 from pealm_core.hardware.inference_weights import prepare
 from pealm_core.inference.lm import LM
 from pealm_core.inference.scoring import score
-from pealm_trace import Trace
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "inference"))
+sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1] / "hardware"))
 from fakes import Chars, Table
 from test_inference_weights import FAMILIES, family
@@ -45,7 +44,7 @@ def test_gpt2_gives_the_hidden_states_and_attention_of_transformers() -> None:
     config = layout.read_config(theirs.config.to_dict(), where=Path("peer"))
     ours = pytest.importorskip("pealm_gpt2.model").GPT2(config).eval()
     ours.load_state_dict(layout.read_state(theirs.state_dict().items(), config, where=Path("peer")))
-    trace = Trace.of(LM(ours, Letters(), {}), TEXT)
+    trace = LM(ours, Letters(), {}).trace(TEXT)
     with torch.no_grad():
         expected = theirs(torch.tensor([trace.ids]), output_attentions=True, output_hidden_states=True)
     assert trace.hidden is not None and trace.attention is not None
@@ -60,7 +59,7 @@ def test_gpt2_gives_the_hidden_states_and_attention_of_transformers() -> None:
 @pytest.mark.parametrize("name", [*FAMILIES, "llama"])
 def test_every_family_shows_what_it_does(name: str) -> None:
     lm = LM(llama() if name == "llama" else family(name), Letters(), {})
-    trace = Trace.of(lm, TEXT)
+    trace = lm.trace(TEXT)
     heads = lm.model.config.n_head  # type: ignore[union-attr]
     width = lm.model.config.n_embd  # type: ignore[union-attr]
     assert trace.tokens == [TEXT[i : i + 2] for i in range(0, len(TEXT), 2)] and trace.ids == lm.encode(TEXT)
@@ -75,23 +74,23 @@ def test_every_family_shows_what_it_does(name: str) -> None:
     assert not trace.attention.triu(1).any() and trace.attention[:, :, 5].std() > 0
     torch.testing.assert_close(trace.layer_logits(-1), trace.logits)
     assert not torch.allclose(trace.layer_logits(0), trace.logits, atol=1e-2)
-    assert Trace.of(lm, trace.ids).tokens == trace.tokens  # ids instead of text
-    one = Trace.of(lm, "ab")
+    assert lm.trace(trace.ids).tokens == trace.tokens  # ids instead of text
+    one = lm.trace("ab")
     assert one.attention is not None and one.attention.shape == (2, heads, 1, 1) and one.logprobs.shape == (0,)
 
 
 @pytest.mark.parametrize("quantize", [None, "int8"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_weights_for_inference_are_traced_too(quantize: str | None, dtype: torch.dtype) -> None:
-    exact = Trace.of(LM(family("gpt2"), Letters(), {}), TEXT)
-    trace = Trace.of(LM(prepare(family("gpt2"), quantize, dtype), Letters(), {}), TEXT)
+    exact = LM(family("gpt2"), Letters(), {}).trace(TEXT)
+    trace = LM(prepare(family("gpt2"), quantize, dtype), Letters(), {}).trace(TEXT)
     assert exact.attention is not None and trace.attention is not None
     torch.testing.assert_close(trace.attention, exact.attention, atol=0.05, rtol=0)
     torch.testing.assert_close(trace.layer_logits(-1), trace.logits, atol=0.1, rtol=0)
 
 
 def test_top_lists_the_most_likely_tokens() -> None:
-    trace = Trace.of(LM(family("char-transformer"), Letters(), {}), TEXT)
+    trace = LM(family("char-transformer"), Letters(), {}).trace(TEXT)
     for layer, logits in ((None, trace.logits), (1, trace.layer_logits(1))):
         p = logits.softmax(-1)
         for row, best in zip(p, trace.top(5, layer), strict=True):
@@ -101,7 +100,7 @@ def test_top_lists_the_most_likely_tokens() -> None:
 
 
 def test_a_model_without_layers_shows_its_predictions() -> None:
-    trace = Trace.of(LM(Table(torch.eye(7)), Chars(), {}), "abc")
+    trace = LM(Table(torch.eye(7)), Chars(), {}).trace("abc")
     assert trace.hidden is None and trace.attention is None
     assert trace.top(1) == [[(i, pytest.approx(trace.logits.softmax(-1)[i, i].item()))] for i in range(3)]
     with pytest.raises(UserError, match="needs a model with `layers` and `unembed`"):
@@ -111,12 +110,12 @@ def test_a_model_without_layers_shows_its_predictions() -> None:
 def test_mistakes() -> None:
     lm = LM(family("gpt2"), Letters(), {})
     with pytest.raises(UserError, match="17 tokens can't be traced: this model reads 1 to 16 at a time"):
-        Trace.of(lm, "ab" * 17)
+        lm.trace("ab" * 17)
     with pytest.raises(UserError, match="0 tokens"):
-        Trace.of(lm, [])
+        lm.trace([])
     model = family("gpt2")
     model.__class__ = type(
         "Twice", (type(model),), {"layers": property(lambda self: [self.h[0], torch.nn.Identity()])}
     )
     with pytest.raises(PluginError, match=r"Twice\.layers: a forward pass must call each of them once"):
-        Trace.of(LM(model, Letters(), {}), TEXT)
+        LM(model, Letters(), {}).trace(TEXT)
