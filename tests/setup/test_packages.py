@@ -10,6 +10,7 @@ import pytest
 from packaging.requirements import Requirement
 
 import pealm_core
+from pealm_evals.evaluation import Evaluation
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECTS = sorted(
@@ -110,7 +111,8 @@ def test_the_evaluations_in_these_jobs_take_their_options() -> None:
         assert all(option.startswith("--eval.") for option in options), line
         table = {option.removeprefix("--eval."): value for option, value in options.items()}
         job = pealm_core.plan_evaluation({"model": {"name": "char-bigram"}}, {"eval": {"name": name} | table})
-        pealm_core.Evaluation(job, limit=limit and int(limit))
+        with pealm_core.processes("cpu") as (world, _):
+            Evaluation(job, world, limit=limit and int(limit))
 
 
 def test_every_name_is_one_of_ours() -> None:

@@ -54,7 +54,8 @@ def evaluate(
         raise UserError(f"{what}: give --ckpt PATH, a run or a checkpoint folder")
     if output is not None:
         results.check(output)
-    from pealm_core import Evaluation, processes
+    from pealm_core import processes
+    from pealm_evals.evaluation import Evaluation
 
     with processes(device) as (world, picked):
         evaluation = Evaluation(job, world, limit=limit)

@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
-from pealm_core import LM, Evaluation, Trainer, UserError, plan_evaluation
+from pealm_core import LM, Trainer, UserError, plan_evaluation
 from pealm_evals.config import TrackConfig
+from pealm_evals.evaluation import Evaluation
 
 
 class Tracker:
