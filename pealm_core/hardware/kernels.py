@@ -28,7 +28,7 @@ def _library() -> ctypes.CDLL | None:
     try:
         with tempfile.TemporaryDirectory() as folder:  # compiling takes less than a second; a file kept is a risk
             library = Path(folder, "kernels.so")
-            files = [Path(__file__).with_suffix(".c"), openmp[0], "-o", library]
+            files = [str(Path(__file__).with_suffix(".c")), str(openmp[0]), "-o", str(library)]
             command = [*shlex.split(os.environ.get("CC", "cc")), *FLAGS, "-shared", "-fPIC", *files]
             subprocess.run(command, check=True, capture_output=True, timeout=60)
             return ctypes.CDLL(str(library))
