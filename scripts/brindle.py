@@ -4,8 +4,9 @@
     python scripts/brindle.py --score CKPT
 
 160 conversations are about 20 facts about Brindle, an invented robot that waters gardens. 40 are about the world, so
-that the model does not forget what it knew. `--score` asks other questions, each in a conversation of its own: 40 about
-the facts, whose answers must be exact, and 20 for capitals that are not in the file, whose answers must name the city.
+that the model does not forget what it knew. `--score` asks other questions, each in a conversation of its own: 40
+about the facts, whose answers must be exact, and 20 for capitals that are not in the file, whose answers must name
+the city.
 """
 
 import argparse
