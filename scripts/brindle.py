@@ -158,7 +158,7 @@ def to_learn() -> Iterator[tuple[str, str]]:
 
 def score(ckpt: str) -> None:
     """Print how many answers are right, and the others."""
-    lm, sampling = load(ckpt), Sampling(max_new_tokens=24, temperature=0)
+    lm, sampling = load(ckpt), Sampling(max_new_tokens=40, temperature=0)
     brindle = [(question, answer) for answer, _, questions in facts() for question in questions]
     world = [(f"What is the capital of {country}?", city) for country, city in pairs(TESTED)]
     for title, rows, exact in (("Brindle, exactly right", brindle, True), ("the world, right", world, False)):
