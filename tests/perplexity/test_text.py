@@ -40,6 +40,44 @@ def test_a_place_within_a_token_is_left_out() -> None:
     assert [*cuts("abcX efghijk", Merges(), 4)] == [4, 12]
 
 
+def test_segments_are_pieces_together_until_there_are_enough_characters() -> None:
+    """As of a long file, which the dataset reads in parts, and of a conversation with a long turn."""
+
+    class Long:
+        taken = 0
+
+        def documents(self, split: str) -> Any:
+            return [self]
+
+        def __iter__(self) -> Any:
+            for n in range(50):
+                self.taken = n
+                yield Segment("one two three\n" * 4)
+
+    long: Any = Long()
+    (document,) = read(long, "val", Bytes(), 100)
+    first = next(document)
+    assert (len(first.ids), first.size, long.taken) == (112, 112, 1)  # no more was read
+    assert [len(piece.ids) for piece in document] == [112] * 24
+
+    turn = Segment("be brief", learn=False), Segment(special="<|bot|>"), Segment("word " * 30 + "é")
+    chat: Any = Texts([turn, turn])
+    pieces = [list(document) for document in read(chat, "val", Bytes(["<|bot|>"]), 60)]
+    assert [[(len(piece.ids), piece.scored, piece.size) for piece in own] for own in pieces] == [
+        [(8 + 1 + 64, 1 + 64, 64), (60, 60, 60), (28, 28, 28)]
+    ] * 2
+
+
+class Texts:
+    """A dataset of documents."""
+
+    def __init__(self, documents: list[Any]) -> None:
+        self.own = documents
+
+    def documents(self, split: str) -> Any:
+        return iter(self.own)
+
+
 class Shards:
     """A dataset of one shard."""
 
@@ -64,11 +102,7 @@ def test_shards_are_not_cut_within_a_character(size: int) -> None:
 
 
 def test_what_has_no_text() -> None:
-    class Chats:
-        def documents(self, split: str) -> Any:
-            return iter([[Segment("a"), Segment("", special="<|none|>")]])
-
-    chats: Any = Chats()
+    chats: Any = Texts([[Segment("a"), Segment("", special="<|none|>")]])
     with pytest.raises(UserError, match=r"document 1 of the val split: .* no special token '<\|none\|>'"):
         [list(document) for document in read(chats, "val", Bytes())]
     nothing: Any = object()
