@@ -11,6 +11,7 @@ from torch import nn
 
 from pealm_char_transformer.config import TransformerConfig
 from pealm_core import EvalResult, UserError
+from pealm_evals.choices import encode
 from pealm_multiple_choice.config import MultipleChoiceConfig
 from pealm_multiple_choice.evaluator import MultipleChoice
 from pealm_testing import Bytes
@@ -90,6 +91,9 @@ def test_accuracy_is_that_of_the_log_likelihoods(file: Path, normalize: Any) -> 
     assert 0 < sum(right) < 4
     result = evaluate(model, file=file, normalize=normalize, separator=separator, unconditional="So", details=True)
     assert result.n == 4 and [row["acc"] for row in result.details] == right
+    for row in result.details:
+        for values, choice in (("log_likelihood", "choice"), ("normalized", "choice_norm")):
+            assert row[values][row[choice]] == max(row[values])
     assert [row["normalized"] for row in result.details] == [pytest.approx(norms, abs=1e-5) for norms in all_norms]
     assert [result.metrics[name][0] for name in ("acc", "acc_norm")] == [sum(right) / 4, sum(right_norm) / 4]
 
@@ -137,6 +141,16 @@ def test_bad_questions(tmp_path: Path, line: str, message: str) -> None:
     path.write_text(line)
     with pytest.raises(UserError, match=f"q.jsonl.*{message}"):
         evaluate(Bigram(), file=path)
+
+
+def test_files_and_texts_that_can_not_be_used(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is not a regular file"):
+        evaluate(Bigram(), file=tmp_path)
+    with pytest.raises(UserError, match=r"none.jsonl: can't be read: No such file"):
+        evaluate(Bigram(), file=tmp_path / "none.jsonl")
+    with pytest.raises(ValueError, match="choice 1 has no token: ''"):
+        encode(Bytes(), "a", "", ["b", ""])
+    assert encode(Bytes(), "", "", ["b"]) == ([256], [[98]])  # after end-of-text
 
 
 def test_a_template_needs_the_fields_of_every_question(file: Path) -> None:
