@@ -1,6 +1,9 @@
 """`pealm compare`: the values of `pealm eval`, paired row by row."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -112,3 +115,13 @@ def test_what_can_t_be_compared(pealm: Pealm, runs: Path, local: Callable[..., P
         assert done.code == 2 and message in done.err, done.err
     done = pealm("--plugin", plugin, "compare", runs / "a", runs / "b", "--on", "no-rows")
     assert done.code == 2 and "no-rows tells no value for each row" in done.err
+
+
+def test_results_are_written_when_nobody_reads_what_is_shown(runs: Path, tmp_path: Path) -> None:
+    for command, others in (("eval", ["--ckpt", str(runs / "a")]), ("compare", [str(runs / "a"), str(runs / "b")])):
+        reader, writer = os.pipe()
+        os.close(reader)
+        options = ["--on", "perplexity", "--input.text", str(runs / "text.txt"), "--output", str(tmp_path / command)]
+        code = subprocess.run([sys.executable, "-m", "pealm", command, *others, *options], stdout=writer).returncode
+        os.close(writer)
+        assert code == 0 and json.loads((tmp_path / command).read_text())

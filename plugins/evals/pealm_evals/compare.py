@@ -57,9 +57,9 @@ def compare(
             "metrics": _metrics(evaluation.name, names, [result.details for _, result in found]),
             "notes": list(dict.fromkeys(_notes(paths, [result.notes for _, result in found]))),
         }
-        _show(record)
         if output is not None:
             results.write(record, output)
+        _show(record)
 
 
 LOSSES = ("loss", "perplexity")  # per token
