@@ -12,8 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pealm_core.hardware import kernels
 from pealm_core.hardware.device import cpuinfo
 
+FEW = 8  # most rows for which the product in C is faster than oneDNN's
 BATCH = 64  # most rows of one token each for which a second copy of the weights, in oneDNN's order, is faster
 
 
@@ -116,19 +118,20 @@ class Int8Weight(LinearWeight):
     """A matrix of whole numbers of -127 to 127, (..., out, in), times one scale per output channel, (..., out, 1).
 
     On a CPU each row is rounded to 127ths of its largest number and the products are summed exactly, so that the size
-    of a batch does not change them; but where the CPU has no matrix unit for int8 (AMX), one row alone is multiplied
-    in bf16, which is faster there. On other devices the matrix is dequantized for each product. Every function but
-    `F.linear` sees a matrix in the scale's dtype.
+    of a batch does not change them; but where there is no C compiler, nor a matrix unit for int8 (AMX), one row alone
+    is multiplied in bf16, which is faster there. On other devices the matrix is dequantized for each product. Every
+    function but `F.linear` sees a matrix in the scale's dtype.
     """
 
     _unit: Tensor | None = None  # (out,), fp32: the scale of a product with an input rounded to 127ths
+    _few: Callable[[Tensor, Tensor | None], Tensor] | None = None
 
     @classmethod
     def of(cls, weight: Tensor) -> Self:
         """Round a weight (..., in) to the nearest such matrix."""
         weight = weight.detach()
         scale = weight.float().abs().amax(-1, keepdim=True).clamp_min(1e-12) / 127
-        q = (weight.float() / scale).round().to(torch.int8)
+        q = (weight.float() / scale).round().to(torch.int8).contiguous()
         return cls(weight.new_empty(()).expand(weight.shape), q, scale.to(weight.dtype))
 
     def plain(self) -> Tensor:
@@ -152,22 +155,25 @@ class Int8Weight(LinearWeight):
             low = torch.is_autocast_enabled(x.device.type)
             dtype = torch.get_autocast_dtype(x.device.type) if low else x.dtype
             return F.linear(x, q.to(dtype) * scale.to(dtype), bias)
-        single = x.numel() == q.shape[1]
-        if single and not _int8_unit() and (y := _one_row(x.reshape(1, -1), q)) is not None:
-            y = y * scale.flatten() if bias is None else torch.addcmul(bias, y.float(), scale.flatten())
-            return y.to(x.dtype).view(*x.shape[:-1], y.shape[-1])
-        rows = x.reshape(-1, x.shape[-1]).float()  # (B, in)
-        size = torch.linalg.vector_norm(rows, torch.inf, -1, True).clamp_min_(1e-12)  # (B, 1)
-        rows = (rows / size).mul_(127).round_()
         if self._unit is None:
             self._unit = scale.float().flatten() / 127
+            self._few = kernels.int8_linear(q, self._unit)
+        rows, shape = x.reshape(-1, x.shape[-1]), (*x.shape[:-1], len(q))  # (B, in)
+        if self._few and len(rows) <= FEW:
+            return self._few(rows.float(), bias if bias is None else bias.float()).to(x.dtype).view(shape)
+        if len(rows) == 1 and not _int8_unit() and (y := _one_row(rows, q)) is not None:
+            y = y * scale.flatten() if bias is None else torch.addcmul(bias, y.float(), scale.flatten())
+            return y.to(x.dtype).view(shape)
+        rows = rows.float()
+        size = torch.linalg.vector_norm(rows, torch.inf, -1, True).clamp_min_(1e-12)  # (B, 1)
+        rows = (rows / size).mul_(127).round_()
         if len(rows) <= BATCH and (x.shape[-2] == 1 or self._packed):  # single tokens, or a few guessed ones
             self._packed = self._packed or _packed_int8_linear(q, self._unit)
             y = self._packed(rows)
         else:
             y = _int8_linear(rows, q, self._unit)  # (B, out)
         y = y.mul_(size) if bias is None else torch.addcmul(bias.float(), y, size)
-        return y.to(x.dtype).view(*x.shape[:-1], y.shape[-1])
+        return y.to(x.dtype).view(shape)
 
 
 def _onednn(*paths: str) -> list[Callable[..., Any]] | None:
@@ -212,7 +218,7 @@ def _ones(n: int) -> Tensor:
 def _int8_linear(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
     """Multiply whole numbers x (B, in) of -127 to 127 by an int8 weight (out, in), exactly, and by scale (out,)."""
     product = getattr(torch, "_int_mm", None)
-    if product is None:
+    if product is None or weight.shape[1] == 1:  # of which torch 2.13 makes wrong numbers
         return x @ weight.t().float() * scale
     result: Tensor = product(x.to(torch.int8), weight.t()) * scale
     return result

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 import pealm_core
 from pealm_core.contract.errors import UserError
+from pealm_core.hardware import kernels
 from pealm_core.hardware.inference_weights import _run_under_autocast, _uses, bytes_per_token, prepare, read_bandwidth
 from pealm_core.hardware.int4 import Int4Weight
 from pealm_core.hardware.int8 import Int8Weight, RowWeight, _blocks
@@ -83,6 +85,7 @@ def test_an_int8_row_is_the_same_in_every_batch() -> None:
 
 
 def test_one_int8_row_is_multiplied_in_bf16_without_a_matrix_unit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "_library", lambda: None)
     monkeypatch.setattr("pealm_core.hardware.int8._int8_unit", lambda: False)
     torch.manual_seed(0)
     weight, x, bias = Int8Weight.of(torch.randn(48, 96)), torch.randn(8, 1, 96), torch.randn(48)
@@ -95,12 +98,41 @@ def test_one_int8_row_is_multiplied_in_bf16_without_a_matrix_unit(monkeypatch: p
 
 
 def test_one_int8_row_is_as_in_a_batch_with_a_matrix_unit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "_library", lambda: None)
     monkeypatch.setattr("pealm_core.hardware.int8._int8_unit", lambda: True)
     torch.manual_seed(0)
     weight, x, bias = Int8Weight.of(torch.randn(48, 96)), torch.randn(8, 1, 96), torch.randn(48)
     alone = torch.stack([F.linear(row, weight, bias) for row in x])
     torch.testing.assert_close(F.linear(x, weight, bias), alone, atol=1e-5, rtol=1e-6)
     torch.testing.assert_close(F.linear(x.transpose(0, 1), weight, bias)[0], alone[:, 0], atol=1e-5, rtol=1e-6)
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
+@pytest.mark.parametrize("k", [1, 31, 96, 3072])
+def test_a_product_in_c_is_that_of_torch(k: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    weight, x, bias = torch.randn(k, 35).t(), torch.randn(8, 1, 2 * k)[..., ::2], torch.randn(35)
+    x[1], x[2, 0, 0], x[3, 0, -1] = 0, torch.nan, torch.inf
+    both, inputs = list[Tensor](), (x, x[:1], x.bfloat16(), x[:5].transpose(0, 1))
+    for library in (kernels._library(), None):
+        monkeypatch.setattr(kernels, "_library", lambda library=library: library)
+        monkeypatch.setattr("pealm_core.hardware.int8._int8_unit", lambda: True)  # never in bf16
+        both.append(torch.cat([F.linear(rows, Int8Weight.of(weight)).float().flatten() for rows in inputs]))
+        both.append(F.linear(x, Int8Weight.of(weight), bias))
+    for ours, theirs in zip(both[:2], both[2:], strict=True):
+        finite = ours.isfinite()
+        assert 0 < int(finite.sum()) < finite.numel()
+        assert torch.equal(finite, theirs.isfinite())  # what is not a number doesn't become one
+        torch.testing.assert_close(ours[finite], theirs[finite])
+    assert torch.equal(both[0].nan_to_num(0, 0, 0), both[2].nan_to_num(0, 0, 0))  # without a bias to the bit
+
+
+@pytest.mark.parametrize("compiler", ["", "no-such-compiler", "false", "'"])
+def test_no_compiler(compiler: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", compiler)
+    assert kernels._library.__wrapped__() is None
+    monkeypatch.setattr(kernels, "_library", kernels._library.__wrapped__)
+    assert F.linear(torch.ones(1, 4), Int8Weight.of(torch.ones(2, 4))).tolist() == [[4, 4]]
 
 
 @pytest.mark.parametrize("cpu", ["AuthenticAMD", "GenuineIntel"])

@@ -1,0 +1,59 @@
+"""Products that torch has no fast function for, in C: compiled on this machine when first used.
+
+pealm needs no compiler: where there is none, or torch has no OpenMP library whose threads can be shared, torch's own
+functions are used.
+"""
+
+import ctypes
+import os
+import shlex
+import subprocess
+import tempfile
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+FLAGS = ["-O3", "-march=native", "-fopenmp", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
+
+
+@cache
+def _library() -> ctypes.CDLL | None:
+    """Compile kernels.c by the compiler that the environment variable CC names, else `cc`; None if that fails."""
+    openmp = sorted(Path(torch.__file__).with_name("lib").glob("libgomp*"))
+    if not openmp:
+        return None
+    try:
+        with tempfile.TemporaryDirectory() as folder:  # compiling takes less than a second; a file kept is a risk
+            library = Path(folder, "kernels.so")
+            files = [Path(__file__).with_suffix(".c"), openmp[0], "-o", library]
+            command = [*shlex.split(os.environ.get("CC", "cc")), *FLAGS, "-shared", "-fPIC", *files]
+            subprocess.run(command, check=True, capture_output=True, timeout=60)
+            return ctypes.CDLL(str(library))
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return None
+
+
+def int8_linear(weight: Tensor, unit: Tensor) -> Callable[[Tensor, Tensor | None], Tensor] | None:
+    """Return a function of fp32 rows x (B, in) and bias (out,): x, rounded to 127ths, times an int8 weight (out, in).
+
+    unit: by output channel, (out,): the weight's scale divided by 127. None without a compiler.
+    """
+    library = _library()
+    if library is None:
+        return None
+    run, (n, k) = library.int8_linear, weight.shape
+    run.argtypes = [ctypes.c_void_p] * 6 + [ctypes.c_long] * 3 + [ctypes.c_int]
+    offsets = 128 * weight.sum(-1, dtype=torch.int32)
+
+    def linear(x: Tensor, bias: Tensor | None) -> Tensor:
+        x, y = x.contiguous(), torch.empty(len(x), n)
+        tensors = x, weight, offsets, unit, bias, y
+        pointers = [tensor if tensor is None else tensor.data_ptr() for tensor in tensors]
+        if run(*pointers, len(x), n, k, torch.get_num_threads()):
+            raise MemoryError
+        return y
+
+    return linear
