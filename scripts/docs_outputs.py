@@ -1,4 +1,4 @@
-"""Run the commands of the tutorial and of docs/plugins.md and write what they print into the pages.
+"""Run the commands of the tutorial and of two other pages and write what they print into the pages.
 
     python scripts/docs_outputs.py                       # all pages, in order, in a new folder
     python scripts/docs_outputs.py chat                  # one page; it may need the runs of earlier ones: --folder
@@ -24,7 +24,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 TUTORIAL = ROOT / "docs" / "tutorial"
 ORDER = ("neuron", "bigram", "attention", "transformer", "gpt2", "finetune", "chat", "look-inside")
-PAGES = {name: TUTORIAL / f"{name}.md" for name in ORDER} | {"plugins": ROOT / "docs" / "plugins.md"}
+PAGES = {name: TUTORIAL / f"{name}.md" for name in ORDER} | {
+    "plugins": ROOT / "docs" / "plugins.md",
+    "smollm2": ROOT / "docs" / "howto" / "smollm2.md",
+}
 FILE = re.compile(
     r'^```(?:python title="([\w.-]+)"\n|(?:python|toml)\n(?=# ([\w.-]+)\n))(.*?)^```', re.MULTILINE | re.DOTALL
 )

@@ -29,7 +29,7 @@ BELOW = {"at least": "≥", "at most": "≤", "above": ">", "below": "<"}
 API = {
     "Train, load, generate": ("train", "TrainSettings", "depth_preset", "load", "LM", "Sampling", "use_plugin"),
     "Score": ("score", "Score", "cover", "mean", "ratio", "Sample"),
-    "Evaluate": ("Evaluation", "plan_evaluation", "processes"),
+    "Evaluate": ("plan_evaluation", "processes", "call_plugin"),
     "Checkpoints": ("read_checkpoint", "write_checkpoint", "load_tokenizer", "Checkpoint"),
     "Look inside": ("Trace",),
     "Generate ids": (

@@ -12,7 +12,6 @@ from typing import Any
 from pealm_core.checkpoints.folder import TOKENIZER
 from pealm_core.checkpoints.saved_tokenizer import read_saved_tokenizer
 from pealm_core.config.job import Job, plan
-from pealm_core.config.paths import cache_root
 from pealm_core.config.toml_layers import Layer
 from pealm_core.contract.errors import PluginError, UserError
 from pealm_core.contract.fields import dump
@@ -20,10 +19,10 @@ from pealm_core.contract.protocols import Dataset, Tokenizer, has
 from pealm_core.data.documents import has_template
 from pealm_core.data.fit_sample import FitSample
 from pealm_core.data.specials import specials_of, with_specials
-from pealm_core.data.stream import SPLITS, hash_of
+from pealm_core.data.stream import SPLITS
 from pealm_core.data.token_cache import cached_folder, content_of
 from pealm_core.hardware.launch import launched
-from pealm_core.plugins.calls import ANYTHING, Returns, call, check, explain, owner
+from pealm_core.plugins.calls import ANYTHING, Returns, call_plugin, check, explain, owner
 
 COMPONENTS = ("model", "tokenizer", "adapter")  # of a checkpoint
 Config = Mapping[str, Mapping[str, Any]]  # the tables of a config.toml
@@ -123,7 +122,7 @@ def _learn(job: Job, tokenizer: Any, datasets: Sequence[Dataset]) -> None:
     sample = FitSample(datasets, splits, getattr(tokenizer, "fit_bytes", None))
 
     def write(aside: Path) -> None:
-        call(tokenizer.fit, ANYTHING, iter(sample))
+        call_plugin(tokenizer.fit, ANYTHING, iter(sample))
         if sample.cut and launched()[0] == 0:
             print(f"pealm: tokenizer {entry.name} learned from a sample of {sample.size:,} bytes", file=sys.stderr)
         (aside / TOKENIZER).mkdir()
@@ -135,6 +134,6 @@ def _learn(job: Job, tokenizer: Any, datasets: Sequence[Dataset]) -> None:
         except Exception as error:
             raise PluginError(f"{owner(loaded.load)}: can't load what `save` wrote: {explain(error)}") from error
 
-    folder = cache_root() / "tokens" / hash_of(facts)[:32]
-    if cached_folder(folder, {"tokenizer": entry.spec.name}, write):
+    folder, cached = cached_folder(facts, {"tokenizer": entry.spec.name}, write)
+    if cached:
         tokenizer.load(folder / TOKENIZER)

@@ -11,8 +11,6 @@ from pealm_core.contract.errors import UserError
 from pealm_core.contract.specs import Spec
 from pealm_core.plugins.loading import Plugin, PluginHost
 
-Named = dict[tuple[str, str], list[tuple[Plugin, Spec]]]  # kind and name → who provides it
-
 
 @click.group(invoke_without_command=True)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -22,8 +20,7 @@ def plugins(ctx: click.Context, as_json: bool) -> None:
     if ctx.invoked_subcommand is not None:
         return
     host = PluginHost.installed()
-    named = named_alike(host)
-    rows = [_row(plugin, named) for plugin in host.plugins]
+    rows = [_row(plugin, host) for plugin in host.plugins]
     if as_json:
         click.echo(json.dumps(rows, indent=2))
         return
@@ -63,8 +60,8 @@ def _named(host: PluginHost, name: str) -> list[Plugin]:
     return matches
 
 
-def _row(plugin: Plugin, named: Named) -> dict[str, Any]:
-    known = conflicts(plugin, named)
+def _row(plugin: Plugin, host: PluginHost) -> dict[str, Any]:
+    known = conflicts(plugin, host)
     return {
         "plugin": plugin.name,
         "dist": plugin.dist,
@@ -76,22 +73,14 @@ def _row(plugin: Plugin, named: Named) -> dict[str, Any]:
     }
 
 
-def named_alike(host: PluginHost) -> Named:
-    """Return the plugins and their records for each kind and name."""
-    named: Named = {}
-    for plugin in host.plugins:
-        for record in plugin.records:
-            named.setdefault((record.kind, record.name), []).append((plugin, record))
-    return named
-
-
-def conflicts(plugin: Plugin, named: Named) -> list[str]:
+def conflicts(plugin: Plugin, host: PluginHost) -> list[str]:
     """Return this plugin's names that others provide as well: `model 'gpt2' is also in pealm-other`."""
+    named = {kind: host.entries(kind) for kind in {type(record) for record in plugin.records}}
     return [
-        f"{record.kind} {record.name!r} is also in {other.dist}"
+        f"{record.kind} {record.name!r} is also in {other.plugin.dist}"
         for record in plugin.records
-        for other, spec in named[record.kind, record.name]
-        if other is not plugin and not _distinct(record, spec)
+        for other in named[type(record)][record.name]
+        if other.plugin is not plugin and not _distinct(record, other.spec)
     ]
 
 

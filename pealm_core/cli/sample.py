@@ -67,9 +67,9 @@ def sample(
     except ValueError as error:
         raise UserError(f"--{error}") from error
     prompt = read_prompt(prompt, prompt_file)
-    from pealm_core.inference.lm import Sample, open_job
+    from pealm_core.inference.lm import Sample, load
 
-    lm = open_job(job, ckpt, **how)  # base, device, dtype, quantize, tokenizer_dir
+    lm = load(ckpt, job=job, **how)  # base, device, dtype, quantize, tokenizer_dir
     ids = lm.encode(prompt)  # a prompt that can't be encoded is an error before anything is shown
     clock = Clock()
     if sampling.num_samples == 1 and stream and not as_json:

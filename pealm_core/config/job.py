@@ -49,6 +49,12 @@ class Job:
         """The tables of the datasets: `input`, or those of a mixture."""
         return [table for table in self.entries if kind_of(table) == "input"]
 
+    @property
+    def labels(self) -> list[str]:
+        """The names of the inputs; several of one name are numbered."""
+        names = [self.entries[table].name for table in self.inputs]
+        return [f"{n}-{names[: i + 1].count(n)}" if names.count(n) > 1 else n for i, n in enumerate(names)]
+
     def make(self, table: str, *args: Any, **kwargs: Any) -> Any:
         """Make a component; its factory gets the config, if it has one, and the arguments. Raises PealmError."""
         if table not in self.entries:
@@ -133,6 +139,11 @@ def plan(
     base = {key: adapter[item.name] for key, item in BASE.items() if adapter.get(item.name) is not None}
     weights = {table: resolved.values[table]["weight"] for table in entries if table.startswith("input.")}
     return Job(host, entries, configs, resolved.origins, base, weights)
+
+
+def plan_evaluation(config: Tables, words: Tables) -> Job:
+    """Return the job of an evaluation for a run's tables. words: tables of text, as from the command line."""
+    return plan(("model", "tokenizer", "eval", "input"), file=Layer("the run's config", config), words=words)
 
 
 def settle(flat: Mapping[str, type], entries: Mapping[str, Entry[Any]], layers: Sequence[Layer]) -> Resolved:

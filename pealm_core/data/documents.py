@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pealm_core.contract.errors import PealmError, PluginError, UserError, describe
 from pealm_core.contract.protocols import Conversation, Dataset, Document, Segment, Tokenizer
 from pealm_core.data.specials import specials_of
-from pealm_core.plugins.calls import HINT, Returns, blame, call, owner
+from pealm_core.plugins.calls import HINT, Returns, blame, call_plugin, owner
 
 PIECE = 2**20  # characters that are tokenized at a time, if possible
 
@@ -23,7 +23,7 @@ def documents(dataset: Dataset, split: str) -> Iterator[Document]:
     """Yield the documents of a split. Raises PluginError for what goes wrong in the dataset."""
     owned = owner(dataset.documents)
     try:
-        for document in call(dataset.documents, DOCUMENTS, split):
+        for document in call_plugin(dataset.documents, DOCUMENTS, split):
             segments(document, f"{owned}: a document")
             yield document
             del document  # before the next one is read

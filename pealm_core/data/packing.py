@@ -42,10 +42,9 @@ class Packed:
 
     def rows(self, samples: Iterable[int]) -> Batch:
         """Return the rows with these numbers: idx and targets, each int64 of shape (n, T), padded with IGNORE."""
-        numbers = list(samples)
         if self.seed is not None:
-            numbers = shuffled(numbers, len(self), self.seed, 1)[1].tolist()
-        return self.split.rows([self._row(number) for number in numbers], self.block_size)
+            samples = shuffled(samples, len(self), self.seed, 1)[1].tolist()
+        return self.split.rows([self._row(number) for number in samples], self.block_size)
 
     def _row(self, number: int) -> list[Piece]:
         """Return the pieces of a row."""

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from pealm_core.config.job import Job
-from pealm_core.config.paths import cache_root
 from pealm_core.contract.errors import UserError
 from pealm_core.contract.fields import dump
 from pealm_core.contract.protocols import Dataset, Tokenizer, has
@@ -35,14 +34,8 @@ class Data:
     key: str
     characters_per_token: float | None
     cached: bool
-    block_size: int
     name: str
     entropy_floor: float | None
-
-    @property
-    def tokens(self) -> int:
-        """The number of tokens to train on, of all inputs."""
-        return self.train.tokens
 
     def drawn(self, samples: int) -> dict[str, int] | None:
         """Return how many of the first samples are of each input of a mixture."""
@@ -74,11 +67,11 @@ def sources(
             corpus = _corpus(job, option, dataset, tokenizer, say)
             packed = getattr(dataset, "packed", False)
             inputs.append(of_corpus(option, corpus, block_size, seed, packed=packed, say=say))
-    names = labels(job)
+    names = job.labels
     if len(inputs) == 1:
         (only,), (dataset,) = inputs, datasets.values()
         floor = getattr(dataset, "entropy_floor", None)
-        facts = (only.key, only.characters_per_token, only.cached, block_size, names[0], floor)
+        facts = (only.key, only.characters_per_token, only.cached, names[0], floor)
         return Data(only.train, [("", 1.0, only.val)], *facts)
     weights = [job.weights[table] for table in datasets]
     try:
@@ -88,13 +81,7 @@ def sources(
     val = [(name, weight / sum(weights), one.val) for name, weight, one in zip(names, weights, inputs, strict=True)]
     key = hash_of([[one.key, quota] for one, quota in zip(inputs, train.quotas, strict=True)])
     title = " + ".join(f"{name} {weight:.0%}" for name, weight, _ in val)
-    return Data(train, val, key, None, all(one.cached for one in inputs), block_size, title, None)
-
-
-def labels(job: Job) -> list[str]:
-    """Return the names of a job's inputs; several of one name are numbered."""
-    names = [job.entries[table].name for table in job.inputs]
-    return [f"{name}-{names[: i + 1].count(name)}" if names.count(name) > 1 else name for i, name in enumerate(names)]
+    return Data(train, val, key, None, all(one.cached for one in inputs), title, None)
 
 
 def _corpus(
@@ -130,7 +117,7 @@ def of_corpus(
         training = name == "train"
         try:
             if packed:
-                index = _index(option, split, hash_of([key, name, block_size]), block_size, say)
+                index = _index(option, split, [key, name, block_size], block_size, say)
                 return Packed(split, block_size, index, seed=seed if training else None)
             return Windows(split, block_size, seed=seed) if training else FixedWindows(split, block_size)
         except ValueError as error:
@@ -142,18 +129,16 @@ def of_corpus(
     return Corpus(*made, key, corpus.characters_per_token, corpus.cached)
 
 
-def _index(option: str, split: Split, key: str, block_size: int, say: Callable[[str], None]) -> Path:
+def _index(option: str, split: Split, key: list[Any], block_size: int, say: Callable[[str], None]) -> Path:
     """Return the folder with the index of a packed split, which is written at the first use."""
     if len(split.offsets) != len(split.shards):
         raise UserError(f"{option} is packed, but does not say where its documents start: `offsets` is missing")
-    folder = cache_root() / "tokens" / key[:32]
 
     def write(aside: Path) -> None:
         if cut := write_index(split, block_size, aside):
             say(f"{option}: documents longer than {block_size:,} tokens, each cut into several rows: {cut:,}")
 
-    cached_folder(folder, {"block_size": block_size}, write)
-    return folder
+    return cached_folder(key, {"block_size": block_size}, write)[0]
 
 
 def _own(dataset: Any, tokenizer: Tokenizer, block_size: int, seed: int) -> Corpus[Source]:

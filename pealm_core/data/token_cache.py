@@ -47,7 +47,6 @@ def tokenize(
     """
     version, content = _version(dataset), content_of(dataset)
     code = _code(getattr(tokenizer, "tokenizer", tokenizer))
-    folder = _folder([tokenizer_hash, [text_hash for text_hash, _ in content.values()], code])
     dtype = "uint16" if tokenizer.vocab_size <= 2**16 else "uint32"
 
     def write(aside: Path) -> None:
@@ -56,7 +55,8 @@ def tokenize(
             _write(aside / split, dtype, parts_of(dataset, split), tokenizer, say)
         _check(dataset, version)
 
-    cached = cached_folder(folder, {"dtype": dtype}, write, say=say)
+    key = [tokenizer_hash, [text_hash for text_hash, _ in content.values()], code]
+    folder, cached = cached_folder(key, {"dtype": dtype}, write, say=say)
     train, val = (_split(folder / split, dtype) for split in SPLITS)
     ratio = content["val"][1] / max(1, sum(map(len, val.shards)))
     return Corpus(train, val, hash_of([content, (folder / META).read_text()]), ratio, cached)
@@ -69,20 +69,14 @@ def content_of(dataset: Dataset) -> dict[str, tuple[str, int]]:
     """
     if (version := _version(dataset)) is None:
         return _read(dataset)
-    folder = _folder(version)
 
     def write(aside: Path) -> None:
         _write_json(aside / CONTENT, _read(dataset))
         _check(dataset, version)
 
-    cached_folder(folder, {}, write)
+    folder, _ = cached_folder(version, {}, write)
     content: dict[str, tuple[str, int]] = json.loads((folder / CONTENT).read_text())
     return content
-
-
-def _folder(facts: Any) -> Path:
-    """Return the folder of the cache for what these facts determine."""
-    return cache_root() / "tokens" / hash_of(facts)[:32]
 
 
 def _check(dataset: Dataset, version: Any) -> None:
@@ -151,14 +145,16 @@ def _split(path: Path, dtype: str) -> Split:
 
 
 def cached_folder(
-    folder: Path, facts: dict[str, Any], write: Callable[[Path], None], *, say: Say = lambda line: None
-) -> bool:
-    """Return whether a folder of the cache is intact; else write it, complete even after a power cut.
+    key: Any, facts: dict[str, Any], write: Callable[[Path], None], *, say: Say = lambda line: None
+) -> tuple[Path, bool]:
+    """Return the folder of the cache for what `key` determines, and whether it was there, intact.
 
-    facts: what its meta.json says besides the hashes of its files. Another process may write the same folder.
+    Else it is written, complete even after a power cut. facts: what its meta.json says besides the hashes of its
+    files. Another process may write the same folder.
     """
+    folder = cache_root() / "tokens" / hash_of(key)[:32]
     if _intact(folder, facts):
-        return True
+        return folder, True
     if folder.exists():
         say(f"{folder} in the token cache is damaged; it is written again")
     try:
@@ -176,7 +172,7 @@ def cached_folder(
         if not _intact(folder, facts):  # else another process has written it
             reason = f"{folder.parent}: the token cache can't be written: {error.strerror or error}"
             raise UserError(f"{reason}; set PEALM_CACHE") from error
-    return False
+    return folder, False
 
 
 def _intact(folder: Path, facts: dict[str, Any]) -> bool:

@@ -77,6 +77,14 @@ class World:
             raise ElsewhereError("another process failed") from error
         raise error
 
+    @contextmanager
+    def one_by_one(self) -> Iterator[None]:
+        """Run the first process of every machine, then its others; a failure on one ends all, as in `together`."""
+        for turn in (True, False):
+            with self.together():
+                if (self.local_rank == 0) == turn:
+                    yield
+
     def once(self, error: PealmError) -> PealmError:
         """Return what to raise: the error on the first rank that calls this with it, ElsewhereError on the others.
 
@@ -92,16 +100,6 @@ class World:
                 for key in sorted(first.keys() | other.keys()):
                     if (a := first.get(key)) != (b := other.get(key)):
                         raise PealmError(f"the processes differ: {key} is {a!r} on rank 0 and {b!r} on rank {rank}")
-
-
-@contextmanager
-def one_by_one(world: World) -> Iterator[None]:
-    """Run the first process of every machine, then its others; a failure on one ends all, as in `together`."""
-    first = world.local_rank == 0
-    for turn in (True, False):
-        with world.together():
-            if first == turn:
-                yield
 
 
 def join(world: World, device: torch.device) -> None:

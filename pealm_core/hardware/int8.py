@@ -151,6 +151,8 @@ class Int8Weight(LinearWeight):
     def linear(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """Multiply in int8 on a CPU, else by the dequantized matrix."""
         q, scale = self.parts
+        if self._few and x.numel() <= FEW * q.shape[1]:
+            return self._few(x.float(), bias if bias is None else bias.float()).to(x.dtype)
         if x.device.type != "cpu":
             low = torch.is_autocast_enabled(x.device.type)
             dtype = torch.get_autocast_dtype(x.device.type) if low else x.dtype
@@ -158,9 +160,8 @@ class Int8Weight(LinearWeight):
         if self._unit is None:
             self._unit = scale.float().flatten() / 127
             self._few = kernels.int8_linear(q, self._unit)
+            return self.linear(x, bias)
         rows, shape = x.reshape(-1, x.shape[-1]), (*x.shape[:-1], len(q))  # (B, in)
-        if self._few and len(rows) <= FEW:
-            return self._few(rows.float(), bias if bias is None else bias.float()).to(x.dtype).view(shape)
         if len(rows) == 1 and not _int8_unit() and (y := _one_row(rows, q)) is not None:
             y = y * scale.flatten() if bias is None else torch.addcmul(bias, y.float(), scale.flatten())
             return y.to(x.dtype).view(shape)

@@ -28,7 +28,7 @@ def _library() -> ctypes.CDLL | None:
     try:
         with tempfile.TemporaryDirectory() as folder:  # compiling takes less than a second; a file kept is a risk
             library = Path(folder, "kernels.so")
-            files = [Path(__file__).with_suffix(".c"), openmp[0], "-o", library]
+            files = [str(Path(__file__).with_suffix(".c")), str(openmp[0]), "-o", str(library)]
             command = [*shlex.split(os.environ.get("CC", "cc")), *FLAGS, "-shared", "-fPIC", *files]
             subprocess.run(command, check=True, capture_output=True, timeout=60)
             return ctypes.CDLL(str(library))
@@ -37,7 +37,7 @@ def _library() -> ctypes.CDLL | None:
 
 
 def int8_linear(weight: Tensor, unit: Tensor) -> Callable[[Tensor, Tensor | None], Tensor] | None:
-    """Return a function of fp32 rows x (B, in) and bias (out,): x, rounded to 127ths, times an int8 weight (out, in).
+    """Return a function of fp32 x (..., in) and bias (out,): x, rounded to 127ths, times an int8 weight (out, in).
 
     unit: by output channel, (out,): the weight's scale divided by 127. None without a compiler.
     """
@@ -46,13 +46,12 @@ def int8_linear(weight: Tensor, unit: Tensor) -> Callable[[Tensor, Tensor | None
         return None
     run, (n, k) = library.int8_linear, weight.shape
     run.argtypes = [ctypes.c_void_p] * 6 + [ctypes.c_long] * 3 + [ctypes.c_int]
-    offsets = 128 * weight.sum(-1, dtype=torch.int32)
+    tensors = weight, 128 * weight.sum(-1, dtype=torch.int32), unit
+    pointers = [tensor.data_ptr() for tensor in tensors]
 
-    def linear(x: Tensor, bias: Tensor | None) -> Tensor:
-        x, y = x.contiguous(), torch.empty(len(x), n)
-        tensors = x, weight, offsets, unit, bias, y
-        pointers = [tensor if tensor is None else tensor.data_ptr() for tensor in tensors]
-        if run(*pointers, len(x), n, k, torch.get_num_threads()):
+    def linear(x: Tensor, bias: Tensor | None, tensors: tuple[Tensor, ...] = tensors) -> Tensor:
+        x, y, shift = x.contiguous(), torch.empty(*x.shape[:-1], n), None if bias is None else bias.data_ptr()
+        if run(x.data_ptr(), *pointers, shift, y.data_ptr(), x.numel() // k, n, k, torch.get_num_threads()):
             raise MemoryError
         return y
 

@@ -13,7 +13,6 @@ from pealm_core.checkpoints.adapters import fold_rows
 from pealm_core.checkpoints.build import make_model, plan_of, with_adapter
 from pealm_core.checkpoints.build_tokenizer import make_tokenizer, pretrained_vocabulary
 from pealm_core.checkpoints.tensors import load_model
-from pealm_core.config.job import Job
 from pealm_core.config.settings import Sampling
 from pealm_core.config.toml_layers import file_layer
 from pealm_core.contract.errors import UserError
@@ -185,36 +184,37 @@ class LM:
         return trace(self.model, self.encode(text) if isinstance(text, str) else text, self.tokenizer)
 
 
-def open_job(
-    job: Job,
-    ckpt: str | Path | None,
+def load(
+    path: str | Path | None,
     *,
     device: str | torch.device = "auto",
-    dtype: str = "fp32",
+    dtype: str = "auto",
     quantize: str | None = None,
+    base: str | Path | None = None,
+    job: Any = None,
     tokenizer_dir: Path | None = None,
-    base: Path | None = None,
 ) -> LM:
-    """Open the model of a checkpoint, or without one the pretrained model that its record fetches. Raises PealmError.
+    """Load a model from a run (its best weights), a checkpoint folder or a file in one. Raises PealmError.
 
-    device: a name, or a device that was picked before. quantize: "int8" or "int4". dtype: "fp32", "tf32" (fp32 with
-    faster, less exact products on CUDA), "bf16" (the same mixed precision as in training) or "auto" (bf16 on a GPU
-    that multiplies it fast; fp32 on a CPU, where bf16 gains little for one token at a time). base: where an adapter's
-    base is, if not in the place that the checkpoint names.
+    device: "auto", "cpu", "cuda", "mps" or a torch.device. quantize: "int8" or "int4". dtype: "fp32", "tf32" (fp32
+    with faster, less exact products on CUDA), "bf16" (the same mixed precision as in training) or "auto" (bf16 on a
+    GPU that multiplies it fast; fp32 on a CPU, where bf16 gains little for one token at a time). base: where an
+    adapter's base is, if not in the place that the checkpoint names. job: of a ComponentCommand; with it, path None
+    is its model with published weights. tokenizer_dir: the saved tokenizer to use instead.
     """
     if dtype not in DTYPES:
         raise UserError(f"--dtype {dtype}: unknown; use {', '.join(DTYPES[:-1])} or {DTYPES[-1]}")
     target = device if isinstance(device, torch.device) else pick_device(device)
-    config: Mapping[str, Any] = {}
-    if ckpt is None:
-        job = job if base is None else job.with_base(base)
+    place, config, folder = None if base is None else Path(base), dict[str, Any](), None
+    if path is None:
+        job = job if place is None else job.with_base(place)
         tokenizer = make_tokenizer(job, tokenizer_dir or pretrained_vocabulary(job))
         model, _ = make_model(job, tokenizer.vocab_size)
     else:
-        folder = checkpoint.find(Path(ckpt))
+        folder = checkpoint.find(Path(path))
         checkpoint.verify(folder, checkpoint.MODEL, checkpoint.CONFIG, checkpoint.TOKENIZER)
         file = file_layer(folder / checkpoint.CONFIG)
-        config, job = file.tables, with_adapter(job, file, base)
+        config, job = dict(file.tables), with_adapter(job or plan_of(folder), file, place)
         tokenizer = make_tokenizer(job, tokenizer_dir or folder / checkpoint.TOKENIZER)
         model, _ = make_model(job, tokenizer.vocab_size)
         load_model(model, folder / checkpoint.MODEL)
@@ -223,20 +223,4 @@ def open_job(
         torch.set_float32_matmul_precision("high" if dtype == "tf32" else "highest")
     low = dtype == "bf16" or (dtype == "auto" and target.type != "cpu" and fast_bf16(target))
     model = prepare(model.eval().to(target), quantize, torch.bfloat16 if low else torch.float32)
-    return LM(model, tokenizer, config, None if ckpt is None else folder)
-
-
-def load(
-    path: str | Path,
-    *,
-    device: str | torch.device = "auto",
-    dtype: str = "auto",
-    quantize: str | None = None,
-    base: str | Path | None = None,
-) -> LM:
-    """Load a model from a run (its best weights), a checkpoint folder or a file in one. Raises PealmError.
-
-    device: "auto", "cpu", "cuda", "mps" or a torch.device; dtype, quantize and base as for `open_job`.
-    """
-    job, place = plan_of(Path(path)), None if base is None else Path(base)
-    return open_job(job, path, device=device, dtype=dtype, quantize=quantize, base=place)
+    return LM(model, tokenizer, config, folder)

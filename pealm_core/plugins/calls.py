@@ -58,7 +58,7 @@ def owner(part: Any) -> str:
     return f"{ROOTS.get(root, root)}: {name}"
 
 
-def call(part: Callable[..., Any], returns: Returns, *args: Any, **kwargs: Any) -> Any:
+def call_plugin(part: Callable[..., Any], returns: Returns, *args: Any, **kwargs: Any) -> Any:
     """Call a plugin's function and return its result. Raises PluginError for a wrong one, and for FAULTS of it."""
     try:
         result = part(*args, **kwargs)

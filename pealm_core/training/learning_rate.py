@@ -7,7 +7,7 @@ from numbers import Real
 from pealm_core.config.settings import TrainSettings
 from pealm_core.contract.fields import setting
 from pealm_core.contract.training_parts import Schedule
-from pealm_core.plugins.calls import Returns, call
+from pealm_core.plugins.calls import Returns, call_plugin
 
 FACTOR: Returns = (
     lambda factor: isinstance(factor, Real) and isfinite(factor),
@@ -47,7 +47,7 @@ def lr_factor(schedule: Schedule, progress: float, step: int, s: TrainSettings) 
     after = step - s.warmup_steps
     if s.steps:
         progress = after / max(1, s.steps - s.warmup_steps)
-    factor = float(call(schedule, FACTOR, min(max(progress, 0.0), 1.0), max(after, 0)))
+    factor = float(call_plugin(schedule, FACTOR, min(max(progress, 0.0), 1.0), max(after, 0)))
     return factor * min(1.0, (step + 1) / s.warmup_steps) if s.warmup_steps else factor
 
 

@@ -11,7 +11,7 @@ from pealm_core.contract.errors import PluginError
 from pealm_core.contract.protocols import has
 from pealm_core.contract.training_parts import IGNORE, Batch, Source
 from pealm_core.hardware.device import autocast
-from pealm_core.plugins.calls import FORWARD, METRICS, Returns, call, check, metrics, owner, scalar
+from pealm_core.plugins.calls import FORWARD, METRICS, Returns, call_plugin, check, metrics, owner, scalar
 
 if TYPE_CHECKING:
     from pealm_core.training.trainer import Trainer
@@ -48,8 +48,8 @@ def author(objective: Any, model: Any) -> str:
 
 def prepared(objective: Any, source: Source, samples: Sequence[int], seed: int) -> Batch:
     """Return samples as the objective wants them. `sample` has their numbers, from which noise is drawn."""
-    batch = {**call(source.rows, BATCH, samples), "sample": torch.tensor(samples)}
-    return call(objective.prepare, BATCH, batch, seed) if has(objective, "prepare") else batch
+    batch = {**call_plugin(source.rows, BATCH, samples), "sample": torch.tensor(samples)}
+    return call_plugin(objective.prepare, BATCH, batch, seed) if has(objective, "prepare") else batch
 
 
 def part(batch: Batch, start: int, size: int) -> Batch:
@@ -62,8 +62,8 @@ def scored(objective: Any, batch: Batch) -> int:
 
     The batch has the weight 0 then; without a target, its loss would be 0 divided by 0.
     """
-    weigh = has(objective, "weight")
-    if not (count := int(call(objective.weight, WEIGHT, batch) if weigh else (batch["targets"] != IGNORE).sum())):
+    own = call_plugin(objective.weight, WEIGHT, batch) if has(objective, "weight") else None
+    if not (count := int((batch["targets"] != IGNORE).sum() if own is None else own)):
         batch["targets"][0, 0] = batch["idx"][0, 0]
     return count
 
@@ -79,7 +79,7 @@ def accumulate(t: "Trainer", batch: Batch, weights: Sequence[float]) -> dict[str
     for number, weight in enumerate(weights, 1):
         with t.strategy.no_sync(t.module) if number < len(weights) else nullcontext():
             with autocast(t.device, t.dtype):
-                loss, metrics = call(t.objective.loss, LOSS, t.module, part(batch, (number - 1) * size, size))
+                loss, metrics = call_plugin(t.objective.loss, LOSS, t.module, part(batch, (number - 1) * size, size))
             if not loss.requires_grad:
                 raise PluginError(f"{by}: the loss has no gradient: is it detached, or all of the model frozen?")
             loss = loss * weight

@@ -101,7 +101,7 @@ def not_finite(name: str, step: int, rank: int, number: float) -> PealmError:
 
 def out_of_memory(t: "Trainer") -> PealmError:
     """Return the error for a step that needs more memory than there is."""
-    micro, block = t.micro_batch_size, t.data.block_size
+    micro, block = t.micro_batch_size, t.data.train.block_size
     smaller = f"--micro-batch-size {micro // 2}" if micro > 1 else f"--block-size {block // 2}"
     return PealmError(
         f"out of memory on {t.device} at step {t.step + 1} (rank {t.world.rank}): {micro} sequences of {block} "

@@ -20,7 +20,7 @@ from pealm_core.contract.protocols import Tokenizer
 from pealm_core.contract.training_parts import Strategy
 from pealm_core.data.sources import Data, sources
 from pealm_core.hardware.device import pick_dtype
-from pealm_core.hardware.distributed import World, one_by_one, processes
+from pealm_core.hardware.distributed import World, processes
 from pealm_core.hardware.speed import describe, use_eager_optimizers
 from pealm_core.training.progress import Display
 from pealm_core.training.resume import changed_settings, flat, new_rate, newest_checkpoint, restore
@@ -84,7 +84,7 @@ def _build(
 ) -> tuple[Job, Tokenizer, Data, torch.nn.Module, Strategy]:
     """Build the parts; a resumed run takes its checkpoint's tokenizer. The job gets vocab_size."""
     s: TrainSettings = job.configs["train"]
-    with one_by_one(world):  # the first process of a machine fills the caches for its others
+    with world.one_by_one():  # the first process of a machine fills the caches for its others
         job.entries["model"].load("factory")  # a misspelt one is reported before a long tokenization
         datasets = make_datasets(job)
         weights, saved = None, newest and newest / checkpoint.TOKENIZER
@@ -124,7 +124,7 @@ def _fit(trainer: Trainer) -> int:
                 host=socket.gethostname(),
                 parameters=_size(trainer.model),
                 vocab_size=trainer.tokenizer.vocab_size,
-                training_tokens=trainer.data.tokens,
+                training_tokens=trainer.data.train.tokens,
                 entropy_floor=trainer.display.floor,  # in nats per token
                 processes=trainer.world.size,
                 device=torch.cuda.get_device_name(trainer.device) if cuda else str(trainer.device),
@@ -160,7 +160,7 @@ def _introduce(t: Trainer) -> None:
     say, processes = t.display.say, f", {t.world.size} processes" if t.world.size > 1 else ""
     say(f"model   {t.job.entries['model'].name}: {_size(t.model):,} parameters on {t.device}{processes}")
     cached = ", tokens from the cache" if t.data.cached else ""
-    tokens = f"{t.data.tokens:,} training tokens, vocabulary of {t.tokenizer.vocab_size:,}{cached}"
+    tokens = f"{t.data.train.tokens:,} training tokens, vocabulary of {t.tokenizer.vocab_size:,}{cached}"
     say(f"input   {t.data.name}: {tokens}")
     if t.device.type == "cuda":
         say(f"speed   {describe(t.device, t.dtype, t.settings.without)}")

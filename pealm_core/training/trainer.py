@@ -130,7 +130,7 @@ class Trainer:
 
     def update(self) -> dict[str, Any]:
         """Run one optimizer step; return its metrics, with the loss (nats per token) before the update."""
-        s, block, began = self.settings, self.data.block_size, time.perf_counter()
+        s, block, began = self.settings, self.data.train.block_size, time.perf_counter()
         self._since = self._since if self._unread else began
         factor = lr_factor(self.schedule, self.progress(), self.step, s)
         self.lr, tokens = factor * s.lr, (self.sample + s.batch_size) * block
@@ -191,7 +191,7 @@ class Trainer:
             return
         unread, self._unread = self._unread, []
         values = torch.stack([numbers for _, numbers in unread]).flatten().tolist()  # waits for the device
-        tokens = len(unread) * self.settings.batch_size * self.data.block_size
+        tokens = len(unread) * self.settings.batch_size * self.data.train.block_size
         speed = tokens / (time.perf_counter() - self._since)
         everyone = self.world.gather(*values, len(self.observers.failed))
         for place, (line, _) in enumerate(unread):

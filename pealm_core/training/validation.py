@@ -10,7 +10,7 @@ from pealm_core.contract.errors import UserError
 from pealm_core.contract.protocols import has
 from pealm_core.contract.training_parts import IGNORE, Source
 from pealm_core.hardware.device import autocast, to_device
-from pealm_core.plugins.calls import FORWARD, Returns, call, check, owner
+from pealm_core.plugins.calls import FORWARD, Returns, call_plugin, check, owner
 from pealm_core.training.objective import MEAN, NextToken, prepared, scored
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def validation_loss(t: "Trainer", model: Any, source: Source, ends: list[float])
         batch = to_device(batch, t.device)
         with autocast(t.device, t.dtype):
             if has(objective, "validate"):
-                loss = call(objective.validate, MEAN, model, batch)
+                loss = call_plugin(objective.validate, MEAN, model, batch)
             else:
                 loss = check(owner(model.forward), FORWARD, model(batch["idx"], batch["targets"]))[1]
         losses.append(loss)
@@ -110,7 +110,7 @@ def _bytes_per_token(t: "Trainer", source: Source) -> float | None:
     size = tokens = 0
     for sample in _samples(t, source)[t.world.rank :: t.world.size]:
         targets = [token for token in source.rows([sample])["targets"][0].tolist() if token != IGNORE]
-        text = call(t.tokenizer.decode, TEXT, [token for token in targets if token not in special])
+        text = call_plugin(t.tokenizer.decode, TEXT, [token for token in targets if token not in special])
         size, tokens = size + len(text.encode("utf-8", "replace")), tokens + len(targets)
     everyone = t.world.gather(size, tokens)
     return sum(row[0] for row in everyone) / max(1, sum(row[1] for row in everyone)) or None

@@ -56,6 +56,17 @@ def test_every_token_is_a_target_unless_a_row_begins_with_its_document(tmp_path:
     assert padded.any() and (batch["idx"][:, 1:][padded[:, :-1]] == 0).all()
 
 
+def test_the_documents_that_are_cut_are_counted(tmp_path: Path) -> None:
+    assert write_index(split(5, 10, 2, 9, 30, 8, shards=3), 8, tmp_path) == 6  # 10 and 30 tokens; 9 fit
+
+
+def test_offsets_may_repeat_and_leave_out_the_start_of_a_shard(tmp_path: Path) -> None:
+    data = split(3, 4, 2)
+    for number, offsets in enumerate(([0, 3, 7], [3, 7], [3, 3, 7, 9])):
+        given = Split(data.shards, (), [np.array(offsets, np.uint64)])
+        assert packed(given, 8, tmp_path / str(number)).rows([0])["idx"].tolist() == [[4, 5, 6, 7, 1, 2, 3, 8]]
+
+
 def test_documents_are_whole_and_in_a_row_after_each_other(tmp_path: Path) -> None:
     batch = packed(split(3, 4, 2), 8, tmp_path / "i").rows([0])
     assert batch["idx"].tolist() == [[4, 5, 6, 7, 1, 2, 3, 8]]
@@ -67,6 +78,8 @@ def test_rows_without_a_learned_target_are_dropped(tmp_path: Path) -> None:
     batch = packed(data, 8, tmp_path / "i").rows([0])
     assert len(packed(data, 8, tmp_path / "i")) == 1
     assert batch["targets"].tolist() == [[IGNORE] * 3 + [5] + [IGNORE] * 4]
+    second = packed(split(9, 9, learned=[1]), 8, tmp_path / "k").rows([0])["targets"]  # it is the first target
+    assert second.tolist() == [[2] + [IGNORE] * 7]
     with pytest.raises(ValueError, match="no document has a token that is learned"):
         packed(split(9, 9, learned=[]), 8, tmp_path / "j")
 

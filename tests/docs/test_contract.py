@@ -24,7 +24,7 @@ HOOKS = {name: hook for name, hook in vars(hookspecs).items() if name.startswith
 PUBLIC = {name: getattr(pealm_core, name) for name in dir(pealm_core)}
 OTHERS = {"TrainSettings": TrainSettings, "World": World, "Sample": Sample}  # what public functions give
 NOT_LISTED = {  # for the core only, or click's
-    "World": {"agree", "once", "texts", "together"},
+    "World": {"agree", "once", "texts"},
     "PluginHost": {"blame", "call", "switch_off", "versions", "with_hook"},
     "ComponentCommand": {"get_params", "parse_args", "format_options", "shell_complete"},
 }

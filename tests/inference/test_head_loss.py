@@ -1,10 +1,12 @@
 """The loss of a head that is not trained, beside F.cross_entropy on all logits."""
 
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from pealm_core import IGNORE, head_loss
 
@@ -17,15 +19,41 @@ def test_loss_and_gradient(masked: float, dtype: Any, monkeypatch: pytest.Monkey
     weight, bias = torch.randn(40, 8, dtype=dtype), torch.randn(40, dtype=dtype)
     bias[-3:] = -torch.inf  # rows beyond the vocabulary
     targets = torch.randint(37, (3, 9)).masked_fill(torch.rand(3, 9) < masked, IGNORE)
-    results = []
+    results, rows = [], []
+    linear = F.linear
+    monkeypatch.setattr(F, "linear", lambda x, *args: rows.append(x[..., 0].numel()) or linear(x, *args))
     for loss in (head_loss, _plain):
         x = torch.randn(3, 9, 8, dtype=dtype, generator=torch.Generator().manual_seed(1)).requires_grad_()
         value = loss(x, weight, bias, targets)
+        assert loss is _plain or value.dtype == torch.promote_types(dtype, torch.float32)
         (3 * value).backward()
         results.append((value.detach().double(), x.grad.double()))  # type: ignore[union-attr]
+    assert sum(rows[:-1]) == (targets != IGNORE).sum() and max(rows[:-1]) <= 7
     tolerance = {torch.float64: 1e-6, torch.float32: 1e-5, torch.bfloat16: 3e-2}[dtype]
     for ours, plain in zip(*results, strict=True):
         torch.testing.assert_close(ours, plain, atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize("scored", [0, 1])
+def test_few_or_no_targets(scored: int) -> None:
+    x, weight, targets = torch.randn(2, 5, 8), torch.randn(11, 8), torch.full((2, 5), IGNORE)
+    targets[:scored, 3] = 7
+    value = head_loss(x.requires_grad_(), weight, None, targets)
+    value.backward()
+    plain = F.cross_entropy(x[0, 3] @ weight.T, torch.tensor(7)) if scored else torch.tensor(0.0)
+    torch.testing.assert_close(value, plain)
+    assert x.grad is not None and x.grad.any(-1).sum() == scored
+
+
+@pytest.mark.parametrize(("trained", "device"), [(True, "cpu"), (True, "meta"), (False, "meta")])
+def test_tensors_without_data(trained: bool, device: str) -> None:
+    """As `pealm estimate` has them."""
+    with FakeTensorMode() if device == "cpu" else nullcontext():
+        x, weight = torch.randn(2, 5, 8, device=device), torch.randn(11, 8, device=device)
+        targets = torch.zeros(2, 5, dtype=torch.long, device=device)
+        value = head_loss(x.requires_grad_(), weight.requires_grad_(trained), None, targets)
+        value.backward()
+        assert x.grad is not None and x.grad.shape == x.shape and not value.shape
 
 
 def _plain(x: Any, weight: Any, bias: Any, targets: Any) -> Any:

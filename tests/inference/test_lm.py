@@ -18,7 +18,7 @@ from pealm_core.config.toml_layers import file_layer
 from pealm_core.contract.errors import UserError
 from pealm_core.hardware.inference_weights import prepare
 from pealm_core.inference.generate import generate_ids
-from pealm_core.inference.lm import LM, open_job
+from pealm_core.inference.lm import LM
 
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1] / "hardware"))
@@ -221,11 +221,11 @@ def test_every_process_evaluates_on_the_device_that_was_picked_for_it(
     text.write_text("hello world")
     monkeypatch.setattr("pealm_core.hardware.distributed.pick_device", lambda name: picked)
 
-    def look(job: object, folder: object, *, device: torch.device, **how: object) -> None:
+    def look(folder: object, *, device: torch.device, **how: object) -> None:
         seen.append(device)
         raise UserError("seen")
 
-    monkeypatch.setattr("pealm_core.inference.evaluation.open_job", look)
+    monkeypatch.setattr("pealm_evals.evaluation.load", look)
     assert "seen" in pealm("eval", "--ckpt", ckpt, "--on", "perplexity", "--input.text", text).err
     assert seen == [picked]
 
@@ -233,4 +233,4 @@ def test_every_process_evaluates_on_the_device_that_was_picked_for_it(
 def test_a_device_may_be_picked_beforehand(ckpt: Path) -> None:
     file = file_layer(ckpt / "config.toml")
     job = plan(("model", "tokenizer"), file=file)
-    assert next(open_job(job, ckpt, device=torch.device("meta")).model.parameters()).is_meta
+    assert next(pealm_core.load(ckpt, job=job, device=torch.device("meta")).model.parameters()).is_meta

@@ -2,17 +2,19 @@
 
 import random
 import re
+from collections.abc import Mapping
+from itertools import accumulate
 from typing import Any
 
 import pytest
 import torch
 
-from pealm_core import CHAT_LAYOUT, UserError
+from pealm_core import CHAT_LAYOUT, UserError, chat_prompt
 from pealm_core.data.specials import with_specials
 from pealm_evals.paired import value
 from pealm_evals.rows import metrics_of, same_rows
 from pealm_kindergarten import KINDERGARTEN, parse
-from pealm_kindergarten.answering import Answering
+from pealm_kindergarten.answering import SCORED, Answering
 from pealm_kindergarten.config import AnsweringConfig, QuestionsConfig
 from pealm_kindergarten.dataset import Questions, conversations
 from pealm_kindergarten.plots import RULES
@@ -114,37 +116,90 @@ class Letters:
 
 
 class Parrot(torch.nn.Module):
-    """A model that answers everything with the same text."""
+    """A model that answers everything with the same text, or a prompt of `known` with its own."""
 
-    def __init__(self, tokenizer: Any, text: str) -> None:
+    def __init__(self, tokenizer: Any, text: str, known: Mapping[tuple[int, ...], str] | None = None) -> None:
         super().__init__()
         self.config = type("Config", (), {"block_size": 1024, "vocab_size": tokenizer.vocab_size})
-        self.bot = tokenizer.specials["<|assistant|>"]
-        self.ids = [*tokenizer.encode(text), tokenizer.specials["<|end|>"]]
+        self.bot, self.end = tokenizer.specials["<|assistant|>"], tokenizer.specials["<|end|>"]
+        self.text, self.known, self.encode = text, known or {}, tokenizer.encode
+        self.longest = 0  # tokens of a prompt
         self.zero = torch.nn.Parameter(torch.zeros(()))
 
     def forward(self, idx: torch.Tensor, targets: Any = None, *, cache: Any = None, at: Any = None) -> Any:
         row = idx[0].tolist()
         said = row[::-1].index(self.bot)
+        prompt = tuple(row[: len(row) - said])
+        self.longest = max(self.longest, len(prompt))
         logits = torch.zeros(1, 1, self.config.vocab_size)
-        logits[..., self.ids[said]] = 1
+        logits[..., [*self.encode(self.known.get(prompt, self.text)), self.end][said]] = 1
         return logits + self.zero, None
+
+
+def asked(model: Any, questions: int = 60, done: list[Any] | None = None) -> Any:
+    tokenizer = with_specials(Letters(), [], chat=CHAT_LAYOUT)
+    shown = [] if done is None else done
+    evaluation = Answering(AnsweringConfig(questions=questions))
+    result = evaluation.evaluate(model, tokenizer, config={}, progress=lambda *numbers: shown.append(numbers))
+    assert result.n == len(result.details) and all(isinstance(note, str) for note in result.notes)
+    return result
 
 
 def test_the_evaluation() -> None:
     tokenizer = with_specials(Letters(), [], chat=CHAT_LAYOUT)
-    evaluation = Answering(AnsweringConfig(questions=60))
-    result = evaluation.evaluate(Parrot(tokenizer, UNKNOWN), tokenizer, config={}, progress=lambda *numbers: None)
+    result = asked(Parrot(tokenizer, UNKNOWN))
     assert result.metrics["exactly right"] == (0.0, 0.0)
     assert result.metrics["unanswerable, declined"] == result.metrics["answerable, wrongly declined"] == (1.0, 0.0)
-    result = evaluation.evaluate(
-        Parrot(tokenizer, "It was red."), tokenizer, config={}, progress=lambda *numbers: None
-    )
-    right = [row["right answer"] == "It was red." for row in result.details if row["answerable"]]
+    result = asked(Parrot(tokenizer, "It was red."))
+    answerable = [row for row in result.details if row["answerable"]]
+    right = [row["right answer"] == "It was red." for row in answerable]
     assert result.metrics["exactly right"][0] == sum(right) / len(right)
     assert result.metrics["unanswerable, declined"][0] == 0.0
+    kinds = [name for name in result.metrics if name.endswith(": exactly right")]
+    assert kinds == sorted({f"{row['kind']}: exactly right" for row in answerable})
+    wrong = next(row for row in answerable if row["right answer"] != "It was red.")
+    assert len(result.notes) == 1 and result.notes[0].endswith(f"'It was red.', not {wrong['right answer']!r}")
     assert all(metrics_of(result.details, [name]) for name in result.metrics)  # so that they can be compared
     for name, (mean, _) in result.metrics.items():
         assert value(same_rows(name, [result.details])[0]) == pytest.approx(mean)
     with pytest.raises(UserError, match="no chat layout"):
-        evaluation.evaluate(Parrot(tokenizer, ""), Letters(), config={}, progress=lambda *numbers: None)
+        Answering().evaluate(Parrot(tokenizer, ""), Letters(), config={}, progress=lambda *numbers: None)
+
+
+def test_a_model_that_knows_the_answers_is_right() -> None:
+    """It knows them by the whole prompt: the story, the earlier questions with their answers, and the question."""
+    tokenizer = with_specials(Letters(), [], chat=CHAT_LAYOUT)
+    known, sizes = dict[tuple[int, ...], str](), set[int]()
+    for messages, own in conversations("val", SCORED, 40, 3):
+        sizes.add(len(own))
+        for number, question in enumerate(own):
+            prompt = chat_prompt(tokenizer, messages[: 2 * number + 1]).ids
+            known[tuple(prompt)] = question.answer if question.known else "It was red."
+    assert sizes == {1, 2, 3}
+    result = asked(Parrot(tokenizer, "", known))
+    assert result.metrics["exactly right"] == (1.0, 0.0) and result.notes == []
+    assert [row["answer"] for row in result.details] == list(known.values())[: result.n]
+    assert result.metrics["unanswerable, declined"] == result.metrics["answerable, wrongly declined"] == (0.0, 0.0)
+
+
+def test_stories_are_taken_until_there_are_enough_questions() -> None:
+    tokenizer = with_specials(Letters(), [], chat=CHAT_LAYOUT)
+    per_story = [sum(q.known for q in own) for _, own in conversations("val", SCORED, 400, 3)]
+    totals = list(accumulate(per_story))
+    for wanted in (2, 3, 4, 5, 6, 400):
+        done: list[Any] = []
+        result = asked(Parrot(tokenizer, ""), wanted, done)
+        stories = next(n for n, total in enumerate(totals, 1) if total >= wanted)
+        assert sum(row["answerable"] for row in result.details) == totals[stories - 1]
+        assert done == [(min(total, wanted), wanted) for total in totals[:stories]]
+
+
+def test_prompts_and_answers_fit_the_context() -> None:
+    tokenizer = with_specials(Letters(), [], chat=CHAT_LAYOUT)
+    model = Parrot(tokenizer, "a" * 100)
+    assert {row["answer"] for row in asked(model, 2).details} == {"a" * 60}
+    for block, room in ((80, 60), (8, 8)):
+        model = Parrot(tokenizer, "")
+        model.config.block_size = block
+        asked(model, 2)
+        assert model.longest == room

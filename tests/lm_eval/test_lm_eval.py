@@ -123,7 +123,10 @@ def test_mistakes_are_one_line(
 
 
 @one
-def test_the_random_numbers_of_others_stay(models: tuple[Path, Path], tasks: Path) -> None:
+def test_any_process_has_the_results_and_its_own_random_numbers(
+    models: tuple[Path, Path], tasks: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import os
     import random
 
     import numpy as np
@@ -138,7 +141,9 @@ def test_the_random_numbers_of_others_stay(models: tuple[Path, Path], tasks: Pat
     random.seed(5), np.random.seed(5), torch.manual_seed(5)
     before = random.random(), np.random.rand(), float(torch.rand(1))
     random.seed(5), np.random.seed(5), torch.manual_seed(5)
-    evaluator.evaluate(lm.model, lm.tokenizer, config={}, progress=lambda *_: None)
+    monkeypatch.setenv("LOCAL_RANK", "1")  # the second process of torchrun
+    result = evaluator.evaluate(lm.model, lm.tokenizer, config={}, progress=lambda *_: None)
+    assert result.n == 12 and os.environ["LOCAL_RANK"] == "1"
     assert (random.random(), np.random.rand(), float(torch.rand(1))) == before
 
 
@@ -164,6 +169,10 @@ def test_the_harness_s_own_command_knows_the_model(
 
     direct = harness(PealmLM(str(models[1]), device="cpu"), tasks, [name])["results"][name]
     assert json.loads(written.read_text())["results"][name]["acc,none"] == pytest.approx(direct["acc,none"])
+    monkeypatch.setattr(sys, "argv", ["lm_eval", *(arg.replace(str(models[1]), "nowhere") for arg in args)])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_module("pealm_lm_eval", run_name="__main__")
+    assert end.value.code == 2 and "\npealm: nowhere: no such file or folder" in "\n" + capsys.readouterr().err
 
 
 @one

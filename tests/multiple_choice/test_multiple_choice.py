@@ -11,6 +11,7 @@ from torch import nn
 
 from pealm_char_transformer.config import TransformerConfig
 from pealm_core import EvalResult, UserError
+from pealm_evals.choices import encode
 from pealm_multiple_choice.config import MultipleChoiceConfig
 from pealm_multiple_choice.evaluator import MultipleChoice
 from pealm_testing import Bytes
@@ -50,14 +51,28 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def evaluate(model: Any, **settings: Any) -> EvalResult:
+class Recorder(Bytes):
+    """Keeps the texts that it encodes; it can't encode those with "bird"."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.texts: list[str] = []
+
+    def encode(self, text: str) -> Any:
+        self.texts.append(text)
+        if text.startswith("A bird"):
+            raise ValueError("no token for 'bird'")
+        return super().encode(text)
+
+
+def evaluate(model: Any, tokenizer: Any = None, **settings: Any) -> EvalResult:
     evaluation = MultipleChoice(MultipleChoiceConfig(**settings))
-    return evaluation.evaluate(model, Bytes(), config={}, progress=lambda *_: None)
+    return evaluation.evaluate(model, tokenizer or Bytes(), config={}, progress=lambda *_: None)
 
 
 @pytest.mark.parametrize("normalize", ["characters", "bytes", "tokens", "unconditional"])
 def test_accuracy_is_that_of_the_log_likelihoods(file: Path, normalize: Any) -> None:
-    model, right, right_norm = Bigram(), [], []
+    model, right, right_norm, all_norms = Bigram(), [], [], []
     separator = "" if normalize == "unconditional" else " "  # the table sees one byte back: the first of a choice
     for question in QUESTIONS:
         choices = [f"{separator}{choice}" for choice in question["choices"]]
@@ -72,9 +87,14 @@ def test_accuracy_is_that_of_the_log_likelihoods(file: Path, normalize: Any) -> 
         label = answer if isinstance(answer, int) else question["choices"].index(answer)
         right.append(float(sums.index(max(sums)) == label))
         right_norm.append(float(norms.index(max(norms)) == label))
+        all_norms.append(norms)
     assert 0 < sum(right) < 4
     result = evaluate(model, file=file, normalize=normalize, separator=separator, unconditional="So", details=True)
     assert result.n == 4 and [row["acc"] for row in result.details] == right
+    for row in result.details:
+        for values, choice in (("log_likelihood", "choice"), ("normalized", "choice_norm")):
+            assert row[values][row[choice]] == max(row[values])
+    assert [row["normalized"] for row in result.details] == [pytest.approx(norms, abs=1e-5) for norms in all_norms]
     assert [result.metrics[name][0] for name in ("acc", "acc_norm")] == [sum(right) / 4, sum(right_norm) / 4]
 
 
@@ -88,10 +108,11 @@ def test_a_model_that_knows_nothing_scores_chance(tmp_path: Path) -> None:
 
 
 def test_solved_questions_come_first(file: Path) -> None:
-    model = Bigram()
-    result = evaluate(model, file=file, shots=2, separator=" = ", template="{question}", details=True)
+    model, tokenizer = Bigram(), Recorder()
+    result = evaluate(model, tokenizer, file=file, shots=2, separator=" = ", template="{question}", details=True)
     assert [row["line"] for row in result.details] == [3, 4]
     prompt = "Which is a fruit? = apple\n\nTwo and two? = four\n\nA bird?"
+    assert tokenizer.texts[:2] == [prompt, f"{prompt} = cow"]
     assert result.details[0]["log_likelihood"] == pytest.approx(
         [log_prob(model, prompt, f" = {choice}") for choice in QUESTIONS[2]["choices"]], abs=1e-4
     )
@@ -122,9 +143,21 @@ def test_bad_questions(tmp_path: Path, line: str, message: str) -> None:
         evaluate(Bigram(), file=path)
 
 
+def test_files_and_texts_that_can_not_be_used(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is not a regular file"):
+        evaluate(Bigram(), file=tmp_path)
+    with pytest.raises(UserError, match=r"none.jsonl: can't be read: No such file"):
+        evaluate(Bigram(), file=tmp_path / "none.jsonl")
+    with pytest.raises(ValueError, match="choice 1 has no token: ''"):
+        encode(Bytes(), "a", "", ["b", ""])
+    assert encode(Bytes(), "", "", ["b"]) == ([256], [[98]])  # after end-of-text
+
+
 def test_a_template_needs_the_fields_of_every_question(file: Path) -> None:
     with pytest.raises(UserError, match=r"line 1: the template '{hint}' needs 'hint'"):
         evaluate(Bigram(), file=file, template="{hint}")
+    with pytest.raises(UserError, match=r"questions.jsonl, line 3: no token for 'bird'"):
+        evaluate(Bigram(), Recorder(), file=file)
     with pytest.raises(UserError, match=r"multiple-choice needs a file of questions"):
         evaluate(Bigram())
 

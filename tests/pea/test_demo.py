@@ -44,3 +44,10 @@ def test_steps_must_be_positive(capsys: pytest.CaptureFixture[str]) -> None:
         demo.main(["--steps", "0"])
     assert stop.value.code == 2
     assert "--steps 0 is too small; use 1 or more" in capsys.readouterr().err
+
+
+def test_a_reader_may_stop_early() -> None:
+    done = subprocess.run(
+        ["bash", "-c", f"{sys.executable} -m pea --steps 30 | head -1"], capture_output=True, text=True
+    )
+    assert done.stdout.startswith("two moons") and done.stderr == ""

@@ -197,7 +197,8 @@ def test_the_progress_ends_with_the_loss() -> None:
     tokenizer = chars(TEXT)
     model = Table(torch.randn(tokenizer.vocab_size, tokenizer.vocab_size))
     result = evaluate(model, tokenizer, Texts([], [TEXT]), progress=lambda *told: seen.append(told))
-    assert seen[-1] == (len(TEXT), len(TEXT), f"loss {result.metrics['loss'][0]:.4f}")
+    loss = f"loss {result.metrics['loss'][0]:.4f}"
+    assert seen == [(len(TEXT), 10_000_000, loss), (len(TEXT), len(TEXT), loss)]
 
 
 def test_what_can_t_be_evaluated() -> None:
@@ -243,6 +244,18 @@ class Chat(Texts):
             question, _, answer = text.partition("|")
             bot = Segment(special="<|bot|>", learn=False)
             yield [Segment(question, learn=False), bot, Segment(answer), Segment("!", learn=False)]
+
+
+def test_special_tokens_have_no_bytes_and_a_sure_model_no_error() -> None:
+    class Marks(Texts):
+        def documents(self, split: str) -> Iterator[Any]:
+            return iter([[Segment(special="<|bot|>")]] * 2)
+
+    uniform = evaluate(Table(torch.zeros(258, 258)), Named(), Marks([], []))
+    assert uniform.metrics["loss"] == (pytest.approx(math.log(258)), pytest.approx(0, abs=1e-6))
+    assert uniform.metrics["bits_per_byte"] == (math.inf, 0.0)
+    sure = evaluate(Table(torch.eye(257)[97].expand(257, -1) * 1e9), Bytes(), Texts([], ["aaa", "aa"]))
+    assert sure.metrics["bits_per_byte"] == sure.metrics["loss"] == (0.0, 0.0)
 
 
 @pytest.mark.parametrize("block", [4, 16, 64])

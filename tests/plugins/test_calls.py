@@ -11,7 +11,7 @@ import torch
 from pealm_core.contract.errors import PluginError
 from pealm_core.contract.fields import setting, settings_of
 from pealm_core.data.documents import documents
-from pealm_core.plugins.calls import FORWARD, call, check, shown
+from pealm_core.plugins.calls import FORWARD, call_plugin, check, shown
 from pealm_core.training.observers import Metrics
 
 
@@ -20,9 +20,9 @@ def test_an_error_without_a_line_of_the_plugin_names_the_part_and_what_to_return
         def forward(self) -> None: ...
 
     with pytest.raises(PluginError, match=r"Model.forward: TypeError: .*; it must return \(logits or None, loss\)"):
-        call(Model().forward, FORWARD, 3)
+        call_plugin(Model().forward, FORWARD, 3)
     with pytest.raises(PluginError, match=r"Model.forward must return \(logits or None, loss\) with .*, not None"):
-        call(Model().forward, FORWARD)
+        call_plugin(Model().forward, FORWARD)
 
 
 @pytest.mark.parametrize("more", [(), ({},), ({"a": 1.0, "b": torch.ones(()), "c": np.float32(2)},)])

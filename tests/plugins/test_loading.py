@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from packaging.specifiers import SpecifierSet
 
-from pealm_core.cli.plugins import conflicts, named_alike
+from pealm_core.cli.plugins import conflicts
 from pealm_core.contract.errors import PluginError, UserError
 from pealm_core.contract.specs import DatasetSpec, ModelSpec
 from pealm_core.plugins.discovery import discover
@@ -218,7 +218,7 @@ def test_two_plugins_with_one_name(stranger: Callable[..., None]) -> None:
     assert "provided by 2 plugins; say which: pealm-one/twin or pealm-two/twin" in str(error.value)
     assert host.find(ModelSpec, "pealm-two/twin").plugin.dist == "pealm-two"
     one = next(p for p in host.plugins if p.dist == "pealm-one")
-    assert conflicts(one, named_alike(host)) == ["model 'twin' is also in pealm-two"]
+    assert conflicts(one, host) == ["model 'twin' is also in pealm-two"]
 
 
 def test_unknown_names(stranger: Callable[..., None]) -> None:

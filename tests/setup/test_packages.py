@@ -10,6 +10,8 @@ import pytest
 from packaging.requirements import Requirement
 
 import pealm_core
+from pealm_core.plugins.loading import APART
+from pealm_evals.evaluation import Evaluation
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECTS = sorted(
@@ -79,6 +81,7 @@ def test_the_umbrella_needs_every_distribution() -> None:
     names = sorted(read(project)["project"]["name"] for project in PROJECTS)
     needed = [Requirement(line).name for line in root["project"]["dependencies"]]
     assert sorted([*needed, *OPTIONAL]) == names
+    assert ", ".join(OPTIONAL) == APART  # as the error for an unknown component says
     assert sorted(root["tool"]["uv"]["sources"]) == names
 
 
@@ -110,7 +113,8 @@ def test_the_evaluations_in_these_jobs_take_their_options() -> None:
         assert all(option.startswith("--eval.") for option in options), line
         table = {option.removeprefix("--eval."): value for option, value in options.items()}
         job = pealm_core.plan_evaluation({"model": {"name": "char-bigram"}}, {"eval": {"name": name} | table})
-        pealm_core.Evaluation(job, limit=limit and int(limit))
+        with pealm_core.processes("cpu") as (world, _):
+            Evaluation(job, world, limit=limit and int(limit))
 
 
 def test_every_name_is_one_of_ours() -> None:

@@ -103,7 +103,7 @@ def test_quickstart(tree: Path) -> None:
         assert talk == f"pealm chat --ckpt {folder}-questions --temperature 0"
         assert [line[2:] for line in out.splitlines() if line.startswith("$ ")] == called[1:]
         assert len([line for line in out.splitlines() if line.startswith("> ")]) == 4  # a story and three questions
-        assert f"The runs lie in {tree}/{folder} and {tree}/{folder}-questions\n" in out
+        assert f"The runs are in {tree}/{folder} and {tree}/{folder}-questions\n" in out
         assert f"\n  pealm chat --ckpt {folder}-questions  " in out
         (tree / folder).mkdir(parents=True)
         runs.append(folder)
@@ -124,4 +124,4 @@ def test_the_story_of_the_quickstart_is_new_to_its_model() -> None:
 def test_quickstart_stops_where_training_does(tree: Path) -> None:
     code, out, called = run(tree / "scripts" / "quickstart", FAILS="pealm")
     assert (code, len(called)) == (7, 2)
-    assert "The runs lie in" not in out
+    assert "The runs are in" not in out

@@ -34,7 +34,7 @@ def chat(
     pealm chat --ckpt runs/talk --system "Answer in one word." < questions.txt
 
     In a terminal: /reset forgets the conversation, /undo the last turn, /save FILE writes it, Ctrl-C stops an answer,
-    Ctrl-D ends the chat. Otherwise each line of standard input is a message, and its answer is printed.
+    Ctrl-D ends the chat. Otherwise each line of standard input is a message or a command, and answers are printed.
     """
     try:
         sampling = Sampling(**how)

@@ -54,7 +54,8 @@ def evaluate(
         raise UserError(f"{what}: give --ckpt PATH, a run or a checkpoint folder")
     if output is not None:
         results.check(output)
-    from pealm_core import Evaluation, processes
+    from pealm_core import processes
+    from pealm_evals.evaluation import Evaluation
 
     with processes(device) as (world, picked):
         evaluation = Evaluation(job, world, limit=limit)
@@ -64,11 +65,11 @@ def evaluate(
         seconds = time.perf_counter() - started
     if world.main:
         record = results.record(evaluation, lm, result, seconds=seconds, dtype=dtype)
-        results.show(record, seconds)
-        if output is not None:
+        if output is not None:  # before anything is shown: a reader such as `head` may end the command
             results.write(record, output)
         elif (place := results.place(lm.path, evaluation.name, limit)) is not None:
             results.keep(record, place)
+        results.show(record, seconds)
 
 
 def show_progress(done: int, total: int, text: str = "") -> None:

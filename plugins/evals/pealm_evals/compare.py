@@ -34,7 +34,8 @@ def compare(
     """
     if output is not None:
         results.check(output)
-    from pealm_core import Evaluation, load, processes
+    from pealm_core import load, processes
+    from pealm_evals.evaluation import Evaluation
 
     paths = [ckpt, *others]
     found = []

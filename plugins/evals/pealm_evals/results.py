@@ -12,7 +12,8 @@ import click
 from pealm_core import EvalResult, PealmError, UserError
 
 if TYPE_CHECKING:
-    from pealm_core import LM, Evaluation
+    from pealm_core import LM
+    from pealm_evals.evaluation import Evaluation
 
 FOLDER = "evals"  # of a run
 

@@ -7,15 +7,16 @@ from typing import Any
 
 import torch
 
-from pealm_core import LM, Evaluation, Trainer, UserError, plan_evaluation
+from pealm_core import LM, Trainer, UserError, plan_evaluation
 from pealm_evals.config import TrackConfig
+from pealm_evals.evaluation import Evaluation
 
 
 class Tracker:
     """The evaluations of a run, and their results by step until they are written."""
 
     def __init__(self, trainer: Trainer, options: TrackConfig) -> None:
-        """Make the evaluations, and run one row of each that has a limit, so that a mistake ends the run at once."""
+        """Make the evaluations, and run a row of each that takes a limit: a mistake ends the run at once."""
         self.trainer, self.options = trainer, options
         self.results: dict[int, dict[str, float]] = {}
         self.evaluations: dict[str, Evaluation] = {}  # by the name in metrics.jsonl
@@ -26,7 +27,7 @@ class Tracker:
             counts[name] += 1
             label = name if counts[name] == 1 else f"{name}-{counts[name]}"
             self.evaluations[label] = Evaluation(job, trainer.world, limit=options.limit)
-            if options.limit is not None:
+            if hasattr(job.configs["eval"], "limit"):
                 self._run(Evaluation(job, trainer.world, limit=1))
 
     def evaluate_if_due(self) -> None:

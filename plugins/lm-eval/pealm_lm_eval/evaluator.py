@@ -1,9 +1,11 @@
 """The evaluation: tasks of the harness on a model, with the harness's metrics."""
 
 import math
+import os
 import random
+import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +43,7 @@ class LMEval:
         if wrong := [task for task in c.tasks if not Path(task).is_file() and not manager.match_tasks([task])]:
             raise UserError(f"unknown task {', '.join(wrong)}; lm_eval ls tasks lists them (--eval.include-path DIR)")
         try:
-            with _same_random_numbers():
+            with _unchanged(), redirect_stdout(sys.stderr):
                 found: Any = lm_eval.simple_evaluate(
                     lm,
                     tasks=list(c.tasks),
@@ -82,12 +84,18 @@ def _manager(config: LMEvalConfig) -> Any:
 
 
 @contextmanager
-def _same_random_numbers() -> Iterator[None]:
-    """Restore the state of the generators that the harness seeds."""
+def _unchanged() -> Iterator[None]:
+    """Restore the state of the generators that the harness seeds, and let it give its results to every process.
+
+    By LOCAL_RANK it would give them to one alone. Each process has them all: `score` divides the work.
+    """
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    local_rank = os.environ.pop("LOCAL_RANK", None)
     try:
         yield
     finally:
+        if local_rank is not None:
+            os.environ["LOCAL_RANK"] = local_rank
         random.setstate(states[0])
         np.random.set_state(states[1])
         torch.set_rng_state(states[2])

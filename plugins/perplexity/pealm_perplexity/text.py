@@ -60,15 +60,45 @@ def _named(what: str, pieces: Iterator[Piece]) -> Iterator[Piece]:
         raise UserError(f"{what}: {error}") from error
 
 
-def _pieces(text: str | Sequence[Segment], tokenizer: Tokenizer, size: int) -> Iterator[Piece]:
-    if not isinstance(text, str):
-        yield _of_segments(text, tokenizer)
+def _pieces(document: str | Sequence[Segment], tokenizer: Tokenizer, size: int) -> Iterator[Piece]:
+    """Yield pieces of at least `size` characters; the last one may have fewer."""
+    run, count = list[Piece](), 0
+    for segment in [Segment(document)] if isinstance(document, str) else document:
+        for characters, piece in _of_segment(segment, tokenizer, size):
+            run.append(piece)
+            count += characters
+            if count >= size:
+                yield _joined(run)
+                run, count = [], 0
+    if run:
+        yield _joined(run)
+
+
+def _of_segment(segment: Segment, tokenizer: Any, size: int) -> Iterator[tuple[int, Piece]]:
+    """Yield the pieces of a segment, each with its number of characters."""
+    if segment.special is not None:
+        if segment.special not in (specials := getattr(tokenizer, "specials", {})):
+            raise ValueError(f"the tokenizer has no special token {segment.special!r}")
+        yield 0, _piece([specials[segment.special]], "", segment.learn)
         return
     start = 0
-    for end in cuts(text, tokenizer, size):
-        part = text[start:end]
-        yield Piece(np.asarray(tokenizer.encode(part), np.int64), len(part.encode("utf-8")))
+    for end in cuts(segment.text, tokenizer, size):
+        part = segment.text[start:end]
+        yield len(part), _piece(tokenizer.encode(part), part, segment.learn)
         start = end
+
+
+def _piece(ids: Sequence[int], text: str, learn: bool) -> Piece:
+    made = np.asarray(ids, np.int64)
+    return Piece(made, len(text.encode("utf-8"))) if learn else Piece(made, 0, np.zeros(len(made), np.bool_))
+
+
+def _joined(run: Sequence[Piece]) -> Piece:
+    if len(run) == 1:
+        return run[0]
+    flags = [np.ones(len(piece.ids), np.bool_) if piece.learned is None else piece.learned for piece in run]
+    ids = np.concatenate([piece.ids for piece in run])
+    return Piece(ids, sum(piece.size for piece in run), np.concatenate(flags))
 
 
 def cuts(text: str, tokenizer: Tokenizer, size: int) -> Iterator[int]:
@@ -94,21 +124,6 @@ def _cut(text: str, begin: int, end: int) -> int:
         (i for i in range(1, len(part) - 1) if part[i] == " " and part[i + 1].isalnum() and part[i - 1].isalnum()), 0
     )
     return begin - 1 + word if word else min(end, len(text))
-
-
-def _of_segments(segments: Sequence[Segment], tokenizer: Any) -> Piece:
-    ids: list[int] = []
-    learned: list[bool] = []
-    for segment in segments:
-        if segment.special is None:
-            ids += [int(token) for token in tokenizer.encode(segment.text)]
-        elif segment.special in (specials := getattr(tokenizer, "specials", {})):
-            ids.append(specials[segment.special])
-        else:
-            raise ValueError(f"the tokenizer has no special token {segment.special!r}")
-        learned += [segment.learn] * (len(ids) - len(learned))
-    size = sum(len(segment.text.encode("utf-8")) for segment in segments if segment.learn)
-    return Piece(np.array(ids, np.int64), size, np.array(learned, np.bool_))
 
 
 def _from_shards(dataset: Any, split: str, tokenizer: Tokenizer, size: int) -> Iterator[Iterator[Piece]]:

@@ -13,7 +13,7 @@ from unittest import SkipTest
 import click
 
 from pealm_core import ModelSpec, PluginError, UserError
-from pealm_core.cli.plugins import conflicts, named_alike
+from pealm_core.cli.plugins import conflicts
 from pealm_testing.adapter import AdapterConformance
 from pealm_testing.base import Conformance, light_import
 from pealm_testing.command import CommandConformance
@@ -69,7 +69,7 @@ def check(name: str, host: PluginHost, plugins: Sequence[Plugin], *, slow: bool)
     for plugin in plugins:
         if plugin.status != "ok":
             raise PluginError(f"{plugin.dist} is {plugin.status}: {plugin.reason}")
-        for line in conflicts(plugin, named_alike(host)):
+        for line in conflicts(plugin, host):
             click.echo(f"note: {line}; users write {plugin.dist}/NAME")
         for record in plugin.records:
             click.echo(f"{record.kind} {record.name}")

@@ -7,14 +7,14 @@ from collections.abc import Iterator, Sequence
 import click
 
 from pealm_core import PealmError
-from pealm_core.cli.plugins import conflicts, named_alike
+from pealm_core.cli.plugins import conflicts
 from pealm_testing.core import COMPONENTS, Entry, Plugin, PluginHost, Spec, option_rows, settle
 
 
 def show(host: PluginHost, plugins: Sequence[Plugin]) -> None:
     """Print what is known of plugins."""
     for plugin in plugins:
-        known = conflicts(plugin, named_alike(host))
+        known = conflicts(plugin, host)
         reason = "; ".join(known) or plugin.reason
         place = getattr(sys.modules.get(plugin.module), "__file__", None) or plugin.location
         click.echo(f"{plugin.name} ({plugin.dist} {plugin.version})")

@@ -9,48 +9,34 @@ from typing import Any
 
 import torch
 
-from pealm_core.config.job import Job, plan
-from pealm_core.config.toml_layers import Layer, Tables
-from pealm_core.contract.errors import UserError
-from pealm_core.contract.fields import settings_of
-from pealm_core.contract.protocols import EvalResult, has
-from pealm_core.data.sources import labels
-from pealm_core.hardware.distributed import World, one_by_one
-from pealm_core.inference.lm import LM, open_job
-from pealm_core.plugins.calls import call
+from pealm_core import LM, EvalResult, UserError, call_plugin, load
 
 RESULT = "an EvalResult: metrics, each a pair of numbers by name; n, a number; notes, texts; details, values for JSON"
-
-
-def plan_evaluation(config: Tables, words: Tables) -> Job:
-    """Return the job of an evaluation for a run's tables. words: tables of text, as from the command line."""
-    return plan(("model", "tokenizer", "eval", "input"), file=Layer("the run's config", config), words=words)
 
 
 class Evaluation:
     """The evaluator of a job and its datasets. Every process makes it, and calls its methods.
 
+    job: of a ComponentCommand with the component "eval", or of `plan_evaluation`. world: of `processes`, or a run's.
     limit: rows or documents to evaluate; None: all. details: ask the evaluator for each row's values.
     Raises UserError if the job has no evaluation, or one that needs an input or takes no limit.
     """
 
-    def __init__(
-        self, job: Job, world: World | None = None, *, limit: int | None = None, details: bool = False
-    ) -> None:
-        self.world = world or World()
+    def __init__(self, job: Any, world: Any, *, limit: int | None = None, details: bool = False) -> None:
+        self.world = world
         with self.world.together():
             self.job = _changed(job, limit, details)
             self.name, self.evaluator = job.entries["eval"].name, self.job.make("eval")
             self.inputs: dict[str, dict[str, Any]] = {}  # what `evaluate` gets besides, by the label of the dataset
-            for label, table in zip(labels(job), job.inputs, strict=True):
+            for label, table in zip(job.labels, job.inputs, strict=True):
                 dataset, value = job.make(table), job.entries[table].spec.value
-                whole = has(dataset, "whole") and job.origins[table].get(value) == "command line"
+                whole = hasattr(dataset, "whole") and job.origins[table].get(value) == "command line"
                 self.inputs[label] = {"dataset": dataset, "split": "whole" if whole else "val"}
 
     def open(self, ckpt: Path | None, *, device: Any = "auto", dtype: str = "fp32", base: Path | None = None) -> LM:
         """Open the model of a checkpoint, or the job's pretrained one, whose weights one process downloads."""
-        with one_by_one(self.world):
-            return open_job(self.job, ckpt, device=device, dtype=dtype, base=base)
+        with self.world.one_by_one():
+            return load(ckpt, job=self.job, device=device, dtype=dtype, base=base)
 
     def run(self, lm: LM, progress: Callable[..., None] = lambda *_: None) -> EvalResult:
         """Evaluate a model, without a change to the random numbers of others. Raises PealmError."""
@@ -59,7 +45,7 @@ class Evaluation:
         with self.world.together(), torch.random.fork_rng(devices):
             try:
                 results = {
-                    label: call(
+                    label: call_plugin(
                         self.evaluator.evaluate, (_correct, RESULT), lm.model, lm.tokenizer, **options, **more
                     )
                     for label, more in (self.inputs or {"": {}}).items()
@@ -69,14 +55,14 @@ class Evaluation:
         return _joined(results)
 
 
-def _changed(job: Job, limit: int | None, details: bool) -> Job:
+def _changed(job: Any, limit: int | None, details: bool) -> Any:
     """Return the job with the settings `limit` and `details` of its evaluator. Raises UserError."""
     if "eval" not in job.entries:
         raise UserError("eval needs an evaluation: --on NAME (pealm eval --help lists them)")
     entry, config = job.entries["eval"], job.configs["eval"]
     if entry.spec.input and not job.inputs:
         raise UserError(f"{entry.name} needs an input: --input.NAME, see --help")
-    known = settings_of(entry.config)
+    known = entry.config.__dataclass_fields__ if entry.config else {}
     if limit is not None and "limit" not in known:
         raise UserError(f"{entry.name} takes no --limit")
     changes: dict[str, Any] = {} if limit is None else {"limit": limit}
