@@ -59,8 +59,8 @@ Document = str | Sequence[Segment]
 class Tokenizer(Protocol):
     """A tokenizer: text to token ids and back.
 
-    Optional: `eot_id`, `bos_id`, `specials`, `fit(texts)` with `save(dir)` and `load(dir)`, `fits_whole`,
-    `fit_bytes`, `by_character`, `stream_decoder()`, `chat_template` with `render_chat(messages, *, answer)`.
+    Optional: `eot_id`, `bos_id`, `specials`, `fit(texts)`, `save(dir)` and `load(dir)`, `fits_whole`, `fit_bytes`,
+    `by_character`, `encode_many(texts)`, `stream_decoder()`, `chat_template` with `render_chat(messages, *, answer)`.
     """
 
     @property

@@ -103,10 +103,13 @@ def encode_document(document: Document, tokenizer: Tokenizer) -> Iterator[tuple[
 
 def encode_texts(texts: Sequence[str], tokenizer: Tokenizer, place: str = "") -> list[NDArray[Any]]:
     """Return the ids of each text. Raises what `encode_document` does. place: of the texts, for messages."""
+    many = getattr(tokenizer, "encode_many", None) if len(texts) > 1 else None
     try:
-        several = [tokenizer.encode(text) for text in texts]
+        several = list(many(texts)) if many else [tokenizer.encode(text) for text in texts]
     except ValueError as error:
         raise UserError(f"the text can't be tokenized{place}: {error}") from error
+    if len(several) != len(texts):
+        raise PluginError(f"{type(tokenizer).__name__}.encode_many gave ids of {len(several)} of {len(texts)} texts")
     return [_checked(ids, "encode", tokenizer) for ids in several]
 
 
@@ -119,8 +122,7 @@ def _encode(text: str, tokenizer: Tokenizer) -> Iterator[NDArray[Any]]:
 
 def _checked(given: Any, method: str, tokenizer: Tokenizer) -> NDArray[Any]:
     """Return what a method of a tokenizer gave as an array of ids. Raises PluginError for anything else."""
-    ids = np.asarray(given)
-    name = f"{type(tokenizer).__name__}.{method}"
+    ids, name = np.asarray(given), f"{type(tokenizer).__name__}.{method}"
     if ids.ndim != 1 or (ids.size and ids.dtype.kind not in "iu"):
         raise PluginError(f"{name} must give a list of token ids, not {given!r:.60}")
     if ids.size and ids.view(f"u{ids.itemsize}").max() >= tokenizer.vocab_size:  # negative ids are large there

@@ -63,7 +63,8 @@ class TokenWriter:
         if continues:
             pieces = islice(pieces, int(getattr(tokenizer, "eot_id", None) is not None), None)
         else:
-            self._start()
+            self._offsets.write(self.tokens.to_bytes(8, "little"))
+            self.documents += 1
         for ids, learn in pieces:
             self._write(ids, learn)
             del ids  # before the next ones are made
@@ -77,10 +78,6 @@ class TokenWriter:
             self.documents += len(self._waiting)
             self._write(np.concatenate(pieces, dtype=self._dtype, casting="unsafe"), learn=True)
         self._waiting, self._characters = [], 0
-
-    def _start(self) -> None:
-        self._offsets.write(self.tokens.to_bytes(8, "little"))
-        self.documents += 1
 
     def _write(self, ids: NDArray[Any], learn: bool) -> None:
         if not learn and self._mask is None:

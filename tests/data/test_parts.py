@@ -314,6 +314,30 @@ def test_texts_that_are_tokenized_together_are_written_like_each_alone(
     assert (writer.tokens, writer.documents, writer.masked) == (len(ids), 6, True)
 
 
+class Together(Marked):
+    """Encodes texts together, but forgets empty ones."""
+
+    def encode_many(self, texts: list[str]) -> list[list[int]]:
+        self.together = getattr(self, "together", 0) + 1
+        return [self.encode(text) for text in texts if text]
+
+
+def test_texts_are_encoded_together_where_the_tokenizer_can(tmp_path: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        writer = TokenWriter(lambda end: stack.enter_context((tmp_path / f"x{end}").open("wb")), "uint16")
+        tokenizer = Together()
+        for texts in (["ab", "c"], ["d"]):
+            for text in texts:
+                writer.add(text, tokenizer)
+            writer.flush(tokenizer)
+        assert tokenizer.together == 1
+        for text in ("e", ""):
+            writer.add(text, tokenizer)
+        with pytest.raises(PluginError, match=r"Together.encode_many gave ids of 1 of 2 texts"):
+            writer.flush(tokenizer)
+    assert np.fromfile(tmp_path / "x.bin", "<u2").tolist() == [0, 97, 98, 0, 99, 0, 100]
+
+
 @pytest.mark.parametrize(("text", "kind"), [("az", UserError), ("aQ", PluginError)])
 def test_a_text_that_has_no_ids_among_many(tmp_path: Path, text: str, kind: type[PealmError]) -> None:
     with contextlib.ExitStack() as stack:

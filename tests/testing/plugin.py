@@ -118,6 +118,8 @@ class Tokenizer:
     eot_id = 256
     def encode(self, text):
         return list(text.encode())
+    def encode_many(self, texts):
+        return [self.encode(text) for text in texts]
     def decode(self, ids):
         return "".join("<eot>" if i == 256 else chr(0) for i in ids if i == 256) or bytes(ids).decode("utf-8", "replace")
     def fit(self, texts):

@@ -167,6 +167,7 @@ CASES: list[tuple[type[Conformance], str, str, str, str]] = [
     (Tokenizer, "ids_are_below_vocab_size", "vocab_size = 257\n    eot_id", "vocab_size = 128\n    eot_id", "but vocab_size is 128"),
     (Tokenizer, "every_id_decodes", '"".join("<eot>" if i == 256 else chr(0) for i in ids if i == 256) or ', "", "a model may generate any id"),
     (Tokenizer, "streaming_gives_the_same_text", "    def fit", "    def stream_decoder(self):\n        return lambda i: self.decode([i])\n    def fit", "its stream_decoder gives"),
+    (Tokenizer, "encode_many_gives_the_same_ids", "for text in texts]", "for text in texts if text]", "gives other ids than encode of each text"),
     (Tokenizer, "save_and_load", "    def load(self, folder):\n        self.seen", "    def load(self, folder):\n        self.vocab_size = 256\n        self.seen", "vocab_size is 257 before saving and 256 after"),
     (Tokenizer, "save_and_load", "def save", "def keep", "it needs save(folder) and load(folder)"),
     (Tokenizer, "fit_is_deterministic", "self.seen = sorted(", "self.seen = [id(object()), *map(str, [__import__('time').perf_counter_ns()])] or sorted(", "sort sets before use"),

@@ -55,6 +55,16 @@ def test_end_of_text_is_ordinary_text_unless_allowed() -> None:
     assert special.decode([50256]) == "<|endoftext|>" and plain.specials == {"<|endoftext|>": 50256}
 
 
+@given(st.lists(st.text(st.sampled_from(" \na'sé漢<|>endoftx1"), max_size=20)), st.booleans())
+def test_texts_encoded_together_do_not_run_into_each_other(texts: list[str], allowed: bool) -> None:
+    tokenizer = TiktokenTokenizer(TiktokenConfig(allow_special=allowed))
+    for several in (texts, [*texts, "a<|endoftext|> b", "  "], ["", " c", *texts, "<|endoftext|>"]):
+        together = [ids.tolist() for ids in tokenizer.encode_many(several)]
+        assert together == [tokenizer.encode(text).tolist() for text in several]
+    with pytest.raises(ValueError, match=r"position 2\) is half of a surrogate pair"):
+        tokenizer.encode_many([*texts, "ab\ud800c"])
+
+
 @pytest.mark.parametrize("text", TEXTS)
 def test_streaming_gives_whole_characters_and_all_of_them(text: str) -> None:
     tokenizer = TiktokenTokenizer()

@@ -180,9 +180,9 @@ class _Shard:
             self._mask.write(b"\1" * self.count)
         for begin in range(start, stop, CHUNK):
             window = slice(begin, min(stop, begin + CHUNK))
-            self._tokens.write(ids[window].tobytes())
+            self._tokens.write(ids[window].data)
             if self._mask is not None:
-                self._mask.write(b"\1" * (window.stop - begin) if mask is None else mask[window].tobytes())
+                self._mask.write(b"\1" * (window.stop - begin) if mask is None else mask[window].data)
 
     def finish(self) -> None:
         """Write the header, sync and rename."""

@@ -78,7 +78,7 @@ def tokenize_piece(
     """
     if (known := _read(task.path)) and (task.piece is None or same_as_before(task)):
         return {split: Counts(**counts) for split, counts in known["splits"].items()}
-    value, full = 0, set[str]()  # the splits of which no more tokens are of use
+    value, full, shown = 0, set[str](), 0  # full: the splits of which no more tokens are of use
     with ExitStack() as stack:
 
         def opened(split: str, suffix: str) -> IO[bytes]:
@@ -93,8 +93,8 @@ def tokenize_piece(
                 writers[split].add(document, tokenizer, continues=split in continued)
             continued.discard(split)
             del document  # before the next one is read
-            if report is not None:
-                report(sum(writer.tokens for writer in writers.values()))
+            if report is not None and (tokens := sum(writer.tokens for writer in writers.values())) > shown:
+                report(shown := tokens)
             if (limit := task.limits[split]) is not None and writers[split].tokens >= limit:
                 full.add(split)
                 if split == last or full == writers.keys():

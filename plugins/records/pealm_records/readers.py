@@ -11,7 +11,7 @@ from pealm_core import UserError
 from pealm_files import read_blocks, read_lines
 
 RANGE = 2**23  # bytes of a part, at least; row groups of a parquet file are not cut
-BATCH = 256  # rows of a parquet file that are read at a time
+BATCH = 64  # rows of a parquet file that are read at a time; more are slower
 SPLITTABLE = (".jsonl", ".ndjson")
 
 
@@ -65,7 +65,7 @@ def _read_jsonl(rows: Rows) -> Iterator[str | None]:
         if rows.column not in record:
             raise _no_column(_line(rows, number), rows.column, list(record))
         value = _text(record[rows.column], rows, number)
-        if value and b"\\u" in line and not _has_utf8(value):
+        if value and not _has_utf8(value):
             raise UserError(
                 f"{_line(rows, number)}: column {rows.column!r} has half a surrogate pair, which no text has"
             )

@@ -119,6 +119,20 @@ class TokenizerConformance(ComponentConformance):
             if streamed != expected:
                 raise ConformanceError(f"its stream_decoder gives {streamed!r:.80}, decode gives {expected!r:.80}")
 
+    def test_encode_many_gives_the_same_ids(self) -> None:
+        """Catches texts that run into each other when they are encoded together."""
+        tokenizer = self.fitted()
+        if not has(tokenizer, "encode_many"):
+            raise SkipTest("it has no encode_many")
+        for last in TEXTS:
+            texts = [*self.texts, "", last, self.texts[0]]
+            try:
+                expected = [_encode(tokenizer, text) for text in texts]
+            except ValueError:
+                continue
+            if [[int(i) for i in ids] for ids in tokenizer.encode_many(texts)] != expected:
+                raise ConformanceError(f"encode_many({texts!r:.80}) gives other ids than encode of each text")
+
     def test_save_and_load(self) -> None:
         """Catches a vocabulary that is not completely saved: the model would get other ids than in training."""
         tokenizer = self.fitted()
