@@ -212,9 +212,10 @@ def load(
         model, _ = make_model(job, tokenizer.vocab_size)
     else:
         folder = checkpoint.find(Path(path))
+        job = job or plan_of(folder)
         checkpoint.verify(folder, checkpoint.MODEL, checkpoint.CONFIG, checkpoint.TOKENIZER)
         file = file_layer(folder / checkpoint.CONFIG)
-        config, job = dict(file.tables), with_adapter(job or plan_of(folder), file, place)
+        config, job = dict(file.tables), with_adapter(job, file, place)
         tokenizer = make_tokenizer(job, tokenizer_dir or folder / checkpoint.TOKENIZER)
         model, _ = make_model(job, tokenizer.vocab_size)
         load_model(model, folder / checkpoint.MODEL)

@@ -1,5 +1,6 @@
 """`pealm eval`: run an evaluation on a model."""
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -65,11 +66,14 @@ def evaluate(
         seconds = time.perf_counter() - started
     if world.main:
         record = results.record(evaluation, lm, result, seconds=seconds, dtype=dtype)
+        kept = None
         if output is not None:  # before anything is shown: a reader such as `head` may end the command
             results.write(record, output)
         elif (place := results.place(lm.path, evaluation.name, limit)) is not None:
-            results.keep(record, place)
+            kept = results.keep(record, place)
         results.show(record, seconds)
+        if kept is not None:
+            click.echo(f"written: {os.path.relpath(kept)}")
 
 
 def show_progress(done: int, total: int, text: str = "") -> None:

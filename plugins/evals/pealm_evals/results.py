@@ -82,8 +82,8 @@ def place(checkpoint: Path | None, name: str, limit: int | None) -> Path | None:
     return run / FOLDER / f"{name.replace('/', '-')}-{_state(checkpoint)['step']}{part}.json"
 
 
-def keep(record: dict[str, Any], target: Path) -> None:
-    """Write a file in the run's folder and say so; a folder that can't be written is no error.
+def keep(record: dict[str, Any], target: Path) -> Path | None:
+    """Write a file in the run's folder and return its path; a folder that can't be written is no error, but None.
 
     Results of another text or other settings stay: these get a file of their own, with a hash in its name.
     """
@@ -97,8 +97,8 @@ def keep(record: dict[str, Any], target: Path) -> None:
         write(record, target)
     except (OSError, PealmError) as error:
         click.echo(f"pealm: the results are not kept: {error}", err=True)
-        return
-    click.echo(f"written: {os.path.relpath(target)}")
+        return None
+    return target
 
 
 def _question(record: Any) -> str:
