@@ -151,12 +151,12 @@ class Int8Weight(LinearWeight):
     def linear(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """Multiply in int8 on a CPU, else by the dequantized matrix."""
         q, scale = self.parts
-        if self._few and x.numel() <= FEW * q.shape[1]:
-            return self._few(x.float(), bias if bias is None else bias.float()).to(x.dtype)
         if x.device.type != "cpu":
             low = torch.is_autocast_enabled(x.device.type)
             dtype = torch.get_autocast_dtype(x.device.type) if low else x.dtype
             return F.linear(x, q.to(dtype) * scale.to(dtype), bias)
+        if self._few and 0 < x.numel() <= FEW * q.shape[1] and x.shape[-1] == q.shape[1]:
+            return self._few(x.float(), bias if bias is None else bias.float()).to(x.dtype)
         if self._unit is None:
             self._unit = scale.float().flatten() / 127
             self._few = kernels.int8_linear(q, self._unit)

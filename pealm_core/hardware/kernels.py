@@ -41,19 +41,22 @@ def _library() -> ctypes.CDLL | None:
 def int8_linear(weight: Tensor, unit: Tensor) -> Callable[[Tensor, Tensor | None], Tensor] | None:
     """Return a function of fp32 x (..., in) and bias (out,): x, rounded to 127ths, times an int8 weight (out, in).
 
-    unit: by output channel, (out,): the weight's scale divided by 127. None without a compiler.
+    unit: by output channel, (out,): the weight's scale divided by 127. All are on the CPU; shapes are not checked.
+    None without a compiler.
     """
     library = _library()
     if library is None:
         return None
     run, (n, k) = library.int8_linear, weight.shape
     run.argtypes = [ctypes.c_void_p] * 6 + [ctypes.c_long] * 3 + [ctypes.c_int]
-    tensors = weight, 128 * weight.sum(-1, dtype=torch.int32), unit
-    pointers = [tensor.data_ptr() for tensor in tensors]
+    offsets = 128 * weight.sum(-1, dtype=torch.int32)
 
-    def linear(x: Tensor, bias: Tensor | None, tensors: tuple[Tensor, ...] = tensors) -> Tensor:
-        x, y, shift = x.contiguous(), torch.empty(*x.shape[:-1], n), None if bias is None else bias.data_ptr()
-        if run(x.data_ptr(), *pointers, shift, y.data_ptr(), x.numel() // k, n, k, torch.get_num_threads()):
+    def linear(x: Tensor, bias: Tensor | None) -> Tensor:
+        x, y = x.contiguous(), torch.empty(*x.shape[:-1], n)
+        shift = bias if bias is None else bias.contiguous()
+        tensors = x, weight, offsets, unit, shift, y
+        pointers = [tensor if tensor is None else tensor.data_ptr() for tensor in tensors]
+        if run(*pointers, x.numel() // k, n, k, torch.get_num_threads()):
             raise MemoryError
         return y
 

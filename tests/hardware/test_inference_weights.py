@@ -127,6 +127,15 @@ def test_a_product_in_c_is_that_of_torch(k: int, monkeypatch: pytest.MonkeyPatch
     assert torch.equal(both[0].nan_to_num(0, 0, 0), both[2].nan_to_num(0, 0, 0))  # without a bias to the bit
 
 
+def test_an_input_of_another_width_is_an_error() -> None:
+    weight = Int8Weight.of(torch.randn(6, 4))
+    assert F.linear(torch.ones(1, 4), weight, torch.ones(6, 2)[:, 0]).shape == (1, 6)
+    for shape in ((1, 8), (2, 2), (4, 1)):
+        with pytest.raises(RuntimeError, match=r"shape|size|primitive"):
+            F.linear(torch.ones(shape), weight)
+    assert F.linear(torch.ones(0, 4), weight).shape == (0, 6)
+
+
 @pytest.mark.parametrize("compiler", ["", "no-such-compiler", "false", "'"])
 def test_no_compiler(compiler: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CC", compiler)
