@@ -155,11 +155,12 @@ class Int8Weight(LinearWeight):
             low = torch.is_autocast_enabled(x.device.type)
             dtype = torch.get_autocast_dtype(x.device.type) if low else x.dtype
             return F.linear(x, q.to(dtype) * scale.to(dtype), bias)
-        if self._few and 0 < x.numel() <= FEW * q.shape[1] and x.shape[-1] == q.shape[1]:
+        fits = 0 < x.numel() <= FEW * q.shape[1] and x.shape[-1] == q.shape[1]
+        if self._few and fits and (bias is None or bias.shape == q.shape[:1]):
             return self._few(x.float(), bias if bias is None else bias.float()).to(x.dtype)
         if self._unit is None:
             self._unit = scale.float().flatten() / 127
-            self._few = kernels.int8_linear(q, self._unit)
+            self._few = kernels.int8_linear(q, self._unit) if q.device.type == "cpu" else None
             return self.linear(x, bias)
         rows, shape = x.reshape(-1, x.shape[-1]), (*x.shape[:-1], len(q))  # (B, in)
         if len(rows) == 1 and not _int8_unit() and (y := _one_row(rows, q)) is not None:
@@ -173,7 +174,7 @@ class Int8Weight(LinearWeight):
             y = self._packed(rows)
         else:
             y = _int8_linear(rows, q, self._unit)  # (B, out)
-        y = y.mul_(size) if bias is None else torch.addcmul(bias.float(), y, size)
+        y = y.mul_(size) if bias is None else y.mul_(size).add_(bias.float())  # `addcmul` rounds in another way
         return y.to(x.dtype).view(shape)
 
 
@@ -219,7 +220,7 @@ def _ones(n: int) -> Tensor:
 def _int8_linear(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
     """Multiply whole numbers x (B, in) of -127 to 127 by an int8 weight (out, in), exactly, and by scale (out,)."""
     product = getattr(torch, "_int_mm", None)
-    if product is None or weight.shape[1] == 1:  # of which torch 2.13 makes wrong numbers
+    if product is None or weight.shape[1] == 1:  # torch 2.13's is wrong for one input column
         return x @ weight.t().float() * scale
     result: Tensor = product(x.to(torch.int8), weight.t()) * scale
     return result

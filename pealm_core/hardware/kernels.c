@@ -6,8 +6,8 @@
 
 /* Multiply x (rows, k) by an int8 matrix w (n, k), both in whole numbers, and by unit (n,); add bias (n,) unless it is
    NULL: y (rows, n). Each row of x is rounded to 127ths of its largest number; offsets (n,): 128 times the sum of each
-   row of w. Compilers turn the innermost loop into the processor's dot products of bytes, of which one side has no sign:
-   there 128 means 0. Returns 0, or 1 without memory. */
+   row of w. Compilers turn the innermost loop into the processor's dot products of unsigned by signed bytes, so 0 of x is
+   stored as 128. Returns 0, or 1 if there is no memory. */
 int int8_linear(const float *x, const int8_t *w, const int32_t *offsets, const float *unit, const float *bias,
                 float *y, long rows, long n, long k, int threads)
 {
@@ -16,7 +16,7 @@ int int8_linear(const float *x, const int8_t *w, const int32_t *offsets, const f
     if (q && size) {
         for (long row = 0; row < rows; row++) {
             const float *from = x + row * k;
-            uint32_t most = 0x2b8cbccc, bits; /* 1e-12; numbers without a sign have the order of their bits, NaN last */
+            uint32_t most = 0x2b8cbccc, bits; /* 1e-12; non-negative floats sort like their bits, NaN last */
             for (long j = 0; j < k; j++) {
                 memcpy(&bits, from + j, sizeof bits);
                 bits &= 0x7fffffff;

@@ -52,7 +52,7 @@ def int8_linear(weight: Tensor, unit: Tensor) -> Callable[[Tensor, Tensor | None
     offsets = 128 * weight.sum(-1, dtype=torch.int32)
 
     def linear(x: Tensor, bias: Tensor | None) -> Tensor:
-        x, y = x.contiguous(), torch.empty(*x.shape[:-1], n)
+        x, y = x.contiguous(), x.new_empty(*x.shape[:-1], n)
         shift = bias if bias is None else bias.contiguous()
         tensors = x, weight, offsets, unit, shift, y
         pointers = [tensor if tensor is None else tensor.data_ptr() for tensor in tensors]

@@ -206,6 +206,8 @@ def load(
         raise UserError(f"--dtype {dtype}: unknown; use {', '.join(DTYPES[:-1])} or {DTYPES[-1]}")
     target = device if isinstance(device, torch.device) else pick_device(device)
     place, config, folder = None if base is None else Path(base), dict[str, Any](), None
+    if path is None and job is None:
+        raise UserError("nothing to load: give the path of a run or a checkpoint, or a job")
     if path is None:
         job = job if place is None else job.with_base(place)
         tokenizer = make_tokenizer(job, tokenizer_dir or pretrained_vocabulary(job))

@@ -30,7 +30,7 @@ from pealm_core.plugins.records import CORE_COMMANDS as CORE_COMMANDS
 from pealm_core.plugins.records import REGISTRATION, attempting, hooks_of, records_of
 
 PATIENCE = 5.0  # seconds until a plugin that still loads is named
-APART = "pealm-hf-datasets, pealm-lm-eval, pealm-tensorboard, pealm-wandb"  # what the umbrella does not install
+NOT_IN_UMBRELLA = "pealm-hf-datasets, pealm-lm-eval, pealm-tensorboard, pealm-wandb"
 OURS = "<0.2,>=0.1"  # what our own plugins require of the core, so that `packaging` is imported for others only
 
 
@@ -142,7 +142,7 @@ class PluginHost:
         own = [plugin for plugin in self.plugins if plugin.status != "ok" and plugin.name == bare]
         hint = "" if own else did_you_mean(bare, self.entries(kind))
         if not own and "did you mean" not in hint:
-            hint += f"; is its plugin installed? (pip install pealm leaves out {APART})"
+            hint += f"; is its plugin installed? (pip install pealm leaves out {NOT_IN_UMBRELLA})"
         for plugin in own or [plugin for plugin in self.plugins if plugin.status == "failed"]:
             hint += f"; {plugin.dist} {plugin.version} is not loaded: {plugin.reason}"
         error = PluginError if any(plugin.status == "failed" for plugin in own) else UserError

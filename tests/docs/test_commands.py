@@ -14,13 +14,7 @@ README = ROOT / "README.md"
 # Not smollm2.md: it begins with a download. scripts/docs_outputs.py runs it, and test_site.py checks its options.
 PAGES = sorted(page for page in (ROOT / "docs" / "howto").glob("*.md") if page.name != "smollm2.md")
 HOWTO = [page for page in PAGES if "```sh" in page.read_text()]
-ELSEWHERE = (
-    "scripts/quickstart",
-    "scripts/test",
-    "python scripts/hellaswag.py",
-    "pip download",
-    "python -m zipfile",
-)  # tests/setup, tests/hellaswag
+ELSEWHERE = ("scripts/quickstart", "scripts/test", "python scripts/hellaswag.py")  # tests/setup, tests/hellaswag
 # What makes a long command short: (pattern, replacement) on the command.
 FEW = "--eval-tokens 1000"
 GPT2 = f"--model.n-layer 1 --model.n-head 2 --model.n-embd 16 --model.block-size 16 --batch-size 4 --warmup-steps 1 {FEW}"

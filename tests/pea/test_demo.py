@@ -51,3 +51,12 @@ def test_a_reader_may_stop_early() -> None:
         ["bash", "-c", f"{sys.executable} -m pea --steps 30 | head -1"], capture_output=True, text=True
     )
     assert done.stdout.startswith("two moons") and done.stderr == ""
+    buffered = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as output:
+        command = [sys.executable, "-m", "pea", "--walk"]
+        walk = subprocess.run(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.PIPE, env=buffered, text=True
+        )
+    assert (walk.returncode, walk.stderr) == (1, "")

@@ -10,7 +10,7 @@ import pytest
 from packaging.requirements import Requirement
 
 import pealm_core
-from pealm_core.plugins.loading import APART
+from pealm_core.plugins.loading import NOT_IN_UMBRELLA
 from pealm_evals.evaluation import Evaluation
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -81,7 +81,7 @@ def test_the_umbrella_needs_every_distribution() -> None:
     names = sorted(read(project)["project"]["name"] for project in PROJECTS)
     needed = [Requirement(line).name for line in root["project"]["dependencies"]]
     assert sorted([*needed, *OPTIONAL]) == names
-    assert ", ".join(OPTIONAL) == APART  # as the error for an unknown component says
+    assert ", ".join(OPTIONAL) == NOT_IN_UMBRELLA  # as the error for an unknown component says
     assert sorted(root["tool"]["uv"]["sources"]) == names
 
 

@@ -83,7 +83,7 @@ def place(checkpoint: Path | None, name: str, limit: int | None) -> Path | None:
 
 
 def keep(record: dict[str, Any], target: Path) -> Path | None:
-    """Write a file in the run's folder and return its path; a folder that can't be written is no error, but None.
+    """Write a file in the run's folder and return its path; None if the folder can't be written, which is no error.
 
     Results of another text or other settings stay: these get a file of their own, with a hash in its name.
     """
