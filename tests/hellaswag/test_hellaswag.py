@@ -235,6 +235,11 @@ def test_only_rows_of_the_split_and_within_the_limit(tmp_path: Path) -> None:
         HellaSwagConfig(split="train")
 
 
+def test_a_label_may_be_text(tmp_path: Path) -> None:
+    number, text = read_rows(write(tmp_path / "rows.jsonl", [ROW, {**ROW, "label": "3"}]), "val")
+    assert (text.endings, text.label) == (number.endings, number.label) == (tuple(ROW["endings"]), 3)
+
+
 def test_the_harness_s_cleaning() -> None:
     wiki = "How to bake [title] Mix. [step] Take  flour. [substeps] Stir."
     assert clean(f" {wiki} ") == "How to bake. Mix. Take flour. Stir."
