@@ -104,12 +104,11 @@ class TiktokenTokenizer:
 
         <|endoftext|> separates the texts, unless one of them has it, or the encoding does not.
         """
-        joined = END_OF_TEXT.join(texts)
-        if self.eot_id is not None and joined.count(END_OF_TEXT) == len(texts) - 1:
+        if self.eot_id is not None:
             with suppress(UnicodeEncodeError):  # `encode` says where
-                ids = self._encode(joined, self._allowed | {END_OF_TEXT})
+                ids = self._encode(END_OF_TEXT.join(texts), self._allowed | {END_OF_TEXT})
                 stops = np.flatnonzero(ids == self.eot_id).tolist()
-                if len(stops) == len(texts) - 1:  # no other special token has the same id
+                if len(stops) == len(texts) - 1:  # none of them has it, nor a special token with its id
                     return [ids[i + 1 : j] for i, j in pairwise([-1, *stops, len(ids)])]
         return [self.encode(text) for text in texts]
 
