@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from threading import Thread
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -39,6 +40,7 @@ class Saver:
         self._best_loss = math.inf  # of the weights that are being written
         self._folders: list[Path] = []  # being written
         self._written: list[Path] = []  # those of them that are on disk
+        self._memory: dict[Any, Tensor] = {}  # the last copies, which the next ones overwrite
 
     def save(self, *, full: bool, best: bool) -> None:
         """Copy the state and start to write it: a step checkpoint (full), the best weights, or both.
@@ -61,7 +63,7 @@ class Saver:
         if best:
             with t.observers.evaluating() as model:
                 if model is not t.model or has(t.optimizer, "eval"):
-                    averaged = copied(trainable_state(model), t.device)
+                    averaged, _ = copied(trainable_state(model), t.device)
         shards, problem = step_folder.with_name(f".{step_folder.name}.tmp"), None
         if sharded:  # written now, by all processes
             try:
@@ -70,9 +72,10 @@ class Saver:
                 problem = error
         if not t.world.main:
             return
-        weights = copied(weights, t.device) if (full and not sharded) or (best and averaged is None) else {}
-        trees = {"extra": t.observers.state() or None, "optimizer": None if sharded else optimizer}
-        extras = copied(trees, t.device) if full else {}
+        weights = weights if (full and not sharded) or (best and averaged is None) else {}
+        extras = {"extra": t.observers.state() or None, "optimizer": None if sharded else optimizer} if full else {}
+        (weights, extras), used = copied((weights, extras), t.device, self._memory)
+        self._memory = used if full else self._memory | used
         state = {name: getattr(t, name) for name in STATE} | {
             "best_loss": t.best_loss if math.isfinite(t.best_loss) else None,
             "world_size": t.world.size,
@@ -152,12 +155,13 @@ class Saver:
             t.display.say(f"{self._error}; training continues, and the next save tries again")
 
 
-def copied(tree: Any, device: torch.device) -> Any:
+def copied(tree: Any, device: torch.device, memory: Mapping[Any, Tensor] = MappingProxyType({})) -> tuple[Any, Any]:
     """Return nested state of a device with its tensors copied to host memory, where training can't change them.
 
-    Tensors that share memory share the copy.
+    Tensors that share memory share the copy. memory: copies of earlier states to overwrite, since pages of new memory
+    take several times as long as the copying. The second result is such copies, of this state.
     """
-    copies: dict[tuple[Any, ...], Tensor] = {}
+    copies: dict[Any, Tensor] = {}
 
     def copy_of(tree: Any) -> Any:
         if isinstance(tree, Mapping):
@@ -167,10 +171,12 @@ def copied(tree: Any, device: torch.device) -> Any:
         if not isinstance(tree, Tensor):
             return copy.deepcopy(tree)
         if (key := identity(tree)) not in copies:
-            memory = torch.empty(tree.shape, dtype=tree.dtype, pin_memory=tree.is_cuda)  # torch reuses pinned memory
-            copies[key] = memory.copy_(tree.detach(), non_blocking=tree.is_cuda)
+            to = memory.get(key) if tree.numel() else None
+            if to is None:
+                to = torch.empty(tree.shape, dtype=tree.dtype, pin_memory=tree.is_cuda)
+            copies[key] = to.copy_(tree.detach(), non_blocking=tree.is_cuda)
         return copies[key]
 
     result = copy_of(tree)
     synchronize(device)
-    return result
+    return result, copies

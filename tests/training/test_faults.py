@@ -1,6 +1,7 @@
 """What a run does about kills, full disks, damaged files, signals and too little memory: each provoked for real."""
 
 import importlib.util
+import itertools
 import json
 import os
 import random
@@ -23,7 +24,7 @@ from pealm_core.checkpoints import folder as checkpoint
 from pealm_core.checkpoints.tensors import read_tensors
 from pealm_core.plugins.loading import PluginHost
 from pealm_core.training.run_folder import Run
-from pealm_core.training.saving import Saver
+from pealm_core.training.saving import Saver, copied
 from pealm_core.training.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -529,6 +530,38 @@ def test_training_goes_on_beside_a_slow_save_which_holds_the_weights_of_its_step
     for name in ("model.safetensors", "optimizer.safetensors"):
         one, two = (read_tensors(tmp_path / run / "checkpoints/step-00000006" / name)[0] for run in ("quick", "slow"))
         assert one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
+
+
+def test_copies_for_a_save_overwrite_those_of_the_one_before() -> None:
+    model, device = torch.nn.Linear(3, 2), torch.device("cpu")
+    state = {"model": model.state_dict(), "steps": torch.zeros(()), "none": torch.zeros(0, 2)}
+    first, memory = copied(state, device)
+    with torch.no_grad():
+        model.weight.fill_(7)
+    second, memory = copied(state, device, memory)
+    assert second["model"]["weight"].eq(7).all() and second["model"]["weight"] is not model.weight
+    assert second["model"]["weight"].data_ptr() == first["model"]["weight"].data_ptr() != model.weight.data_ptr()
+    state["none"] = torch.zeros(2, 0)
+    third, _ = copied(state, device, memory)
+    assert third["none"].shape == (2, 0) and third["steps"].data_ptr() == first["steps"].data_ptr()
+
+
+def test_saves_reuse_their_memory_and_each_holds_its_own_step(
+    train: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memories, save = [], Saver.save
+
+    def watched(self: Saver, *, full: bool, best: bool) -> None:
+        save(self, full=full, best=best)
+        memories.append({tensor.data_ptr() for tensor in self._memory.values()})
+
+    monkeypatch.setattr(Saver, "save", watched)
+    args = ["--steps", 4, "--save-every", 1, "--eval-every", 0, "--keep", 4]
+    assert train(tmp_path / "run", *args).code == 0
+    assert memories[0] and all(memory == memories[0] for memory in memories)
+    weights = [read_tensors(folder / "model.safetensors")[0] for folder in checkpoint.steps(tmp_path / "run")]
+    assert len(weights) == 4
+    assert not any(torch.equal(one[name], two[name]) for one, two in itertools.pairwise(weights) for name in one)
 
 
 @pytest.mark.parametrize("fault", [UserError("a bad shard"), RuntimeError("a bug"), SystemExit("an exit")])
