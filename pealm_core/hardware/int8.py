@@ -124,7 +124,7 @@ class Int8Weight(LinearWeight):
     """
 
     _unit: Tensor | None = None  # (out,), fp32: the scale of a product with an input rounded to 127ths
-    _few: Callable[[Tensor, Tensor | None], Tensor] | None = None
+    _few: kernels.Int8Product | None = None
 
     @classmethod
     def of(cls, weight: Tensor) -> Self:
@@ -160,7 +160,7 @@ class Int8Weight(LinearWeight):
             return self._few(x.float(), bias if bias is None else bias.float()).to(x.dtype)
         if self._unit is None:
             self._unit = scale.float().flatten() / 127
-            self._few = kernels.int8_linear(q, self._unit) if q.device.type == "cpu" else None
+            self._few = kernels.int8_product(q, self._unit) if q.device.type == "cpu" else None
             return self.linear(x, bias)
         rows, shape = x.reshape(-1, x.shape[-1]), (*x.shape[:-1], len(q))  # (B, in)
         if len(rows) == 1 and not _int8_unit() and (y := _one_row(rows, q)) is not None:

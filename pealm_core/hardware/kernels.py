@@ -10,7 +10,6 @@ import platform
 import shlex
 import subprocess
 import tempfile
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -22,7 +21,7 @@ FLAGS += ["-mprefer-vector-width=512"] * (platform.machine() in ("x86_64", "AMD6
 
 
 @cache
-def _library() -> ctypes.CDLL | None:
+def library() -> ctypes.CDLL | None:
     """Compile kernels.c by the compiler that the environment variable CC names, else `cc`; None if that fails."""
     openmp = sorted(Path(torch.__file__).with_name("lib").glob("libgomp*"))
     if not openmp:
@@ -33,31 +32,37 @@ def _library() -> ctypes.CDLL | None:
             files = [str(Path(__file__).with_suffix(".c")), str(openmp[0]), "-o", str(library)]
             command = [*shlex.split(os.environ.get("CC", "cc")), *FLAGS, "-shared", "-fPIC", *files]
             subprocess.run(command, check=True, capture_output=True, timeout=60)
-            return ctypes.CDLL(str(library))
+            compiled = ctypes.CDLL(str(library))
+            compiled.run.argtypes = [ctypes.c_void_p, ctypes.c_long, ctypes.c_int]
+            return compiled
     except (OSError, ValueError, subprocess.SubprocessError):
         return None
 
 
-def int8_linear(weight: Tensor, unit: Tensor) -> Callable[[Tensor, Tensor | None], Tensor] | None:
-    """Return a function of fp32 x (..., in) and bias (out,): x, rounded to 127ths, times an int8 weight (out, in).
+class Int8Product:
+    """The product of fp32 x (..., in), rounded to 127ths of each row's largest number, and an int8 matrix (out, in).
 
-    unit: by output channel, (out,): the weight's scale divided by 127. All are on the CPU; shapes are not checked.
-    None without a compiler.
+    unit: by output channel, (out,): the matrix's scale divided by 127. All are on the CPU; shapes are not checked.
     """
-    library = _library()
-    if library is None:
-        return None
-    run, (n, k) = library.int8_linear, weight.shape
-    run.argtypes = [ctypes.c_void_p] * 6 + [ctypes.c_long] * 3 + [ctypes.c_int]
-    offsets = 128 * weight.sum(-1, dtype=torch.int32)
 
-    def linear(x: Tensor, bias: Tensor | None) -> Tensor:
+    def __init__(self, library: ctypes.CDLL, weight: Tensor, unit: Tensor) -> None:
+        self._run, self.weight, self.unit = library.int8_linear, weight, unit
+        self._run.argtypes = [ctypes.c_void_p] * 6 + [ctypes.c_long] * 3 + [ctypes.c_int]
+        self.offsets = 128 * weight.sum(-1, dtype=torch.int32)
+
+    def __call__(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """Add bias (out,) to the product. Raises MemoryError."""
+        n, k = self.weight.shape
         x, y = x.contiguous(), x.new_empty(*x.shape[:-1], n)
         shift = bias if bias is None else bias.contiguous()
-        tensors = x, weight, offsets, unit, shift, y
+        tensors = x, self.weight, self.offsets, self.unit, shift, y
         pointers = [tensor if tensor is None else tensor.data_ptr() for tensor in tensors]
-        if run(*pointers, x.numel() // k, n, k, torch.get_num_threads()):
+        if self._run(*pointers, x.numel() // k, n, k, torch.get_num_threads()):
             raise MemoryError
         return y
 
-    return linear
+
+def int8_product(weight: Tensor, unit: Tensor) -> Int8Product | None:
+    """Return such a product, or None without a compiler."""
+    compiled = library()
+    return None if compiled is None else Int8Product(compiled, weight, unit)

@@ -45,8 +45,8 @@ class Batch:
     """
 
     def __init__(self, model: Any, *, use_cache: bool, graphs: bool, guess: int) -> None:
-        self._model, self._block, self._graphs = model, model.config.block_size, graphs
-        self._device = next(model.parameters()).device
+        self._model, self._block, self._device = model, model.config.block_size, next(model.parameters()).device
+        self._graphs = graphs and (self._device.type == "cuda" or not guess)  # a recorded pass is of one token
         self._caches = use_cache and has(model, "make_cache")
         self.rows = list[Row]()
         self._unread = list[tuple[tuple[int, ...], list[Row]]]()  # rows of a window; those of a key share a pass

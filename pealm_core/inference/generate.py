@@ -20,7 +20,7 @@ def generate_ids(
 ) -> Iterator[Tensor]:
     """Yield the next token ids, (num_samples,) at a time, max_new_tokens times. prompt: at least one id.
 
-    graphs: on CUDA, replay the kernels of a token's pass as a CUDA graph where the model can.
+    graphs: record a token's pass once and repeat it, on CUDA or in C on a CPU, where the model can.
     """
     for ids, _ in generate_steps(model, [prompt], sampling, use_cache=use_cache, graphs=graphs):
         yield ids

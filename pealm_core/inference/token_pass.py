@@ -1,4 +1,4 @@
-"""The forward pass for one new token of each row: on CUDA recorded once and replayed, elsewhere as it is."""
+"""The forward pass for one new token of each row: recorded once and repeated, where that can be done."""
 
 import sys
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pealm_core.config.paths import printable
-from pealm_core.hardware.cuda_graph import record
+from pealm_core.hardware import cpu_recording, cuda_graph, kernels
 from pealm_core.inference.kv_cache import KVCache, RaggedCache, UnsupportedError
 
 SPAN = 256  # a recorded pass attends to the cache up to a multiple of it
@@ -60,9 +60,11 @@ class Recorded:
     """A model's pass for one token, recorded once for each span of the cache."""
 
     def __init__(
-        self, model: Any, cache: KVCache, record: Callable[[Callable[[], Tensor]], Callable[[], Tensor]] = record
+        self, model: Any, cache: KVCache, record: Callable[[Callable[[], Tensor]], Callable[[], Tensor]] | None = None
     ) -> None:
-        self._model, self._cache, self._record = model, cache, record
+        self._model, self._cache = model, cache
+        self._record = record or (cuda_graph if cache.device.type == "cuda" else cpu_recording).record
+        self._in_c = self._record is cpu_recording.record  # which skips hidden places, and then needs one span
         keys = cache._layers[0][0]
         self._capacity, length = keys.shape[2], cache._places()[1]
         for layer in cache._layers:
@@ -76,7 +78,7 @@ class Recorded:
         """Compute the logits (B, 1, V) after a new token of each row, (B, 1)."""
         global _failed
         length = self._cache._places()[1]
-        span = min(self._capacity, length // SPAN * SPAN + SPAN)
+        span = self._capacity if self._in_c else min(self._capacity, length // SPAN * SPAN + SPAN)
         self._idx.copy_(idx)
         self._position.fill_(length)
         if span not in self._passes and not _failed:
@@ -85,6 +87,9 @@ class Recorded:
             except UnsupportedError:
                 self._passes[span] = self._plain
             except RuntimeError as error:
+                if self._in_c:  # nothing is wrong: the model does what only Python can
+                    self._passes[span] = self._plain
+                    return self._plain()
                 _failed, reason = True, printable((str(error) or type(error).__name__).splitlines()[0])
                 print(f"pealm: no CUDA graph of a token's pass ({reason}); generating goes without", file=sys.stderr)
         run = self._passes.get(span, self._plain)
@@ -111,6 +116,7 @@ class Recorded:
 
 def one_token_pass(model: Any, cache: Any, tokens: int, *, graphs: bool = True) -> Callable[[Tensor], Tensor]:
     """Return a function from each row's new token (B, 1) to logits (B, 1, V). tokens: how many will come, at most."""
-    if graphs and not _failed and tokens >= WORTH and isinstance(cache, KVCache) and cache.device.type == "cuda":
+    able = graphs and not _failed and tokens >= WORTH and isinstance(cache, KVCache)
+    if able and (cache.device.type == "cuda" or (cache.device.type == "cpu" and kernels.library() is not None)):
         return Recorded(model, cache)
     return lambda idx: model(idx, cache=cache)[0]

@@ -86,7 +86,7 @@ def test_an_int8_row_is_the_same_in_every_batch() -> None:
 
 
 def test_one_int8_row_is_multiplied_in_bf16_without_a_matrix_unit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels, "_library", lambda: None)
+    monkeypatch.setattr(kernels, "library", lambda: None)
     monkeypatch.setattr("pealm_core.hardware.int8._int8_unit", lambda: False)
     torch.manual_seed(0)
     weight, x, bias = Int8Weight.of(torch.randn(48, 96)), torch.randn(8, 1, 96), torch.randn(48)
@@ -99,7 +99,7 @@ def test_one_int8_row_is_multiplied_in_bf16_without_a_matrix_unit(monkeypatch: p
 
 
 def test_one_int8_row_is_as_in_a_batch_with_a_matrix_unit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels, "_library", lambda: None)
+    monkeypatch.setattr(kernels, "library", lambda: None)
     monkeypatch.setattr("pealm_core.hardware.int8._int8_unit", lambda: True)
     torch.manual_seed(0)
     weight, x, bias = Int8Weight.of(torch.randn(48, 96)), torch.randn(8, 1, 96), torch.randn(48)
@@ -117,10 +117,10 @@ def test_a_product_in_c_is_that_of_torch(k: int, monkeypatch: pytest.MonkeyPatch
     torch.manual_seed(0)
     weight, x, bias = torch.randn(k, 35).t(), torch.randn(8, 1, 2 * k)[..., ::2], torch.randn(35)
     x[1], x[2, 0, 0], x[3, 0, -1] = 0, torch.nan, torch.inf
-    assert kernels._library() is not None
+    assert kernels.library() is not None
     both, inputs = list[Tensor](), (x, x[:1], x.bfloat16(), x[:5].transpose(0, 1))
-    for library in (kernels._library(), None):
-        monkeypatch.setattr(kernels, "_library", lambda library=library: library)
+    for library in (kernels.library(), None):
+        monkeypatch.setattr(kernels, "library", lambda library=library: library)
         monkeypatch.setattr("pealm_core.hardware.int8._int8_unit", lambda: True)  # never in bf16
         both.append(torch.cat([F.linear(rows, Int8Weight.of(weight)).float().flatten() for rows in inputs]))
         both.append(F.linear(x, Int8Weight.of(weight), bias))
@@ -145,8 +145,8 @@ def test_an_input_of_another_width_is_an_error() -> None:
 @pytest.mark.parametrize("compiler", ["", "no-such-compiler", "false", "'"])
 def test_no_compiler(compiler: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CC", compiler)
-    assert kernels._library.__wrapped__() is None
-    monkeypatch.setattr(kernels, "_library", kernels._library.__wrapped__)
+    assert kernels.library.__wrapped__() is None
+    monkeypatch.setattr(kernels, "library", kernels.library.__wrapped__)
     assert F.linear(torch.ones(1, 4), Int8Weight.of(torch.ones(2, 4))).tolist() == [[4, 4]]
 
 

@@ -1,0 +1,157 @@
+"""Passes that a CPU repeats in C."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pealm_char_transformer.config import TransformerConfig
+from pealm_char_transformer.model import Transformer
+from pealm_core import Sampling, generate_ids
+from pealm_core.hardware import cpu_operations, kernels
+from pealm_core.hardware.cpu_recording import record
+from pealm_core.hardware.inference_weights import prepare
+from pealm_core.inference.token_pass import Recorded
+from pealm_gpt2.config import GPT2Config
+from pealm_gpt2.model import GPT2
+from pealm_llama.config import LlamaConfig
+from pealm_llama.model import Llama
+
+SIZES: dict[str, Any] = {"vocab_size": 31, "block_size": 48, "n_layer": 2, "n_head": 4, "n_embd": 32}
+MODELS: dict[str, Callable[[], Any]] = {
+    "char-transformer": lambda: Transformer(TransformerConfig(**SIZES)),
+    "gpt2": lambda: GPT2(GPT2Config(**SIZES)),
+    "llama": lambda: Llama(LlamaConfig(**SIZES, n_kv_head=2, qk_norm=True, qkv_bias=True)),
+}
+
+pytestmark = pytest.mark.skipif(kernels.library() is None, reason="needs a C compiler (gcc or clang) with OpenMP")
+
+
+def make(name: str) -> Any:
+    torch.manual_seed(0)
+    return MODELS[name]().eval()
+
+
+def repeated(function: Callable[..., Tensor], *inputs: Tensor) -> tuple[Tensor, Tensor, list[str]]:
+    """Return a function's result for new numbers in its inputs, repeated and plain, and the operations in C."""
+    with torch.inference_mode():
+        names, own = list[str](), cpu_operations.operations
+
+        def watched(*args: Any) -> Any:
+            operations = own(*args)
+            names.extend(cpu_operations.NAMES.split()[each.kind] for each in operations or ())
+            return operations
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(cpu_operations, "operations", watched)
+            repeat = record(lambda: function(*inputs))
+        for part in inputs:
+            if part.is_floating_point():
+                part.copy_(torch.randn_like(part) * 2)
+        return repeat().clone(), function(*inputs), names
+
+
+X = torch.randn(2, 3, 4, 20)
+
+
+@pytest.mark.parametrize(
+    ("function", "inputs", "names"),
+    [
+        (lambda x, y: x + y, [X.clone(), torch.randn(3, 1, 20)], ["add"]),
+        (lambda x, y: x * y, [X.transpose(1, 3), torch.randn(20, 1, 3)], ["mul"]),
+        (lambda x, y: x - y, [X[:, :, ::2, 1:7], torch.randn(2, 1, 2, 1)], ["sub"]),
+        (lambda x, y: x / y, [X.clone(), torch.randn(20)], ["div"]),
+        (lambda x: 2.5 * (3 + x) / 7, [X.clone()], ["add", "mul", "div"]),
+        (lambda x: F.silu(x), [X.clone()], ["silu"]),
+        (lambda x: F.silu(30 * x), [X.clone()], ["mul", "silu"]),
+        (lambda x: F.gelu(x, approximate="tanh"), [X[..., ::3]], ["gelu"]),
+        (lambda x: F.gelu(x), [X.clone()], []),
+        (lambda x: F.relu(x).square(), [X.clone()], ["relu"]),
+        (lambda x: torch.cat((x, x * 2), dim=2), [X.transpose(2, 3)], ["mul", "copy", "copy"]),
+        (lambda x: x.transpose(1, 2).reshape(2, 4, -1), [X.clone()], ["copy"]),
+        (lambda x: F.layer_norm(x, (20,)), [X.clone()], ["layer_norm"]),
+        (lambda x, w, b: F.layer_norm(x, (20,), w, b, 1e-3), [X.clone(), *torch.randn(2, 20)], ["layer_norm"]),
+        (lambda x, w: F.rms_norm(x, (20,), w), [X.clone(), torch.randn(20)], ["rms_norm"]),
+        (lambda x: F.rms_norm(x, (4, 20)), [X.clone()], []),
+        (lambda x, w: F.linear(x, w), [torch.randn(1, 20), torch.randn(7, 20)], ["linear"]),
+        (lambda x, w, b: F.linear(x, w, b), [torch.randn(1, 20), torch.randn(6, 20), torch.randn(6)], ["linear"]),
+        (lambda x, w: F.linear(x, w), [torch.randn(2, 20), torch.randn(7, 20)], []),
+        (lambda x: x.sort(dim=-1).values + x.cumsum(-1), [X.clone()], ["add"]),
+        (lambda x: torch.zeros(4, 20).add_(x[0, 0]), [X.clone()], []),
+    ],
+)
+def test_operations(function: Callable[..., Tensor], inputs: list[Tensor], names: list[str]) -> None:
+    got, expected, done = repeated(function, *inputs)
+    torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
+    assert done == names
+
+
+@pytest.mark.parametrize("hidden", [0, 9])
+def test_attention_reads_no_key_that_is_hidden(hidden: int) -> None:
+    q, k, v = torch.randn(2, 3, 4, 8), torch.randn(2, 3, 20, 8), torch.randn(2, 20, 3, 8).transpose(1, 2)
+    bias = torch.zeros(2, 1, 1, 20)
+    bias[:, :, :, :hidden] = -torch.inf
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, other: Tensor) -> Tensor:
+        bias[:, :, :, hidden:] = other
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+
+    got, expected, done = repeated(attend, q, k, v, torch.randn(2, 1, 1, 20 - hidden))
+    torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
+    assert done == ["attend"]
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("quantize", [None, "int8", "int4"])
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_gives_the_same_logits(name: str, quantize: str | None) -> None:
+    model = prepare(make(name), quantize)
+    ids = torch.randint(31, (3, 40), generator=torch.Generator().manual_seed(1))
+    ours, plain = model.make_cache(3, 40), model.make_cache(3, 40)
+    for cache in (ours, plain):
+        model(ids[:, :5], cache=cache)
+    run = Recorded(model, ours)
+    for at in range(5, 40):
+        idx = ids[:, at : at + 1]
+        atol = 1e-5 if quantize is None else 0.05  # a number that is rounded the other way
+        torch.testing.assert_close(run(idx), model(idx, cache=plain)[0], atol=atol, rtol=1e-5)
+    assert run._plain not in run._passes.values()
+
+
+@pytest.mark.parametrize("number", [lambda x: x.max().item(), lambda x: len(x[x > 0]), lambda x: bool(x.sum() > 0)])
+def test_what_depends_on_numbers_in_python_is_not_recorded(number: Callable[[Tensor], float]) -> None:
+    with pytest.raises(RuntimeError, match="can't be recorded"), torch.inference_mode():
+        record(lambda: X * number(X))
+
+
+def test_a_model_that_is_not_recorded_generates_the_same() -> None:
+    class Odd(GPT2):
+        def forward(self, idx: Tensor, *args: Any, **kwargs: Any) -> Any:
+            logits, loss = super().forward(idx, *args, **kwargs)
+            return (None if logits is None else logits * float(bool(logits.isfinite().any()))), loss
+
+    torch.manual_seed(0)
+    odd, plain = Odd(GPT2Config(**SIZES)).eval(), make("gpt2")
+    sampling = Sampling(max_new_tokens=40, temperature=0)
+    texts = [[int(token) for token in generate_ids(model, [1, 2, 3], sampling)] for model in (odd, plain)]
+    assert texts[0] == texts[1]
+
+
+def test_another_result_when_repeated_is_noticed() -> None:
+    with pytest.raises(RuntimeError, match="another result"), torch.inference_mode():
+        record(lambda: torch.randn(100) * 2)
+
+
+@torch.inference_mode()
+def test_a_row_of_int8_is_the_same_in_every_batch() -> None:
+    model = prepare(make("llama"), "int8")
+    ids, logits = torch.randint(31, (4, 30)), []
+    for rows in (slice(0, 1), slice(0, 4)):
+        cache = model.make_cache(len(ids[rows]), 30)
+        model(ids[rows, :5], cache=cache)
+        run = Recorded(model, cache)
+        logits.append(torch.cat([run(ids[rows, at : at + 1])[:1] for at in range(5, 30)], dim=1))
+    torch.testing.assert_close(*logits, atol=0, rtol=0)
