@@ -16,6 +16,7 @@ from pealm_core.hardware import kernels
 from pealm_core.hardware.device import cpuinfo
 
 FEW = 8  # most rows for which the product in C is faster than oneDNN's
+PAYS = 2048  # rows whose products take as much less time by such a copy as making it takes
 BATCH = 64  # most rows of one token each for which a second copy of the weights, in oneDNN's order, is faster
 
 
@@ -26,6 +27,7 @@ class LinearWeight(Tensor):
     parts: tuple[Tensor, ...]
     _flat: Self | None = None  # three dimensions as two
     _packed: Callable[..., Tensor] | None = None
+    _rows = 0  # that RowWeight.onednn has multiplied
 
     @staticmethod
     def __new__(cls, weight: Tensor, *parts: Tensor) -> Self:
@@ -97,6 +99,13 @@ class RowWeight(LinearWeight):
             self._packed = self._packed or _packed_linear(weight)
             return self._packed(x, bias)
         return F.linear(x, weight, bias)
+
+    def onednn(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Compute `linear` of many rows by oneDNN, after some thousand of them by the copy. x: fp32, no gradient."""
+        self._rows += x.numel() // self.weight.shape[1]
+        if self._rows >= PAYS:
+            self._packed = self._packed or _packed_linear(self.weight)
+        return self._packed(x, bias) if self._packed else F.linear(x, self.weight, bias)
 
 
 @lru_cache

@@ -31,6 +31,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from pealm_core.hardware.device import DTYPES, cpuinfo
+from pealm_core.hardware.int8 import RowWeight
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # from glibc's malloc.h
 SHORT = 256  # most keys for which whole matrices are faster than the small blocks of the flash kernel
@@ -124,17 +125,18 @@ def products(device: torch.device) -> Iterator[None]:
     # torch uses oneDNN only if bf16 precision is enough; on these CPUs oneDNN still computes in fp32.
     torch.set_float32_matmul_precision("medium")
     try:
-        with _WholeMatrices():
+        with _OneDNN():
             yield
     finally:
         torch.set_float32_matmul_precision(before)
 
 
-class _WholeMatrices(TorchFunctionMode):
-    """Compute attention over few keys and without dropout in three calls on whole matrices, in fp32.
+class _OneDNN(TorchFunctionMode):
+    """Where torch calls oneDNN in a slow way, call it in a faster one.
 
-    The flash kernel for CPUs multiplies blocks of 32 rows, for which oneDNN's setup takes longer than the product: in
-    bf16 ten times as long.
+    Attention over few keys and without dropout is computed in three calls on whole matrices, in fp32. The flash
+    kernel for CPUs multiplies blocks of 32 rows, for which oneDNN's setup takes longer than the product: in bf16 ten
+    times as long. A model that was loaded for inference multiplies many rows by copies of its weights.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -146,6 +148,10 @@ class _WholeMatrices(TorchFunctionMode):
             small = q.shape[:-2] == k.shape[:-2] and k.shape[-2] <= SHORT
             if plain and masked and small and q.dtype in (torch.float32, torch.bfloat16):
                 return _attention(q, k, v, mask, causal=kwargs.get("is_causal", False))
+        if func is F.linear and len(args) > 1 and isinstance(args[1], RowWeight):
+            x, weight, *bias = args
+            if x.numel() > x.shape[-1] and x.dtype == torch.float32 and not torch.is_grad_enabled():
+                return weight.onednn(x, *bias, **kwargs)
         return func(*args, **kwargs)
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pealm_core.contract.protocols import has
+from pealm_core.hardware.speed import products
 from pealm_core.inference.kv_cache import UnsupportedError
 from pealm_core.inference.token_pass import WORTH, Recorded, one_token_pass
 
@@ -176,7 +177,8 @@ class Batch:
             idx = torch.tensor([group[0].window for group in groups], device=self._device)
             most = min(self._block, length + max(row.remaining for row in rows))
             cache = self._model.make_cache(len(idx), most) if self._caches else None
-            logits, _ = self._model(idx, cache=cache, at=[-1])
+            with products(self._device):
+                logits, _ = self._model(idx, cache=cache, at=[-1])
             if samples > 1:
                 logits = logits.repeat_interleave(samples, dim=0)
                 cache = cache if cache is None else cache.repeat(samples)

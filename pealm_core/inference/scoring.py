@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pealm_core.contract.protocols import has
-from pealm_core.hardware.speed import products
+from pealm_core.hardware.speed import keep_memory, products
 from pealm_core.inference import one_row
 from pealm_core.inference.kv_cache import KVCache, UnsupportedError
 from pealm_core.inference.one_row import Piece
@@ -63,7 +63,10 @@ def score(
         return Score(float(sums[i, 0]), len(requests[i][1]), not sums[i, 1], cuts[i])
 
     cuts = {piece.request: piece.cut for piece in reversed(pieces)}  # of a request's first piece
-    with torch.inference_mode(), products(next(model.parameters()).device):
+    device = next(model.parameters()).device
+    if device.type == "cpu":
+        keep_memory()
+    with torch.inference_mode(), products(device):
         for batch, results in _run(model, _contexts(pieces)[rank::size], batch_tokens):
             done += len(batch)
             for piece, values in zip(batch, results, strict=True):

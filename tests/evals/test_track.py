@@ -105,6 +105,29 @@ def test_mistakes_end_the_run_before_it_starts(
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
+def test_an_empty_document_does_not_end_the_run(
+    pealm: Pealm, tmp_path: Path, lines: Lines, local: Callable[..., Path]
+) -> None:
+    plugin = local(
+        "gaps",
+        """
+        from pealm_core import DatasetSpec, hookimpl
+
+        class Gaps:
+            def documents(self, split):
+                yield from ["", "abc " * 200, "bca " * 200]
+
+        @hookimpl
+        def pealm_datasets():
+            return DatasetSpec(name="gaps", summary="x", factory=Gaps)
+        """,
+    )
+    line = ["train", *SMALL, "--input.gaps", "--steps", 2, "--out", tmp_path / "run"]
+    done = pealm("--plugin", plugin, *line, "--track", "perplexity", "--track-limit", 1)
+    assert done.code == 0, done.err
+    assert "perplexity/loss" in lines(tmp_path / "run")[-1]
+
+
 def test_validation_is_logged_in_bits_per_byte(
     pealm: Pealm, runs: Path, tmp_path: Path, lines: Lines, local: Any
 ) -> None:

@@ -80,9 +80,11 @@ def test_the_cache_gives_the_same_logits(model: Any, cuts: list[int]) -> None:
 
 def test_at_picks_positions(model: Any) -> None:
     idx = torch.randint(11, (2, 8))
-    whole = model(idx)[0]
-    for at in ([-1], slice(2, 5), torch.tensor([0, 7])):
+    whole, computed = model(idx)[0], list[int]()
+    model.h[-1].mlp.register_forward_hook(lambda module, args, y: computed.append(y.shape[1]))
+    for at in ([-1], slice(2, 5), torch.tensor([0, 7]), slice(0, 0)):
         torch.testing.assert_close(model(idx, at=at)[0], whole[:, at])
+    assert computed == [1, 3, 2, 0]  # the last block computes no more than is asked for
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

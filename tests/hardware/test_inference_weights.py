@@ -21,6 +21,7 @@ from pealm_core.hardware import kernels
 from pealm_core.hardware.inference_weights import _run_under_autocast, _uses, bytes_per_token, prepare, read_bandwidth
 from pealm_core.hardware.int4 import Int4Weight
 from pealm_core.hardware.int8 import Int8Weight, RowWeight, _blocks
+from pealm_core.hardware.speed import _OneDNN
 from pealm_core.inference.scoring import score
 
 FAMILIES = {
@@ -165,6 +166,23 @@ def test_faster_products_change_nothing(name: str, cpu: str, monkeypatch: pytest
     for rows, tokens in ((1, 1), (2, 1), (5, 1), (70, 1), (1, 9), (4, 9)):
         idx = torch.randint(515, (rows, tokens), generator=torch.Generator().manual_seed(rows))
         torch.testing.assert_close(logits(fast, idx), logits(model, idx), atol=1e-4, rtol=0)
+
+
+def test_after_many_rows_a_weight_is_copied_in_the_order_of_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pealm_core.hardware.int8.PAYS", 60)
+    torch.manual_seed(0)
+    layer, x = nn.Linear(300, 400), torch.randn(2, 20, 300)
+    exact = F.linear(x.double(), layer.weight.double(), layer.bias.double())
+    layer._parameters["weight"] = weight = RowWeight(layer.weight.detach())  # type: ignore[assignment]
+    with _OneDNN():
+        layer(x), layer(x)  # with gradients: not counted
+        with torch.inference_mode():
+            for packed in (False, True):
+                torch.testing.assert_close(layer(x).double(), exact, atol=1e-5, rtol=0)
+                assert (weight._packed is not None) == packed
+            torch.testing.assert_close(F.linear(x, weight).double(), exact - layer.bias, atol=1e-5, rtol=0)
+            assert layer(x[:, :0]).shape == (2, 0, 400) and layer(x[:1, :1]).shape == (1, 1, 400)
+            assert F.linear(x.bfloat16(), weight.bfloat16()).dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("name", FAMILIES)

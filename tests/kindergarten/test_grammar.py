@@ -124,6 +124,18 @@ def test_exact_figures_agree_with_the_list_of_all_stories(grammar: Grammar):
     assert exact.max_length >= max(len(text) + 1 for text, _ in told)
 
 
+def test_the_longest_story_is_as_long_as_said_and_registers_may_have_two_rows():
+    grammar = Grammar(
+        tables={"FEW": "n\nno\none"},
+        variables={"few": "FEW"},
+        registers={"sum": "FEW", "same": "FEW"},
+        rules={"story": ["I sleep.", "I had {few}.{sum=few}{same=sum} I have {same}."]},
+    )
+    told, exact = every_story(grammar), Exact(grammar)
+    assert exact.max_length == max(len(text) + 1 for text, _ in told) == len("I had one. I have one.") + 1
+    assert math.isclose(exact.mean_length, sum(p * (len(text) + 1) for text, p in told))
+
+
 def test_telling_draws_each_story_with_its_probability():
     rng, n = random.Random(3), 20_000
     counts = Counter(SMALL.tell(rng).text for _ in range(n))
@@ -251,6 +263,7 @@ def test_mistakes_in_the_data_are_named(change: dict[str, dict[str, object]], me
     [
         ("I had {few}.{sum=few+few} Now I have {sum}.", "{sum} can be 2, for which its table has no word"),
         ("I had {few}.{sum=few-few-few} I have {sum}.", "{sum} can be -1, for which its table has no word"),
+        ("I had {few}.{sum=few+few} I sleep.", "{sum} can be 2, for which its table has no word"),
         ("I have {sum}.", "{sum} is mentioned before it is set"),
         ("I have none.{sum=few} I have {few}.", "{sum} is set to {few}, which no sentence before it has"),
     ],

@@ -56,6 +56,17 @@ def test_it_keeps_the_contract() -> None:
     check_model(Llama(CONFIG), 11)
 
 
+def test_the_last_block_computes_no_more_positions_than_are_asked_for() -> None:
+    torch.manual_seed(0)
+    model: Any = Llama(CONFIG).eval()
+    idx, computed = torch.randint(11, (2, 8)), list[int]()
+    whole = model(idx)[0]
+    model.layers[-1].mlp.register_forward_hook(lambda module, args, y: computed.append(y.shape[1]))
+    for at in ([-1], slice(2, 5), slice(0, 0)):
+        torch.testing.assert_close(model(idx, at=at)[0], whole[:, at])
+    assert computed == [1, 3, 0]
+
+
 def test_positions_are_not_a_table() -> None:
     """A long context costs memory only when it is used."""
     with torch.device("meta"):

@@ -2,6 +2,7 @@
 
 import json
 import runpy
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -191,3 +192,49 @@ def test_prompts_of_all_lengths_share_a_batch_and_equal_ones_are_samples(models:
     texts = PealmLM(lm=lm).generate_until(requests)
     assert len({texts[number] for number in (0, 2, 4)}) > 1
     assert rows.count(3) == 5 and rows.count(2) == 5  # the samples of one prompt; two prompts
+
+
+RANK = """
+import json, os, sys
+from pathlib import Path
+import torch.distributed as dist
+from lm_eval.api.instance import Instance
+from pealm_lm_eval.model import PealmLM
+
+store, rank = sys.argv[2:]
+dist.init_process_group("gloo", init_method="file://" + store, rank=int(rank), world_size=2)
+model, rows, done = PealmLM(sys.argv[1], device="cpu"), [], []
+model.lm.model.register_forward_pre_hook(lambda module, args: rows.append(len(args[0])))
+model.progress = lambda *told: done.append(told[:2])
+requests = [Instance("generate_until", {}, (text, options), n) for n, (text, options) in enumerate(json.load(sys.stdin))]
+Path(store + rank).write_text(json.dumps([model.generate_until(requests), sum(rows), done]))
+dist.barrier()
+os._exit(0)
+"""
+
+
+@one
+def test_two_processes_divide_the_texts_to_generate(models: tuple[Path, Path], tmp_path: Path) -> None:
+    from lm_eval.api.instance import Instance
+
+    from pealm_lm_eval.model import PealmLM
+
+    greedy, sampled = ({"until": ["~"], "max_gen_toks": 6, "do_sample": sample} for sample in (False, True))
+    contexts = ["the", "the cat", "a cat sat on", "what is it?", "a dog", "so so"]
+    pairs = [(text, options) for options in (greedy, sampled, sampled) for text in contexts]
+    model, rows = PealmLM(str(models[1]), device="cpu"), list[int]()
+    model.lm.model.register_forward_pre_hook(lambda module, args: rows.append(len(args[0])))
+    expected = model.generate_until([Instance("generate_until", {}, pair, n) for n, pair in enumerate(pairs)])
+    script, running = tmp_path / "rank.py", []
+    script.write_text(RANK)
+    for rank in range(2):
+        words = [sys.executable, str(script), str(models[1]), str(tmp_path / "store"), str(rank)]
+        running.append(subprocess.Popen(words, stdin=subprocess.PIPE, text=True))
+        running[-1].stdin.write(json.dumps(pairs))
+        running[-1].stdin.close()
+    assert [process.wait(100) for process in running] == [0, 0]
+    for rank in range(2):
+        texts, seen, done = json.loads((tmp_path / f"store{rank}").read_text())
+        assert texts == expected
+        assert 0.3 * sum(rows) < seen < 0.7 * sum(rows)
+        assert done[-1] == [len(pairs), len(pairs)]

@@ -172,12 +172,32 @@ def test_documents_start_anew_and_the_limit_takes_the_first() -> None:
     def nats(*texts: str) -> float:
         return -sum(float(log_p[a, b]) for text in texts for a, b in pairwise([256, *text.encode()]))
 
-    for limit, texts in ((None, ["cde", "fg", "h"]), (3, ["cde", "fg"]), (1, ["cde"])):
+    for limit, texts in ((None, ["cde", "fg", "h"]), (3, ["cde", "fg", "h"]), (2, ["cde", "fg"]), (1, ["cde"])):
         result = evaluate(model, Bytes(), data, limit=limit)
         assert result.n == sum(map(len, texts))
+        assert result.notes[0].endswith(f", {len(texts)} document{'s' * (len(texts) > 1)} (val)")
         assert result.metrics["loss"][0] == pytest.approx(nats(*texts) / result.n, rel=1e-5)
     whole = evaluate(model, Bytes(), data, "whole")
     assert whole.n == 8 and whole.metrics["loss"][0] == pytest.approx(nats("abcdefgh") / 8, rel=1e-5)
+
+
+def test_the_limit_is_of_documents_with_something_to_score() -> None:
+    unlearned, taken = [Segment("ab", learn=False)], list[str]()
+
+    class Taken(Texts):
+        def documents(self, split: str) -> Any:
+            for document in super().documents(split):
+                taken.append(str(document))
+                yield document
+
+    model = Table(torch.zeros(257, 257))
+    data = Taken([], cast(Any, ["", unlearned, [Segment("c", learn=False), Segment("de")], "fgh", "i"]))
+    result = evaluate(model, Bytes(), data, limit=1, details=True)
+    assert result.n == 2 and len(taken) == 3  # no document is read for nothing
+    assert [row["document"] for row in result.details] == [1]
+    assert [row["document"] for row in evaluate(model, Bytes(), data, limit=2, details=True).details] == [1, 2]
+    with pytest.raises(UserError, match="no text to score"):
+        evaluate(model, Bytes(), Texts([], ["", ""]), limit=1)
 
 
 def test_shards_are_cut_at_the_end_of_text_tokens() -> None:

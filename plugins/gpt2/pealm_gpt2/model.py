@@ -75,9 +75,10 @@ class Block(nn.Module):
         self.ln_2 = nn.LayerNorm(config.n_embd, bias=config.bias)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor, cache: KVCache | None) -> Tensor:
-        """(B, T, C) to (B, T, C)."""
+    def forward(self, x: Tensor, cache: KVCache | None, at: Any = None) -> Tensor:
+        """(B, T, C) to (B, n, C): the positions `at`, by default all."""
         x = x + self.attn(self.ln_1(x), cache)
+        x = x if at is None else x[:, at]
         x = x + self.mlp(self.ln_2(x))
         return x
 
@@ -164,10 +165,9 @@ class GPT2(nn.Module):
         x = self.wte(idx) + (self.wpe.weight[:t] if cache is None else self.wpe(cache.positions(t)))  # (B, T, C)
         x = F.dropout(x, self.config.dropout, self.training)
         for block in self.h:
-            x = block(x, cache)
+            x = block(x, cache, at if block is self.h[-1] else None)  # at last (B, n, C)
         if cache is not None:
             cache.advance(t)
-        x = x if at is None else x[:, at]  # (B, n, C)
         if targets is None:
             return self.unembed(x), None
         return None, head_loss(self.ln_f(x), self.wte.weight, self.padding, targets)

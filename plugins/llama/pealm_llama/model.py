@@ -88,9 +88,10 @@ class Block(nn.Module):
         self.post_attention_layernorm = nn.RMSNorm(config.n_embd, config.norm_eps)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache: KVCache | None) -> Tensor:
-        """(B, T, C) to (B, T, C)."""
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache: KVCache | None, at: Any = None) -> Tensor:
+        """(B, T, C) to (B, n, C): the positions `at`, by default all."""
         x = x + self.self_attn(self.input_layernorm(x), cos, sin, cache)
+        x = x if at is None else x[:, at]
         x = x + self.mlp(self.post_attention_layernorm(x))
         return x
 
@@ -153,10 +154,9 @@ class Llama(nn.Module):
         cos, sin = angles.cos(), angles.sin()
         x = self.embed_tokens(idx)  # (B, T, C)
         for block in self.layers:
-            x = block(x, cos, sin, cache)
+            x = block(x, cos, sin, cache, at if block is self.layers[-1] else None)  # at last (B, n, C)
         if cache is not None:
             cache.advance(t)
-        x = x if at is None else x[:, at]  # (B, n, C)
         if targets is None:
             return self.unembed(x), None
         return None, head_loss(self.norm(x), self._head().weight, None, targets)

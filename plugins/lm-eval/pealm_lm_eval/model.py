@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
@@ -134,7 +135,10 @@ class PealmLM(TemplateLM):  # type: ignore[misc]
         return sums
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        """Return a continuation of each context, up to the first of the task's stop strings."""
+        """Return a continuation of each context, up to the first of the task's stop strings.
+
+        The processes of torchrun, of which each has all requests, divide them and exchange the texts.
+        """
         same: dict[tuple[str, tuple[int, ...]], list[int]] = defaultdict(list)  # by options and prompt
         for number, request in enumerate(requests):
             context, options = request.args
@@ -150,9 +154,11 @@ class PealmLM(TemplateLM):  # type: ignore[misc]
         prompts = {numbers[0]: ids for (_, ids), numbers in same.items()}
         for (options, _), numbers in sorted(same.items(), key=lambda item: len(item[0][1])):
             groups[options, len(numbers)].append(numbers)  # those are samples of one prompt, or they would be equal
-        texts = [""] * len(requests)
+        rank, processes = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        texts = dict[int, str]()
         done = 0
-        for (options, samples), members in groups.items():
+        for (options, samples), every in groups.items():
+            members = every[rank::processes]
             sampling, stops = self._sampling(json.loads(options))
             sampling = dataclasses.replace(sampling, num_samples=samples)
             while members:
@@ -167,8 +173,12 @@ class PealmLM(TemplateLM):  # type: ignore[misc]
                     texts[number] = postprocess_generated_text(text, stops, None)
                     self.cache_hook.add_partial("generate_until", requests[number].args, texts[number])
                 done += len(rows)
-                self.progress(done, len(requests), "texts")
-        return texts
+                self.progress(min(len(requests), done * processes), len(requests), "texts")
+        if processes > 1:
+            parts: list[dict[int, str]] = [{}] * processes
+            dist.all_gather_object(parts, texts)
+            texts = {number: text for part in parts for number, text in part.items()}
+        return [texts[number] for number in range(len(requests))]
 
     def _sampling(self, options: Mapping[str, Any]) -> tuple[Sampling, list[str]]:
         """Return the options of a task as ours, and its stop strings. Raises UserError for unknown options."""

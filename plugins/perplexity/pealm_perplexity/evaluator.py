@@ -7,7 +7,6 @@ tokenizer: models with different ones can be compared. Memory does not grow with
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import islice
 from typing import Any
 
 from pealm_core import Dataset, EvalResult, Tokenizer, UserError, score, start_token
@@ -99,22 +98,26 @@ class _Text:
     """
 
     def __init__(self, dataset: Dataset, split: str, tokenizer: Tokenizer, config: PerplexityConfig) -> None:
-        self.source = islice(read(dataset, split, tokenizer, PASSAGE if config.details else MOST), config.limit)
+        self.source = read(dataset, split, tokenizer, PASSAGE if config.details else MOST)
         self.tokenizer, self.config = tokenizer, config
         self.size, self.count, self.cut, self.passages = 0, 0, False, list[dict[str, int]]()
         self._left = math.inf if config.max_tokens is None else config.max_tokens
 
     def documents(self) -> Iterator[Iterator[tuple[int, Piece]]]:
-        """Yield each document as pieces with their numbers; without details, all have the number 0."""
+        """Yield each document as pieces with their numbers; without details, all have the number 0.
+
+        The limit and `count` are of documents that have something to score: take each one whole before the next.
+        """
         for document in self.source:
             if not self._left:
                 self.cut = True
                 return
-            self.count += 1
             yield self._pieces(document)
+            if self.count == self.config.limit:
+                return
 
     def _pieces(self, document: Iterator[Piece]) -> Iterator[tuple[int, Piece]]:
-        end = 0
+        end, number = 0, self.count + 1
         for piece in document:
             if not self._left:
                 self.cut = True
@@ -122,8 +125,9 @@ class _Text:
             part = piece if piece.scored <= self._left else piece.first(int(self._left), self.tokenizer)
             self.cut = self.cut or part is not piece
             self._left, self.size, end = self._left - part.scored, self.size + part.size, end + part.size
+            self.count = number if part.scored else self.count
             if self.config.details:
-                self.passages.append({"document": self.count, "end": end, "bytes": part.size})
+                self.passages.append({"document": number, "end": end, "bytes": part.size})
             yield max(0, len(self.passages) - 1), part
 
 
