@@ -140,7 +140,7 @@ def recompute(block: nn.Module) -> None:
     def run(*args: Any, **kwargs: Any) -> Any:
         if not (block.training and torch.is_grad_enabled()):
             return forward(*args, **kwargs)
-        again = entered(_get_current_function_mode_stack())
+        again = entered(_get_current_function_mode_stack())  # type: ignore[no-untyped-call]
         call = partial(forward, **kwargs)
         return checkpoint(call, *args, use_reentrant=False, context_fn=lambda: (nullcontext(), again))
 
