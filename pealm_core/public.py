@@ -69,7 +69,7 @@ from pealm_core.data.chat import chat_prompt as chat_prompt
 from pealm_core.data.order import noise as noise
 from pealm_core.hardware.device import fast_bf16 as fast_bf16
 from pealm_core.hardware.distributed import processes as processes
-from pealm_core.hardware.speed import keep_memory as keep_memory
+from pealm_core.hardware.speed import faster as faster
 from pealm_core.inference.generate import ContinuousBatch as ContinuousBatch
 from pealm_core.inference.generate import Stopper as Stopper
 from pealm_core.inference.generate import generate_ids as generate_ids

@@ -56,7 +56,7 @@ API = {
         *("encode_document", "PluginHost", "Entry"),
     ),
     "Errors": ("PealmError", "UserError", "PluginError"),
-    "Small ones": ("cache_root", "available_cpus", "fast_bf16", "keep_memory"),
+    "Small ones": ("cache_root", "available_cpus", "fast_bf16", "faster"),
 }
 
 

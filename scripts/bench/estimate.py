@@ -1,7 +1,7 @@
 """`pealm estimate` against what `pealm train` then measures: tokens/s and memory at its peak.
 
-    python scripts/bench/estimate.py                    # seven models, one round of each, five minutes on two cores
-    python scripts/bench/estimate.py --models gpt2 llama --rounds 3
+    python scripts/bench/estimate.py                    # eight models in two dtypes, one round of each
+    python scripts/bench/estimate.py --models gpt2 llama --dtypes bf16 --rounds 3
     python scripts/bench/estimate.py --toy
 
 Each round estimates, then trains; a ratio is the estimate through the measurement of the same round. Memory is the
@@ -32,7 +32,8 @@ MODELS = {  # command line and characters of the vocabulary
     "llama": (SIZES("llama", 4, 256, 4, 512, 4, 4) + " --model.n-kv-head 2", 28),
     "llama-deep": (SIZES("llama", 10, 160, 5, 192, 6, 3) + " --model.n-kv-head 1", 2000),
     "sprout": (SIZES("sprout", 4, 128, 4, 128, 32, 32), 500),
-    "sprout-fp32": (SIZES("sprout", 6, 320, 4, 256, 4, 2) + " --model.ngram 2 --dtype fp32", 3000),
+    "sprout-ngram": (SIZES("sprout", 6, 320, 4, 256, 4, 2) + " --model.ngram 2", 3000),
+    "char-transformer": (SIZES("char-transformer", 4, 192, 6, 128, 24, 24), 100),
 }
 TOY, NOTHING = (SIZES("gpt2", 2, 64, 2, 64, 8, 8), 28), SIZES("gpt2", 1, 64, 2, 64, 4, 4)
 CPU_TIME = False
@@ -86,6 +87,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--dtypes", nargs="+", choices=("fp32", "bf16"), default=["fp32", "bf16"])
     parser.add_argument("--toy", action="store_true", help="one round of a tiny model")
     parser.add_argument(
         "--cpu-time", action="store_true", help="time of one core instead of the clock, for busy machines"
@@ -98,23 +100,28 @@ def main() -> None:
     models = {"toy": TOY} if options.toy else {name: MODELS[name] for name in options.models}
     with tempfile.TemporaryDirectory(prefix="estimate-") as name:
         folder = Path(name)
-        base: dict[bool, int] = {}
-        for model, (words, vocabulary) in models.items():
-            if (fp32 := "--dtype fp32" in words) not in base:
-                nothing = f"{NOTHING}{' --dtype fp32' * fp32} --input.text {book(folder, 28)} {RUN}"
-                _, base[fp32] = pealm(folder, f"train {nothing} --steps 2 --out {folder / f'nothing-{fp32}'}")
-            rounds = [
-                round_of(folder, words, vocabulary, options.steps, base[fp32])
-                for _ in range(1 if options.toy else options.rounds)
-            ]
-            for what in ("tokens/s", "MB"):
-                ratios = sorted(one / other for one, other in (each[what] for each in rounds))
-                estimated, measured = (statistics.median(each[what][place] for each in rounds) for place in (0, 1))
-                print(
-                    f"{model:<12} {what:<9} estimated {estimated:>9,.0f}  measured {measured:>9,.0f}  "
-                    f"ratio {statistics.median(ratios):.3f} ({ratios[0]:.3f} to {ratios[-1]:.3f})",
-                    flush=True,
-                )
+        for dtype in options.dtypes[:1] if options.toy else options.dtypes:
+            nothing = f"{NOTHING} --dtype {dtype} --input.text {book(folder, 28)} {RUN}"
+            _, base = pealm(folder, f"train {nothing} --steps 2 --out {folder / f'nothing-{dtype}'}")
+            for model, (words, vocabulary) in models.items():
+                words = f"{words} --dtype {dtype}"
+                rounds = [
+                    round_of(folder, words, vocabulary, options.steps, base)
+                    for _ in range(1 if options.toy else options.rounds)
+                ]
+                show(f"{model} {dtype}", rounds)
+
+
+def show(name: str, rounds: list[dict[str, tuple[float, float]]]) -> None:
+    """Print a line for each quantity."""
+    for what in ("tokens/s", "MB"):
+        ratios = sorted(one / other for one, other in (each[what] for each in rounds))
+        estimated, measured = (statistics.median(each[what][place] for each in rounds) for place in (0, 1))
+        print(
+            f"{name:<21} {what:<9} estimated {estimated:>9,.0f}  measured {measured:>9,.0f}  "
+            f"ratio {statistics.median(ratios):.3f} ({ratios[0]:.3f} to {ratios[-1]:.3f})",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ def run(options: Sequence[str]) -> dict[str, Any]:
     """What train.py measured; {"error": ...} where it failed."""
     done = subprocess.run([sys.executable, str(TRAIN), "--json", *options], capture_output=True, text=True)
     if done.returncode:
-        return {"error": (done.stderr.strip().splitlines() or ["it failed without a word"])[-1]}
+        return {"error": (done.stderr.strip().splitlines() or ["it failed without a message"])[-1]}
     row: dict[str, Any] = json.loads(done.stdout)
     return row
 

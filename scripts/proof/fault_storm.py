@@ -164,7 +164,7 @@ def check_resumed(log: Path, step: int) -> None:
     told = [line for line in text.splitlines() if line.startswith("resuming from ") or "no valid checkpoint" in line]
     expected = f"step-{step:08d}" if step else "no valid checkpoint"
     if (told and expected not in told[0]) or "skipped:" in text:
-        fail(f"the run should have gone on from step {step}:\n{text}")
+        fail(f"the run should have resumed from step {step}:\n{text}")
 
 
 def compare(straight: Path, stormy: Path) -> str:

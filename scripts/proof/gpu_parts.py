@@ -118,6 +118,11 @@ class Machine:
     def name(self) -> str:
         return torch.cuda.get_device_name(self.device) if self.cuda else "CPU"
 
+    @property
+    def where(self) -> str:
+        """The model and the device, for the rows."""
+        return f"{'a toy model' if self.quick else 'GPT-2 124M'} on one {self.name}"
+
     def model(self, **changes: int) -> GPT2:
         """GPT-2 with random weights, the same ones each time."""
         torch.manual_seed(0)
@@ -281,8 +286,8 @@ def step(m: Machine, facts: Facts) -> None:
         else:
             facts.skip("waits for the GPU", "no CUDA")
     section = "Training speed"
-    facts.row(section, f"124M on one {m.name}, 64 x 1024 tokens a step", "–", f"{speed:,.0f} tokens/s")
-    facts.row(section, "the same, of the measured peak", "60 %", f"{100 * mfu:.1f} % of {most / 1e12:.0f} TFLOP/s")
+    facts.row(section, f"{m.where}, {batch} x {block} tokens a step", "–", f"{speed:,.0f} tokens/s")
+    facts.row(section, "the same, of the measured peak", "60 %", f"{100 * mfu:.1f} % of {most / 1e12:.3g} TFLOP/s")
     facts.row(section, "the trainer beside a bare loop", "0 %", f"{100 * (statistics.median(ratios) - 1):+.2f} %")
 
 
@@ -454,7 +459,7 @@ def decode(m: Machine, facts: Facts) -> None:
             )
             facts.row(
                 "Sampling",
-                f"GPT-2 124M on one {m.name}, bf16, {batch} {'text' if batch == 1 else 'texts'} at once, tokens/s",
+                f"{m.where}, bf16, {batch} {'text' if batch == 1 else 'texts'} at once, tokens/s",
                 f"{theirs:,.0f} (transformers, same run)",
                 f"{figures.get(f'pealm {batch}', 0):,.0f}",
             )
@@ -702,7 +707,7 @@ def rows_per_second(m: Machine, facts: Facts, kind: str, path: Path, model: Any,
     rate = total / taken
     text = f"{rate:,.0f} rows/s: 10,042 in {10_042 / rate:.1f} s (goal: 10 s)"
     facts.goal(f"HellaSwag, {total:,} {kind} rows", 10_042 / rate <= 10, text, seconds=taken)
-    what = f"rows/s, 124M, bf16 on one {m.name}, {total:,} {kind} rows"
+    what = f"rows/s, {m.where}, bf16, {total:,} {kind} rows"
     facts.row("HellaSwag", what, "1,004 (all in 10 s)", f"{rate:,.0f}")
 
 

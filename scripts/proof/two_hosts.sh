@@ -6,8 +6,8 @@
 #
 # 1. Both hosts train undisturbed.
 # 2. The second host is killed in the middle (torchrun and its worker, SIGKILL) and its command started again: the
-#    first host's torchrun has waited, and both go on from the newest checkpoint.
-# 3. The second host loses its power: it is gone without a word, and comes back with another memory.
+#    first host's torchrun has waited, and both resume from the newest checkpoint.
+# 3. The second host loses its power, and comes back with empty memory.
 # 4. The first host is killed. It keeps torchrun's store, so that the second's torchrun ends by itself; the commands
 #    of both are started again.
 # All must end with the same losses, every step once. Namespaces and files are removed at the end, whatever happens.
@@ -18,7 +18,7 @@ die() {
     exit 1
 }
 
-[[ $(uname) == Linux ]] || die "network namespaces are a thing of Linux"
+[[ $(uname) == Linux ]] || die "network namespaces need Linux"
 ((EUID == 0)) || die "making network namespaces needs root: sudo $0"
 command -v ip >/dev/null || die "needs the command ip: apt-get install iproute2 (Debian, Ubuntu), dnf install iproute"
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
@@ -70,7 +70,7 @@ plug
 for ((i = 0; i < 2000; i++)); do printf '%d times %d is %d. ' $i $i $((i * i)); done >"$home/book.txt"
 
 pids=("" "")
-start() { # start RANK RUN: the same command for a run that begins and one that goes on
+start() { # start RANK RUN: the same command starts a run and resumes it
     # gloo listens on what the host's name resolves to, which here is none of the namespace's addresses.
     (
         export GLOO_SOCKET_IFNAME=eth0
@@ -101,7 +101,7 @@ reach() { # reach RUN STEP
 
 heard() { grep -h "resuming from" "$home/$1-host0.log" | tail -n 1 | sed "s|$home/||"; }
 
-again() { # again RUN COUNT: wait until the run has gone on for the COUNTth time
+again() { # again RUN COUNT: wait until the run has resumed COUNT times
     until (($(grep -c "resuming from" "$home/$1-host0.log" || true) >= $2)); do
         kill -0 "${pids[0]}" 2>/dev/null || die "$1: host 0 ended"
         sleep 0.05
@@ -132,7 +132,7 @@ say "done: $(lines one-lost) steps"
 start 0 power-cut
 start 1 power-cut
 reach power-cut 330
-ip -n "${host[1]}" link set eth0 down # no packet says goodbye
+ip -n "${host[1]}" link set eth0 down # connections are not closed
 kill_host "${host[1]}"
 wait "${pids[1]}" || true
 ip -n "${host[0]}" link delete eth0

@@ -11,12 +11,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 import pealm_core
 from pealm_core import PluginHost
 from pealm_fsdp.config import FSDPConfig
 from pealm_fsdp.deferred import Deferred, named_tensors
-from pealm_fsdp.strategy import FullyShard, blocks
+from pealm_fsdp.strategy import FullyShard, blocks, recompute
 from pealm_testing import StrategyConformance
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts" / "proof"))
@@ -166,3 +167,22 @@ def test_the_proof_with_two_and_four_processes() -> None:
     code = "import sys, sharded; sys.argv = ['sharded']; sharded.main()"
     done = subprocess.run([sys.executable, "-c", code], cwd=sharded.__file__.rpartition("/")[0], check=False)
     assert done.returncode == 0
+
+
+def test_recomputation_runs_in_the_function_modes_of_the_forward_pass() -> None:
+    """As pealm's attention for AMD CPUs is one: without it, a recomputed block would save other tensors."""
+
+    class Cosine(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            return torch.cos(*args).square() if func is torch.sin else func(*args, **(kwargs or {}))
+
+    class Sine(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.sin(x)
+
+    block, x = Sine(), torch.ones(2, requires_grad=True)
+    recompute(block)
+    with Cosine():
+        block(x).sum().backward()
+    assert x.grad is not None
+    torch.testing.assert_close(x.grad, -torch.sin(2 * torch.ones(2)))  # of cos(x) squared

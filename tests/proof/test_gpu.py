@@ -28,6 +28,7 @@ def test_every_part_at_toy_size(tmp_path: Path) -> None:
     assert sum(fact["status"] == "ok" for fact in facts) >= 14
     assert all(fact["text"] for fact in facts if fact["status"] == "skip")
     rows = (tmp_path / "rows.md").read_text()
+    assert "124M" not in rows and "| a toy model on one CPU, 2 x 32 tokens a step |" in rows
     assert "not for the tables" in rows and re.search(r"^\| ladder, bf16 \| – \| [\d,]+ tokens/s", rows, re.M)
 
 

@@ -13,9 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.flop_counter import flop_registry
 
-from pealm_estimate import heap
-
-MORE = 4  # steps after the second one, until the allocator's gaps no longer change
+MAPPED = 2**25  # bytes from which on glibc gets each block from the system, and returns it
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,7 @@ class Cost:
     """What the passes of one step cost, in bytes and floating-point operations.
 
     working: the most that a forward and a backward pass use at one time beside the weights, new gradients included.
-    heap: what a CPU's allocator takes for all of it.
+    mapped: the part of all memory at that time that is in blocks of MAPPED bytes or more.
     """
 
     parameters: int
@@ -53,7 +51,7 @@ class Cost:
     gradients: int
     optimizer: int
     working: int
-    heap: int
+    mapped: int
     flops: int
     calls: Calls  # of a pass
     update: Calls  # of the optimizer
@@ -69,8 +67,8 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.bytes = self.peak = self.flops = 0
+        self.mapped = self.mapped_at_peak = 0
         self.calls: dict[str, Call] = {}
-        self.events: list[tuple[int, int]] = []  # (storage, bytes) as they are made; 0 bytes when they are freed
         self._seen: set[int] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -93,15 +91,16 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         key, size = storage._cdata, storage.nbytes()
         if key not in self._seen and size:
             self._seen.add(key)
-            self.events.append((key, size))
             self.bytes += size
-            self.peak = max(self.peak, self.bytes)
+            self.mapped += size if size >= MAPPED else 0
+            if self.bytes > self.peak:
+                self.peak, self.mapped_at_peak = self.bytes, self.mapped
             weakref.finalize(storage, self._free, key, size)
 
     def _free(self, key: int, size: int) -> None:
         self._seen.discard(key)
-        self.events.append((key, 0))
         self.bytes -= size
+        self.mapped -= size if size >= MAPPED else 0
 
 
 def _shape(tensor: Tensor) -> Shape:
@@ -115,10 +114,9 @@ def cost(
     micro_batch_size: int,
     block_size: int,
     dtype: torch.dtype,
-    passes: int = 1,
 ) -> Cost:
     """Return the cost of a pass and an update. No data is made, unless the model asks for values."""
-    sizes = (micro_batch_size, block_size, dtype, min(passes, 2))
+    sizes = (micro_batch_size, block_size, dtype)
     try:
         with FakeTensorMode():
             return _count(make_model(), make_optimizer, *sizes)
@@ -127,9 +125,7 @@ def cost(
             return _count(make_model(), make_optimizer, *sizes)
 
 
-def _count(
-    model: nn.Module, make_optimizer: Callable[[Any], Any], rows: int, block: int, dtype: torch.dtype, passes: int
-) -> Cost:
+def _count(model: nn.Module, make_optimizer: Callable[[Any], Any], rows: int, block: int, dtype: torch.dtype) -> Cost:
     model.train()
     idx = torch.zeros(rows, block, dtype=torch.long)
 
@@ -150,12 +146,5 @@ def _count(
         optimizer.step()
         update, state, ledger.calls = ledger.calls, ledger.bytes - before, {}
         working = max(working, ledger.peak - weights - state)
-        optimizer.zero_grad(set_to_none=True)
-        first = len(ledger.events)
-        for _ in range(passes):  # of the next step, which finds its memory between the optimizer's state
-            step()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        events = [*ledger.events, *ledger.events[first:] * MORE]
     count = sum(p.numel() for p in model.parameters())
-    return Cost(count, weights, gradients, state, working, heap.peak(events), flops, calls, update)
+    return Cost(count, weights, gradients, state, working, ledger.mapped_at_peak, flops, calls, update)

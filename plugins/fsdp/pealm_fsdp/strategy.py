@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.utils import get_total_norm
+from torch.overrides import _get_current_function_mode_stack
 from torch.utils.checkpoint import checkpoint
 
 from pealm_fsdp import shards
@@ -139,9 +140,20 @@ def recompute(block: nn.Module) -> None:
     def run(*args: Any, **kwargs: Any) -> Any:
         if not (block.training and torch.is_grad_enabled()):
             return forward(*args, **kwargs)
-        return checkpoint(partial(forward, **kwargs), *args, use_reentrant=False)
+        again = entered(_get_current_function_mode_stack())  # type: ignore[no-untyped-call]
+        call = partial(forward, **kwargs)
+        return checkpoint(call, *args, use_reentrant=False, context_fn=lambda: (nullcontext(), again))
 
     block.forward = run
+
+
+@contextmanager
+def entered(modes: Iterable[Any]) -> Iterator[None]:
+    """Enter torch's function modes of a forward pass, such as pealm's attention for AMD CPUs. Backward has none."""
+    with ExitStack() as stack:
+        for mode in modes:
+            stack.enter_context(mode)
+        yield
 
 
 def gathered(value: Any) -> Any:

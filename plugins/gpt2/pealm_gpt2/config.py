@@ -16,7 +16,7 @@ class GPT2Config:
     n_layer: int = setting(12, "transformer blocks", at_least=1, at_most=10_000)
     n_head: int = setting(12, "attention heads in a block", at_least=1)
     n_embd: int = setting(768, "width", at_least=1, at_most=1_000_000)
-    dropout: float = setting(0.0, "share of activations dropped in training", at_least=0, below=1)
+    dropout: float = setting(0.0, "fraction of activations dropped in training", at_least=0, below=1)
     bias: bool = setting(True, "biases in linear layers and norms, as OpenAI's weights have them")
 
     def __post_init__(self) -> None:

@@ -23,7 +23,7 @@ class SproutConfig:
     n_layer: int = setting(4, "transformer blocks", at_least=1, at_most=10_000)
     n_head: int = setting(4, "attention heads in a block", at_least=1)
     n_embd: int = setting(128, "width", at_least=1, at_most=1_000_000)
-    dropout: float = setting(0.0, "share of activations dropped in training", at_least=0, below=1)
+    dropout: float = setting(0.0, "fraction of activations dropped in training", at_least=0, below=1)
     rotary: bool = setting(True, "rotary positions, else learned ones")
     rotary_fraction: float = setting(
         1.0,
