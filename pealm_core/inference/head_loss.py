@@ -1,4 +1,4 @@
-"""The loss of a model's head. Where the head is not trained, its logits are not kept."""
+"""The loss of a model's head, without keeping its logits: on a CPU, and where the head is not trained."""
 
 from typing import Any
 
@@ -9,20 +9,23 @@ from torch import Tensor
 from pealm_core.contract.training_parts import IGNORE
 
 ROWS = 512  # of logits at a time
+CACHED = 2**21  # logits that fit into a CPU's cache
 
 
 def head_loss(x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
     """Return the mean cross-entropy of a head's logits. x: (B, T, C), weight: (V, C), bias: (V), targets: (B, T).
 
-    On a CPU, targets that are IGNORE take no time. If x needs a gradient and the head does not, as below an adapter,
-    the gradient is computed beside the loss, some rows at a time, which takes less memory.
+    On a CPU, targets that are IGNORE take no time. There, and on other devices if the head is not trained, as below
+    an adapter, the gradients are computed beside the loss, some rows at a time, which takes less memory. If x needs a
+    gradient, the bias gets none.
     """
-    if torch.is_grad_enabled() and x.requires_grad and not weight.requires_grad:
-        loss: Tensor = _FrozenHead.apply(x.flatten(0, 1), weight, bias, targets.flatten())  # type: ignore[no-untyped-call]
+    x, targets, cpu = x.flatten(0, 1), targets.flatten(), x.device.type == "cpu"
+    if cpu and _some_ignored(scored := targets != IGNORE):
+        x, targets = x[scored], targets[scored]
+    if torch.is_grad_enabled() and x.requires_grad and (cpu or not weight.requires_grad):
+        loss: Tensor = _Head.apply(x, weight, bias, targets)  # type: ignore[no-untyped-call]
         return loss
-    if x.device.type == "cpu" and _some_ignored(scored := targets != IGNORE):
-        return F.cross_entropy(F.linear(x[scored], weight, bias), targets[scored])
-    return F.cross_entropy(F.linear(x, weight, bias).flatten(0, 1), targets.flatten())
+    return F.cross_entropy(F.linear(x, weight, bias), targets)
 
 
 def _some_ignored(scored: Tensor) -> bool:
@@ -33,33 +36,51 @@ def _some_ignored(scored: Tensor) -> bool:
         return False
 
 
-class _FrozenHead(torch.autograd.Function):
-    """The loss of rows x (N, C) with its gradient."""
+class _Head(torch.autograd.Function):
+    """The loss of rows x (N, C), with its gradients."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
-        """Compute loss and gradient for some rows after the others."""
-        scored = targets != IGNORE
-        count = scored.sum().clamp(min=1)
-        rows = scored.nonzero()[:, 0] if x.device.type == "cpu" else torch.arange(len(x), device=x.device)
-        total: Any = 0.0
-        gradient = torch.zeros_like(x)
-        for some in torch.split(rows, ROWS):
-            own, target = scored[some], targets[some].clamp(min=0)[:, None]
-            logits = F.linear(x[some], weight, bias)  # (n, V)
-            logits = logits.float() if logits.element_size() < 4 else logits
-            normalizer = logits.logsumexp(-1, keepdim=True)
-            total = total + ((normalizer - logits.gather(1, target))[:, 0] * own).sum()
-            gradients = logits.sub_(normalizer).exp_()
-            gradients.scatter_add_(1, target, gradients.new_full((), -1.0).expand_as(target))
-            gradients *= (own / count)[:, None]
-            gradient[some] = (gradients.to(weight.dtype) @ weight).to(x.dtype)
-        ctx.save_for_backward(gradient)
+        """Compute loss and gradients for some rows after the others."""
+        scored, device = targets != IGNORE, x.device.type
+        dtype = F.linear(x[:1], weight[:1]).dtype  # autocast's, where it is enabled
+        size = max(1, CACHED // len(weight)) if device == "cpu" else ROWS
+        count, total, gradient, of_head = scored.sum().clamp(min=1), x.new_zeros(()), torch.empty_like(x), None
+        head = weight.to(dtype)
+        buffer = head.new_empty(min(ROWS, len(x)), len(head))  # new memory for each product would take longer
+        for start in range(0, len(x), ROWS):
+            rows = slice(start, start + ROWS)
+            some, own = x[rows].to(dtype), scored[rows, None]
+            logits = torch.mm(some, head.T, out=buffer[: len(some)])  # (n, V)
+            target = targets[rows, None].clamp(min=0)
+            parts = zip(*(torch.split(each, size) for each in (logits, target, own)), strict=True)
+            total = total + sum(_losses(part, bias, *wanted) for part, *wanted in parts)
+            gradient[rows] = (logits @ head) * own
+            if weight.requires_grad:
+                product = (logits.T @ (some * own)).to(weight.dtype)
+                of_head = product if of_head is None else of_head.add_(product)
+        ctx.save_for_backward(count)
+        ctx.gradients = gradient, of_head
         loss: Tensor = total / count
         return loss
 
     @staticmethod
-    def backward(ctx: Any, *given: Tensor) -> tuple[Tensor, None, None, None]:
-        """Scale the gradient."""
-        (gradient,) = ctx.saved_tensors
-        return gradient * given[0], None, None, None
+    def backward(ctx: Any, *given: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
+        """Scale the gradients, in place: there is no second time."""
+        (gradient, of_head), ctx.gradients = ctx.gradients, (None, None)
+        if gradient is None:
+            raise RuntimeError("the gradients of head_loss can't be computed a second time; call it again")
+        scale = given[0] / ctx.saved_tensors[0]
+        return gradient.mul_(scale), None if of_head is None else of_head.mul_(scale), None, None
+
+
+def _losses(logits: Tensor, bias: Tensor | None, target: Tensor, own: Tensor) -> Tensor:
+    """Return the sum of the losses of rows of logits (n, V), which become its gradient. own: (n, 1), what counts."""
+    wide = logits.float() if logits.element_size() < 4 else logits
+    if bias is not None:
+        wide += bias
+    log_probabilities = wide.log_softmax(-1)
+    gradient = torch.exp(log_probabilities, out=wide)
+    gradient.scatter_add_(1, target, gradient.new_full((), -1.0).expand_as(target))
+    logits.copy_(gradient)
+    return -(log_probabilities.gather(1, target) * own).sum()

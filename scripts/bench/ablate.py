@@ -35,6 +35,8 @@ CHANGES = {
     "as it is": "",
     "no n-grams": "--model.ngram 1",
     "pairs only": "--model.ngram 2",
+    "pairs and triples only": "--model.ngram 3",
+    "no dropout of n-grams": "--model.ngram-dropout 0",
     "no decay of matrices": "--optimizer.weight-decay 0",
     "no decay of tables": "--optimizer.adam-decay 0",
     "learned positions": "--model.rotary false",
@@ -47,6 +49,7 @@ CHANGES = {
     "logit soft-cap 15": "--model.softcap 15",
     "value residual": "--model.value-residual true",
     "skip from the embedding": "--model.embedding-skip true",
+    "steady rate, then linear decay": "--schedule wsd --schedule.min-lr-ratio 0",
     "cosine schedule": "--schedule cosine --schedule.min-lr-ratio 0.1",
     "AdamW": "--optimizer adamw --lr 0.003",
 }
@@ -172,7 +175,7 @@ def main() -> None:
         for (change, budget, _), run in waiting.items():
             found.setdefault((change, budget), []).append(run.result())
     print(f"{given.seeds} seeds; {given.seconds:g} s; {given.steps:,} steps of 2,048 characters; nats per character")
-    print(f"{'':26}{'same seconds':>28}{'same tokens':>28}")
+    print(f"{'':32}{'same seconds':>28}{'same tokens':>28}")
     rows = []
     for change in CHANGES:
         cells = []
@@ -181,7 +184,7 @@ def main() -> None:
             mean, spread = statistics.mean(losses), (max(losses) - min(losses)) / 2
             cells.append(f"{mean:.4f} ± {spread:.4f} ({mean - base:+.4f})")
             rows.append([change, budget, f"{mean:.4f}", f"{spread:.4f}", f"{mean - base:.4f}"])
-        print(f"{change:26}{cells[0]:>28}{cells[1]:>28}")
+        print(f"{change:32}{cells[0]:>28}{cells[1]:>28}")
     write(given.out, ["change", "same", "loss", "spread", "worse_by"], rows)
 
 

@@ -74,7 +74,7 @@ def test_memory_grows_with_the_micro_batch_and_shrinks_with_recomputation(estima
     memory = estimate(*SPEED, "--batch-size", 8)["memory"]
     totals = [memory[rows]["total"] for rows in ("1", "2", "8")]
     assert totals == sorted(totals) and list(memory) == ["1", "2", "8"]
-    wide = ("--batch-size", 32, "--micro-batch-size", 32)
+    wide = ("--batch-size", 32, "--micro-batch-size", 32, "--model.n-layer", 4)
     memory = estimate(*SPEED, *wide)["memory"]
     words = (*wide, "--strategy", "fsdp", "--strategy.activation-checkpointing", "true")
     recomputed = estimate(*SPEED, *words)["memory"]["32"]

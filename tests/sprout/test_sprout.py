@@ -29,6 +29,7 @@ SWITCHES: list[dict[str, Any]] = [
     {"embedding_skip": True},
     {"smear": 6},
     {"dropout": 0.1},
+    {"ngram_dropout": 0.3},
 ]
 
 
@@ -109,6 +110,17 @@ def test_an_ngram_is_known_again_wherever_it_stands() -> None:
     (first, _), _ = ngrams(torch.tensor([[4]]), before)  # nothing before it is not token 0 before it
     (after_0, _), _ = ngrams(torch.tensor([[4]]), torch.tensor([[0, 0]]))
     assert not torch.equal(first, after_0)
+
+
+@torch.no_grad()
+def test_embeddings_of_ngrams_are_dropped_as_a_whole_in_training_alone() -> None:
+    torch.manual_seed(0)
+    ngrams, idx = NGrams(replace(BASE, ngram_dropout=0.25)), torch.randint(11, (8, 500))
+    before = torch.full((8, 2), -1)
+    for whole, dropped in zip(ngrams.eval()(idx, before)[0], ngrams.train()(idx, before)[0], strict=True):
+        kept = dropped.any(-1)
+        assert abs(float(kept.float().mean()) - 0.75) < 0.04
+        torch.testing.assert_close(dropped[kept], whole[kept] / 0.75)
 
 
 @torch.no_grad()

@@ -38,6 +38,9 @@ class SproutConfig:
     softcap: float = setting(0.0, "logits stay within plus and minus this; 0: no limit", at_least=0)
     ngram: int = setting(1, "tokens that the embedding sees: 2 adds a table of pairs, 3 one of triples", at_least=1)
     ngram_rows: int = setting(8192, "rows of each such table; pairs and triples find theirs by a hash", at_least=1)
+    ngram_dropout: float = setting(
+        0.0, "fraction of the embeddings of pairs, triples and so on dropped in training", at_least=0, below=1
+    )
     smear: int = setting(
         1,
         "tokens whose embeddings a position adds up: its own and those just before it, each feature with a weight",

@@ -55,11 +55,12 @@ class NGrams(nn.Module):
     """Each pair of tokens, each triple and so on has an embedding of its own, or shares one with others of its hash.
 
     So the model knows from the start what follows them, which attention and feed-forward layers take long to learn.
+    In training, a fraction of these embeddings is dropped, so that the model does not only memorize what follows.
     """
 
     def __init__(self, config: SproutConfig) -> None:
         super().__init__()
-        self.rows = config.ngram_rows
+        self.rows, self.dropout = config.ngram_rows, config.ngram_dropout
         self.tables = nn.ModuleList(nn.Embedding(config.ngram_rows, config.n_embd) for _ in range(config.ngram - 1))
 
     def forward(self, idx: Tensor, recent: Tensor) -> tuple[list[Tensor], Tensor]:
@@ -71,7 +72,7 @@ class NGrams(nn.Module):
         seen, code = torch.cat([recent, idx], dim=1), idx
         for back, table in enumerate(self.tables, start=1):
             code = (code * HASH + seen[:, n - back : n - back + t] + 1) % self.rows
-            found.append(table(code))
+            found.append(F.dropout1d(table(code), self.dropout, self.training))  # embeddings as a whole
         return found, seen
 
 

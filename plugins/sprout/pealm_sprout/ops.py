@@ -70,11 +70,11 @@ class _Rotate(torch.autograd.Function):
 
 
 def _turned(x: Tensor, cos: Tensor, sin: Tensor, way: int) -> Tensor:
-    y = torch.empty_like(x)
-    (a, b), (left, right) = x.chunk(2, dim=-1), y.chunk(2, dim=-1)
-    torch.mul(a, cos, out=left).addcmul_(b, sin, value=-way)
-    torch.mul(b, cos, out=right).addcmul_(a, sin, value=way)
-    return y
+    # On whole rows of features: torch is slow on many short pieces of memory.
+    places = (*cos.shape[:-3], *x.shape[-3:])
+    cos, sin = (torch.cat(halves, -1).expand(places).contiguous() for halves in ((cos, cos), (-way * sin, way * sin)))
+    a, b = x.chunk(2, dim=-1)
+    return torch.mul(x, cos).addcmul_(torch.cat([b, a], -1), sin)
 
 
 class _SquaredReLU(torch.autograd.Function):

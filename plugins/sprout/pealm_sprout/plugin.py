@@ -33,7 +33,14 @@ def pealm_models() -> Iterator[ModelSpec]:
                 "train": {"batch_size": 13},
                 "optimizer": {"name": "muon", "weight_decay": 0.0, "adam_lr": 0.02},
             },
-            "cpu": {"block_size": 64, "ngram": 3, "optimizer": {"name": "muon", "adam_decay": 0.3}},
+            "cpu": {
+                "block_size": 64,
+                "ngram": 5,
+                "ngram_rows": 16384,
+                "ngram_dropout": 0.2,
+                "schedule": {"name": "linear", "min_lr_ratio": 0.0},
+                "optimizer": {"name": "muon", "adam_decay": 0.3},
+            },
             "laptop": {
                 "block_size": 256,
                 "n_layer": 5,
