@@ -42,7 +42,8 @@ class Distillation:
         logits, _ = model(batch["idx"])
         with torch.no_grad():
             taught, _ = self.teacher(batch["idx"])
-        logits, taught, targets = logits[scored].float(), taught[scored].float(), batch["targets"][scored]
+        # in double precision: near the teacher, their divergence is a small difference of large numbers
+        logits, taught, targets = logits[scored].double(), taught[scored].double(), batch["targets"][scored]
         of_text = F.cross_entropy(logits, targets)
         logs = (logits / heat).log_softmax(-1), (taught / heat).log_softmax(-1)
         of_teacher = heat**2 * F.kl_div(*logs, log_target=True, reduction="batchmean")
