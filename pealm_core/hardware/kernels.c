@@ -97,34 +97,36 @@ typedef struct {
     double number;
 } operation;
 
-/* Element by element: COPY to RELU. */
+/* Element by element: COPY to RELU. Numbers side by side are computed together. */
 static void elements(const operation *o)
 {
     const int64_t *s = o->size, *t = o->strides[0], *u = o->strides[1], *v = o->strides[2];
+    int64_t many = t[3] == 1 && u[3] == 1 && v[3] == 1 ? s[3] : 1;
     for (int64_t i = 0; i < s[0]; i++)
         for (int64_t j = 0; j < s[1]; j++)
-            for (int64_t k = 0; k < s[2]; k++) {
-                float *y = (float *)o->result + i * t[0] + j * t[1] + k * t[2];
-                const float *a = (const float *)o->input[0] + i * u[0] + j * u[1] + k * u[2];
-                const float *b = (const float *)o->input[1] + i * v[0] + j * v[1] + k * v[2];
-                int64_t n = s[3], ty = t[3], ta = u[3], tb = v[3];
-#define EACH(value)                                                                      \
-    if (ty == 1 && ta == 1 && tb == 1)                                                   \
-        for (int64_t l = 0; l < n; l++) { float p = a[l], q = b[l]; (void)q; y[l] = (value); } \
-    else                                                                                 \
-        for (int64_t l = 0; l < n; l++) { float p = a[l * ta], q = b[l * tb]; (void)q; y[l * ty] = (value); } \
+            for (int64_t k = 0; k < s[2]; k++)
+                for (int64_t l = 0; l < s[3]; l += many) {
+                    float *y = (float *)o->result + i * t[0] + j * t[1] + k * t[2] + l * t[3];
+                    const float *a = (const float *)o->input[0] + i * u[0] + j * u[1] + k * u[2] + l * u[3];
+                    const float *b = (const float *)o->input[1] + i * v[0] + j * v[1] + k * v[2] + l * v[3];
+#define EACH(value)                      \
+    for (int64_t e = 0; e < many; e++) { \
+        float p = a[e], q = b[e];        \
+        (void)q;                         \
+        y[e] = (value);                  \
+    }                                    \
     break
-                switch (o->kind) {
-                case COPY: EACH(p);
-                case ADD: EACH(p + q);
-                case SUB: EACH(p - q);
-                case MUL: EACH(p * q);
-                case DIV: EACH(p / q);
-                case SILU: EACH(p / (1 + exponential(-p)));
-                case GELU_TANH: EACH(p / (1 + exponential(-1.59576912f * (p + 0.044715f * p * p * p))));
-                case RELU: EACH(p > 0 ? p : 0);
+                    switch (o->kind) {
+                    case COPY: EACH(p);
+                    case ADD: EACH(p + q);
+                    case SUB: EACH(p - q);
+                    case MUL: EACH(p * q);
+                    case DIV: EACH(p / q);
+                    case SILU: EACH(p / (1 + exponential(-p)));
+                    case GELU_TANH: EACH(p / (1 + exponential(-1.59576912f * (p + 0.044715f * p * p * p))));
+                    case RELU: EACH(p > 0 ? p : 0);
+                    }
                 }
-            }
 }
 
 /* Each of size[0] rows of size[1] numbers, by a weight and a bias that may be NULL; number: epsilon. */
