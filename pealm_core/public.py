@@ -2,7 +2,7 @@
 
 # ruff: noqa: I001 (in the order of what they load)
 # Standard library and pluggy only: for the modules that name a plugin's parts, and their settings.
-from pealm_core.config.depth import depth_preset as depth_preset
+from pealm_core.config.size_from_depth import depth_preset as depth_preset
 from pealm_core.config.paths import cache_root as cache_root
 from pealm_core.config.settings import Sampling as Sampling
 from pealm_core.config.settings import TrainSettings as TrainSettings
@@ -39,7 +39,7 @@ from pealm_core.contract.training_parts import Schedule as Schedule
 from pealm_core.contract.training_parts import Source as Source
 from pealm_core.contract.training_parts import Strategy as Strategy
 from pealm_core.contract.training_parts import Trainer as Trainer
-from pealm_core.plugins.calls import call_plugin as call_plugin
+from pealm_core.plugins.plugin_errors import call_plugin as call_plugin
 from pealm_core.plugins.discovery import use_plugin as use_plugin
 
 # click or packaging, but neither numpy nor torch: a help page imports them.

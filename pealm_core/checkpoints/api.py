@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pealm_core.checkpoints import folder as checkpoint
 from pealm_core.checkpoints.adapters import merged_state
-from pealm_core.checkpoints.build import make_model, plan_of, with_adapter
+from pealm_core.checkpoints.build_model import make_model, plan_of, with_adapter
 from pealm_core.checkpoints.build_tokenizer import COMPONENTS, Config, load_tokenizer, plan_config
 from pealm_core.checkpoints.tensors import load_model, load_tensors, read_tensors
 from pealm_core.config.toml_layers import file_layer

@@ -22,10 +22,10 @@ from pealm_core.contract.errors import (
     nearest,
 )
 from pealm_core.contract.specs import CommandSpec
-from pealm_core.plugins.calls import HINT, blame
 from pealm_core.plugins.discovery import use_plugin
-from pealm_core.plugins.guard import no_exit
+from pealm_core.plugins.import_checks import no_exit
 from pealm_core.plugins.loading import PluginHost
+from pealm_core.plugins.plugin_errors import HINT, blame
 
 # What the system says of a name or place that the user chose.
 MISPLACED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP}

@@ -16,8 +16,8 @@ from pealm_core.contract.errors import UserError
 from pealm_core.contract.fields import Setting, dump, settings_of
 from pealm_core.contract.protocols import has
 from pealm_core.contract.specs import ObserverSpec
-from pealm_core.plugins.calls import Returns, check
 from pealm_core.plugins.loading import Entry, PluginHost
+from pealm_core.plugins.plugin_errors import Returns, check
 
 TRAINING = ("model", "input", "tokenizer", "optimizer", "schedule", "objective", "strategy", "adapter", "observer")
 METHODS = {"tokenizer": "encode decode", "evaluator": "evaluate", "schedule": "__call__", "objective": "loss"}

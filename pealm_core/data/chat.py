@@ -16,7 +16,7 @@ from typing import Any
 from pealm_core.contract.errors import UserError
 from pealm_core.contract.protocols import Conversation, Segment, Tokenizer
 from pealm_core.data.documents import encode_document, has_template, render
-from pealm_core.data.specials import specials_in, specials_of
+from pealm_core.data.special_tokens import specials_in, specials_of
 
 Layout = Mapping[str, Any]
 Message = Mapping[str, str]  # {"role": "user", "content": "Hi!"}

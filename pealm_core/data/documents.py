@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from pealm_core.contract.errors import PealmError, PluginError, UserError, describe
 from pealm_core.contract.protocols import Conversation, Dataset, Document, Segment, Tokenizer
-from pealm_core.data.specials import specials_of
-from pealm_core.plugins.calls import HINT, Returns, blame, call_plugin, owner
+from pealm_core.data.special_tokens import specials_of
+from pealm_core.plugins.plugin_errors import HINT, Returns, blame, call_plugin, owner
 
 PIECE = 2**20  # characters that are tokenized at a time, if possible
 

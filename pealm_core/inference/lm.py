@@ -10,7 +10,7 @@ import torch
 
 from pealm_core.checkpoints import folder as checkpoint
 from pealm_core.checkpoints.adapters import fold_rows
-from pealm_core.checkpoints.build import make_model, plan_of, with_adapter
+from pealm_core.checkpoints.build_model import make_model, plan_of, with_adapter
 from pealm_core.checkpoints.build_tokenizer import make_tokenizer, pretrained_vocabulary
 from pealm_core.checkpoints.tensors import load_model
 from pealm_core.config.settings import Sampling

@@ -8,9 +8,9 @@ from typing import Any, Generic, TypeVar
 from pealm_core.contract.errors import PealmError, PluginError, UserError, describe
 from pealm_core.contract.fields import settings_of
 from pealm_core.contract.specs import Spec
-from pealm_core.plugins.calls import explain
 from pealm_core.plugins.discovery import Plugin
-from pealm_core.plugins.guard import DefectError, guarded
+from pealm_core.plugins.import_checks import DefectError, guarded
+from pealm_core.plugins.plugin_errors import explain
 
 S = TypeVar("S", bound=Spec)
 

@@ -20,12 +20,12 @@ import pluggy
 
 from pealm_core.contract import hookspecs
 from pealm_core.contract.errors import PluginError, UserError, did_you_mean
-from pealm_core.plugins.calls import HINT, ROOTS, explain
 from pealm_core.plugins.discovery import Plugin as Plugin
 from pealm_core.plugins.discovery import discover, import_file, local_plugins
 from pealm_core.plugins.entry import Entry as Entry
 from pealm_core.plugins.entry import S
-from pealm_core.plugins.guard import ClosedFilesError, DefectError, guarded
+from pealm_core.plugins.import_checks import ClosedFilesError, DefectError, guarded
+from pealm_core.plugins.plugin_errors import HINT, ROOTS, explain
 from pealm_core.plugins.records import CORE_COMMANDS as CORE_COMMANDS
 from pealm_core.plugins.records import REGISTRATION, attempting, hooks_of, records_of
 

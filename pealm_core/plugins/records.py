@@ -14,7 +14,7 @@ from typing import Any
 from pealm_core.contract import hookspecs
 from pealm_core.contract.errors import did_you_mean
 from pealm_core.contract.specs import KINDS, Spec
-from pealm_core.plugins.guard import DefectError
+from pealm_core.plugins.import_checks import DefectError
 
 Attempt = Callable[..., Any]  # call a function with arguments; errors don't leave it
 REGISTRATION = {spec.hook: spec for spec in KINDS.values()}

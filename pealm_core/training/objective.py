@@ -11,7 +11,7 @@ from pealm_core.contract.errors import PluginError
 from pealm_core.contract.protocols import has
 from pealm_core.contract.training_parts import IGNORE, Batch, Source
 from pealm_core.hardware.device import autocast
-from pealm_core.plugins.calls import FORWARD, METRICS, Returns, call_plugin, check, metrics, owner, scalar
+from pealm_core.plugins.plugin_errors import FORWARD, METRICS, Returns, call_plugin, check, metrics, owner, scalar
 
 if TYPE_CHECKING:
     from pealm_core.training.trainer import Trainer

@@ -13,7 +13,7 @@ from pealm_core.checkpoints.tensors import flatten
 from pealm_core.config.paths import printable
 from pealm_core.contract.errors import PluginError
 from pealm_core.contract.protocols import has
-from pealm_core.plugins.calls import HINT, Returns, check, explain, shown
+from pealm_core.plugins.plugin_errors import HINT, Returns, check, explain, shown
 from pealm_core.training.objective import RESERVED
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from pealm_core.checkpoints import folder as checkpoint
-from pealm_core.checkpoints.build import make_model
+from pealm_core.checkpoints.build_model import make_model
 from pealm_core.checkpoints.build_tokenizer import make_datasets, make_tokenizer
 from pealm_core.checkpoints.initial_weights import read_initial_weights
 from pealm_core.config.job import Job

@@ -34,7 +34,7 @@ def random_checkpoint(folder: Path, sizes: dict[str, int], *, scale: float = 3.0
     import torch
 
     from pealm_core.checkpoints import folder as checkpoint
-    from pealm_core.checkpoints.build import make_model
+    from pealm_core.checkpoints.build_model import make_model
     from pealm_core.checkpoints.build_tokenizer import make_tokenizer
     from pealm_core.config.job import plan
     from pealm_core.config.toml_layers import Layer

@@ -9,7 +9,7 @@ import torch
 
 from pealm_core import CHAT_LAYOUT, LM, UserError, chat_document, chat_prompt
 from pealm_core.checkpoints.build_tokenizer import _layout
-from pealm_core.data.specials import with_specials
+from pealm_core.data.special_tokens import with_specials
 from pealm_core.data.token_cache import fingerprint
 
 NAMES = ["<|system|>", "<|user|>", "<|assistant|>", "<|end|>"]

@@ -12,7 +12,7 @@ from pealm_core.contract.errors import PluginError, UserError
 from pealm_core.contract.protocols import Document, Segment
 from pealm_core.data.documents import encode_document, texts
 from pealm_core.data.sources import of_corpus
-from pealm_core.data.specials import FILE, WithSpecials, with_specials
+from pealm_core.data.special_tokens import FILE, WithSpecials, with_specials
 from pealm_core.data.stream import open_shards
 from pealm_core.data.token_cache import tokenize
 

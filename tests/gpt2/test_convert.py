@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 import pealm_core
 from pealm_core import PealmError, UserError
 from pealm_core.checkpoints import folder as checkpoint
-from pealm_core.checkpoints.build import make_model
+from pealm_core.checkpoints.build_model import make_model
 from pealm_core.checkpoints.build_tokenizer import make_tokenizer
 from pealm_core.config.job import plan
 from pealm_core.config.toml_layers import Layer

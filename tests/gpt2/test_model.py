@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pealm_core.checkpoints.build import check_model
+from pealm_core.checkpoints.build_model import check_model
 from pealm_gpt2.config import GPT2Config
 from pealm_gpt2.model import GPT2
 from pealm_gpt2.plugin import SIZES

@@ -277,7 +277,7 @@ def test_the_first_token_is_put_where_transformers_puts_it(
 
 
 def with_chat(tokenizer: HFTokenizer) -> Any:
-    from pealm_core.data.specials import with_specials
+    from pealm_core.data.special_tokens import with_specials
 
     names = [*CHAT_LAYOUT["roles"].values(), CHAT_LAYOUT["end"]]  # type: ignore[attr-defined]
     return with_specials(tokenizer, names, None, CHAT_LAYOUT)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pealm_core import CHAT_LAYOUT, UserError, chat_prompt
-from pealm_core.data.specials import with_specials
+from pealm_core.data.special_tokens import with_specials
 from pealm_evals.paired import value
 from pealm_evals.rows import metrics_of, same_rows
 from pealm_kindergarten import KINDERGARTEN, parse

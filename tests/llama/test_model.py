@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from pealm_core.checkpoints.build import check_model
+from pealm_core.checkpoints.build_model import check_model
 from pealm_llama.config import LlamaConfig
 from pealm_llama.model import Llama, rotary_speeds
 from pealm_llama.plugin import SIZES

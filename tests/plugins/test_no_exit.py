@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pealm_core.plugins.guard import no_exit
+from pealm_core.plugins.import_checks import no_exit
 
 SOURCE = """
 import os

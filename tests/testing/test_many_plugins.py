@@ -34,7 +34,7 @@ for words in json.loads(sys.argv[2]):
     with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.suppress(SystemExit):
         main(words)
     assert len(out.getvalue()) > 150, (words, out.getvalue())
-from pealm_core.plugins.guard import HEAVY
+from pealm_core.plugins.import_checks import HEAVY
 print(sorted(HEAVY & set(sys.modules)), "nowhere" in sys.modules)
 """
 

@@ -25,7 +25,7 @@ _LIGHT = """
 import json, sys, time
 sys.path[:], modules = json.loads(sys.argv[1])
 import importlib
-from pealm_core.plugins.guard import HEAVY
+from pealm_core.plugins.import_checks import HEAVY
 from pealm_testing.watch import watched
 start = time.perf_counter()
 with watched() as effects:

@@ -23,7 +23,7 @@ COMMANDS.update(commands)
 try:
     main()
 finally:
-    from pealm_core.plugins.guard import HEAVY
+    from pealm_core.plugins.import_checks import HEAVY
     print("\\nHEAVY" + " ".join(sorted(HEAVY & set(sys.modules))))
 """
 

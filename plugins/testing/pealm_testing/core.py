@@ -3,7 +3,7 @@
 from pealm_core.checkpoints.adapters import apply as apply_adapter
 from pealm_core.checkpoints.adapters import merged_state as merged_state
 from pealm_core.checkpoints.adapters import trainable_state as trainable_state
-from pealm_core.checkpoints.build import make_model as make_model
+from pealm_core.checkpoints.build_model import make_model as make_model
 from pealm_core.checkpoints.build_tokenizer import make_tokenizer as make_tokenizer
 from pealm_core.checkpoints.folder import save as save_checkpoint
 from pealm_core.checkpoints.tensors import load_model as load_model
@@ -24,7 +24,7 @@ from pealm_core.data.token_cache import fingerprint as fingerprint
 from pealm_core.hardware.device import autocast as autocast
 from pealm_core.inference.generate import stream_decoder as stream_decoder
 from pealm_core.inference.trace import trace as trace
-from pealm_core.plugins.guard import HEAVY as HEAVY
+from pealm_core.plugins.import_checks import HEAVY as HEAVY
 from pealm_core.plugins.loading import Entry as Entry
 from pealm_core.plugins.loading import Plugin as Plugin
 from pealm_core.plugins.loading import PluginHost as PluginHost

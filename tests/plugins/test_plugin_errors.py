@@ -11,7 +11,7 @@ import torch
 from pealm_core.contract.errors import PluginError
 from pealm_core.contract.fields import setting, settings_of
 from pealm_core.data.documents import documents
-from pealm_core.plugins.calls import FORWARD, call_plugin, check, shown
+from pealm_core.plugins.plugin_errors import FORWARD, call_plugin, check, shown
 from pealm_core.training.observers import Metrics
 
 

@@ -15,8 +15,8 @@ from pealm_core.config.job import Job, plan
 from pealm_core.config.toml_layers import Layer, file_layer
 from pealm_core.contract.errors import PealmError, PluginError, UserError
 from pealm_core.contract.protocols import has
-from pealm_core.plugins.calls import FORWARD, HINT, check, explain
 from pealm_core.plugins.loading import Entry
+from pealm_core.plugins.plugin_errors import FORWARD, HINT, check, explain
 
 
 def plan_of(path: Path) -> Job:
