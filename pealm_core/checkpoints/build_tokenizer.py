@@ -126,7 +126,7 @@ def _learn(job: Job, tokenizer: Any, datasets: Sequence[Dataset]) -> None:
         if sample.cut and launched()[0] == 0:
             print(f"pealm: tokenizer {entry.name} learned from a sample of {sample.size:,} bytes", file=sys.stderr)
         (aside / TOKENIZER).mkdir()
-        tokenizer.save(aside / TOKENIZER)
+        call_plugin(tokenizer.save, ANYTHING, aside / TOKENIZER)
         loaded = job.make("tokenizer")
         try:
             loaded.load(aside / TOKENIZER)
@@ -136,4 +136,4 @@ def _learn(job: Job, tokenizer: Any, datasets: Sequence[Dataset]) -> None:
 
     folder, cached = cached_folder(facts, {"tokenizer": entry.spec.name}, write)
     if cached:
-        tokenizer.load(folder / TOKENIZER)
+        call_plugin(tokenizer.load, ANYTHING, folder / TOKENIZER)

@@ -82,6 +82,8 @@ def _copied(y: Tensor, x: Tensor, *shape: object) -> list[Operation] | None:
 
 
 def _cat(y: Tensor, tensors: Sequence[Tensor], dim: int = 0) -> list[Operation] | None:
+    if any(tensor.dim() != y.dim() for tensor in tensors):
+        return None
     parts = zip(torch.split(y, [tensor.shape[dim] for tensor in tensors], dim), tensors, strict=True)
     operations = [_elements("copy", *part) for part in parts]
     return None if None in operations else [each for some in operations for each in some or ()]
@@ -113,11 +115,13 @@ def _layer_norm(
 
 
 def _rms_norm(y: Tensor, x: Tensor, shape: Any, weight: Any = None, eps: Any = None) -> list[Operation] | None:
-    return _norm("rms_norm", y, x, shape, weight, None, torch.finfo().eps if eps is None else eps)
+    return _norm("rms_norm", y, x, shape, weight, None, torch.finfo(x.dtype).eps if eps is None else eps)
 
 
 def _linear(y: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> list[Operation] | None:
     k, n = x.shape[-1], y.shape[-1]
+    if x.dim() < 2 or not k or (bias is not None and bias.shape != (n,)):
+        return None
     rows = x.numel() // k
     if not all(part is None or (is_plain(part) and part.is_contiguous()) for part in (x, y, bias)):
         return None
@@ -139,7 +143,7 @@ def _store(y: Tensor, cache: Tensor, dim: int, index: Tensor, source: Tensor) ->
     operation = Operation("store", cache, source, source, index, size=source.shape)
     operation.strides[0][:] = cache.stride()
     operation.strides[1][:] = operation.strides[2][:] = source.stride()
-    operation.strides[3][0] = cache.stride(2)
+    operation.strides[3][0], operation.keys = cache.stride(2), cache.shape[2]
     return [operation]
 
 
@@ -148,7 +152,9 @@ def _attend(y: Tensor, q: Tensor, k: Tensor, v: Tensor, *, attn_mask: Tensor | N
     four = [y, q, k, v]
     if not (all(is_plain(part) and part.dim() == 4 and part.stride(3) == 1 for part in four) and is_plain(attn_mask)):
         return None
-    if attn_mask is None or attn_mask.shape[1:3] != (1, 1) or k.shape[1] != q.shape[1] or v.shape != k.shape:
+    if attn_mask is None or attn_mask.dim() != 4 or attn_mask.shape[1:] != (1, 1, k.shape[2]):
+        return None
+    if len(attn_mask) not in (1, len(q)) or v.shape != k.shape or k.shape[:2] != q.shape[:2] or y.shape != q.shape:
         return None
     operation = Operation("attend", y, q, k, v, attn_mask, size=q.shape, number=q.shape[3] ** -0.5)
     operation.keys = k.shape[2]

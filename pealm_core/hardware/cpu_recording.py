@@ -8,22 +8,48 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from pealm_core.hardware import cpu_operations, kernels
-from pealm_core.hardware.cpu_operations import Operation, is_plain
+from pealm_core.hardware.cpu_operations import Operation
+from pealm_core.hardware.int8 import Int8Weight
 
-# Functions whose result Python code or a shape depends on.
-NUMBERS = {"item", "tolist", "numpy", "equal", "allclose", "nonzero", "argwhere", "masked_select", "unique"}
-NUMBERS |= {f"__{name}__" for name in ("bool", "int", "float", "index", "contains")}
+# What can be recorded: functions whose results depend on nothing but their arguments, in the same shapes whatever the
+# numbers are. All others end the recording.
+_FUNCTIONS = """
+    abs acos add addcmul addmm all amax amin any arange argmax argmin asin atan atan2 baddbmm bitwise_and bitwise_not
+    bitwise_or bmm cat ceil clamp clamp_max clamp_min clone contiguous copy cos cosh cumprod cumsum div einsum elu
+    embedding eq erf exp exp2 expm1 fill flip floor floor_divide fmod full full_like gather ge gelu glu group_norm gt
+    index_add index_copy index_select isfinite isinf isnan layer_norm le lerp linear log log1p log2 log_softmax
+    logical_and logical_not logical_or logsigmoid logsumexp lt masked_fill matmul max maximum mean min minimum mish mm
+    mul mv ne neg new_full new_ones new_zeros norm normalize ones ones_like outer polar pow prod reciprocal relu
+    remainder repeat repeat_interleave reshape rms_norm roll round rsqrt scaled_dot_product_attention scatter
+    scatter_add sigmoid sign silu sin sinh softmax softplus sort sqrt square stack std sub sum tan tanh tensor topk
+    tril triu true_divide var where zero zeros zeros_like
+    bfloat16 bool double float half int long to type type_as
+    as_strided broadcast_to chunk detach diagonal expand expand_as flatten imag movedim narrow permute real select
+    split squeeze swapaxes swapdims t tensor_split transpose unbind unflatten unsqueeze view view_as view_as_complex
+    view_as_real dropout
+    dim is_complex is_contiguous is_floating_point nelement numel size storage_offset stride __getitem__ __len__
+    __setitem__ __invert__ __neg__ __abs__ __matmul__ __rmatmul__ __eq__ __ne__ __lt__ __le__ __gt__ __ge__
+"""
+_OPERATORS = "add sub mul div truediv floordiv mod pow and or xor"
+_NAMES = [name + ending for name in _FUNCTIONS.split() for ending in ("", "_")]
+_NAMES += [f"__{letter}{name}__" for name in _OPERATORS.split() for letter in ("", "r", "i")]
+_PLACES = torch, Tensor, F, torch._C._nn
+KNOWN = {getattr(place, name) for place in _PLACES for name in _NAMES if hasattr(place, name)}
+SHAPES = {"arange", "full", "new_full", "repeat", "repeat_interleave", "reshape", "roll", "topk", "tril", "triu"}
+LIKE = {"expand_as", "view_as", "type_as", "to"}  # views that depend on no numbers of their second argument
 
 
-def record(function: Callable[[], Tensor]) -> Callable[[], Tensor]:
+def record(function: Callable[[], Tensor], change: Callable[[], None]) -> Callable[[], Tensor]:
     """Return a function that repeats all operations of another one and returns the same tensor each time.
 
-    The other one has the same shapes at every call, and what it does depends on no numbers. It runs once, and once
-    more as recorded. Raises RuntimeError if it can't be recorded, or if the two results differ.
+    The other one does the same operations in the same shapes at every call. It runs once; then `change` gives the
+    tensors that it reads other numbers, and it runs again, beside what was recorded. Raises RuntimeError if it
+    can't be recorded, or if the two results differ.
     """
     library = kernels.library()
     if library is None:
@@ -31,16 +57,18 @@ def record(function: Callable[[], Tensor]) -> Callable[[], Tensor]:
     recorder = _Recorder()
     with recorder:
         output = function()
-    steps, expected = recorder.steps(library.run), output.clone()
+    steps = recorder.steps(library.run)
 
     def repeat() -> Tensor:
         for step in steps:
             step()
         return output
 
+    change()
+    expected = function()
     finite = expected.isfinite()
     difference, size = (float(part[finite].norm()) for part in (repeat() - expected, expected))
-    if not difference <= 0.2 * size:  # int8 turns another rounding into several percent
+    if not difference <= (0.2 if recorder.rounds else 1e-3) * size:
         raise RuntimeError("its operations give another result when they are repeated")
     return repeat
 
@@ -51,6 +79,7 @@ class _Recorder(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self._done: list[Operation | Callable[[], object]] = []
+        self.rounds = False  # so that another rounding of a number may become several percent of the result
 
     def steps(self, run: Any) -> list[Callable[[], object]]:
         """Return what repeats them: one function for those in a row that are in C, one for each of the others."""
@@ -68,17 +97,32 @@ class _Recorder(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs, name = kwargs or {}, getattr(func, "__name__", "")
-        masks = name == "__getitem__" and any(is_plain(leaf, torch.bool) for leaf in _leaves(args[1:]))
-        if name in NUMBERS or masks or torch.is_autocast_enabled("cpu"):
-            raise RuntimeError(f"{name} can't be recorded")
         result = func(*args, **kwargs)
         inputs = [leaf for leaf in _leaves([args, kwargs]) if isinstance(leaf, Tensor)]
-        results = [leaf for leaf in _leaves(result) if type(leaf) is Tensor]
-        memory = {tensor.untyped_storage().data_ptr() for tensor in inputs}
+        every = [leaf for leaf in _leaves(result) if isinstance(leaf, Tensor)]
+        results = [
+            leaf for leaf in every if type(leaf) in (Tensor, nn.Parameter) or any(leaf is own for own in inputs)
+        ]
+        memory, made = _memory(inputs), _memory(results)
+        rest = [leaf for leaf in _leaves([args[1:], kwargs]) if isinstance(leaf, Tensor)]
         in_place = name == "__setitem__" or "out" in kwargs or (name[-1:] == "_" and name[-2:] != "__")
-        in_place |= name.startswith("__i") and len(args) > 0 and result is args[0]
-        if not in_place and all(tensor.untyped_storage().data_ptr() in memory for tensor in results):
-            return result  # views, sizes
+        in_place |= len(args) > 0 and result is args[0] and (name in ("relu", "silu") or name.startswith("__i"))
+        view = not in_place and made <= memory
+        if (
+            (func not in KNOWN and (name != "__get__" or not view))
+            or len(results) < len(every)
+            or (name in SHAPES and (rest or (name == "arange" and inputs)))
+            or (name == "where" and len(args) + len(kwargs) < 3)
+            or (name == "dropout" and not view)
+            or (name == "__getitem__" and any(leaf.dtype in (torch.bool, torch.uint8) for leaf in rest))
+            or (view and name not in LIKE and not _memory(rest) <= made)  # a view that depends on a number
+            or torch.is_autocast_enabled("cpu")
+        ):
+            raise RuntimeError(f"{name} can't be recorded")
+        low = (torch.bfloat16, torch.float16)
+        self.rounds |= any(isinstance(leaf, Int8Weight) or leaf.dtype in low for leaf in [*inputs, *results])
+        if view:
+            return result
         operations = cpu_operations.operations(name, args, kwargs, result)
         if operations is not None:
             self._done += operations
@@ -93,19 +137,25 @@ def _in_c(run: Any, row: list[Operation]) -> Callable[[], None]:
     array = (Operation * len(row))(*row)
 
     def step() -> None:
-        if run(array, len(row), torch.get_num_threads()):  # `row` keeps the tensors
-            raise MemoryError
+        if failed := run(array, len(row), torch.get_num_threads()):  # `row` keeps the tensors
+            raise MemoryError if failed == 1 else IndexError("a place outside the cache")
 
     return step
 
 
 def _copy(new: Any, results: list[Tensor]) -> None:
-    for tensor, result in zip((leaf for leaf in _leaves(new) if type(leaf) is Tensor), results, strict=True):
+    for tensor, result in zip((leaf for leaf in _leaves(new) if isinstance(leaf, Tensor)), results, strict=True):
         result.copy_(tensor)
+
+
+def _memory(tensors: list[Tensor]) -> set[int]:
+    return {tensor.untyped_storage().data_ptr() for tensor in tensors}
 
 
 def _leaves(tree: Any) -> Iterator[Any]:
     """Yield what nested arguments or results consist of."""
+    if isinstance(tree, slice):
+        tree = tree.start, tree.stop, tree.step
     if isinstance(tree, list | tuple | dict):
         for part in tree.values() if isinstance(tree, dict) else tree:
             yield from _leaves(part)

@@ -124,7 +124,7 @@ static void elements(const operation *o)
                     case DIV: EACH(p / q);
                     case SILU: EACH(p / (1 + exponential(-p)));
                     case GELU_TANH: EACH(p / (1 + exponential(-1.59576912f * (p + 0.044715f * p * p * p))));
-                    case RELU: EACH(p > 0 ? p : 0);
+                    case RELU: EACH(p < 0 ? 0 : p);
                     }
                 }
 }
@@ -178,7 +178,7 @@ static inline __attribute__((always_inline)) void attend_one(
         for (int64_t l = 0; l < d; l++)
             y[l] += weight * values[j * value + l];
     }
-    for (int64_t l = 0; l < d; l++)
+    for (int64_t l = 0; l < d && total != 0; l++)
         y[l] /= total;
 }
 
@@ -208,7 +208,7 @@ static int attend(const operation *o, int threads)
     return 0;
 }
 
-/* Run operations one after the other. Returns 0, or 1 if there is no memory. */
+/* Run operations one after the other. Returns 0, 1 if there is no memory, or 2 if STORE is to write outside. */
 int run(const operation *operations, long count, int threads)
 {
     int failed = 0;
@@ -224,8 +224,11 @@ int run(const operation *operations, long count, int threads)
         case ATTEND: failed = attend(o, threads); break;
         case STORE: { /* at a place of the third dimension that is read now */
             operation copy = *o;
+            int64_t place = *(const int64_t *)o->input[2];
+            if (place < 0 || place >= o->keys)
+                return 2;
             copy.kind = COPY;
-            copy.result = (float *)o->result + *(const int64_t *)o->input[2] * o->strides[3][0];
+            copy.result = (float *)o->result + place * o->strides[3][0];
             copy.input[1] = o->input[0];
             elements(&copy);
             break;

@@ -16,13 +16,14 @@ def head_loss(x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -
     """Return the mean cross-entropy of a head's logits. x: (B, T, C), weight: (V, C), bias: (V), targets: (B, T).
 
     On a CPU, targets that are IGNORE take no time. There, and on other devices if the head is not trained, as below
-    an adapter, the gradients are computed beside the loss, some rows at a time, which takes less memory. If x needs a
-    gradient, the bias gets none.
+    an adapter, and the bias is not, the gradients are computed beside the loss, some rows at a time, which takes less
+    memory.
     """
     x, targets, cpu = x.flatten(0, 1), targets.flatten(), x.device.type == "cpu"
     if cpu and _some_ignored(scored := targets != IGNORE):
         x, targets = x[scored], targets[scored]
-    if torch.is_grad_enabled() and x.requires_grad and (cpu or not weight.requires_grad):
+    fixed = bias is None or not bias.requires_grad
+    if torch.is_grad_enabled() and x.requires_grad and fixed and (cpu or not weight.requires_grad):
         loss: Tensor = _Head.apply(x, weight, bias, targets)  # type: ignore[no-untyped-call]
         return loss
     return F.cross_entropy(F.linear(x, weight, bias), targets)
@@ -59,6 +60,8 @@ class _Head(torch.autograd.Function):
             if weight.requires_grad:
                 product = (logits.T @ (some * own)).to(weight.dtype)
                 of_head = product if of_head is None else of_head.add_(product)
+        if weight.requires_grad and of_head is None:  # there are no rows
+            of_head = torch.zeros_like(weight)
         ctx.save_for_backward(count)
         ctx.gradients = gradient, of_head
         loss: Tensor = total / count

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -63,8 +64,8 @@ class Recorded:
         self, model: Any, cache: KVCache, record: Callable[[Callable[[], Tensor]], Callable[[], Tensor]] | None = None
     ) -> None:
         self._model, self._cache = model, cache
-        self._record = record or (cuda_graph if cache.device.type == "cuda" else cpu_recording).record
-        self._in_c = self._record is cpu_recording.record  # which skips hidden places, and then needs one span
+        self._in_c = record is None and cache.device.type == "cpu"  # which skips hidden places: one span is enough
+        self._record = record or (self._record_in_c if self._in_c else cuda_graph.record)
         keys = cache._layers[0][0]
         self._capacity, length = keys.shape[2], cache._places()[1]
         for layer in cache._layers:
@@ -73,6 +74,7 @@ class Recorded:
         self._idx = torch.zeros(len(keys), 1, dtype=torch.long, device=keys.device)
         self._position = torch.zeros(1, dtype=torch.long, device=keys.device)
         self._passes: dict[int, Callable[[], Tensor]] = {}
+        self._weights, self._memory = _parts(model) if self._in_c else [], list[int]()
 
     def __call__(self, idx: Tensor) -> Tensor:
         """Compute the logits (B, 1, V) after a new token of each row, (B, 1)."""
@@ -81,6 +83,8 @@ class Recorded:
         span = self._capacity if self._in_c else min(self._capacity, length // SPAN * SPAN + SPAN)
         self._idx.copy_(idx)
         self._position.fill_(length)
+        if self._in_c and (memory := [weight.data_ptr() for weight in self._weights]) != self._memory:
+            self._memory, self._passes = memory, {}  # of weights that are elsewhere now
         if span not in self._passes and not _failed:
             try:
                 self._passes[span] = self._record(self._pass(FixedCache(self._cache, self._position, span)))
@@ -99,6 +103,20 @@ class Recorded:
         self._cache.advance(1)
         return logits
 
+    def _record_in_c(self, run: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        """Record a pass, and try it for other tokens at the next place, which stays hidden until it is written."""
+        before = self._idx.clone(), self._position.clone()
+
+        def change() -> None:
+            self._idx.copy_((self._idx - 1).abs())
+            self._position.add_(1).clamp_(max=self._capacity - 1)
+
+        try:
+            return cpu_recording.record(run, change)
+        finally:
+            self._idx.copy_(before[0])
+            self._position.copy_(before[1])
+
     def _plain(self) -> Tensor:
         logits: Tensor = self._model(self._idx, cache=self._cache)[0]
         return logits
@@ -106,8 +124,9 @@ class Recorded:
     def _pass(self, cache: FixedCache) -> Callable[[], Tensor]:
         def run() -> Tensor:
             cache.begin()
-            # The kernels that take a mask and need no plan for each shape.
-            with sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
+            # On a GPU, the kernels that take a mask and need no plan for each shape.
+            kernels = [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+            with nullcontext() if self._in_c else sdpa_kernel(kernels):
                 logits: Tensor = self._model(self._idx, cache=cache)[0]
             return logits
 
@@ -117,6 +136,18 @@ class Recorded:
 def one_token_pass(model: Any, cache: Any, tokens: int, *, graphs: bool = True) -> Callable[[Tensor], Tensor]:
     """Return a function from each row's new token (B, 1) to logits (B, 1, V). tokens: how many will come, at most."""
     able = graphs and not _failed and tokens >= WORTH and isinstance(cache, KVCache)
-    if able and (cache.device.type == "cuda" or (cache.device.type == "cpu" and kernels.library() is not None)):
+    if able and (cache.device.type == "cuda" or (cache.device.type == "cpu" and _can_run_in_c(model))):
         return Recorded(model, cache)
     return lambda idx: model(idx, cache=cache)[0]
+
+
+def _can_run_in_c(model: Any) -> bool:
+    """Return whether there is a C compiler, and nobody watches the model's modules."""
+    return kernels.library() is not None and not any(
+        module._forward_hooks or module._forward_pre_hooks for module in model.modules()
+    )
+
+
+def _parts(model: Any) -> list[Tensor]:
+    """Return the tensors that a model's products read."""
+    return [part for weight in model.parameters() for part in getattr(weight, "parts", (weight,))]

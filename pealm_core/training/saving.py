@@ -5,7 +5,6 @@ import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from threading import Thread
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -40,7 +39,7 @@ class Saver:
         self._best_loss = math.inf  # of the weights that are being written
         self._folders: list[Path] = []  # being written
         self._written: list[Path] = []  # those of them that are on disk
-        self._memory: dict[Any, Tensor] = {}  # the last copies, which the next ones overwrite
+        self._memory: list[Tensor] = []  # the last copies, which the next ones overwrite
 
     def save(self, *, full: bool, best: bool) -> None:
         """Copy the state and start to write it: a step checkpoint (full), the best weights, or both.
@@ -75,7 +74,7 @@ class Saver:
         weights = weights if (full and not sharded) or (best and averaged is None) else {}
         extras = {"extra": t.observers.state() or None, "optimizer": None if sharded else optimizer} if full else {}
         (weights, extras), used = copied((weights, extras), t.device, self._memory)
-        self._memory = used if full else self._memory | used
+        self._memory = used if full else [*self._memory, *used]
         state = {name: getattr(t, name) for name in STATE} | {
             "best_loss": t.best_loss if math.isfinite(t.best_loss) else None,
             "world_size": t.world.size,
@@ -155,12 +154,15 @@ class Saver:
             t.display.say(f"{self._error}; training continues, and the next save tries again")
 
 
-def copied(tree: Any, device: torch.device, memory: Mapping[Any, Tensor] = MappingProxyType({})) -> tuple[Any, Any]:
+def copied(tree: Any, device: torch.device, memory: list[Tensor] | None = None) -> tuple[Any, list[Tensor]]:
     """Return nested state of a device with its tensors copied to host memory, where training can't change them.
 
     Tensors that share memory share the copy. memory: copies of earlier states to overwrite, since pages of new memory
-    take several times as long as the copying. The second result is such copies, of this state.
+    take several times as long as the copying; those used are taken out. The second result: the copies of this state.
     """
+    free: dict[Any, list[Tensor]] = {}
+    for tensor in [] if memory is None else memory:
+        free.setdefault((tensor.shape, tensor.dtype), []).append(tensor)
     copies: dict[Any, Tensor] = {}
 
     def copy_of(tree: Any) -> Any:
@@ -171,12 +173,13 @@ def copied(tree: Any, device: torch.device, memory: Mapping[Any, Tensor] = Mappi
         if not isinstance(tree, Tensor):
             return copy.deepcopy(tree)
         if (key := identity(tree)) not in copies:
-            to = memory.get(key) if tree.numel() else None
-            if to is None:
-                to = torch.empty(tree.shape, dtype=tree.dtype, pin_memory=tree.is_cuda)
+            old = free.get((tree.shape, tree.dtype))
+            to = old.pop() if old else torch.empty(tree.shape, dtype=tree.dtype, pin_memory=tree.is_cuda)
             copies[key] = to.copy_(tree.detach(), non_blocking=tree.is_cuda)
         return copies[key]
 
     result = copy_of(tree)
     synchronize(device)
-    return result, copies
+    if memory is not None:
+        memory[:] = [tensor for tensors in free.values() for tensor in tensors]
+    return result, [*copies.values()]

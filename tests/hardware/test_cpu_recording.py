@@ -1,5 +1,6 @@
 """Passes that a CPU repeats in C."""
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -47,7 +48,7 @@ def repeated(function: Callable[..., Tensor], *inputs: Tensor) -> tuple[Tensor, 
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(cpu_operations, "operations", watched)
-            repeat = record(lambda: function(*inputs))
+            repeat = record(lambda: function(*inputs), lambda: None)
         for part in inputs:
             if part.is_floating_point():
                 part.copy_(torch.randn_like(part) * 2)
@@ -121,10 +122,102 @@ def test_a_model_gives_the_same_logits(name: str, quantize: str | None) -> None:
     assert run._plain not in run._passes.values()
 
 
-@pytest.mark.parametrize("number", [lambda x: x.max().item(), lambda x: len(x[x > 0]), lambda x: bool(x.sum() > 0)])
-def test_what_depends_on_numbers_in_python_is_not_recorded(number: Callable[[Tensor], float]) -> None:
+@torch.library.custom_op("pealm_test::silu", mutates_args=())
+def another_silu(x: Tensor) -> Tensor:
+    return x + 1
+
+
+class Other(Tensor):
+    """A kind of tensor."""
+
+
+COUNT = torch.tensor(2)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x * x.max().item(),
+        lambda x: x * len(x[x > 0]),
+        lambda x: x * bool(x.sum() > 0),
+        lambda x: x * torch.is_nonzero(x.sum()),
+        lambda x: x * float(f"{x.sum():.3f}"),
+        lambda x: x + torch.where(x > 0)[0].sum(),
+        lambda x: x + x.unique().sum(),
+        lambda x: x[0, COUNT],  # views that depend on a number
+        lambda x: x[:, :COUNT],
+        lambda x: x.narrow(0, COUNT - 1, 1),
+        lambda x: x.sum() + torch.arange(COUNT),
+        lambda x: x.repeat(COUNT, 1, 1, 1),
+        lambda x: x.as_subclass(Other) * 2,
+        lambda x: torch.ops.pealm_test.silu(x),
+        lambda x: F.dropout(x),
+        lambda x: torch.randn(20) * x,
+    ],
+)
+def test_what_depends_on_numbers_in_python_is_not_recorded(function: Callable[[Tensor], Tensor]) -> None:
     with pytest.raises(RuntimeError, match="can't be recorded"), torch.inference_mode():
-        record(lambda: X * number(X))
+        record(lambda: function(X), lambda: None)
+
+
+@torch.inference_mode()
+def test_a_place_outside_the_cache_is_not_written() -> None:
+    memory, place, row = torch.zeros(1, 1, 20, 4), torch.tensor([1]), torch.ones(1, 1, 1, 4)
+    cache = memory[:, :, 8:16]
+    repeat = record(lambda: cache.index_copy_(2, place, row), lambda: None)
+    for outside in (-1, 8):
+        place.fill_(outside)
+        with pytest.raises(IndexError):
+            repeat()
+    assert memory.sum() == 4
+
+
+def test_weights_that_move_are_read_where_they_are() -> None:
+    """The texts of a model whose weights get other memory between two tokens are those of one left alone."""
+    texts = []
+    for moves in (False, True):
+        model, text = make("gpt2"), []
+        for token in generate_ids(model, [1, 2, 3], Sampling(max_new_tokens=40, temperature=0)):
+            text.append(int(token))
+            if moves and len(text) == 5:
+                for parameter in model.parameters():
+                    parameter.data = parameter.data.clone()
+            if moves and len(text) == 9:
+                model.share_memory()
+        texts.append(text)
+    assert texts[0] == texts[1]
+
+
+@pytest.mark.parametrize("kind", [torch.nn.ReLU, torch.nn.SiLU, torch.nn.LeakyReLU])
+def test_an_activation_in_place(kind: Any) -> None:
+    class Adapted(GPT2):
+        def forward(self, idx: Tensor, *args: Any, **kwargs: Any) -> Any:
+            logits, loss = super().forward(idx, *args, **kwargs)
+            return (None if logits is None else kind(inplace=True)(logits + 0.1)), loss
+
+    torch.manual_seed(0)
+    model = Adapted(GPT2Config(**SIZES)).eval()
+    sampling = Sampling(max_new_tokens=40, temperature=0)
+    texts = [[int(t) for t in generate_ids(model, [1, 2, 3], sampling, graphs=graphs)] for graphs in (True, False)]
+    assert texts[0] == texts[1]
+
+
+def test_hooks_of_modules_see_every_token() -> None:
+    model, seen = make("llama"), []
+    model.register_forward_hook(lambda *_: seen.append(1))
+    assert len([*generate_ids(model, [1, 2, 3], Sampling(max_new_tokens=40))]) == 40 == len(seen)
+
+
+@torch.inference_mode()
+def test_a_key_that_nobody_sees_gives_what_torch_gives() -> None:
+    q, k = torch.randn(2, 1, 1, 8), torch.randn(2, 1, 5, 8)
+    bias = torch.full((2, 1, 1, 5), -torch.inf)
+    bias[0] = 0
+    got, expected, done = repeated(lambda q, k: F.scaled_dot_product_attention(q, k, k, attn_mask=bias), q, k)
+    torch.testing.assert_close(got, expected, equal_nan=True)
+    assert done == ["attend"]
+    got, expected, _ = repeated(lambda x: F.relu(x / x.abs().sub(x.abs())), torch.zeros(1, 4))
+    torch.testing.assert_close(got, expected, equal_nan=True)
 
 
 def test_a_model_that_is_not_recorded_generates_the_same() -> None:
@@ -141,8 +234,9 @@ def test_a_model_that_is_not_recorded_generates_the_same() -> None:
 
 
 def test_another_result_when_repeated_is_noticed() -> None:
+    numbers = itertools.count(1)
     with pytest.raises(RuntimeError, match="another result"), torch.inference_mode():
-        record(lambda: torch.randn(100) * 2)
+        record(lambda: X * next(numbers), lambda: None)
 
 
 @torch.inference_mode()

@@ -536,9 +536,12 @@ def test_copies_for_a_save_overwrite_those_of_the_one_before() -> None:
     model, device = torch.nn.Linear(3, 2), torch.device("cpu")
     state = {"model": model.state_dict(), "steps": torch.zeros(()), "none": torch.zeros(0, 2)}
     first, memory = copied(state, device)
+    memory.append(other := torch.zeros(7))
     with torch.no_grad():
         model.weight.fill_(7)
-    second, memory = copied(state, device, memory)
+    free = memory
+    second, memory = copied(state, device, free)
+    assert len(free) == 1 and free[0] is other  # the rest is used
     assert second["model"]["weight"].eq(7).all() and second["model"]["weight"] is not model.weight
     assert second["model"]["weight"].data_ptr() == first["model"]["weight"].data_ptr() != model.weight.data_ptr()
     state["none"] = torch.zeros(2, 0)
@@ -553,7 +556,7 @@ def test_saves_reuse_their_memory_and_each_holds_its_own_step(
 
     def watched(self: Saver, *, full: bool, best: bool) -> None:
         save(self, full=full, best=best)
-        memories.append({tensor.data_ptr() for tensor in self._memory.values()})
+        memories.append({tensor.data_ptr() for tensor in self._memory})
 
     monkeypatch.setattr(Saver, "save", watched)
     args = ["--steps", 4, "--save-every", 1, "--eval-every", 0, "--keep", 4]
@@ -594,13 +597,19 @@ def test_a_save_that_is_under_way_is_finished_when_the_training_fails(
     assert saved(tmp_path / "r") == [5]
 
 
-@pytest.mark.parametrize("fault", [KeyError("no such thing"), SystemExit("no such thing")])
+@pytest.mark.parametrize(
+    ("fault", "cached"),
+    [(KeyError("no such thing"), True), (SystemExit("no such thing"), True), (KeyError("no such thing"), False)],
+)
 def test_a_tokenizer_that_fails_to_save_is_a_failed_save(
-    train: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: BaseException
+    train: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: BaseException, cached: bool
 ) -> None:
     from pealm_char.tokenizer import CharTokenizer
 
     save = CharTokenizer.save
+    monkeypatch.setenv("PEALM_CACHE", str(tmp_path / "cache"))
+    if cached:  # what it has learned
+        assert train(tmp_path / "other", "--steps", 1).code == 0
 
     def broken(self: CharTokenizer, folder: Path) -> None:
         if ".tmp" in str(folder):
