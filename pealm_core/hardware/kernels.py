@@ -16,15 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-FLAGS = [
-    "-O2",
-    "-ftree-vectorize",
-    "-march=native",
-    "-fopenmp",
-    "-ffp-contract=off",
-    "-fno-math-errno",
-    "-fno-trapping-math",
-]
+FLAGS = ["-O3", "-march=native", "-fopenmp", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
 FLAGS += ["-mprefer-vector-width=512"] * (platform.machine() in ("x86_64", "AMD64"))
 
 
