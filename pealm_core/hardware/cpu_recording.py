@@ -38,8 +38,7 @@ _FUNCTIONS = """
 _OPERATORS = "add sub mul div truediv floordiv mod pow and or xor"
 _NAMES = [name + ending for name in _FUNCTIONS.split() for ending in ("", "_")]
 _NAMES += [f"__{letter}{name}__" for name in _OPERATORS.split() for letter in ("", "r", "i")]
-_PLACES = torch, Tensor, F, torch._C._nn
-KNOWN = {getattr(place, name) for place in _PLACES for name in _NAMES if hasattr(place, name)}
+KNOWN = {getattr(place, name) for place in (torch, Tensor, F) for name in _NAMES if hasattr(place, name)}
 SHAPES = {"arange", "full", "new_full", "repeat", "repeat_interleave", "reshape", "roll", "topk", "tril", "triu"}
 LIKE = {"expand_as", "view_as", "type_as", "to"}  # views that depend on no numbers of their second argument
 
