@@ -108,13 +108,14 @@ class _Recorder(TorchFunctionMode):
         in_place |= len(args) > 0 and result is args[0] and (name in ("relu", "silu") or name.startswith("__i"))
         view = not in_place and made <= memory
         if (
-            (func not in KNOWN and (name != "__get__" or not view))
-            or len(results) < len(every)
+            (func not in KNOWN and (name != "__get__" or not view))  # an attribute such as `shape` is known
+            or len(results) < len(every)  # another kind of tensor
+            # The shape of the result depends on numbers:
             or (name in SHAPES and (rest or (name == "arange" and inputs)))
             or (name == "where" and len(args) + len(kwargs) < 3)
-            or (name == "dropout" and not view)
             or (name == "__getitem__" and any(leaf.dtype in (torch.bool, torch.uint8) for leaf in rest))
-            or (view and name not in LIKE and not _memory(rest) <= made)  # a view that depends on a number
+            or (view and name not in LIKE and not _memory(rest) <= made)  # its place in memory does
+            or (name == "dropout" and not view)  # the numbers are random
             or torch.is_autocast_enabled("cpu")
         ):
             raise RuntimeError(f"{name} can't be recorded")
