@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pealm_core.hardware.int8 import FEW, Int8Weight, RowWeight
+from pealm_core.hardware.int8 import Int8Weight
+from pealm_core.hardware.linear_weight import FEW, RowWeight
 
 NAMES = "copy add sub mul div silu gelu relu rms_norm layer_norm linear int8_linear store attend"
 KINDS = {name: kind for kind, name in enumerate(NAMES.split())}  # as in kernels.c
@@ -131,9 +132,9 @@ def _linear(y: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None = None) ->
             return None
         return [Operation("int8_linear", y, x, few.weight, bias, few.offsets, few.unit, size=[rows, n, k])]
     plain = weight.weight if isinstance(weight, RowWeight) else weight
-    if rows != 1 or not is_plain(plain) or not plain.is_contiguous():
+    if rows > FEW or not is_plain(plain) or not plain.is_contiguous():
         return None
-    return [Operation("linear", y, x, plain, bias, size=[1, n, k])]
+    return [Operation("linear", y, x, plain, bias, size=[rows, n, k])]
 
 
 def _store(y: Tensor, cache: Tensor, dim: int, index: Tensor, source: Tensor) -> list[Operation] | None:

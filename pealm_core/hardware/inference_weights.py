@@ -17,7 +17,8 @@ from torch.overrides import TorchFunctionMode
 from pealm_core.contract.errors import UserError
 from pealm_core.contract.protocols import has
 from pealm_core.hardware.int4 import Int4Weight
-from pealm_core.hardware.int8 import Int8Weight, LinearWeight, RowWeight
+from pealm_core.hardware.int8 import Int8Weight
+from pealm_core.hardware.linear_weight import LinearWeight, RowWeight
 
 LARGE = 2**16  # elements; a smaller matrix stays in the processor's cache
 ROLES = {F.linear: ("weight", "bias"), F.embedding: ("embedding",)}  # of the arguments after the input

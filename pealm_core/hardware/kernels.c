@@ -63,17 +63,68 @@ int int8_linear(const float *x, const int8_t *w, const int32_t *offsets, const f
     return failed;
 }
 
-/* y = w x + bias for one row x (k,), w (n, k); bias may be NULL. */
-static void linear(const float *x, const float *w, const float *bias, float *y, long n, long k, int threads)
+#if defined(__AVX512F__)
+#define LANES 16
+#define EVEN 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30
+#define ODD 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31
+#else
+#define LANES 8
+#define EVEN 0, 2, 4, 6, 8, 10, 12, 14
+#define ODD 1, 3, 5, 7, 9, 11, 13, 15
+#endif
+#ifdef __clang__
+#define PICK(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+typedef int32_t places __attribute__((vector_size(4 * LANES)));
+#define PICK(a, b, ...) __builtin_shuffle(a, b, (places){__VA_ARGS__})
+#endif
+#define UNROLL _Pragma("GCC unroll 16")
+
+typedef float floats __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+
+/* The products of LANES / r rows of w and r rows of x, each of k numbers, into out: r side by side. Rows that do not
+   exist are read as the last one that does. Every sum is added up in the same order, whatever r is. */
+static inline __attribute__((always_inline)) void products(
+    const float *x, long rows, const float *w, long more, long stride, long k, float *out, const int r)
 {
+    floats sums[LANES] = {{0}};
+    long j = 0;
+    for (; j + LANES <= k; j += LANES)
+        UNROLL for (int a = 0; a < LANES / r; a++) {
+            const float *from = w + (a < more ? a : more - 1) * stride + j;
+            floats own = *(const floats *)from;
+            __builtin_prefetch(from + LANES / r * stride, 0, 2); /* of the next rows */
+            UNROLL for (int b = 0; b < r; b++)
+                sums[a * r + b] += own * *(const floats *)(x + (b < rows ? b : rows - 1) * k + j);
+        }
+    UNROLL for (int many = LANES / 2; many; many /= 2)
+        UNROLL for (int i = 0; i < many; i++)
+            sums[i] = PICK(sums[2 * i], sums[2 * i + 1], EVEN) + PICK(sums[2 * i], sums[2 * i + 1], ODD);
+    *(floats *)out = sums[0];
+    for (; j < k; j++)
+        for (int i = 0; i < LANES; i++) {
+            long a = i / r < more ? i / r : more - 1, b = i % r < rows ? i % r : rows - 1;
+            out[i] += w[a * stride + j] * x[b * k + j];
+        }
+}
+
+/* y = x w' + bias: x (rows, k), w (n, k), y (rows, n); bias (n,) may be NULL. Eight rows take the time of one. */
+void linear(const float *x, const float *w, const float *bias, float *y, long rows, long n, long k, int threads)
+{
+    const long together = rows > 1 ? LANES / 8 : LANES;
     #pragma omp parallel for num_threads(threads)
-    for (long i = 0; i < n; i++) {
-        float sum = 0;
-        #pragma omp simd reduction(+ : sum)
-        for (long j = 0; j < k; j++)
-            sum += x[j] * w[i * k + j];
-        y[i] = sum + (bias ? bias[i] : 0);
-    }
+    for (long i = 0; i < n; i += together)
+        for (long row = 0; row < rows; row += 8) {
+            long some = rows - row < 8 ? rows - row : 8, more = n - i < together ? n - i : together;
+            float sums[LANES];
+            if (rows == 1)
+                products(x, 1, w + i * k, more, k, k, sums, 1);
+            else
+                products(x + row * k, some, w + i * k, more, k, k, sums, 8);
+            for (long b = 0; b < some; b++)
+                for (long a = 0; a < more; a++)
+                    y[(row + b) * n + i + a] = sums[rows == 1 ? a : a * 8 + b] + (bias ? bias[i + a] : 0);
+        }
 }
 
 /* e^x to 2 units in the last place, in a form that compilers vectorize: 2^n times a polynomial. */
@@ -152,34 +203,40 @@ static void norm(const operation *o)
     }
 }
 
-/* Attention of a query q (d,) to s keys and values; scores (s,): memory. */
+/* Attention of a query q (d,) to keys and values begin to end; scores (end + LANES,): memory. */
 static inline __attribute__((always_inline)) void attend_one(
     const float *q, const float *keys, const float *values, const float *bias, float *y, float *scores, float scale,
-    int64_t s, int64_t d, int64_t key, int64_t value, int64_t step)
+    int64_t begin, int64_t end, int64_t d, int64_t key, int64_t value, int64_t step)
 {
     float most = -INFINITY, total = 0;
-    for (int64_t j = 0; j < s; j++) {
-        float sum = 0;
-        scores[j] = -INFINITY;
-        if (bias[j * step] == -INFINITY)
-            continue; /* the key may be anything */
-        #pragma omp simd reduction(+ : sum)
-        for (int64_t l = 0; l < d; l++)
-            sum += q[l] * keys[j * key + l];
-        scores[j] = sum * scale + bias[j * step];
+    for (int64_t j = begin; j < end; j += LANES)
+        products(q, 1, keys + j * key, end - j, key, d, scores + j, 1);
+    for (int64_t j = begin; j < end; j++) {
+        scores[j] = bias[j * step] == -INFINITY ? -INFINITY : scores[j] * scale + bias[j * step]; /* the key may be NaN */
         most = scores[j] > most ? scores[j] : most;
     }
-    memset(y, 0, d * sizeof *y);
-    for (int64_t j = 0; j < s; j++) {
-        if (scores[j] == -INFINITY)
-            continue;
-        float weight = exponential(scores[j] - most);
-        total += weight;
-        for (int64_t l = 0; l < d; l++)
-            y[l] += weight * values[j * value + l];
+    #pragma omp simd reduction(+ : total)
+    for (int64_t j = begin; j < end; j++) {
+        scores[j] = scores[j] == -INFINITY ? 0 : exponential(scores[j] - most);
+        total += scores[j];
     }
-    for (int64_t l = 0; l < d && total != 0; l++)
-        y[l] /= total;
+    float share = total ? 1 / total : 0;
+    int64_t l = 0;
+    for (; l + 4 * LANES <= d; l += 4 * LANES) {
+        floats sums[4] = {{0}};
+        for (int64_t j = begin; j < end; j++)
+            if (scores[j] != 0) /* else the value may be NaN */
+                UNROLL for (int i = 0; i < 4; i++)
+                    sums[i] += scores[j] * *(const floats *)(values + j * value + l + i * LANES);
+        UNROLL for (int i = 0; i < 4; i++)
+            *(floats *)(y + l + i * LANES) = sums[i] * share;
+    }
+    for (; l < d; l++) {
+        float sum = 0;
+        for (int64_t j = begin; j < end; j++)
+            sum += scores[j] != 0 ? scores[j] * values[j * value + l] : 0;
+        y[l] = sum * share;
+    }
 }
 
 /* Attention of queries (B, H, T, D) to keys and values (B, H, S, D); bias (B, S): -inf for a key that is not seen;
@@ -188,24 +245,31 @@ static int attend(const operation *o, int threads)
 {
     int64_t t = o->size[2], d = o->size[3], s = o->keys, all = o->size[0] * o->size[1] * t;
     const int64_t *sy = o->strides[0], *sq = o->strides[1], *sk = o->strides[2], *sv = o->strides[3];
-    float *scores = malloc(all * s * sizeof *scores);
-    if (!scores)
-        return 1;
-    #pragma omp parallel for num_threads(threads)
-    for (int64_t each = 0; each < all; each++) {
+    float *scores = malloc(all * (s + LANES) * sizeof *scores);
+    int64_t(*seen)[2] = malloc(o->size[0] * sizeof *seen); /* the first of a row's keys and the end of them */
+    for (int64_t b = 0; scores && seen && b < o->size[0]; b++) {
+        const float *bias = (const float *)o->input[3] + b * sy[3];
+        int64_t begin = 0, end = s;
+        while (end > 0 && bias[(end - 1) * sq[3]] == -INFINITY)
+            end--;
+        while (begin < end && bias[begin * sq[3]] == -INFINITY)
+            begin++;
+        seen[b][0] = begin, seen[b][1] = end;
+    }
+    #pragma omp parallel for num_threads(threads) if (scores && seen)
+    for (int64_t each = 0; each < (scores && seen ? all : 0); each++) {
         int64_t i = each % t, h = each / t % o->size[1], b = each / t / o->size[1];
         const float *q = (const float *)o->input[0] + b * sq[0] + h * sq[1] + i * sq[2];
         const float *keys = (const float *)o->input[1] + b * sk[0] + h * sk[1];
         const float *values = (const float *)o->input[2] + b * sv[0] + h * sv[1];
         const float *bias = (const float *)o->input[3] + b * sy[3];
-        float *y = (float *)o->result + b * sy[0] + h * sy[1] + i * sy[2], *own = scores + each * s;
-        if (d == 64) /* the usual width, which compilers then keep in registers */
-            attend_one(q, keys, values, bias, y, own, (float)o->number, s, 64, sk[2], sv[2], sq[3]);
-        else
-            attend_one(q, keys, values, bias, y, own, (float)o->number, s, d, sk[2], sv[2], sq[3]);
+        float *y = (float *)o->result + b * sy[0] + h * sy[1] + i * sy[2], *own = scores + each * (s + LANES);
+        attend_one(q, keys, values, bias, y, own, (float)o->number, seen[b][0], seen[b][1], d, sk[2], sv[2], sq[3]);
     }
+    int failed = !scores || !seen;
     free(scores);
-    return 0;
+    free(seen);
+    return failed;
 }
 
 /* Run operations one after the other. Returns 0, 1 if there is no memory, or 2 if STORE is to write outside. */
@@ -216,7 +280,7 @@ int run(const operation *operations, long count, int threads)
         switch (o->kind) {
         case RMS_NORM:
         case LAYER_NORM: norm(o); break;
-        case LINEAR: linear(o->input[0], o->input[1], o->input[2], o->result, o->size[1], o->size[2], threads); break;
+        case LINEAR: linear(o->input[0], o->input[1], o->input[2], o->result, o->size[0], o->size[1], o->size[2], threads); break;
         case INT8_LINEAR:
             failed = int8_linear(o->input[0], o->input[1], o->input[3], o->input[4], o->input[2], o->result, o->size[0],
                                  o->size[1], o->size[2], threads);

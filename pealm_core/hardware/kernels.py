@@ -34,9 +34,29 @@ def library() -> ctypes.CDLL | None:
             subprocess.run(command, check=True, capture_output=True, timeout=60)
             compiled = ctypes.CDLL(str(library))
             compiled.run.argtypes = [ctypes.c_void_p, ctypes.c_long, ctypes.c_int]
+            compiled.linear.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_long] * 3 + [ctypes.c_int]
+            compiled.int8_linear.argtypes = [ctypes.c_void_p] * 6 + [ctypes.c_long] * 3 + [ctypes.c_int]
             return compiled
     except (OSError, ValueError, subprocess.SubprocessError):
         return None
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor | None:
+    """Compute `F.linear` of a few rows of fp32 numbers on the CPU; None without a compiler, or where it can't.
+
+    Shapes: x (..., in), weight (out, in), bias (out,).
+    """
+    n, k = weight.shape
+    fits = 0 < k == x.shape[-1] and (bias is None or bias.shape == (n,))
+    parts = [part for part in (x, weight, bias) if part is not None]
+    if not fits or not all(part.is_contiguous() and part.dtype == torch.float32 for part in parts):
+        return None
+    if (compiled := library()) is None:
+        return None
+    y = x.new_empty(*x.shape[:-1], n)
+    pointers = [tensor if tensor is None else tensor.data_ptr() for tensor in (x, weight, bias, y)]
+    compiled.linear(*pointers, x.numel() // k, n, k, torch.get_num_threads())
+    return y
 
 
 class Int8Product:
@@ -47,7 +67,6 @@ class Int8Product:
 
     def __init__(self, library: ctypes.CDLL, weight: Tensor, unit: Tensor) -> None:
         self._run, self.weight, self.unit = library.int8_linear, weight, unit
-        self._run.argtypes = [ctypes.c_void_p] * 6 + [ctypes.c_long] * 3 + [ctypes.c_int]
         self.offsets = 128 * weight.sum(-1, dtype=torch.int32)
 
     def __call__(self, x: Tensor, bias: Tensor | None) -> Tensor:

@@ -31,7 +31,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from pealm_core.hardware.device import DTYPES, cpuinfo
-from pealm_core.hardware.int8 import RowWeight
+from pealm_core.hardware.linear_weight import RowWeight
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # from glibc's malloc.h
 SHORT = 256  # most keys for which whole matrices are faster than the small blocks of the flash kernel

@@ -81,7 +81,10 @@ X = torch.randn(2, 3, 4, 20)
         (lambda x: F.rms_norm(x, (4, 20)), [X.clone()], []),
         (lambda x, w: F.linear(x, w), [torch.randn(1, 20), torch.randn(7, 20)], ["linear"]),
         (lambda x, w, b: F.linear(x, w, b), [torch.randn(1, 20), torch.randn(6, 20), torch.randn(6)], ["linear"]),
-        (lambda x, w: F.linear(x, w), [torch.randn(2, 20), torch.randn(7, 20)], []),
+        (lambda x, w: F.linear(x, w), [torch.randn(1, 3), torch.randn(40, 3)], ["linear"]),
+        (lambda x, w: F.linear(x, w), [torch.randn(2, 1, 33), torch.randn(1, 33)], ["linear"]),
+        (lambda x, w, b: F.linear(x, w, b), [torch.randn(8, 48), torch.randn(35, 48), torch.randn(35)], ["linear"]),
+        (lambda x, w: F.linear(x, w), [torch.randn(9, 20), torch.randn(7, 20)], []),
         (lambda x: x.sort(dim=-1).values + x.cumsum(-1), [X.clone()], ["add"]),
         (lambda x: torch.zeros(4, 20).add_(x[0, 0]), [X.clone()], []),
     ],
@@ -92,9 +95,10 @@ def test_operations(function: Callable[..., Tensor], inputs: list[Tensor], names
     assert done == names
 
 
+@pytest.mark.parametrize("width", [8, 64, 83])
 @pytest.mark.parametrize("hidden", [0, 9])
-def test_attention_reads_no_key_that_is_hidden(hidden: int) -> None:
-    q, k, v = torch.randn(2, 3, 4, 8), torch.randn(2, 3, 20, 8), torch.randn(2, 20, 3, 8).transpose(1, 2)
+def test_attention_reads_no_key_that_is_hidden(hidden: int, width: int) -> None:
+    q, k, v = torch.randn(2, 3, 4, width), torch.randn(2, 3, 20, width), torch.randn(2, 20, 3, width).transpose(1, 2)
     bias = torch.zeros(2, 1, 1, 20)
     bias[:, :, :, :hidden] = -torch.inf
 
@@ -221,6 +225,21 @@ def test_a_key_that_nobody_sees_gives_what_torch_gives() -> None:
 
 
 @torch.inference_mode()
+@pytest.mark.parametrize("width", [8, 64])
+def test_hidden_keys_may_be_anything(width: int) -> None:
+    q, k, bias = torch.randn(2, 3, 1, width), torch.randn(2, 3, 70, width), torch.zeros(2, 1, 1, 70)
+    hidden = [0, 1, 30, 31, 40, *range(60, 70)]
+    bias[0, ..., hidden] = -torch.inf
+    repeat = record(lambda: F.scaled_dot_product_attention(q, k, k, attn_mask=bias), lambda: None)
+    expected = repeat().clone()
+    k[0, :, hidden] = torch.nan
+    torch.testing.assert_close(repeat(), expected, atol=0, rtol=0)
+    assert expected.isfinite().all()
+    k[0, :, 5] = torch.nan
+    assert repeat()[0].isnan().all()
+
+
+@torch.inference_mode()
 def test_relu_of_nan_is_nan() -> None:
     got, expected, done = repeated(lambda x: F.relu((x - x) / (x - x)), torch.randn(1, 4))
     assert got.isnan().all() and expected.isnan().all() and done == ["sub", "sub", "div", "relu"]
@@ -246,8 +265,9 @@ def test_another_result_when_repeated_is_noticed() -> None:
 
 
 @torch.inference_mode()
-def test_a_row_of_int8_is_the_same_in_every_batch() -> None:
-    model = prepare(make("llama"), "int8")
+@pytest.mark.parametrize("quantize", [None, "int8"])
+def test_a_row_is_the_same_in_every_batch(quantize: str | None) -> None:
+    model = prepare(make("llama"), quantize)
     ids, logits = torch.randint(31, (4, 30)), []
     for rows in (slice(0, 1), slice(0, 4)):
         cache = model.make_cache(len(ids[rows]), 30)

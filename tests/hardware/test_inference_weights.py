@@ -20,7 +20,8 @@ from pealm_core.contract.errors import UserError
 from pealm_core.hardware import kernels
 from pealm_core.hardware.inference_weights import _run_under_autocast, _uses, bytes_per_token, prepare, read_bandwidth
 from pealm_core.hardware.int4 import Int4Weight
-from pealm_core.hardware.int8 import Int8Weight, RowWeight, _blocks
+from pealm_core.hardware.int8 import Int8Weight
+from pealm_core.hardware.linear_weight import RowWeight, _blocks
 from pealm_core.hardware.speed import _OneDNN
 from pealm_core.inference.scoring import score
 
@@ -109,10 +110,46 @@ def test_one_int8_row_is_as_in_a_batch_with_a_matrix_unit(monkeypatch: pytest.Mo
     torch.testing.assert_close(F.linear(x.transpose(0, 1), weight, bias)[0], alone[:, 0], atol=1e-5, rtol=1e-6)
 
 
-@pytest.mark.skipif(
+in_c = pytest.mark.skipif(
     shutil.which("cc") is None or "CC" in os.environ or not [*Path(torch.__file__).parent.glob("lib/libgomp*")],
     reason="no C compiler, or another one, or torch without its OpenMP",
 )
+
+
+@in_c
+@torch.inference_mode()
+@pytest.mark.parametrize("k", [1, 15, 64, 300])
+def test_a_few_rows_are_multiplied_in_c(k: int) -> None:
+    torch.manual_seed(0)
+    weight, bias, x = RowWeight(torch.randn(35, k)), torch.randn(35), torch.randn(9, 1, k)
+    for rows in range(2, 10):
+        torch.testing.assert_close(F.linear(x[:rows], weight, bias), F.linear(x[:rows], weight.weight, bias))
+        assert (weight._packed is None) == (rows < 9)  # oneDNN multiplies nine
+    few = F.linear(x[:8], weight)
+    for rows in range(2, 9):
+        assert torch.equal(F.linear(x[8 - rows : 8], weight), few[8 - rows :])  # the same row in every batch
+    sliced = torch.randn(2, 1, 2 * k)[..., ::2], torch.randn(70)[::2]
+    torch.testing.assert_close(F.linear(sliced[0], weight, sliced[1]), F.linear(sliced[0], weight.weight, sliced[1]))
+    with pytest.raises(RuntimeError, match=r"shape|size|primitive"):
+        F.linear(torch.ones(2, 1, k + 1), weight)
+    with pytest.raises(RuntimeError, match=r"expand|shape|size"):
+        F.linear(x[:2], weight, torch.ones(3))
+
+
+@in_c
+def test_a_prompt_of_a_few_tokens_needs_no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    used, own = list[Any](), kernels.linear
+    monkeypatch.setattr(kernels, "linear", lambda *given: used.append(given) or own(*given))
+    weight = RowWeight(torch.randn(6, 4))
+    with torch.inference_mode():
+        F.linear(torch.randn(1, 3, 4), weight)
+        assert not used
+        F.linear(torch.randn(1, 1, 4), weight)
+        F.linear(torch.randn(1, 3, 4), weight)  # guesses of what follows
+        assert len(used) == 1
+
+
+@in_c
 @pytest.mark.parametrize("k", [1, 31, 96, 3072])
 def test_a_product_in_c_is_that_of_torch(k: int, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
@@ -154,7 +191,7 @@ def test_no_compiler(compiler: str, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("cpu", ["AuthenticAMD", "GenuineIntel"])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_faster_products_change_nothing(name: str, cpu: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pealm_core.hardware.int8.cpuinfo", lambda: cpu)
+    monkeypatch.setattr("pealm_core.hardware.linear_weight.cpuinfo", lambda: cpu)
     _blocks.cache_clear()
     model = family(name)
     fast = prepare(copy.deepcopy(model))
@@ -169,7 +206,7 @@ def test_faster_products_change_nothing(name: str, cpu: str, monkeypatch: pytest
 
 
 def test_after_many_rows_a_weight_is_copied_in_the_order_of_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pealm_core.hardware.int8.PAYS", 60)
+    monkeypatch.setattr("pealm_core.hardware.linear_weight.PAYS", 60)
     torch.manual_seed(0)
     layer, x = nn.Linear(300, 400), torch.randn(2, 20, 300)
     exact = F.linear(x.double(), layer.weight.double(), layer.bias.double())
