@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from pealm_evals.compare import _metrics
 from pealm_evals.paired import mcnemar
 
 Pealm = Callable[..., Any]
@@ -38,6 +39,8 @@ def test_losses_are_those_of_eval_and_are_compared_passage_by_passage(
     assert "McNemar" not in done.out  # which is for right and wrong
     assert f" {b['difference']:+.4f} " in done.out and f" {b['low']:+.4f} to {b['high']:+.4f}" in done.out
     assert done.out.count("the model was trained on this text") == 1  # said of both
+    assert [line.split()[0] for line in done.out.splitlines()[2:4]] == ["loss", str(runs / "b")]
+    assert isinstance(found["notes"], list) and all(note in done.out.splitlines() for note in found["notes"])
 
 
 def test_models_with_different_tokenizers_are_compared_by_bytes(pealm: Pealm, runs: Path, tmp_path: Path) -> None:
@@ -66,6 +69,20 @@ def test_accuracies_have_mcnemar_s_test(pealm: Pealm, runs: Path, tmp_path: Path
     assert table["rows"] == 6 and "too few rows" in done.out and "p (McNemar)" in done.out
     assert [entry["value"] for entry in table["models"]] == [sum(own) / 6 for own in credits]
     assert table["models"][1]["p"] == mcnemar(*([value == 1 for value in own] for own in credits))
+
+
+def test_rows_on_which_choices_tie_are_left_out_of_mcnemar_s_test() -> None:
+    def p(first: list[float], second: list[float]) -> float | None:
+        table = _metrics(
+            "x", ["acc"], [[{"line": n, "acc": v} for n, v in enumerate(own)] for own in (first, second)]
+        )
+        found: float | None = table["acc"]["models"][1].get("p")
+        return found
+
+    sure = [1.0] * 9 + [0.0], [0.0] * 8 + [1.0, 1.0]
+    assert p(*sure) == mcnemar(*([value == 1 for value in own] for own in sure)) != 1
+    assert p([*sure[0], 1 / 3, 1.0, 0.5], [*sure[1], 0.0, 0.5, 0.5]) == p(*sure)
+    assert p([*sure[0], 0.8], [*sure[1], 0.0]) is None  # no credit of a choice
 
 
 def test_stories_are_compared_one_by_one(pealm: Pealm, tmp_path: Path) -> None:

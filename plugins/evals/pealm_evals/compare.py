@@ -30,7 +30,8 @@ def compare(
 
     Without --on: loss and bits per byte on FIRST's validation text, or on the text of --input.NAME. Prints each
     difference to FIRST with its 95 % interval by paired bootstrap over the rows and, where each row is right or
-    wrong, the p-value of McNemar's exact test. The loss per token of models with different tokenizers is left out.
+    wrong, the p-value of McNemar's exact test, without rows on which a model's best choices are equally likely. The
+    loss per token of models with different tokenizers is left out.
     """
     if output is not None:
         results.check(output)
@@ -64,10 +65,13 @@ def compare(
 
 LOSSES = ("loss", "perplexity")  # per token
 FEWEST = 8  # rows for an interval
+CREDITS = (0.0, *(1 / n for n in range(1, 101)))  # of a wrong choice, a right one, and one of n equally likely ones
 
 
 def _metrics(name: str, metrics: Sequence[str], details: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
     """Return for each metric the number of rows and each model's value and difference. Raises UserError."""
+    import numpy as np
+
     from pealm_evals.paired import interval, mcnemar, value
     from pealm_evals.rows import metrics_of, same_rows
 
@@ -77,14 +81,15 @@ def _metrics(name: str, metrics: Sequence[str], details: Sequence[Sequence[Mappi
     table: dict[str, Any] = {}
     for metric in comparable:
         rows = same_rows(metric, details)
-        first, binary = rows[0], all(((own == 0) | (own == 1)).all() for own in rows)
+        first, binary = rows[0], all(np.isin(own[:, 0], CREDITS).all() and (own[:, 1] == 1).all() for own in rows)
         entries: list[dict[str, Any]] = [{"value": value(first)}]
         for other in rows[1:]:
             entry = {"value": value(other), "difference": value(other) - value(first)}
             if len(first) >= FEWEST:
                 entry |= dict(zip(("low", "high"), interval(first, other), strict=True))
             if binary:
-                entry["p"] = mcnemar((first[:, 0] == 1).tolist(), (other[:, 0] == 1).tolist())
+                both = np.stack([first[:, 0], other[:, 0]])
+                entry["p"] = mcnemar(*(both[:, np.isin(both, (0, 1)).all(0)] == 1).tolist())
             entries.append(entry)
         table[metric] = {"rows": len(first), "models": entries}
     return table
