@@ -37,6 +37,11 @@ def test_the_interval_of_means_is_scipy_s_bootstrap_and_near_the_normal_one() ->
     assert (low, high) == pytest.approx((theirs.low, theirs.high), abs=0.006)
     assert high - low == pytest.approx(2 * half, rel=0.05)  # unpaired it would be four times as wide
     assert (low, high) == interval(plain(first), plain(second))  # the same every time
+    middle, error = np.mean(second - first), half / 1.96
+    for level in (0.5, 0.8, 0.95):  # as much is left out at each end
+        z = stats.norm.ppf((1 + level) / 2)
+        ends = interval(plain(first), plain(second), level=level)
+        assert ends == pytest.approx((middle - z * error, middle + z * error), abs=0.1 * error)
 
 
 def test_the_interval_covers_the_true_difference_as_often_as_it_says(monkeypatch: pytest.MonkeyPatch) -> None:

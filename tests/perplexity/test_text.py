@@ -101,6 +101,22 @@ def test_shards_are_not_cut_within_a_character(size: int) -> None:
     assert [i for piece in second for i in piece.ids.tolist()] == ids[::-1]
 
 
+@pytest.mark.parametrize("part", [1, 3, 7, 16])
+def test_a_long_shard_is_read_in_parts(part: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pealm_perplexity.text.SHARD", part)
+    texts = [b"one two three four", b"five", b"", b"six seven eight nine"]
+    ids = [token for text in texts for token in (256, *text)]
+    learned = [number % 3 != 0 for number in range(len(ids))]
+    dataset: Any = Shards(ids)
+    dataset.masks = lambda split: [np.array(learned, np.uint8)]
+    documents = [[*document] for document in read(dataset, "val", Bytes())]
+    assert [bytes(i for piece in own for i in piece.ids) for own in documents] == [text for text in texts if text]
+    pieces = [piece for own in documents for piece in own]
+    flags = [np.ones(len(p.ids), bool) if p.learned is None else p.learned for p in pieces]
+    assert np.concatenate(flags).tolist() == [flag for i, flag in zip(ids, learned, strict=True) if i != 256]
+    assert [piece.size for piece in pieces] == [piece.scored for piece in pieces] == [int(f.sum()) for f in flags]
+
+
 def test_what_has_no_text() -> None:
     chats: Any = Texts([[Segment("a"), Segment("", special="<|none|>")]])
     with pytest.raises(UserError, match=r"document 1 of the val split: .* no special token '<\|none\|>'"):
