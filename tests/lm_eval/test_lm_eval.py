@@ -79,6 +79,9 @@ def test_pealm_eval_runs_the_tasks(
     for key, metric in found["metrics"].items():
         task, _, name = key.partition("/")
         assert metric["value"] == pytest.approx(direct["results"][task][f"{name},none"], rel=1e-6), key
+        if name in ("acc", "acc_norm"):  # the others' errors are by bootstrap, or unknown
+            assert metric["stderr"] == pytest.approx(direct["results"][task][f"{name}_stderr,none"]), key
+    assert found["metrics"]["local_multiple_choice/acc"]["stderr"] > 0
     assert found["n"] == 12 * 4 and len(found["metrics"]) == 2 + 2 + 3 + 1
     for name in names:
         own = [row["answers"] for row in found["details"] if row["task"] == name]
