@@ -27,6 +27,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
@@ -34,7 +35,8 @@ from pealm_core.hardware.device import DTYPES, cpuinfo
 from pealm_core.hardware.linear_weight import RowWeight
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # from glibc's malloc.h
-SHORT = 256  # most keys for which whole matrices are faster than the small blocks of the flash kernel
+SHORT = 512  # most keys for which whole matrices are faster than the small blocks of the flash kernel
+ROWS = 128  # queries in a product of causal attention: fewer compute less that it hides, but more slowly
 
 
 def keep_memory() -> None:
@@ -134,9 +136,9 @@ def products(device: torch.device) -> Iterator[None]:
 class _OneDNN(TorchFunctionMode):
     """Where torch calls oneDNN in a slow way, call it in a faster one.
 
-    Attention over few keys and without dropout is computed in three calls on whole matrices, in fp32. The flash
-    kernel for CPUs multiplies blocks of 32 rows, for which oneDNN's setup takes longer than the product: in bf16 ten
-    times as long. A model that was loaded for inference multiplies many rows by copies of its weights.
+    Attention over few keys and without dropout is computed in three calls on whole matrices. The flash kernel for
+    CPUs multiplies blocks of 32 rows, for which oneDNN's setup takes longer than the product: in bf16 ten times as
+    long. A model that was loaded for inference multiplies many rows by copies of its weights.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -145,8 +147,11 @@ class _OneDNN(TorchFunctionMode):
             (q, k, v), mask = args, kwargs.get("attn_mask")
             plain = not kwargs.get("dropout_p") and kwargs.keys() <= {"attn_mask", "dropout_p", "is_causal"}
             masked = mask is None or (mask.dtype == torch.bool and mask.dim() == 2)
+            if torch.is_autocast_enabled("cpu"):  # as torch's own attention then does
+                q, k, v = (x.to(torch.get_autocast_dtype("cpu")) for x in (q, k, v))
             small = q.shape[:-2] == k.shape[:-2] and k.shape[-2] <= SHORT
-            if plain and masked and small and q.dtype in (torch.float32, torch.bfloat16):
+            same = q.dtype == k.dtype == v.dtype and q.dtype in (torch.float32, torch.bfloat16)
+            if plain and masked and small and same:
                 return _attention(q, k, v, mask, causal=kwargs.get("is_causal", False))
         if func is F.linear and len(args) > 1 and isinstance(args[1], RowWeight):
             x, weight, *bias = args
@@ -162,7 +167,34 @@ def _attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, causal: 
         mask = torch.ones_like(added, dtype=torch.bool).tril_()
     if mask is not None:
         added = added.masked_fill(~mask, float("-inf"))
+    q, k, v = (x.flatten(0, -3) for x in (q, k, v))
     with torch.autocast("cpu", enabled=False):
-        queries, keys, values = (x.float().flatten(0, -3) for x in (q, k, v))
-        scores = torch.baddbmm(added, queries, keys.mT, alpha=q.shape[-1] ** -0.5)
-        return torch.bmm(scores.softmax(-1), values).view(shape).to(q.dtype)
+        if not causal or len(added) <= ROWS:
+            return _Attention.apply(q, k, v, added).view(shape)  # type: ignore[no-any-return, no-untyped-call]
+        parts = []
+        for start in range(0, len(added), ROWS):
+            end = start + ROWS  # no query before it sees a key after it
+            parts.append(_Attention.apply(q[:, start:end], k[:, :end], v[:, :end], added[start:end, :end]))  # type: ignore[no-untyped-call]
+    return torch.cat(parts, 1).view(shape)
+
+
+class _Attention(torch.autograd.Function):
+    """Attention of (N, T, D) over (N, S, D) and (N, S, E), to whose scores a (T, S) is added.
+
+    In bf16 the scores are still fp32: large ones, rounded, would make weights wrong by several percent.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, added: Tensor) -> Tensor:
+        scores = torch.baddbmm(added, q.float(), k.float().mT, alpha=q.shape[-1] ** -0.5)
+        weights = scores.softmax(-1).to(v.dtype)
+        ctx.save_for_backward(q, k, v, weights)
+        return torch.bmm(weights, v)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        q, k, v, weights = ctx.saved_tensors
+        back = torch.ops.aten._softmax_backward_data(torch.bmm(gradient, v.mT), weights, -1, weights.dtype)
+        dq, dk = (torch.bmm(*pair).mul_(q.shape[-1] ** -0.5) for pair in ((back, k), (back.mT, q)))
+        return dq, dk, torch.bmm(weights.mT, gradient), None

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from pealm_core import IGNORE
 from pealm_sprout.config import SproutConfig
 from pealm_sprout.model import NGrams, Sprout
-from pealm_sprout.ops import norm, rotate, squared_relu
+from pealm_sprout.ops import dropout, norm, rotate, squared_relu
 
 BASE = SproutConfig(vocab_size=11, block_size=16, n_layer=2, n_head=2, n_embd=16, ngram=3, ngram_rows=50)
 SWITCHES: list[dict[str, Any]] = [
@@ -169,6 +169,21 @@ def test_derivatives_by_hand_are_those_of_the_formulas() -> None:
         low = rotate(x.bfloat16(), cos, sin)
         assert type(low.grad_fn).__name__ == "_RotateBackward" and low.dtype == torch.float32
     assert rotate(x.bfloat16(), cos, sin).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(("p", "size"), [(0.1, 40_001), (0.5, 40_002), (0.99999, 3)])
+def test_dropout_drops_its_fraction_and_keeps_the_mean(p: float, size: int) -> None:
+    torch.manual_seed(0)
+    x = torch.rand(size).add_(0.5).requires_grad_()
+    y = dropout(x, p, training=True)
+    assert (y == 0).float().mean().item() == pytest.approx(p, abs=0.01)
+    kept = (y != 0).float()
+    torch.testing.assert_close(y, x * kept / (1 - p))
+    torch.testing.assert_close(torch.autograd.grad(y.sum(), x)[0], kept / (1 - p))
+    assert dropout(x, p, training=False) is x and dropout(x, 0.0, training=True) is x
+    torch.manual_seed(0)
+    assert torch.equal(dropout(x, p, training=True), dropout(x, p, training=True)) is (size == 3)
+    assert dropout(x.bfloat16(), p, training=True).dtype == torch.bfloat16
 
 
 def test_the_first_loss_is_that_of_knowing_nothing() -> None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from pealm_core import IGNORE, KVCache, causal_attention
 from pealm_sprout.config import SproutConfig
-from pealm_sprout.ops import norm, rotate, squared_relu
+from pealm_sprout.ops import dropout, norm, rotate, squared_relu
 
 HASH = 1_000_003  # a prime
 ROTARY_BASE = 1000.0  # the slowest pair of features turns once in about 6,000 positions
@@ -137,7 +137,7 @@ class Block(nn.Module):
         return x + self._drop(self.down(hidden)), values
 
     def _drop(self, x: Tensor) -> Tensor:
-        return F.dropout(x, self.config.dropout, self.training)
+        return dropout(x, self.config.dropout, self.training)
 
 
 def rotary_turns(config: SproutConfig) -> Tensor:
@@ -247,7 +247,7 @@ class Sprout(nn.Module):
         turns = self.turns[:, places] if self.config.rotary else None
         if turns is None:
             x = x + self.positions.weight[places]
-        x = F.dropout(norm(x), self.config.dropout, self.training)
+        x = dropout(norm(x), self.config.dropout, self.training)
         embedded, first = x, None
         for block in self.blocks:
             x, values = block(x, embedded, turns, first, kv)

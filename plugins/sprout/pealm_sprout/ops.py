@@ -1,4 +1,4 @@
-"""Three small functions with derivatives by hand, for CPUs.
+"""Four small functions, three of them with derivatives by hand, for CPUs.
 
 There torch runs a formula one operation at a time, each a pass over memory, and differentiates it in the same way.
 Half of the passes are not needed. A GPU gets the plain formulas: its compiler makes one pass of them.
@@ -33,6 +33,15 @@ def squared_relu(x: Tensor) -> Tensor:
     """The square of x where it is positive, else 0 (So et al. 2021)."""
     found: Tensor = _SquaredReLU.apply(x) if _by_hand(x) else F.relu(x).square()  # type: ignore[no-untyped-call]
     return found
+
+
+def dropout(x: Tensor, p: float, training: bool) -> Tensor:
+    """`F.dropout`; on a CPU from 16 random bits for each number, a third of the time."""
+    if not (p and training and x.device.type == "cpu"):
+        return F.dropout(x, p, training)
+    words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
+    kept = (words[: x.numel()].view(x.shape) >= int(p * 2**16) - 2**15).to(x.dtype)
+    return x * kept.mul_(1 / (1 - p))
 
 
 def _by_hand(x: Tensor) -> bool:
