@@ -54,8 +54,8 @@ from pealm_core.checkpoints.build_tokenizer import load_tokenizer as load_tokeni
 from pealm_core.checkpoints.build_tokenizer import make_datasets as make_datasets
 from pealm_core.checkpoints.build_tokenizer import make_tokenizer as make_tokenizer
 from pealm_core.data.documents import encode_document as encode_document
-from pealm_core.data.parts import TokenWriter as TokenWriter
-from pealm_core.data.tokens import TokenFile as TokenFile
+from pealm_core.data.tokenize_parts import TokenWriter as TokenWriter
+from pealm_core.data.token_file import TokenFile as TokenFile
 from pealm_core.hardware.launch import available_cpus as available_cpus
 
 # torch
@@ -69,7 +69,7 @@ from pealm_core.data.chat import chat_prompt as chat_prompt
 from pealm_core.data.order import noise as noise
 from pealm_core.hardware.device import fast_bf16 as fast_bf16
 from pealm_core.hardware.distributed import processes as processes
-from pealm_core.hardware.speed import faster as faster
+from pealm_core.hardware.optimizations import faster as faster
 from pealm_core.inference.generate import ContinuousBatch as ContinuousBatch
 from pealm_core.inference.generate import Stopper as Stopper
 from pealm_core.inference.generate import generate_ids as generate_ids
@@ -86,7 +86,7 @@ from pealm_core.inference.sampling import probabilities as probabilities
 from pealm_core.inference.scoring import Score as Score
 from pealm_core.inference.scoring import cover as cover
 from pealm_core.inference.scoring import score as score
-from pealm_core.inference.statistics import mean as mean
-from pealm_core.inference.statistics import ratio as ratio
+from pealm_core.inference.standard_errors import mean as mean
+from pealm_core.inference.standard_errors import ratio as ratio
 from pealm_core.inference.trace import Trace as Trace
 from pealm_core.training.from_python import train as train

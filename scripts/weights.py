@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 
 import pealm_core
-from pealm_core.data.stream import Split
+from pealm_core.data.token_stream import Split
 from pealm_core.data.windows import FixedWindows
 from pealm_kindergarten.dataset import Kindergarten
 from pealm_tinyshakespeare.dataset import Tinyshakespeare

@@ -18,8 +18,8 @@ from pealm_core.contract.fields import dump
 from pealm_core.contract.protocols import Dataset, Tokenizer, has
 from pealm_core.data.documents import has_template
 from pealm_core.data.special_tokens import specials_of, with_specials
-from pealm_core.data.stream import SPLITS
 from pealm_core.data.token_cache import cached_folder, content_of
+from pealm_core.data.token_stream import SPLITS
 from pealm_core.data.tokenizer_sample import FitSample
 from pealm_core.hardware.launch import launched
 from pealm_core.plugins.plugin_errors import ANYTHING, Returns, call_plugin, check, explain, owner

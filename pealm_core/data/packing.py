@@ -16,8 +16,8 @@ import numpy as np
 from pealm_core.contract.errors import UserError
 from pealm_core.contract.training_parts import Batch
 from pealm_core.data.order import shuffled
-from pealm_core.data.stream import Piece, Shard, Split
-from pealm_core.data.tokens import TokenFile
+from pealm_core.data.token_file import TokenFile
+from pealm_core.data.token_stream import Piece, Shard, Split
 
 VERSION = 1  # of the rows: another one makes other rows of the same documents
 AT_ONCE = 4096  # pieces that are packed together

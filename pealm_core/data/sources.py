@@ -12,8 +12,8 @@ from pealm_core.contract.protocols import Dataset, Tokenizer, has
 from pealm_core.contract.training_parts import Source
 from pealm_core.data.mixture import Mixture
 from pealm_core.data.packing import VERSION, Packed, write_index
-from pealm_core.data.stream import Corpus, Split, hash_of, open_shards
 from pealm_core.data.token_cache import cached_folder, fingerprint, tokenize
+from pealm_core.data.token_stream import Corpus, Split, hash_of, open_shards
 from pealm_core.data.windows import FixedWindows, Windows
 
 NAMES = {"train": "training", "val": "validation"}

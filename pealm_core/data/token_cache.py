@@ -21,9 +21,9 @@ import numpy as np
 from pealm_core.config.paths import cache_root, digest, mark, written_aside
 from pealm_core.contract.errors import UserError
 from pealm_core.contract.protocols import Dataset, Tokenizer, has
-from pealm_core.data.parts import FILES, fill, hash_part, map_parts, parts_of, tokenize_part
-from pealm_core.data.stream import SPLITS, Corpus, Split, hash_of
-from pealm_core.data.tokens import TokenFile
+from pealm_core.data.token_file import TokenFile
+from pealm_core.data.token_stream import SPLITS, Corpus, Split, hash_of
+from pealm_core.data.tokenize_parts import FILES, fill, hash_part, map_parts, parts_of, tokenize_part
 
 META, STAMPS, CONTENT = "meta.json", "stamps.json", "content.json"
 SAY_EVERY = 30  # seconds

@@ -5,7 +5,7 @@ from typing import Any
 
 from pealm_core.contract.protocols import Document
 from pealm_core.data.documents import documents, texts
-from pealm_core.data.parts import parts_of
+from pealm_core.data.tokenize_parts import parts_of
 
 PARTS = 256  # of a large dataset that are read, at most
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from pealm_core.contract.training_parts import Batch
 from pealm_core.data.order import combine, shuffled
-from pealm_core.data.stream import Split
+from pealm_core.data.token_stream import Split
 
 
 class Windows:

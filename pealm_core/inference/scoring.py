@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pealm_core.contract.protocols import has
-from pealm_core.hardware.speed import keep_memory, products
-from pealm_core.inference import one_row
+from pealm_core.hardware.optimizations import keep_memory, products
+from pealm_core.inference import shared_prefixes
 from pealm_core.inference.kv_cache import KVCache, UnsupportedError
-from pealm_core.inference.one_row import Piece
+from pealm_core.inference.shared_prefixes import Piece
 
 Request = tuple[Sequence[int], Sequence[int]]
 Row = tuple[int, Piece]  # with the row of the cache that has the piece's first tokens
@@ -111,7 +111,9 @@ def _run(
     if device.type == "cpu" and has(model, "make_cache") and type(model.make_cache(1, 1)) is KVCache:
         with suppress(UnsupportedError):
             pieces = [piece for same in contexts for piece in same]
-            yield from one_row.run(model, pieces, batch_tokens or one_row.TOKENS, 2**25 // model.config.vocab_size)
+            yield from shared_prefixes.run(
+                model, pieces, batch_tokens or shared_prefixes.TOKENS, 2**25 // model.config.vocab_size
+            )
             return
     if batch_tokens is None:
         # The logits of a pass take 32 MB on a CPU, for its caches and allocator, and 2 GB elsewhere.

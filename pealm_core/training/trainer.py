@@ -17,7 +17,7 @@ from pealm_core.contract.training_parts import Objective, Schedule, Strategy
 from pealm_core.data.order import combine
 from pealm_core.data.sources import Data
 from pealm_core.hardware.distributed import World
-from pealm_core.hardware.speed import faster
+from pealm_core.hardware.optimizations import faster
 from pealm_core.training.batches import Batches
 from pealm_core.training.ddp import gradient_problem
 from pealm_core.training.learning_rate import Budget, due, in_steps, lr_factor

@@ -127,7 +127,7 @@ def main() -> None:
 def all_batches() -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Return the batches that pealm draws."""
     from pealm_core.config.settings import TrainSettings
-    from pealm_core.data.stream import Split
+    from pealm_core.data.token_stream import Split
     from pealm_core.data.windows import Windows
 
     tokens, size = np.load(Path(SPEC["folder"]) / "tokens" / "train-00000.npy"), SPEC["batch_size"]

@@ -80,10 +80,10 @@ def pealm(spec: Mapping[str, Any], device: torch.device, answer: Callable[[Any],
     from pealm_core.config.job import plan
     from pealm_core.config.settings import TrainSettings
     from pealm_core.data.sources import Data
-    from pealm_core.data.stream import Split
+    from pealm_core.data.token_stream import Split
     from pealm_core.data.windows import FixedWindows, Windows
     from pealm_core.hardware.distributed import World
-    from pealm_core.hardware.speed import describe
+    from pealm_core.hardware.optimizations import describe
     from pealm_core.training.adamw import AdamWConfig, build
     from pealm_core.training.ddp import DataParallel
     from pealm_core.training.learning_rate import constant

@@ -24,7 +24,7 @@ from pealm_core.checkpoints import folder as checkpoint
 from pealm_core.config.job import plan
 from pealm_core.config.settings import TrainSettings
 from pealm_core.data.sources import Data
-from pealm_core.data.stream import Split
+from pealm_core.data.token_stream import Split
 from pealm_core.data.windows import FixedWindows, Windows
 from pealm_core.hardware.distributed import World
 from pealm_core.training.ddp import DataParallel

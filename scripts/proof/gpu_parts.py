@@ -35,13 +35,13 @@ from pealm_core import PealmError, Sampling, generate_ids
 from pealm_core.config.job import plan
 from pealm_core.config.settings import TrainSettings
 from pealm_core.data.sources import Data
-from pealm_core.data.stream import Split
+from pealm_core.data.token_stream import Split
 from pealm_core.data.windows import FixedWindows, Windows
 from pealm_core.hardware.device import autocast, pick_dtype, synchronize
 from pealm_core.hardware.distributed import World
 from pealm_core.hardware.inference_weights import bytes_per_token, prepare
-from pealm_core.hardware.speed import faster
-from pealm_core.inference import token_pass
+from pealm_core.hardware.optimizations import faster
+from pealm_core.inference import recorded_pass
 from pealm_core.training.adamw import AdamWConfig, build
 from pealm_core.training.ddp import DataParallel
 from pealm_core.training.learning_rate import constant
@@ -416,9 +416,9 @@ def decode(m: Machine, facts: Facts) -> None:
             )
     if m.cuda:
         with facts.attempt("CUDA graphs"), torch.inference_mode():
-            run = token_pass.Recorded(fast, fast.make_cache(1, 64))
+            run = recorded_pass.Recorded(fast, fast.make_cache(1, 64))
             run(torch.zeros(1, 1, dtype=torch.long, device=m.device))
-            recorded = not token_pass._failed and run._plain not in run._passes.values()
+            recorded = not recorded_pass._failed and run._plain not in run._passes.values()
             facts.check("a token's pass is recorded", recorded, "" if recorded else "the reason is in log.txt")
         source = torch.ones(2**28, device=m.device)
         rate = source.nbytes / min(seconds(m, source.sum) for _ in range(5))
@@ -482,13 +482,13 @@ def compiled(m: Machine, facts: Facts) -> None:
             with torch.inference_mode():
                 with torch.compiler.set_stance("force_eager"):
                     fast(idx, cache=cache)
-                run, times = token_pass.Recorded(fast, cache), list[float]()
+                run, times = recorded_pass.Recorded(fast, cache), list[float]()
                 token = idx[:, -1:]
                 for _ in range(tokens):
                     token = run(token).argmax(-1)
                     token.tolist()
                     times.append(time.perf_counter())
-            recorded = "" if not token_pass._failed else "; NOT recorded, see log.txt"
+            recorded = "" if not recorded_pass._failed else "; NOT recorded, see log.txt"
             text = f"{speed_of(times, batch):,.0f} tokens/s, {time.perf_counter() - began:.0f} s with compiling"
             facts.figure(f"compiled and recorded, B = {batch}", text + recorded)
 

@@ -11,10 +11,10 @@ import torch
 
 from pealm_core.contract.errors import UserError
 from pealm_core.contract.training_parts import IGNORE
-from pealm_core.data import documents, parts
+from pealm_core.data import documents, tokenize_parts
 from pealm_core.data.order import permute
-from pealm_core.data.stream import Shard, Split
 from pealm_core.data.token_cache import fingerprint, tokenize
+from pealm_core.data.token_stream import Shard, Split
 from pealm_core.data.windows import FixedWindows, Windows
 
 
@@ -198,7 +198,7 @@ def test_a_text_is_tokenized_in_pieces_only_by_character(monkeypatch: pytest.Mon
             return super().encode(text)
 
     text = "abcdefg" * 10
-    for module in (documents, parts):
+    for module in (documents, tokenize_parts):
         monkeypatch.setattr(module, "PIECE", 8)
     for tokenizer, calls in ((Letters(eot=0), 3 + 1), (ByCharacter(eot=0), 19 + 1)):
         monkeypatch.setenv("PEALM_CACHE", str(tmp_path / type(tokenizer).__name__))

@@ -13,8 +13,8 @@ from pealm_core.contract.protocols import Document, Segment
 from pealm_core.data.documents import encode_document, texts
 from pealm_core.data.sources import of_corpus
 from pealm_core.data.special_tokens import FILE, WithSpecials, with_specials
-from pealm_core.data.stream import open_shards
 from pealm_core.data.token_cache import tokenize
+from pealm_core.data.token_stream import open_shards
 
 
 class Letters:

@@ -12,7 +12,7 @@ from pealm_core.contract.errors import UserError
 from pealm_core.contract.training_parts import IGNORE
 from pealm_core.data import packing
 from pealm_core.data.packing import Packed, pack, write_index
-from pealm_core.data.stream import Split
+from pealm_core.data.token_stream import Split
 
 
 def split(*lengths: int, shards: int = 1, learned: list[int] | None = None) -> Split:

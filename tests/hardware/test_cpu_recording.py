@@ -15,7 +15,7 @@ from pealm_core import Sampling, generate_ids
 from pealm_core.hardware import cpu_operations, kernels
 from pealm_core.hardware.cpu_recording import record
 from pealm_core.hardware.inference_weights import prepare
-from pealm_core.inference.token_pass import Recorded
+from pealm_core.inference.recorded_pass import Recorded
 from pealm_gpt2.config import GPT2Config
 from pealm_gpt2.model import GPT2
 from pealm_llama.config import LlamaConfig

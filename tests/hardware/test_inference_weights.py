@@ -22,7 +22,7 @@ from pealm_core.hardware.inference_weights import _run_under_autocast, _uses, by
 from pealm_core.hardware.int4 import Int4Weight
 from pealm_core.hardware.int8 import Int8Weight
 from pealm_core.hardware.linear_weight import RowWeight, _blocks
-from pealm_core.hardware.speed import _OneDNN
+from pealm_core.hardware.optimizations import _OneDNN
 from pealm_core.inference.scoring import score
 
 FAMILIES = {

@@ -21,7 +21,7 @@ from pealm_core.inference.lm import LM, Sample
 
 sys.path.insert(0, str(Path(__file__).parent))
 from fakes import Chars, Table
-from test_token_pass import MODELS, SIZES
+from test_recorded_pass import MODELS, SIZES
 
 LENGTHS = (1, 5, 5, 32, 40, 31)  # the block has 32
 SAMPLINGS = {

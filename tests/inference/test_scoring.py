@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pealm_core.hardware.speed import products
+from pealm_core.hardware.optimizations import products
 from pealm_core.inference.kv_cache import KVCache, causal_attention
 from pealm_core.inference.scoring import Request, Score, cover, score
 

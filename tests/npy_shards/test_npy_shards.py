@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from pealm_core import UserError
-from pealm_core.data.stream import open_shards
-from pealm_core.data.tokens import MAX_OPEN
+from pealm_core.data.token_file import MAX_OPEN
+from pealm_core.data.token_stream import open_shards
 from pealm_core.data.windows import Windows
 from pealm_npy_shards.config import NpyShardsConfig
 from pealm_npy_shards.dataset import NpyShards

@@ -365,7 +365,7 @@ def test_documents_for_evaluators() -> None:
 
 
 def test_a_model_that_needs_consecutive_positions_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    from pealm_core.inference.one_row import TreeCache
+    from pealm_core.inference.shared_prefixes import TreeCache
 
     class Transformer(ModelConformance):
         spec = "char-transformer"

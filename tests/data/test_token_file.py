@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from pealm_core.contract.errors import UserError
-from pealm_core.data import tokens
-from pealm_core.data.tokens import MAX_OPEN, TokenFile
+from pealm_core.data import token_file
+from pealm_core.data.token_file import MAX_OPEN, TokenFile
 
 
 def written(path: Path, first: int = 0, count: int = 100) -> Path:
@@ -46,8 +46,8 @@ def test_many_shards_need_few_descriptors(tmp_path: Path) -> None:
 import resource
 from pathlib import Path
 import pealm_core.data.windows as w  # torch opens files of its own
-from pealm_core.data.stream import Split
-from pealm_core.data.tokens import TokenFile
+from pealm_core.data.token_stream import Split
+from pealm_core.data.token_file import TokenFile
 resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128))
 shards = [TokenFile(Path({str(tmp_path)!r}, f"{{i}}.bin"), "<u2") for i in range(350)]
 for turn in range(2):
@@ -101,7 +101,7 @@ def test_only_regular_files_are_opened(tmp_path: Path) -> None:
 def test_threads_read_the_files_they_ask_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pread: bool) -> None:
     if not pread:  # Windows
         monkeypatch.delattr(os, "pread")
-    monkeypatch.setattr(tokens, "_open", lru_cache(2)(tokens._open.__wrapped__))
+    monkeypatch.setattr(token_file, "_open", lru_cache(2)(token_file._open.__wrapped__))
     shards, wrong = opened(tmp_path, 8), []
 
     def read(seed: int) -> None:

@@ -18,7 +18,7 @@ import pytest
 
 from pealm_char.tokenizer import CharTokenizer
 from pealm_core import Document, PealmError, PluginError, Segment, TokenWriter, UserError, encode_document
-from pealm_core.data import parts, token_cache
+from pealm_core.data import token_cache, tokenize_parts
 from pealm_core.data.token_cache import content_of, tokenize
 from pealm_data import pool
 from pealm_data.pool import map_tasks
@@ -296,7 +296,7 @@ def test_texts_that_are_tokenized_together_are_written_like_each_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, together: int
 ) -> None:
     documents: list[Document] = ["abc", "", "de", [Segment("f"), Segment("gh", learn=False)], "i", "jklmnop" * 5, "q"]
-    monkeypatch.setattr(parts, "PIECE", together)
+    monkeypatch.setattr(tokenize_parts, "PIECE", together)
     with contextlib.ExitStack() as stack:
         writer = TokenWriter(lambda end: stack.enter_context((tmp_path / f"x{end}").open("wb")), "uint16")
         for number, document in enumerate(documents):

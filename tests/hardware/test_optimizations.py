@@ -20,9 +20,9 @@ from pealm_core.checkpoints.tensors import read_tensors
 from pealm_core.config.settings import TrainSettings
 from pealm_core.contract.errors import UserError
 from pealm_core.contract.training_parts import Batch
-from pealm_core.hardware import device, speed
+from pealm_core.hardware import device, optimizations
 from pealm_core.hardware.distributed import World
-from pealm_core.hardware.speed import _attention, describe, faster
+from pealm_core.hardware.optimizations import _attention, describe, faster
 from pealm_core.training.batches import Batches
 from pealm_core.training.objective import NextToken
 
@@ -94,7 +94,7 @@ def test_everything_is_as_before_afterwards() -> None:
 def test_freed_memory_is_kept_for_the_next_step() -> None:
     code = """
 import ctypes, resource, sys, torch
-from pealm_core.hardware.speed import faster
+from pealm_core.hardware.optimizations import faster
 c = ctypes.CDLL(None)
 c.malloc.restype, c.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
 c.memset.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
@@ -130,7 +130,7 @@ def test_what_is_left_out_changes_nothing(pealm: Callable[..., Any], book: Path,
 
 @pytest.mark.parametrize("kind", ["causal", "masked", "open"])
 def test_attention_by_whole_matrices_is_torch_s(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(speed, "ROWS", 2)
+    monkeypatch.setattr(optimizations, "ROWS", 2)
     torch.manual_seed(0)
     q, k, v = (torch.randn(2, 3, t, 8, requires_grad=True) for t in (5, 5 if kind == "causal" else 9, 9))
     v = v[:, :, : k.shape[2], :6]
@@ -159,12 +159,12 @@ def test_attention_in_bf16_is_as_exact_as_torch_s_own(monkeypatch: pytest.Monkey
         seen.append(q.dtype)
         return _attention(q, *args, **kwargs)
 
-    monkeypatch.setattr(speed, "_attention", whole)
+    monkeypatch.setattr(optimizations, "_attention", whole)
     q, k, v = (torch.randn(2, 2, 300, 16, requires_grad=True) for _ in range(3))
     back, errors = torch.randn(2, 2, 300, 16), list[list[float]]()
     exact = attend(8 * q, k, v, is_causal=True)  # scores are as large in a trained model
     right = [exact.detach(), *torch.autograd.grad(exact, (q, k, v), back)]
-    for mode in (nullcontext(), speed._OneDNN()):
+    for mode in (nullcontext(), optimizations._OneDNN()):
         with torch.autocast("cpu", torch.bfloat16), mode:
             y = attend(8 * q, k, v.bfloat16(), is_causal=True)  # norms and rotations give fp32, products bf16
         assert y.dtype == torch.bfloat16
@@ -219,7 +219,7 @@ def test_without_a_c_compiler_training_is_not_compiled_and_one_line_says_so(
 ) -> None:
     cuda, header = torch.device("cuda"), tmp_path / "Python.h"
     header.touch()
-    monkeypatch.setattr(speed, "find_spec", lambda name: name)  # triton comes with torch for CUDA only
+    monkeypatch.setattr(optimizations, "find_spec", lambda name: name)  # triton comes with torch for CUDA only
     monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
     monkeypatch.delenv("CC", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -235,7 +235,7 @@ def test_without_a_c_compiler_training_is_not_compiled_and_one_line_says_so(
     assert describe(cuda, torch.bfloat16, ()) == "bf16, tf32, compile, flash, prefetch"
     header.unlink()
     assert "Python.h is missing; install Python's headers (python3-dev)" in describe(cuda, torch.bfloat16, ())
-    monkeypatch.setattr(speed, "find_spec", lambda name: None)
+    monkeypatch.setattr(optimizations, "find_spec", lambda name: None)
     assert describe(cuda, torch.bfloat16, ()).endswith("; without compile: triton is not installed")
 
 

@@ -10,9 +10,9 @@ from torch import Tensor
 from pealm_char_transformer.config import TransformerConfig
 from pealm_char_transformer.model import Transformer
 from pealm_core.hardware.inference_weights import prepare
-from pealm_core.inference import token_pass
+from pealm_core.inference import recorded_pass
 from pealm_core.inference.kv_cache import KVCache
-from pealm_core.inference.token_pass import Recorded, one_token_pass
+from pealm_core.inference.recorded_pass import Recorded, one_token_pass
 from pealm_gpt2.config import GPT2Config
 from pealm_gpt2.model import GPT2
 from pealm_llama.config import LlamaConfig
@@ -28,8 +28,8 @@ MODELS: dict[str, Callable[[], Any]] = {
 
 @pytest.fixture(autouse=True)
 def _short_spans(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(token_pass, "SPAN", 8)
-    monkeypatch.setattr(token_pass, "_failed", False)
+    monkeypatch.setattr(recorded_pass, "SPAN", 8)
+    monkeypatch.setattr(recorded_pass, "_failed", False)
 
 
 def make(name: str) -> Any:
@@ -99,7 +99,7 @@ def test_a_model_that_can_not_be_recorded_runs_as_it_is(
         return torch.arange(self.length, self.length + tokens)[None]
 
     changed: Any = {"append": attend, "length": positions}[use]
-    monkeypatch.setattr(token_pass.FixedCache, changed.__name__, changed)
+    monkeypatch.setattr(recorded_pass.FixedCache, changed.__name__, changed)
     recorded, plain = compare(make("gpt2"), lambda function: (function(), function)[1])
     assert torch.equal(recorded, plain)
     assert not capsys.readouterr().err

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pealm_core.inference.kv_cache import causal_attention
-from pealm_core.inference.token_pass import FixedCache
+from pealm_core.inference.recorded_pass import FixedCache
 
 TOKENS = 1024  # of a pass, unless one request is longer
 ROWS = 16  # of logits at a time: they stay in the processor's cache
