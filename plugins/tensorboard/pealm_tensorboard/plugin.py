@@ -43,4 +43,4 @@ def pealm_metrics(trainer: "Trainer", step: int, metrics: Mapping[str, Any]) -> 
 def pealm_run_end(trainer: "Trainer", status: str) -> None:
     """Write what is left: the last sample, the settings beside the result, evaluations."""
     if trainer in writers:
-        writers.pop(trainer).close(trainer.best_loss)
+        writers.pop(trainer).close()

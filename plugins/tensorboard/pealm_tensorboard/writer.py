@@ -22,6 +22,7 @@ class Writer:
         self.run, self.every = run, options.every or 1
         self.writer: Any = SummaryWriter(str(options.dir or run.dir / "tensorboard"), purge_step=step + 1)
         self.step = step
+        self.best = min(losses(run.dir / "metrics.jsonl"), default=math.inf)  # of the run that resumes
         self.samples = run.dir / "samples.jsonl"
         self.read = self.samples.stat().st_size if self.samples.exists() else 0  # bytes of samples.jsonl
         settings = json.dumps(run.config, indent=1, default=str)
@@ -30,8 +31,9 @@ class Writer:
     def metrics(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Add a step's numbers, and the sample of the step before."""
         self.new_samples()
-        self.step = step
-        if step % self.every == 0 or "val_loss" in metrics:
+        self.step, loss = step, metrics.get("val_loss")
+        self.best = min(self.best, math.inf if loss is None else loss)
+        if step % self.every == 0 or loss is not None:
             for name, value in metrics.items():
                 if name != "step" and value is not None:
                     self.writer.add_scalar(name, value, step)
@@ -48,20 +50,26 @@ class Writer:
             text = f"{line['prompt']}{line['text']}"
             self.writer.add_text("sample", "".join(f"    {row}\n" for row in text.splitlines()), line["step"])
 
-    def close(self, best: float) -> None:
-        """Write the last sample, the evaluations and the hyperparameters; close the files.
-
-        best: the lowest validation loss; infinite if there was none.
-        """
+    def close(self) -> None:
+        """Write the last sample, the evaluations and the hyperparameters; close the files."""
         self.new_samples()
         files = (*self.run.dir.glob("*.json"), *self.run.dir.glob("evals/*.json"))
         results = sorted((row for file in files for row in evaluation(file)), key=lambda row: row[0] or self.step)
         for step, name, value in results:
             self.writer.add_scalar(name, value, step or self.step)
-        if math.isfinite(best):
-            values = {"best_val_loss": best, **{name: value for _, name, value in results}}
+        if math.isfinite(self.best):
+            values = {"best_val_loss": self.best, **{name: value for _, name, value in results}}
             self.writer.add_hparams(dict(hyperparameters(self.run.config)), values, run_name=".")
         self.writer.close()
+
+
+def losses(file: Path) -> Iterator[float]:
+    """Yield the validation losses in metrics.jsonl after the first step."""
+    if file.exists():
+        with file.open("rb") as lines:
+            for row in (json.loads(line) for line in lines if b'"val_loss"' in line):
+                if row["step"]:
+                    yield row["val_loss"]
 
 
 def evaluation(file: Path) -> Iterator[tuple[int, str, float]]:
