@@ -70,7 +70,7 @@ def make_tokenizer(job: Job, saved: Path | None = None, *datasets: Dataset) -> T
         raise PluginError(f"{dist}: tokenizer {name!r} can fit but not save and load: its checkpoints would be lost")
     try:
         if saved is not None and has(tokenizer, "load"):
-            tokenizer.load(saved)
+            call_plugin(tokenizer.load, ANYTHING, saved)
         elif saved is None and datasets and has(tokenizer, "fit"):
             for table, dataset in zip(job.inputs, datasets, strict=False):
                 if not has(dataset, "documents"):
@@ -131,7 +131,7 @@ def _learn(job: Job, tokenizer: Any, datasets: Sequence[Dataset]) -> None:
         try:
             loaded.load(aside / TOKENIZER)
             assert loaded.vocab_size == tokenizer.vocab_size, f"vocab_size {loaded.vocab_size}"
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise PluginError(f"{owner(loaded.load)}: can't load what `save` wrote: {explain(error)}") from error
 
     folder, cached = cached_folder(facts, {"tokenizer": entry.spec.name}, write)

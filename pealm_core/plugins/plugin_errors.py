@@ -9,7 +9,7 @@ from pealm_core.contract.errors import PluginError, describe
 
 ROOTS: dict[str, str] = {}  # the top-level modules of the loaded plugins → their distributions
 # Not ValueError: tokenizers and evaluators raise it for what the user did.
-FAULTS = (ArithmeticError, AssertionError, AttributeError, LookupError, NameError, TypeError)
+FAULTS = (ArithmeticError, AssertionError, AttributeError, LookupError, NameError, SystemExit, TypeError)
 HINT = " (PEALM_DEBUG=1 shows the traceback)"
 
 Returns = tuple[Callable[[Any], Any], str]  # a test of a result, and what the result must be

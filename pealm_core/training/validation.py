@@ -39,9 +39,10 @@ def validate(t: "Trainer") -> float | None:
     t.val_losses = {f"val_loss/{name}": part for name, part in losses.items() if len(losses) > 1}
     if not t.bytes_per_token:
         t.bytes_per_token = {name: _bytes_per_token(t, source) for name, _, source in t.data.val}
-    for name, part in losses.items():
-        if size := t.bytes_per_token[name]:
-            t.val_losses[f"val_bits_per_byte/{name}".removesuffix("/")] = part / log(2) / size
+    bits = {name: part / log(2) / size for name, part in losses.items() if (size := t.bytes_per_token[name])}
+    if len(bits) == len(losses):
+        t.val_losses["val_bits_per_byte"] = sum(weight * bits[name] for name, weight, _ in t.data.val) / total
+    t.val_losses |= {f"val_bits_per_byte/{name}": part for name, part in bits.items() if len(losses) > 1}
     counted = ends if t.validated is not None else ends[1:]  # the process's first pass may have compiled
     seconds = (counted[-1] - counted[0]) * (len(ends) - 1) / max(1, len(counted) - 1)
     t.eval_seconds = t.world.gather(seconds)[0][0]

@@ -74,3 +74,12 @@ def test_a_plugin_with_the_averaged_weights_is_needed(
     )
     assert done.code == 3 and "pealm_run_start failed at step 0: ZeroDivisionError" in done.err
     assert len(done.err.splitlines()) == 1
+
+
+def test_sharded_weights_are_refused(ranks: Callable[..., Any], book: Path, tmp_path: Path) -> None:
+    words = ("train", "char-transformer", "--input.text", book, *QUICK.split(), "--strategy", "fsdp")
+    done = ranks(2, *words, "--observer.ema.decay", DECAY, "--steps", 1, "--out", tmp_path / "r")
+    assert [line for rank in done for line in rank.err.splitlines() if "waiting" not in line] == [
+        "pealm: pealm-ema/ema: --observer.ema.decay needs all weights in each process; use --strategy ddp"
+    ]
+    assert 2 in {rank.code for rank in done}

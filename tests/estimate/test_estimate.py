@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
-from pealm_core import PluginHost
+from pealm_core import PluginHost, depth_preset
 from pealm_core.contract.specs import ModelSpec, OptimizerSpec
 from pealm_core.hardware import optimizations
 from pealm_estimate import ledger, mfu
@@ -168,6 +168,14 @@ def test_this_machine_is_timed_by_its_operations(pealm: Callable[..., Any]) -> N
         "run",
     ]
     assert "tokens/s" in done.out and "run         10 steps, " in done.out
+
+
+def test_a_depth_sets_what_it_sets_for_training(pealm: Callable[..., Any]) -> None:
+    done = pealm("estimate", "gpt2", "--depth", 1, "--vocab-size", V, "--dtype", "fp32", "--json", *SPEED)
+    assert done.code == 0, done.err
+    facts, chosen = json.loads(done.out), depth_preset(1)
+    assert facts["steps"] == chosen["train"]["steps"]
+    assert facts["tokens_per_step"] == chosen["train"]["batch_size"] * chosen["block_size"]
 
 
 def test_what_is_missing_is_one_line(pealm: Callable[..., Any]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from pealm_core import load_saved_tokenizer
+from pealm_core.training import validation
 
 Pealm = Callable[..., Any]
 Lines = Callable[[Path], list[dict[str, Any]]]
@@ -159,9 +160,28 @@ def test_validation_is_logged_in_bits_per_byte(
     line = ["train", *SMALL, "--input.text", runs / "text.txt", "--steps", 1]
     assert pealm("--plugin", plugin, *line, "--objective", "half", "--out", tmp_path / "half").code == 0
     assert not any("val_bits_per_byte" in each for each in lines(tmp_path / "half"))
+
+
+def test_a_mixture_has_bits_per_byte_as_a_whole_if_all_inputs_have(
+    pealm: Pealm, runs: Path, tmp_path: Path, lines: Lines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "accents.txt").write_text("éàü " * 3000)  # 7 bytes in 4 characters
     (tmp_path / "mix.toml").write_text(
-        f'[[input]]\ntext = "{runs / "text.txt"}"\n\n[[input]]\ntext = "{runs / "text.txt"}"\n'
+        f'[[input]]\ntext = "{runs / "text.txt"}"\nweight = 3\n[[input]]\ntext = "{tmp_path / "accents.txt"}"\n'
     )
-    done = pealm("train", *SMALL, "--config", tmp_path / "mix.toml", "--steps", 1, "--out", tmp_path / "mix")
-    assert done.code == 0, done.err
-    assert {"val_bits_per_byte/text-1", "val_bits_per_byte/text-2"} < lines(tmp_path / "mix")[0].keys()
+
+    def train(out: Path) -> dict[str, float]:
+        done = pealm("train", *SMALL, "--config", tmp_path / "mix.toml", "--steps", 1, "--out", out)
+        assert done.code == 0, done.err
+        return lines(out)[-1]
+
+    line = train(tmp_path / "mix")
+    one, other = (line[f"val_bits_per_byte/text-{number}"] for number in (1, 2))
+    assert one == pytest.approx(line["val_loss/text-1"] / math.log(2))  # a character is a byte
+    assert other == pytest.approx(line["val_loss/text-2"] / math.log(2) * 4 / 7, rel=0.01)
+    assert line["val_bits_per_byte"] == pytest.approx((3 * one + other) / 4)
+
+    known = iter([1.0, None])  # bytes of a token
+    monkeypatch.setattr(validation, "_bytes_per_token", lambda *_: next(known))
+    line = train(tmp_path / "half")
+    assert {name for name in line if "bits" in name} == {"val_bits_per_byte/text-1"}

@@ -3,7 +3,9 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,6 +42,36 @@ def test_a_plugin_cannot_end_a_command_as_a_success(tmp_path: Path, where: str, 
     assert done.returncode == code, done.stderr
     assert "pealm-odd" in done.stderr and "SystemExit: os._exit(0) was called" in done.stderr
     assert not code or "this is a bug in pealm" not in done.stderr
+
+
+TOKENIZER = """
+import sys
+from pealm_core import TokenizerSpec, hookimpl
+
+class Leaving:
+    vocab_size = 128
+    def encode(self, text): return [ord(c) % 128 for c in text]
+    def decode(self, ids): return "".join(map(chr, ids))
+    def fit(self, texts): pass
+    def save(self, folder): (folder / "vocabulary").write_text("a")
+    def load(self, folder): pass
+    {method} = eval("lambda self, arg: leave()", {{"leave": sys.exit, "__name__": "library"}})
+
+@hookimpl
+def pealm_tokenizers():
+    return TokenizerSpec(name="leaving", summary="x", factory=Leaving)
+"""
+
+
+@pytest.mark.parametrize("method", ["fit", "save", "load"])
+def test_a_tokenizer_that_exits_while_it_is_learned_is_one_line(
+    method: str, pealm: Callable[..., Any], local: Callable[..., Path], book: Path, tmp_path: Path
+) -> None:
+    plugin = local(f"leaving_{method}", TOKENIZER.format(method=method))
+    line = ("train", "char-bigram", "--tokenizer", "leaving", "--input.text", book, "--out", tmp_path / "run")
+    done = pealm("--plugin", plugin, *line)
+    (said,) = done.err.splitlines()
+    assert done.code == 3 and "file:leaving_" in said and "SystemExit" in said, done.err
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

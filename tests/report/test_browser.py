@@ -95,7 +95,7 @@ def test_a_run_without_a_step_and_one_alone(page: Page, tmp_path: Path, make_run
     page.show(400, "light")
     assert page.run(SIZES) == [400, 400]
     assert "nothing yet" in page.run("document.querySelector('.plot').textContent")
-    alone = make_run("alone")
+    alone = make_run("alone", lr=0.00005)
     with (alone / "metrics.jsonl").open("a") as file:
         file.write('{"step": 51, "tokens": 5100, "seconds": 5.1, "score": 145.13}\n')
     show(page, tmp_path, alone)
@@ -108,3 +108,5 @@ def test_a_run_without_a_step_and_one_alone(page: Page, tmp_path: Path, make_run
     assert "training" in page.run(TIP) and page.problems == []
     colours = "new Set([...document.querySelectorAll('[data-chart=loss] .series')].map((p) => getComputedStyle(p).stroke)).size"
     assert page.run(colours) == 3  # training, validation, floor
+    texts = "[...document.querySelectorAll('[data-chart=lr] text')].map((t) => [t.textContent, t.getBBox().x >= 0])"
+    assert ["4e-5", True] in (found := page.run(texts)) and all(inside for _, inside in found)

@@ -184,6 +184,8 @@ def test_the_machine_the_commit_and_the_study_of_a_run(
     commit = git("rev-parse", "--short=12", "HEAD")
     assert f"<dt>Git commit</dt><dd>{commit}-dirty</dd>" in page
     assert "<dt>Study</dt><dd>study</dd>" in page and f"{os.cpu_count()} CPUs" in page
+    monkeypatch.chdir(run)
+    assert "<dt>Study</dt><dd>study</dd>" in render([read(Path())])
     (run / "machine.json").write_text('{"cpu": "<b>", "cpus": [], "memory": 1e400, "git": ["x"]')
     assert pealm("report", run).code == 0
     assert "Git commit" not in (run / "report.html").read_text()

@@ -158,6 +158,80 @@ def test_a_killed_study_resumes_and_failed_trials_have_their_reason(
     assert (other.code, other.err) == (2, f"pealm: {problem}\n")
 
 
+def states(study: Path) -> dict[str, str]:
+    """Return the states of trials by run, as the table has them; none is running in Optuna's journal."""
+    from optuna import load_study
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+    from optuna.trial import TrialState
+
+    storage = JournalStorage(JournalFileBackend(str(study / "study.journal")))
+    assert not load_study(study_name="sweep", storage=storage).get_trials(states=[TrialState.RUNNING])
+    rows = [line.split() for line in (study / "trials.txt").read_text().splitlines()[1:]]
+    return {row[0]: row[1] for row in rows}
+
+
+LONG = "[sweep]\nsampler = 'grid'\noptions.steps = [1000000]\noptions.batch-size = [12]\noptions.micro-batch-size = "
+
+
+def test_a_sweep_that_gives_up_leaves_no_trial_running(
+    file: Callable[[str], Path], pealm: Pealm, tmp_path: Path
+) -> None:
+    from pealm_sweep.study import is_locked
+
+    done = pealm("sweep", file(f"{LONG}[2, 5, 7, 8]"), "--jobs", 2)
+    assert done.code == 1 and "the first 3 trials have all failed" in done.err
+    study = tmp_path / "runs" / "study"
+    failed = {f"trial-{number:04d}": "failed" for number in (1, 2, 3)}
+    assert states(study) == {"trial-0000": "waiting", **failed}
+    assert not is_locked(study / "trial-0000.log")  # its process has ended
+
+
+def test_ctrl_c_leaves_no_trial_running(file: Callable[[str], Path], tmp_path: Path) -> None:
+    path, study = file(f"{LONG}[2]"), tmp_path / "runs" / "study"
+    process = subprocess.Popen([sys.executable, "-m", "pealm", "sweep", str(path)], stdout=subprocess.PIPE)
+    wait_for((study / "trial-0000" / "metrics.jsonl").exists, process)
+    process.send_signal(signal.SIGINT)
+    out = process.communicate()[0].decode()
+    assert process.returncode == 130 and f"interrupted; resume with: pealm sweep {path} --out " in out
+    assert states(study) == {"trial-0000": "waiting"}
+    assert json.loads((study / "trial-0000" / "run.json").read_text())["status"] == "interrupted"
+
+
+def test_a_trial_that_was_cut_short_resumes_in_its_folder(study: Any) -> None:
+    from pealm_sweep.page import write
+
+    first = study.ask()
+    study.repeat(first)
+    values = str(first.params["lr"])
+    write(study)
+    assert [line.split() for line in (study.folder / "trials.txt").read_text().splitlines()[1:]] == [
+        ["trial-0000", "waiting", "–", values]
+    ]
+    again = study.ask()
+    assert again.number != first.number
+    assert (again.params, again.user_attrs["run"]) == (first.params, first.user_attrs["run"])
+    assert [trial.number for trial in study.trials()] == [again.number]
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
+def test_a_resumed_study_draws_other_values_than_before(sampler: str, tmp_path: Path) -> None:
+    from pealm_sweep.plan import Plan, Range
+    from pealm_sweep.study import Study
+
+    def draw(folder: Path, count: int) -> list[float]:
+        study = Study(Plan({}, {"lr": Range(0.0, 1.0)}, sampler, 9, True, 0), folder)
+        trials = [study.ask() for _ in range(count)]
+        for trial in trials:
+            assert trial is not None
+            study.tell(trial, 1.0)
+        study.close()
+        return [trial.params["lr"] for trial in trials if trial is not None]
+
+    parts = [value for _ in range(2) for value in draw(tmp_path / "parts", 2)]
+    assert parts == draw(tmp_path / "whole", 4) and len({*parts}) == 4
+
+
 def test_a_study_without_hope_ends(file: Callable[[str], Path], pealm: Pealm) -> None:
     done = pealm("sweep", file("[sweep]\nsampler = 'random'\noptions.micro-batch-size = [3]"))
     reason = "--micro-batch-size 3 does not divide --batch-size 4; try 2"
@@ -248,13 +322,32 @@ def test_a_trial_above_the_median_is_ended(study: Any, tmp_path: Path) -> None:
     assert states == [TrialState.COMPLETE] * 3 + [TrialState.RUNNING, TrialState.PRUNED]
 
 
+def test_the_report_knows_pruned_runs(study: Any) -> None:
+    """By the table that `pealm sweep` writes."""
+    reading = pytest.importorskip("pealm_report.reading", reason="needs pealm-report")
+    from pealm_sweep.page import write
+
+    runs = []
+    for pruned in (False, True, False):
+        trial = study.ask()
+        runs.append(run := study.folder / trial.user_attrs["run"])
+        run.mkdir()
+        (run / "config.toml").write_text("")
+        (run / "run.json").write_text('{"status": "interrupted"}')
+        trial.report(2.5, 1)
+        if len(runs) < 3:
+            study.tell(trial, 2.5, pruned=pruned)
+    write(study)
+    assert [reading.read(run).state for run in runs] == ["interrupted", "pruned", "interrupted"]
+
+
 @pytest.mark.parametrize(
     ("code", "reason"),
     [
         (f"os.kill(os.getpid(), {int(signal.SIGKILL)})", "killed by SIGKILL"),
         ("sys.exit('pealm: the disk is full')", "the disk is full"),
         ("sys.exit(3)", "it ended with exit code 3"),
-        ("sys.exit(0)", "it ended with exit code 0"),
+        ("sys.exit(0)", "it has no finite validation loss after its first step"),
     ],
 )
 def test_the_reason_of_a_failure(study: Any, tmp_path: Path, code: str, reason: str) -> None:

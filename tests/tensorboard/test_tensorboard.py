@@ -63,13 +63,15 @@ def test_curves_samples_settings_and_evaluations(
     hparams = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
     assert b"train.batch_size" in hparams or b"train.batch-size" in hparams
 
-    score = ("--on", "perplexity", "--input.text", tmp_path / "book.txt", "--output", run / "perplexity.json")
-    assert pealm("eval", "--ckpt", run, *score).code == 0
-    train(run, "--steps", 30)
-    value = json.loads((run / "perplexity.json").read_text())["metrics"]["bits_per_byte"]["value"]
+    score = ("--on", "perplexity", "--input.text", tmp_path / "book.txt")
+    assert pealm("eval", "--ckpt", run / "checkpoints" / "step-00000020", *score).code == 0
+    train(run, "--steps", 30, "--lr", 1000)  # which does harm
+    value = json.loads((run / "evals" / "perplexity-20.json").read_text())["metrics"]["bits_per_byte"]["value"]
     events = read(run / "tensorboard")
+    assert events.Scalars("val_loss")[-1].value > best.value == events.Scalars("best_val_loss")[-1].value
     assert [point.step for point in events.Scalars("loss")] == [5, 10, 15, 20, 25, 30]
-    assert events.Scalars("perplexity/bits_per_byte")[-1].value == pytest.approx(value)
+    points = {point.step: point.value for point in events.Scalars("perplexity/bits_per_byte")}
+    assert points == {0: pytest.approx(value), 20: pytest.approx(value)}  # 0: of the hyperparameters
     assert list(texts(events, "sample")) == [10, 20, 30]
 
 

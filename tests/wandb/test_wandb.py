@@ -84,12 +84,19 @@ def test_a_run_is_logged_offline_and_resumes_as_the_same_one(train: Callable[...
 
     result = {"evaluation": "stories", "n": 1, "metrics": {"accepted": {"value": 0.5, "stderr": 0.1}}}
     (run / "stories.json").write_text(json.dumps(result))
+    for step, value in ((900, 0.25), (1000, 0.75)):  # as `pealm eval --ckpt RUN` keeps them
+        metrics = {"acc": {"value": value, "stderr": 0.1}}
+        (run / "evals").mkdir(exist_ok=True)
+        (run / "evals" / f"rows-{step}.json").write_text(
+            json.dumps({"evaluation": "rows", "n": 1, "step": step, "metrics": metrics})
+        )
     train(run, "--steps", 30)
     (second,) = set(run.glob("wandb/offline-run-*/*.wandb")) - {first}
     assert second.name == first.name  # the same run's id
     assert [row["_step"] for row in history(second) if "loss" in row] == [25, 30]
     updates = [u for r in records(second) if r.WhichOneof("record_type") == "summary" for u in r.summary.update]
     assert [u.value_json for u in updates if "stories/accepted" in (u.key, *u.nested_key)] == ["0.5"]
+    assert [u.value_json for u in updates if "rows/acc" in (u.key, *u.nested_key)][-1:] == ["0.75"]
 
 
 def test_without_a_project_nothing_is_logged(train: Callable[..., Any], tmp_path: Path) -> None:

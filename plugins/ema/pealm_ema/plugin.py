@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from pealm_core import ObserverSpec, hookimpl
+from pealm_core import ObserverSpec, UserError, hookimpl
 
 if TYPE_CHECKING:
     from torch import nn
@@ -30,6 +30,8 @@ def pealm_run_start(trainer: "Trainer") -> None:
     decay = trainer.options("ema").decay
     if decay is None:
         return
+    if any(hasattr(parameter, "full_tensor") for parameter in trainer.model.parameters()):  # a DTensor
+        raise UserError("--observer.ema.decay needs all weights in each process; use --strategy ddp")
     from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
     update = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]

@@ -57,8 +57,8 @@ def runs(folder: Path, as_json: bool) -> None:
     and the first metric of each evaluation at its last step.
 
     States: running; running on HOST (it was started there; whether it has ended can't be seen from here); done;
-    interrupted (by a signal; `pealm train --out RUN` resumes it); failed (with an error); killed; stopped (an older
-    run that was not finished).
+    interrupted (by a signal; `pealm train --out RUN` resumes it); pruned (by `pealm sweep`); failed (with an error);
+    killed; stopped (an older run that was not finished).
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: there is no such folder; give the one that holds your runs")

@@ -146,7 +146,6 @@ def _about(run: Run) -> dict[str, str]:
     metrics, facts, best = run.metrics, run.facts, run.metrics.best
     steps = f" of {run.steps:,}" if run.steps else ""
     about = machine.read(run.dir)
-    study = run.dir.absolute().parent.name if (run.dir.parent / "study.journal").is_file() else "–"
     bits = dict(metrics.more.get("val_bits_per_byte", ())).get(best[0]) if best else None
     speeds = [speed for speed in metrics.columns["tokens_per_second"] if math.isfinite(speed)]
     return {
@@ -168,7 +167,7 @@ def _about(run: Run) -> dict[str, str]:
         "Computed on": ", ".join(str(facts[key]) for key in ("device", "dtype") if key in facts) or "–",
         "Machine": machine.described(about),
         "Git commit": str(about.get("git") or "–"),
-        "Study": study,
+        "Study": run.study.name if run.study else "–",
         "Processes": str(facts.get("processes", "–")),
         "Size on disk": size(run.summary.size),
     }

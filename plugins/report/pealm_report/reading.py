@@ -21,6 +21,7 @@ from pealm_core import UserError
 UNREADABLE = (OSError, ValueError, RecursionError)  # what reading a file and parsing it may raise
 LARGEST = 1e300
 LONGEST = 2**24  # bytes of a line, and of a file of facts
+JOURNAL, TRIALS = "study.journal", "trials.txt"  # what `pealm sweep` has in a study's folder
 COLUMNS = ("step", "tokens", "loss", "lr", "grad_norm", "tokens_per_second", "seconds")
 MORE = 24  # other metrics that are read, of names of at most 80 characters
 
@@ -52,8 +53,8 @@ class Metrics:
 
 @dataclass(frozen=True)
 class Run:
-    """A run as its folder tells it. state: "running", "running on HOST", "done", "interrupted", "failed", "killed" or
-    "stopped"."""
+    """A run as its folder tells it. state: "running", "running on HOST", "done", "interrupted", "pruned" (stopped by
+    `pealm sweep`), "failed", "killed" or "stopped"."""
 
     dir: Path
     config: Mapping[str, Mapping[str, Any]]
@@ -169,6 +170,18 @@ class Run:
         step, tokens = (int(line[key]) if is_number(line.get(key)) else 0 for key in ("step", "tokens"))
         return Summary(step, tokens, best if math.isfinite(best) else None, size)
 
+    @property
+    def study(self) -> Path | None:
+        """The folder of the study of `pealm sweep` to which the run belongs."""
+        folder = self.dir.absolute().parent
+        return folder if (folder / JOURNAL).is_file() else None
+
+    @property
+    def _is_pruned(self) -> bool:
+        """Whether the study's table has the run as a pruned trial."""
+        words = (line.split()[:2] for line in _raw_lines(self.study / TRIALS)) if self.study else ()
+        return [self.dir.absolute().name.encode(), b"pruned"] in words
+
     @cached_property
     def state(self) -> str:
         """How it ended, if it has: "stopped" is what runs are that were made before run.json was kept."""
@@ -176,7 +189,7 @@ class Run:
         if locked:
             return "running"
         if status in ("done", "interrupted", "failed"):
-            return str(status)
+            return "pruned" if status == "interrupted" and self._is_pruned else str(status)
         if status is not None:  # it says that it is running
             host, pid = self.facts.get("host"), self.facts.get("pid")
             if isinstance(host, str) and host != socket.gethostname():  # whose locks may not be seen here

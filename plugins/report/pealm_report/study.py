@@ -8,9 +8,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from pealm_report.reading import Run, find, is_number, read
+from pealm_report.reading import JOURNAL, Run, find, is_number, read
 
-JOURNAL = "study.journal"  # what `pealm sweep` has in a study's folder
 SHOWN = 12  # runs of a study that are compared; the charts have all
 CHARTS = 24
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 360, 220, 52, 12, 12, 28  # of a chart and its margins, in pixels

@@ -132,7 +132,7 @@ class _Train:
 
 def _work(study: Any, train: _Train, jobs: int, signals: list[int]) -> None:
     """Train until all trials are started and ours have ended, or a signal comes."""
-    from pealm_sweep.page import describe, printable, write
+    from pealm_sweep.page import describe, write
     from pealm_sweep.runner import Running, environment
 
     running: list[Running] = []
@@ -146,22 +146,31 @@ def _work(study: Any, train: _Train, jobs: int, signals: list[int]) -> None:
             if not running:
                 break
             for one in list(running):
-                if (outcome := one.poll()) is None:
-                    continue
-                running.remove(one)
-                study.tell(one.trial, outcome.value, outcome.reason, pruned=outcome.pruned)
-                result = "failed" if outcome.value is None else f"validation loss {outcome.value:.4f}"
-                more = f": {outcome.reason}" if outcome.reason else ", pruned" if outcome.pruned else ""
-                click.echo(printable(f"{one.run.name}: {result}{more}"))
-                write(study)
-                _check_hope(study)
+                if (outcome := one.poll()) is not None:
+                    running.remove(one)
+                    _tell(study, one, outcome)
+                    write(study)
+                    _check_hope(study)
             time.sleep(POLL)
-    finally:
+    finally:  # also where the sweep gives up: no trial stays in the journal as running
         for one in running:
             one.end()
-        for one in running:
-            one.wait()
-    write(study)
+        for one, outcome in [(one, one.wait()) for one in running]:
+            if outcome is None:
+                study.repeat(one.trial)
+            else:
+                _tell(study, one, outcome)
+        write(study)
+
+
+def _tell(study: Any, one: Any, outcome: Any) -> None:
+    """Record how a trial has ended, and print a line about it."""
+    from pealm_sweep.page import printable
+
+    study.tell(one.trial, outcome.value, outcome.reason, pruned=outcome.pruned)
+    result = "failed" if outcome.value is None else f"validation loss {outcome.value:.4f}"
+    more = f": {outcome.reason}" if outcome.reason else ", pruned" if outcome.pruned else ""
+    click.echo(printable(f"{one.run.name}: {result}{more}"))
 
 
 def _check_hope(study: Any) -> None:

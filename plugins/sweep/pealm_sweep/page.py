@@ -114,7 +114,8 @@ def _rows(study: Study) -> list[list[str]]:
     rows = []
     for trial in sorted(study.trials(), key=key):
         loss, user = value_of(trial), trial.user_attrs
-        cells = [_text(trial.params.get(name, "–")) for name in study.plan.options]
+        params = trial.params or trial.system_attrs.get("fixed_params", {})  # of a trial that waits
+        cells = [_text(params.get(name, "–")) for name in study.plan.options]
         state = STATES.get(trial.state, "running" if trial.state == TrialState.RUNNING else "waiting")
         row = [user.get("run", "–"), state, "–" if loss is None else f"{loss:.4f}", *cells, user.get("reason", "")]
         rows.append([printable(str(cell)) for cell in row])

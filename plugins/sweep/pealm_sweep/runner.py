@@ -17,6 +17,7 @@ from optuna.trial import Trial
 from pealm_sweep.study import is_locked
 
 LONGEST = 2**24  # bytes of a line of metrics.jsonl
+ASKED = (128 + signal.SIGTERM, -signal.SIGTERM)  # exit codes of a process that `end` has ended
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,8 @@ class Running:
         self._report()
         if code is None:
             return None
-        best = min(self.losses, default=None)
-        if self.pruned and code in (0, 128 + signal.SIGTERM):
+        best = min(filter(math.isfinite, self.losses), default=None)
+        if self.pruned and code in (0, *ASKED):
             return Outcome(best, pruned=True)
         if code == 0 and best is not None:
             return Outcome(best)
@@ -70,10 +71,11 @@ class Running:
             with suppress(ProcessLookupError):
                 self.process.terminate()
 
-    def wait(self) -> None:
-        """Wait until the process has ended."""
-        if self.process is not None:
-            self.process.wait()
+    def wait(self) -> Outcome | None:
+        """Wait until the process has ended. Returns how the trial ended, None if it was cut short."""
+        if self.process is None or (self.process.wait() in ASKED and not self.pruned):
+            return None
+        return self.poll()
 
     def _start(self) -> None:
         command = [sys.executable, "-m", "pealm", "train", *self.words, "--out", str(self.run)]
@@ -109,6 +111,8 @@ class Running:
             said = [line.removeprefix("pealm: ") for line in lines if line.startswith("pealm: ")]
             if code > 0 and (said or lines):
                 return (said or lines)[-1]
+        if code == 0:
+            return "it has no finite validation loss after its first step"
         return f"killed by {signal.Signals(-code).name}" if code < 0 else f"it ended with exit code {code}"
 
 

@@ -90,6 +90,7 @@ class Study:
                     if values is None:
                         return None
                     self.study.enqueue_trial(values)
+            self.study.sampler = self._sampler(len(trials))
             trial: Trial = self.study.ask(self.distributions)
             trial.set_user_attr("worker", self.worker)
             if "run" not in trial.user_attrs:
@@ -103,6 +104,12 @@ class Study:
             trial.set_user_attr("reason", reason)
         self.study.tell(trial, value if state == TrialState.COMPLETE else None, state=state)
 
+    def repeat(self, trial: Trial | FrozenTrial) -> None:
+        """End a trial that was cut short, and queue it again, to resume in the same run folder."""
+        run = trial.user_attrs.get("run")
+        self.study.tell(trial.number, state=TrialState.FAIL)
+        self.study.enqueue_trial(trial.params, user_attrs={"run": run} if run else {})
+
     def close(self) -> None:
         """Release the lock of this process."""
         with suppress(OSError):
@@ -112,21 +119,23 @@ class Study:
 
     def _open(self) -> optuna.Study:
         plan, journal = self.plan, self.folder / "study.journal"
-        if plan.sampler == "tpe":
-            sampler: optuna.samplers.BaseSampler = optuna.samplers.TPESampler(seed=plan.seed, constant_liar=True)
-        else:  # of a grid, each trial's values are set
-            sampler = optuna.samplers.RandomSampler(seed=zlib.crc32(f"{plan.seed} {self.worker}".encode()))
         pruner = optuna.pruners.MedianPruner(n_startup_trials=WARM_UP, n_warmup_steps=1)
         try:
             return optuna.create_study(
                 storage=JournalStorage(JournalFileBackend(str(journal), self._journal_lock)),
                 study_name="sweep",
-                sampler=sampler,
                 pruner=pruner if plan.pruning else optuna.pruners.NopPruner(),
                 load_if_exists=True,
             )
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{journal} is not a study, or damaged: {error}") from error
+
+    def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
+        """Return the sampler of a new trial: its seed is of that trial alone, on any machine and after a resume."""
+        seed = zlib.crc32(f"{self.plan.seed} {number}".encode())
+        if self.plan.sampler == "tpe":
+            return optuna.samplers.TPESampler(seed=seed, constant_liar=True)
+        return optuna.samplers.RandomSampler(seed=seed)  # of a grid, each trial's values are set
 
     def _check(self) -> None:
         """Raise UserError unless the study has these options and the same config."""
@@ -145,12 +154,11 @@ class Study:
                     )
 
     def _restart(self) -> None:
-        """Queue the trials again whose process was killed, to resume in the same run folder."""
+        """Repeat the trials whose process was killed."""
         for trial in self.study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
-            worker, run = trial.user_attrs.get("worker", ""), trial.user_attrs.get("run")
+            worker = trial.user_attrs.get("worker", "")
             if not worker or (worker.startswith(f"{socket.gethostname()}-") and not self._lives(worker)):
-                self.study.tell(trial.number, state=TrialState.FAIL)
-                self.study.enqueue_trial(trial.params, user_attrs={"run": run} if run else {})
+                self.repeat(trial)
 
     def _lives(self, worker: str) -> bool:
         file = self.folder / "workers" / worker
@@ -170,7 +178,7 @@ def is_locked(file: Path) -> bool:
 
 
 def _was_killed(trial: FrozenTrial) -> bool:
-    """Whether a trial failed without a reason: only `_restart` ends trials so."""
+    """Whether a trial failed without a reason: only `repeat` ends trials so."""
     return trial.state == TrialState.FAIL and "reason" not in trial.user_attrs
 
 

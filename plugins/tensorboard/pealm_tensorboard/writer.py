@@ -1,6 +1,7 @@
 """What is written for TensorBoard: scalars, texts and hyperparameters."""
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,8 @@ class Writer:
         """Open the files. What was written after `step`, from which the run resumes, is hidden."""
         self.run, self.every = run, options.every or 1
         self.writer: Any = SummaryWriter(str(options.dir or run.dir / "tensorboard"), purge_step=step + 1)
-        self.best: float | None = None
         self.step = step
+        self.best = min(losses(run.dir / "metrics.jsonl"), default=math.inf)  # of the run that resumes
         self.samples = run.dir / "samples.jsonl"
         self.read = self.samples.stat().st_size if self.samples.exists() else 0  # bytes of samples.jsonl
         settings = json.dumps(run.config, indent=1, default=str)
@@ -31,8 +32,7 @@ class Writer:
         """Add a step's numbers, and the sample of the step before."""
         self.new_samples()
         self.step, loss = step, metrics.get("val_loss")
-        if loss is not None:
-            self.best = loss if self.best is None else min(self.best, loss)
+        self.best = min(self.best, math.inf if loss is None else loss)
         if step % self.every == 0 or loss is not None:
             for name, value in metrics.items():
                 if name != "step" and value is not None:
@@ -53,23 +53,36 @@ class Writer:
     def close(self) -> None:
         """Write the last sample, the evaluations and the hyperparameters; close the files."""
         self.new_samples()
-        results = {name: value for file in sorted(self.run.dir.glob("*.json")) for name, value in evaluation(file)}
-        for name, value in results.items():
-            self.writer.add_scalar(name, value, self.step)
-        if self.best is not None:
-            values = {"best_val_loss": self.best, **results}
+        files = (*self.run.dir.glob("*.json"), *self.run.dir.glob("evals/*.json"))
+        results = sorted((row for file in files for row in evaluation(file)), key=lambda row: row[0] or self.step)
+        for step, name, value in results:
+            self.writer.add_scalar(name, value, step or self.step)
+        if math.isfinite(self.best):
+            values = {"best_val_loss": self.best, **{name: value for _, name, value in results}}
             self.writer.add_hparams(dict(hyperparameters(self.run.config)), values, run_name=".")
         self.writer.close()
 
 
-def evaluation(file: Path) -> Iterator[tuple[str, float]]:
-    """Yield the metrics in a file that `pealm eval --output RUN/NAME.json` wrote; nothing of another file."""
+def losses(file: Path) -> Iterator[float]:
+    """Yield the validation losses in metrics.jsonl after the first step."""
+    if file.exists():
+        with file.open("rb") as lines:
+            for row in (json.loads(line) for line in lines if b'"val_loss"' in line):
+                if row["step"]:
+                    yield row["val_loss"]
+
+
+def evaluation(file: Path) -> Iterator[tuple[int, str, float]]:
+    """Yield (step, name, value) of the metrics in a file that `pealm eval` wrote; nothing of another file.
+
+    step: of the checkpoint, 0 if it is not known.
+    """
     try:
         if file.stat().st_size > LARGEST:
             return
         result = json.loads(file.read_text(encoding="utf-8"))
         for name, metric in result["metrics"].items():
-            yield f"{result['evaluation']}/{name}", float(metric["value"])
+            yield int(result.get("step") or 0), f"{result['evaluation']}/{name}", float(metric["value"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return
 

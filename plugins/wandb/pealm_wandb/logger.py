@@ -57,8 +57,9 @@ class Logger:
     def close(self, status: str) -> None:
         """Log the last sample and the evaluations, and end the run there."""
         self.new_samples()
-        for file in sorted(self.run.dir.glob("*.json")):
-            self.log.summary.update(dict(evaluation(file)))
+        files = (*self.run.dir.glob("*.json"), *self.run.dir.glob("evals/*.json"))
+        for _, name, value in sorted(row for file in files for row in evaluation(file)):  # the last step's stay
+            self.log.summary[name] = value
         self.log.finish(exit_code=0 if status == "done" else 1)
 
 
@@ -72,13 +73,13 @@ def _identity(file: Path) -> str:
     return file.read_text(encoding="utf-8")
 
 
-def evaluation(file: Path) -> Iterator[tuple[str, float]]:
-    """Yield the metrics in a file that `pealm eval --output RUN/NAME.json` wrote; nothing of another file."""
+def evaluation(file: Path) -> Iterator[tuple[int, str, float]]:
+    """Yield (step, name, value) of the metrics in a file that `pealm eval` wrote; nothing of another file."""
     try:
         if file.stat().st_size > LARGEST:
             return
         result = json.loads(file.read_text(encoding="utf-8"))
         for name, metric in result["metrics"].items():
-            yield f"{result['evaluation']}/{name}", float(metric["value"])
+            yield int(result.get("step") or 0), f"{result['evaluation']}/{name}", float(metric["value"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return

@@ -26,7 +26,8 @@ function colour(number, name) {
 function short(value, digits = 4) {
   for (const [limit, letter] of [[1e12, "T"], [1e9, "B"], [1e6, "M"], [1e3, "k"]])
     if (Math.abs(value) >= limit) return +(value / limit).toPrecision(digits) + letter;
-  return String(+value.toPrecision(digits));
+  const rounded = +value.toPrecision(digits);
+  return value && Math.abs(value) < 1e-3 ? rounded.toExponential() : String(rounded);
 }
 
 function time(seconds) {
