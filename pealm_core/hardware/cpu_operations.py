@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from pealm_core.hardware.int8 import Int8Weight
-from pealm_core.hardware.linear_weight import FEW, RowWeight
+from pealm_core.hardware.kernels import FEW
+from pealm_core.hardware.linear_weight import RowWeight
 
 NAMES = "copy add sub mul div silu gelu relu rms_norm layer_norm linear int8_linear store attend"
 KINDS = {name: kind for kind, name in enumerate(NAMES.split())}  # as in kernels.c

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pealm_core.hardware import kernels
-from pealm_core.hardware.linear_weight import BATCH, FEW, LinearWeight, onednn
+from pealm_core.hardware.linear_weight import BATCH, LinearWeight, onednn
 
 # What needs the shape, dtype and device of a weight, but not its numbers.
 _NO_NUMBERS = {
@@ -62,7 +62,7 @@ class Int8Weight(LinearWeight):
             low = torch.is_autocast_enabled(x.device.type)
             dtype = torch.get_autocast_dtype(x.device.type) if low else x.dtype
             return F.linear(x, q.to(dtype) * scale.to(dtype), bias)
-        fits = 0 < x.numel() <= FEW * q.shape[1] and x.shape[-1] == q.shape[1]
+        fits = 0 < x.numel() <= kernels.FEW * q.shape[1] and x.shape[-1] == q.shape[1]
         if self._few and fits and (bias is None or bias.shape == q.shape[:1]):
             return self._few(x.float(), bias if bias is None else bias.float()).to(x.dtype)
         if self._unit is None:

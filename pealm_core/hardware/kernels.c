@@ -108,23 +108,23 @@ static inline __attribute__((always_inline)) void products(
         }
 }
 
-/* y = x w' + bias: x (rows, k), w (n, k), y (rows, n); bias (n,) may be NULL. Eight rows take the time of one. */
+/* y = x w' + bias: x (rows, k), w (n, k), y (rows, n); bias (n,) may be NULL. Up to eight rows: they take the time of
+   one. */
 void linear(const float *x, const float *w, const float *bias, float *y, long rows, long n, long k, int threads)
 {
     const long together = rows > 1 ? LANES / 8 : LANES;
     #pragma omp parallel for num_threads(threads)
-    for (long i = 0; i < n; i += together)
-        for (long row = 0; row < rows; row += 8) {
-            long some = rows - row < 8 ? rows - row : 8, more = n - i < together ? n - i : together;
-            float sums[LANES];
-            if (rows == 1)
-                products(x, 1, w + i * k, more, k, k, sums, 1);
-            else
-                products(x + row * k, some, w + i * k, more, k, k, sums, 8);
-            for (long b = 0; b < some; b++)
-                for (long a = 0; a < more; a++)
-                    y[(row + b) * n + i + a] = sums[rows == 1 ? a : a * 8 + b] + (bias ? bias[i + a] : 0);
-        }
+    for (long i = 0; i < n; i += together) {
+        long more = n - i < together ? n - i : together;
+        float sums[LANES];
+        if (rows == 1)
+            products(x, 1, w + i * k, more, k, k, sums, 1);
+        else
+            products(x, rows, w + i * k, more, k, k, sums, 8);
+        for (long b = 0; b < rows; b++)
+            for (long a = 0; a < more; a++)
+                y[b * n + i + a] = sums[rows == 1 ? a : a * 8 + b] + (bias ? bias[i + a] : 0);
+    }
 }
 
 /* e^x to 2 units in the last place, in a form that compilers vectorize: 2^n times a polynomial. */

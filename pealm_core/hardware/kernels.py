@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+FEW = 8  # most rows that a product takes
 FLAGS = ["-O3", "-march=native", "-fopenmp", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
 FLAGS += ["-mprefer-vector-width=512"] * (platform.machine() in ("x86_64", "AMD64"))
 
@@ -42,12 +43,12 @@ def library() -> ctypes.CDLL | None:
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor | None:
-    """Compute `F.linear` of a few rows of fp32 numbers on the CPU; None without a compiler, or where it can't.
+    """Compute `F.linear` of up to FEW rows of fp32 numbers on the CPU; None without a compiler, or where it can't.
 
     Shapes: x (..., in), weight (out, in), bias (out,).
     """
     n, k = weight.shape
-    fits = 0 < k == x.shape[-1] and (bias is None or bias.shape == (n,))
+    fits = 0 < k == x.shape[-1] and x.numel() <= FEW * k and (bias is None or bias.shape == (n,))
     parts = [part for part in (x, weight, bias) if part is not None]
     if not fits or not all(part.is_contiguous() and part.dtype == torch.float32 for part in parts):
         return None

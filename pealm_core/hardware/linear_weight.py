@@ -15,7 +15,6 @@ from torch import Tensor
 from pealm_core.hardware import kernels
 from pealm_core.hardware.device import cpuinfo
 
-FEW = 8  # most rows for which a product in C is faster than oneDNN's
 PAYS = 2048  # rows whose products take as much less time by such a copy as making it takes
 BATCH = 64  # most rows of one token each for which a second copy of the weights, in oneDNN's order, is faster
 
@@ -99,7 +98,7 @@ class RowWeight(LinearWeight):
             y = torch.bmm(weight.view(blocks, n // blocks, k), column.view(1, k).t().expand(blocks, k, 1))
             y = y.view(*x.shape[:-1], n)
             return y if bias is None else y + bias
-        few = 1 < rows <= FEW and (x.shape[-2] == 1 or self._generates)
+        few = 1 < rows <= kernels.FEW and (x.shape[-2] == 1 or self._generates)
         if few and (product := kernels.linear(x, weight, bias)) is not None:
             return product
         if 2 < rows <= BATCH and x.shape[-2] == 1:
