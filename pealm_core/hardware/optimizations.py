@@ -186,6 +186,7 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, added: Tensor) -> Tensor:
+        """Compute the attention, (N, T, E), in the dtype of v."""
         scores = torch.baddbmm(added, q.float(), k.float().mT, alpha=q.shape[-1] ** -0.5)
         weights = scores.softmax(-1).to(v.dtype)
         ctx.save_for_backward(q, k, v, weights)
@@ -194,6 +195,7 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        """Return the gradients of q, k and v. Raises RuntimeError if they are differentiated again."""
         q, k, v, weights = ctx.saved_tensors
         back = torch.ops.aten._softmax_backward_data(torch.bmm(gradient, v.mT), weights, -1, weights.dtype)
         dq, dk = (torch.bmm(*pair).mul_(q.shape[-1] ** -0.5) for pair in ((back, k), (back.mT, q)))

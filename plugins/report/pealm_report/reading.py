@@ -179,8 +179,8 @@ class Run:
     @property
     def _is_pruned(self) -> bool:
         """Whether the study's table has the run as a pruned trial."""
-        words = (line.split()[:2] for line in _raw_lines(self.study / TRIALS)) if self.study else ()
-        return [self.dir.absolute().name.encode(), b"pruned"] in words
+        trials = (line.split()[:2] for line in _raw_lines(self.study / TRIALS)) if self.study else ()
+        return any(trial == [self.dir.absolute().name.encode(), b"pruned"] for trial in trials)
 
     @cached_property
     def state(self) -> str:
