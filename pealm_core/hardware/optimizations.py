@@ -35,6 +35,7 @@ from pealm_core.hardware.device import DTYPES, cpuinfo
 from pealm_core.hardware.linear_weight import RowWeight
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # from glibc's malloc.h
+SOFTMAX = "_softmax_backward_data"  # private to torch
 SHORT = 512  # most keys for which whole matrices are faster than the small blocks of the flash kernel
 ROWS = 128  # queries in a product of causal attention: fewer compute less that it hides, but more slowly
 
@@ -197,6 +198,14 @@ class _Attention(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         """Return the gradients of q, k and v. Raises RuntimeError if they are differentiated again."""
         q, k, v, weights = ctx.saved_tensors
-        back = torch.ops.aten._softmax_backward_data(torch.bmm(gradient, v.mT), weights, -1, weights.dtype)
+        back = _softmax_backward(torch.bmm(gradient, v.mT), weights)
         dq, dk = (torch.bmm(*pair).mul_(q.shape[-1] ** -0.5) for pair in ((back, k), (back.mT, q)))
         return dq, dk, torch.bmm(weights.mT, gradient), None
+
+
+def _softmax_backward(gradient: Tensor, weights: Tensor) -> Tensor:
+    """Return the gradient of scores from that of their softmax, `weights`, over the last dimension."""
+    if (kernel := getattr(torch.ops.aten, SOFTMAX, None)) is not None:
+        return kernel(gradient, weights, -1, weights.dtype)  # type: ignore[no-any-return]
+    product = gradient.float() * weights
+    return (product - weights * product.sum(-1, keepdim=True)).to(weights.dtype)

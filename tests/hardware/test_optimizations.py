@@ -128,9 +128,11 @@ def test_what_is_left_out_changes_nothing(pealm: Callable[..., Any], book: Path,
     assert wrong.code == 2 and "--without must be one of tf32," in wrong.err
 
 
+@pytest.mark.parametrize("kernel", [optimizations.SOFTMAX, "_not_there"])
 @pytest.mark.parametrize("kind", ["causal", "masked", "open"])
-def test_attention_by_whole_matrices_is_torch_s(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_attention_by_whole_matrices_is_torch_s(kind: str, kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(optimizations, "ROWS", 2)
+    monkeypatch.setattr(optimizations, "SOFTMAX", kernel)
     torch.manual_seed(0)
     q, k, v = (torch.randn(2, 3, t, 8, requires_grad=True) for t in (5, 5 if kind == "causal" else 9, 9))
     v = v[:, :, : k.shape[2], :6]
