@@ -17,6 +17,7 @@ PACKAGES = (
     "pealm_convert",
     "pealm_conversations",
     "pealm_core",
+    "pealm_cpu",
     "pealm_data",
     "pealm_ema",
     "pealm_estimate",

@@ -1,1 +1,1 @@
-"""Devices, processes and kernels. Every call to a private torch API is in this room."""
+"""Devices, processes, and what makes a model faster on them. Private torch: here and in `pealm_cpu` only."""

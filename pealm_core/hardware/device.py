@@ -3,8 +3,6 @@
 import contextlib
 import platform
 from collections.abc import Mapping
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +10,7 @@ from torch import Tensor
 
 from pealm_core.contract.errors import UserError
 from pealm_core.hardware.launch import launched
+from pealm_cpu import cpuinfo
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -59,13 +58,6 @@ def fast_bf16(device: torch.device) -> bool:
         flags = {"avx512_bf16", "amx_bf16"} & {*cpuinfo().split()}
         return bool(flags) and torch.backends.cpu.get_cpu_capability() == "AVX512"
     return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-
-
-@cache
-def cpuinfo() -> str:
-    """Return Linux's description of the CPU; "" on other systems."""
-    path = Path("/proc/cpuinfo")
-    return path.read_text() if path.exists() else ""
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> contextlib.AbstractContextManager[Any]:

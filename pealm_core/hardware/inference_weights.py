@@ -16,9 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from pealm_core.contract.errors import UserError
 from pealm_core.contract.protocols import has
-from pealm_core.hardware.int4 import Int4Weight
-from pealm_core.hardware.int8 import Int8Weight
-from pealm_core.hardware.linear_weight import LinearWeight, RowWeight
+from pealm_cpu import Int4Weight, Int8Weight, LinearWeight, RowWeight
 
 LARGE = 2**16  # elements; a smaller matrix stays in the processor's cache
 ROLES = {F.linear: ("weight", "bias"), F.embedding: ("embedding",)}  # of the arguments after the input
@@ -56,7 +54,6 @@ def prepare(model: nn.Module, quantize: str | None = None, dtype: torch.dtype = 
 
 def _replace(model: nn.Module, parameter: Tensor, weight: LinearWeight) -> None:
     """Put a weight in every place of a parameter: a tied one has several."""
-    weight._is_param = True  # isinstance(weight, nn.Parameter) holds
     for module in model.modules():
         for name, own in module._parameters.items():
             if own is parameter:

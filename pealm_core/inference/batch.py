@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from pealm_core.contract.protocols import has
-from pealm_core.hardware.optimizations import products
 from pealm_core.inference.kv_cache import UnsupportedError
 from pealm_core.inference.recorded_pass import WORTH, Recorded, one_token_pass
+from pealm_cpu import products
 
 NGRAM = 3  # tokens that must have occurred before to guess what follows them
 FEW = 2  # guessed tokens that cost next to nothing: matrix products take three rows in the time of one

@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+import pealm_cpu
 from pealm_core.config.paths import printable
-from pealm_core.hardware import cpu_recording, cuda_graph, kernels
+from pealm_core.hardware import cuda_graph
 from pealm_core.inference.kv_cache import KVCache, RaggedCache, UnsupportedError
 
 SPAN = 256  # a recorded pass attends to the cache up to a multiple of it
@@ -112,7 +113,7 @@ class Recorded:
             self._position.add_(1).clamp_(max=self._capacity - 1)
 
         try:
-            return cpu_recording.record(run, change)
+            return pealm_cpu.record(run, change)
         finally:
             self._idx.copy_(before[0])
             self._position.copy_(before[1])
@@ -143,7 +144,7 @@ def one_token_pass(model: Any, cache: Any, tokens: int, *, graphs: bool = True) 
 
 def _can_run_in_c(model: Any) -> bool:
     """Return whether there is a C compiler, and nobody watches the model's modules."""
-    return kernels.library() is not None and not any(
+    return pealm_cpu.has_compiler() and not any(
         module._forward_hooks or module._forward_pre_hooks for module in model.modules()
     )
 

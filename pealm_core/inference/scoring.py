@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pealm_core.contract.protocols import has
-from pealm_core.hardware.optimizations import keep_memory, products
 from pealm_core.inference import shared_prefixes
 from pealm_core.inference.kv_cache import KVCache, UnsupportedError
 from pealm_core.inference.shared_prefixes import Piece
+from pealm_cpu import keep_memory, products
 
 Request = tuple[Sequence[int], Sequence[int]]
 Row = tuple[int, Piece]  # with the row of the cache that has the piece's first tokens

@@ -15,7 +15,7 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor, nn
 
-from pealm_core.hardware.optimizations import products
+from pealm_cpu import products
 from pealm_muon.config import MuonConfig
 from pealm_muon.optimizer import build
 

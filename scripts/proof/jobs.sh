@@ -61,6 +61,13 @@ job() {
         pealm-clean) small && pealm clean run --yes && test ! -e run/best ;;
         pealm-conversations) train small --input.conversations talk.jsonl ;;
         pealm-convert) small && pealm convert run weights --dtype bf16 && pealm sample --ckpt weights -n 8 ;;
+        pealm-cpu)
+            python -c '
+import torch, pealm_cpu
+weight, x = torch.randn(32, 64), torch.randn(1, 64)
+y = torch.nn.functional.linear(x, pealm_cpu.Int8Weight.of(weight))
+assert (y - x @ weight.t()).norm() < 0.05 * y.norm()'
+            ;;
         pealm-data)
             pealm tokenize --input.counting --tokenizer bytes --out shards
             pealm data --input.counting --tokenizer bytes

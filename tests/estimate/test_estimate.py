@@ -10,7 +10,6 @@ import torch
 
 from pealm_core import PluginHost, depth_preset
 from pealm_core.contract.specs import ModelSpec, OptimizerSpec
-from pealm_core.hardware import optimizations
 from pealm_estimate import ledger, mfu
 from pealm_gpt2.model import padded
 from pealm_testing import CommandConformance
@@ -120,7 +119,7 @@ def test_training_and_its_estimate_use_the_same_kernels(
     estimate: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On AMD CPUs training replaces attention by whole matrices of scores, which are kept for the backward pass."""
-    monkeypatch.setattr(optimizations, "cpuinfo", lambda: "AuthenticAMD")
+    monkeypatch.setattr("pealm_cpu.onednn.cpuinfo", lambda: "AuthenticAMD")
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
     words = ["--batch-size", 4, "--micro-batch-size", 4, "--model.block-size", 128]
     whole, plain = (

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 import pealm_core
-from pealm_core.hardware import int8
+import pealm_cpu
 from pealm_core.hardware.inference_weights import prepare
+from pealm_cpu import int8
 
 sys.path.insert(0, str(Path(__file__).parent))
 from test_inference_weights import FAMILIES, family
@@ -60,16 +61,17 @@ def test_results_are_the_same_without(
 
 
 def test_int4_is_int8_where_torch_lacks_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pealm_core.hardware.int4.NAMES", ("_convert_weight_to_int4pack_for_cpu", "_not_there"))
+    monkeypatch.setattr("pealm_cpu.int4.NAMES", ("_convert_weight_to_int4pack_for_cpu", "_not_there"))
     found, expected = (logits(prepare(family("gpt2"), quantize)) for quantize in ("int4", "int8"))
     torch.testing.assert_close(found, expected)
 
 
 def test_no_other_module_calls_a_private_function_of_torch() -> None:
-    root = Path(pealm_core.__file__).parent
     calls = {
-        str(path.relative_to(root))
-        for path in root.rglob("*.py")
+        f"{package.__name__}/{path.relative_to(package.__path__[0])}"
+        for package in (pealm_core, pealm_cpu)
+        for path in Path(package.__path__[0]).rglob("*.py")
         if re.search(r"torch\._(?!_)|torch\.ops\b|torch\.utils\._|\b_C\.|_wrapper_subclass", path.read_text())
     }
-    assert calls == {"hardware/int4.py", "hardware/linear_weight.py", "hardware/optimizations.py"}
+    optimizations = "pealm_core/hardware/optimizations.py"
+    assert calls == {optimizations, *(f"pealm_cpu/{name}.py" for name in ("int4", "linear_weight", "onednn"))}

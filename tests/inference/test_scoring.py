@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pealm_core.hardware.optimizations import products
 from pealm_core.inference.kv_cache import KVCache, causal_attention
 from pealm_core.inference.scoring import Request, Score, cover, score
+from pealm_cpu import products
 
 sys.path.insert(0, str(Path(__file__).parent))
 from fakes import Config, Table, Uniform

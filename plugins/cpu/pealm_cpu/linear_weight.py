@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pealm_core.hardware import kernels
-from pealm_core.hardware.device import cpuinfo
+from pealm_cpu import kernels
+from pealm_cpu.processor import cpuinfo
 
 PAYS = 2048  # rows whose products take as much less time by such a copy as making it takes
 BATCH = 64  # most rows of one token each for which a second copy of the weights, in oneDNN's order, is faster
@@ -24,6 +24,7 @@ class LinearWeight(Tensor):
 
     weight: Tensor  # has the shape, dtype and device
     parts: tuple[Tensor, ...]
+    _is_param: bool
     _flat: Self | None = None  # three dimensions as two
     _packed: Callable[..., Tensor] | None = None
     _rows = 0  # that RowWeight.onednn has multiplied
@@ -33,6 +34,7 @@ class LinearWeight(Tensor):
         """Wrap tensors, without a copy; a product reads the weight itself if there are no parts."""
         self = weight.as_subclass(cls)
         self.weight, self.parts = weight, parts or (weight,)
+        self._is_param = True  # isinstance(self, nn.Parameter) holds
         return self
 
     def linear(self, x: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -12,10 +12,10 @@ from torch import Tensor
 from pealm_char_transformer.config import TransformerConfig
 from pealm_char_transformer.model import Transformer
 from pealm_core import Sampling, generate_ids
-from pealm_core.hardware import cpu_operations, kernels
-from pealm_core.hardware.cpu_recording import record
 from pealm_core.hardware.inference_weights import prepare
 from pealm_core.inference.recorded_pass import Recorded
+from pealm_cpu import kernels, operations, recording
+from pealm_cpu.recording import record
 from pealm_gpt2.config import GPT2Config
 from pealm_gpt2.model import GPT2
 from pealm_llama.config import LlamaConfig
@@ -39,15 +39,15 @@ def make(name: str) -> Any:
 def repeated(function: Callable[..., Tensor], *inputs: Tensor) -> tuple[Tensor, Tensor, list[str]]:
     """Return a function's result for new numbers in its inputs, repeated and plain, and the operations in C."""
     with torch.inference_mode():
-        names, own = list[str](), cpu_operations.operations
+        names, own = list[str](), recording.operations_of
 
         def watched(*args: Any) -> Any:
-            operations = own(*args)
-            names.extend(cpu_operations.NAMES.split()[each.kind] for each in operations or ())
-            return operations
+            done = own(*args)
+            names.extend(operations.NAMES.split()[each.kind] for each in done or ())
+            return done
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(cpu_operations, "operations", watched)
+            patch.setattr(recording, "operations_of", watched)
             repeat = record(lambda: function(*inputs), lambda: None)
         for part in inputs:
             if part.is_floating_point():

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pealm_core.hardware.int8 import Int8Weight
-from pealm_core.hardware.kernels import FEW
-from pealm_core.hardware.linear_weight import RowWeight
+from pealm_cpu.int8 import Int8Weight
+from pealm_cpu.kernels import FEW
+from pealm_cpu.linear_weight import RowWeight
 
 NAMES = "copy add sub mul div silu gelu relu rms_norm layer_norm linear int8_linear store attend"
 KINDS = {name: kind for kind, name in enumerate(NAMES.split())}  # as in kernels.c
@@ -42,7 +42,7 @@ def is_plain(value: Any, dtype: torch.dtype = torch.float32) -> bool:
     return type(value) in (Tensor, nn.Parameter) and value.dtype == dtype and value.device.type == "cpu"
 
 
-def operations(name: str, args: Any, kwargs: Any, y: Any) -> list[Operation] | None:
+def operations_of(name: str, args: Any, kwargs: Any, y: Any) -> list[Operation] | None:
     """Return the operations of kernels.c that compute a function of torch with this name, or None."""
     make = FUNCTIONS.get(name)
     try:

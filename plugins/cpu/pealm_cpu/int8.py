@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pealm_core.hardware import kernels
-from pealm_core.hardware.linear_weight import BATCH, LinearWeight, onednn
+from pealm_cpu import kernels
+from pealm_cpu.linear_weight import BATCH, LinearWeight, onednn
 
 # What needs the shape, dtype and device of a weight, but not its numbers.
 _NO_NUMBERS = {

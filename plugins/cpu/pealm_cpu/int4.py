@@ -5,7 +5,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from pealm_core.hardware.int8 import Int8Weight
+from pealm_cpu.int8 import Int8Weight
 
 GROUP = 32  # numbers along a row that share a scale and a zero point
 NAMES = ("_convert_weight_to_int4pack_for_cpu", "_weight_int4pack_mm_for_cpu")

@@ -1,6 +1,6 @@
 """Products that torch has no fast function for, in C: compiled on this machine when first used.
 
-pealm needs no compiler: where there is none, or torch has no OpenMP library whose threads can be shared, torch's own
+No compiler is needed: where there is none, or torch has no OpenMP library whose threads can be shared, torch's own
 functions are used.
 """
 
@@ -40,6 +40,11 @@ def library() -> ctypes.CDLL | None:
             return compiled
     except (OSError, ValueError, subprocess.SubprocessError):
         return None
+
+
+def has_compiler() -> bool:
+    """Return whether kernels.c can be compiled here; the first call compiles it."""
+    return library() is not None
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor | None:

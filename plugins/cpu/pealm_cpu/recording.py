@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from pealm_core.hardware import cpu_operations, kernels
-from pealm_core.hardware.cpu_operations import Operation
-from pealm_core.hardware.int8 import Int8Weight
+from pealm_cpu import kernels
+from pealm_cpu.int8 import Int8Weight
+from pealm_cpu.operations import Operation, operations_of
 
 # What can be recorded: functions whose results depend on nothing but their arguments, in the same shapes whatever the
 # numbers are. All others end the recording.
@@ -123,7 +123,7 @@ class _Recorder(TorchFunctionMode):
         self.rounds |= any(isinstance(leaf, Int8Weight) or leaf.dtype in low for leaf in [*inputs, *results])
         if view:
             return result
-        operations = cpu_operations.operations(name, args, kwargs, result)
+        operations = operations_of(name, args, kwargs, result)
         if operations is not None:
             self._done += operations
         elif in_place:
