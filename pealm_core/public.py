@@ -76,7 +76,6 @@ from pealm_core.inference.generate import generate_ids as generate_ids
 from pealm_core.inference.generate import generate_steps as generate_steps
 from pealm_core.inference.generate import start_token as start_token
 from pealm_core.inference.generate import stream_decoder as stream_decoder
-from pealm_core.inference.head_loss import head_loss as head_loss
 from pealm_core.inference.kv_cache import KVCache as KVCache
 from pealm_core.inference.kv_cache import causal_attention as causal_attention
 from pealm_core.inference.lm import LM as LM
@@ -90,3 +89,4 @@ from pealm_core.inference.standard_errors import mean as mean
 from pealm_core.inference.standard_errors import ratio as ratio
 from pealm_core.inference.trace import Trace as Trace
 from pealm_core.training.from_python import train as train
+from pealm_cpu import head_loss as head_loss

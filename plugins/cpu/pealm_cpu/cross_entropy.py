@@ -6,8 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pealm_core.contract.training_parts import IGNORE
-
+IGNORE = -100  # as a target: this position is not scored
 ROWS = 512  # of logits at a time
 CACHED = 2**21  # logits that fit into a CPU's cache
 

@@ -16,8 +16,8 @@ from pealm_core import IGNORE, head_loss
 @pytest.mark.parametrize("masked", [0.0, 0.05, 0.7])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_loss_and_gradients(dtype: Any, masked: float, trained: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pealm_core.inference.head_loss.ROWS", 7)
-    monkeypatch.setattr("pealm_core.inference.head_loss.CACHED", 3 * 40)
+    monkeypatch.setattr("pealm_cpu.cross_entropy.ROWS", 7)
+    monkeypatch.setattr("pealm_cpu.cross_entropy.CACHED", 3 * 40)
     torch.manual_seed(0)
     weight, bias = torch.randn(40, 8, dtype=dtype).requires_grad_(trained), torch.randn(40, dtype=dtype)
     bias[-3:] = -torch.inf  # rows beyond the vocabulary
@@ -51,7 +51,7 @@ def test_autocast() -> None:
 
 
 def test_some_rows_at_a_time_and_no_logits_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pealm_core.inference.head_loss.ROWS", 64)
+    monkeypatch.setattr("pealm_cpu.cross_entropy.ROWS", 64)
     x, weight, targets = torch.randn(1, 512, 8), torch.randn(1000, 8), torch.randint(1000, (1, 512))
     sizes: list[int] = []
 
@@ -113,7 +113,7 @@ def test_only_rows_that_are_scored_are_multiplied(trained: bool, monkeypatch: py
 
 @pytest.mark.parametrize("case", ["nothing is trained", "no gradients"])
 def test_otherwise_it_is_the_plain_loss_to_the_bit(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pealm_core.inference.head_loss._Head", None)
+    monkeypatch.setattr("pealm_cpu.cross_entropy._Head", None)
     x, weight, targets = torch.randn(2, 5, 8), torch.randn(11, 8), torch.randint(11, (2, 5))
     x.requires_grad_(case != "nothing is trained")
     weight.requires_grad_(case == "no gradients")
