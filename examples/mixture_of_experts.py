@@ -67,9 +67,8 @@ class Block(nn.Module):
     def forward(self, x, cache):
         b, t, c = x.shape
         q, k, v = self.qkv(self.norm1(x)).view(b, t, 3, self.config.n_head, -1).permute(2, 0, 3, 1, 4)  # (B, H, T, D)
-        if cache is not None:
-            k, v = cache.append(self.layer, k, v)
-        x = x + self.proj(causal_attention(q, k, v).transpose(1, 2).reshape(b, t, c))
+        attended = causal_attention(q, k, v) if cache is None else cache.attend(self.layer, q, k, v)
+        x = x + self.proj(attended.transpose(1, 2).reshape(b, t, c))
         y, balance, busiest = self.experts(self.norm2(x))
         return x + y, balance, busiest
 
@@ -92,8 +91,9 @@ class MixtureOfExperts(nn.Module):
         return self.head(self.norm(x))
 
     def forward(self, idx, targets=None, *, cache=None, at=None):
-        start, t = 0 if cache is None else cache.length, idx.shape[1]
-        x = self.tokens(idx) + self.places.weight[start : start + t]  # (B, T, C)
+        t = idx.shape[1]
+        positions = torch.arange(t, device=idx.device) if cache is None else cache.positions(t)
+        x = self.tokens(idx) + self.places(positions)  # (B, T, C)
         losses, loads = [], []
         for block in self.layers:
             x, balance, busiest = block(x, cache)

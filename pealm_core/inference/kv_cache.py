@@ -1,5 +1,6 @@
 """Key-value cache, and causal attention with or without it."""
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,8 +20,8 @@ class KVCache:
 
     Under autocast, fp32 becomes the dtype of autocast, in which attention then reads the keys and values. A model
     appends each layer's new keys and values, and advances once at the end of its forward pass. If it uses
-    `positions` and `attend` instead of `length` and `append`, rows of different lengths share a pass, and CUDA
-    graphs make it faster.
+    `positions` and `attend` instead of `length` and `append`, rows of different lengths share a pass, and a recorded
+    pass makes it faster. A subclass with an `attend` of its own goes without both.
 
     >>> cache = KVCache(n_layer=1, batch=2, n_head=4, length=8, head_dim=16)
     >>> k = v = torch.zeros(2, 4, 3, 16)
@@ -48,6 +49,11 @@ class KVCache:
             tuple(torch.empty(shape, device=device, dtype=dtype) for _ in ("keys", "values")) for _ in range(n_layer)
         ]
         self.length = 0  # tokens in the cache
+
+    def __init_subclass__(cls) -> None:
+        """Take `join` and `put` from a subclass with its own `attend`: their result would attend as this class."""
+        if "attend" in vars(cls) and "join" not in vars(cls):
+            cls.join = cls.put = None  # type: ignore[assignment, method-assign]
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Add (B, n_head, T, head_dim) keys and values of a layer; return those of all tokens so far."""
@@ -87,9 +93,8 @@ class KVCache:
 
     def select(self, index: Tensor) -> "KVCache":
         """Return a cache of the rows in a 1-D index, in its order; a row may occur several times or not at all."""
-        other = object.__new__(KVCache)
+        other = copy.copy(self)
         other._layers = [tuple(tensor.index_select(0, index) for tensor in layer) for layer in self._layers]
-        other.length = self.length
         return other
 
     def join(self, others: Sequence["KVCache"]) -> "KVCache":
@@ -118,6 +123,8 @@ class RaggedCache(KVCache):
 
     Models use `positions`, `attend` and `advance`. Raises UnsupportedError for the rest.
     """
+
+    join, put = KVCache.join, KVCache.put
 
     def __init__(self, layers: Any, starts: Sequence[int], end: int, last: int) -> None:
         self._layers, self._begin, self._end, self._last, keys = layers, [*starts], end, last, layers[0][0]

@@ -136,7 +136,7 @@ class Recorded:
 
 def one_token_pass(model: Any, cache: Any, tokens: int, *, graphs: bool = True) -> Callable[[Tensor], Tensor]:
     """Return a function from each row's new token (B, 1) to logits (B, 1, V). tokens: how many will come, at most."""
-    able = graphs and not _failed and tokens >= WORTH and isinstance(cache, KVCache)
+    able = graphs and not _failed and tokens >= WORTH and type(cache) in (KVCache, RaggedCache)
     if able and (cache.device.type == "cuda" or (cache.device.type == "cpu" and _can_run_in_c(model))):
         return Recorded(model, cache)
     return lambda idx: model(idx, cache=cache)[0]

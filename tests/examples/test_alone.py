@@ -110,7 +110,11 @@ def points(name: str) -> dict[str, dict[str, str]]:
     return dict(project.get("entry-points", {}))
 
 
-@pytest.mark.parametrize("name", sorted(set(FOLDERS) - {"pealm-pea"}))
+def test_the_library_for_cpus_needs_nothing_of_ours(alone) -> None:  # type: ignore[no-untyped-def]
+    assert alone("pealm-cpu", "-c", "import pealm_cpu, sys; print('pealm_core' in sys.modules)").strip() == "False"
+
+
+@pytest.mark.parametrize("name", sorted(set(FOLDERS) - {"pealm-pea", "pealm-cpu"}))
 def test_its_plugins_load_alone(name: str, alone) -> None:  # type: ignore[no-untyped-def]
     rows = json.loads(alone(name, "-m", "pealm", "plugins", "--json"))
     assert {row["dist"] for row in rows} == {dist for dist in needed(name) & set(FOLDERS) if "pealm" in points(dist)}

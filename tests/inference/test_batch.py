@@ -20,7 +20,7 @@ from pealm_core.inference.kv_cache import _gather as gather
 from pealm_core.inference.lm import LM, Sample
 
 sys.path.insert(0, str(Path(__file__).parent))
-from fakes import Chars, Table
+from fakes import Chars, Table, Windowed
 from test_recorded_pass import MODELS, SIZES
 
 LENGTHS = (1, 5, 5, 32, 40, 31)  # the block has 32
@@ -90,6 +90,16 @@ def test_a_row_is_the_same_alone_and_beside_rows_of_other_lengths(name: str, kin
     assert rows == alone and len(rows) == 12
     joined = [shape for shape in shapes if shape[1] == 1 and shape[0] > 4]
     assert (len(joined) > 1) == (name != "a stranger")  # which is tried once
+
+
+@pytest.mark.parametrize("samples", [1, 2])
+def test_a_cache_with_its_own_attention_is_used_as_it_is(samples: int) -> None:
+    """It inherits `join`, and could be recorded, but both would attend to what its own attention hides."""
+    model = Windowed(block_size=80).eval()
+    sampling = Sampling(max_new_tokens=40, temperature=0, num_samples=samples)
+    for texts in ([[1, 2, 3]], [[1, 2, 3], [4, 5, 6, 7, 8, 9]]):
+        wanted = [*generate_steps(model, texts, sampling, use_cache=False)]
+        assert write(model, texts, sampling) == [*zip(*(ids.tolist() for ids, _ in wanted), strict=True)]
 
 
 def test_a_seeded_text_is_the_same_after_others_have_ended() -> None:
