@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import tomli_w
 
-from pealm_core.config.paths import digest as digest
-from pealm_core.config.paths import reason, temporary, written_aside
+from pealm_core.config.paths import digest, reason, temporary, written_aside
 from pealm_core.config.toml_layers import read_regular
 from pealm_core.contract.errors import InvalidCheckpointError, PealmError, UserError
 from pealm_core.contract.protocols import Tokenizer, has

@@ -15,6 +15,7 @@ from pealm_core.checkpoints.api import read_checkpoint
 from pealm_core.checkpoints.tensors import read_tensors
 from pealm_core.config.choose_components import preset_tables
 from pealm_core.config.job import Job, plan, settle
+from pealm_core.config.paths import digest
 from pealm_core.config.toml_layers import Layer, option_name
 from pealm_core.contract.errors import UserError
 from pealm_core.contract.fields import dump, settings_of
@@ -24,24 +25,18 @@ PICKLED = (".pt", ".pth", ".bin")
 FREE = ("block-size",)  # and real numbers: settings that may differ from those of the weights
 Table = Mapping[str, Any]  # a model's settings as TOML
 Tensors = Mapping[str, Tensor]
-Vocabulary = tuple[str | None, Path | None]  # the tokenizer's name, and the folder in which it was saved
 
 
-def read_initial_weights(
-    job: Job, init: str, say: Callable[[str], None] = lambda line: None
-) -> tuple[Job, Tensors, Path | None]:
-    """Read what `--init` names: the job with the weights' settings, a state dict, the folder of a saved vocabulary.
+def read_initial_weights(job: Job, init: str, say: Callable[[str], None] = lambda line: None) -> tuple[Job, Tensors]:
+    """Read what `--init` names: the job with the weights' settings and vocabulary, and a state dict.
 
     An adapter's base is what `--init` names. say: called with a line if the weights are for another tokenizer, whose
     vocabulary is not used then. Raises PealmError.
     """
-    job, tensors, base, (old, vocabulary) = _read(job, init, f"--init {init}")
-    if "adapter" in job.entries:
-        job = replace(job, base=base)
+    job, tensors, tokenizer = _read(job, init, f"--init {init}")
     if job.other_tokens:
-        say(f"tokenizer {old} → {job.entries['tokenizer'].name}: the weights were trained with other tokens")
-        return job, tensors, None
-    return job, tensors, vocabulary
+        say(f"tokenizer {tokenizer} → {job.entries['tokenizer'].name}: the weights were trained with other tokens")
+    return job, tensors
 
 
 def read_base(job: Job) -> tuple[Job, Tensors]:
@@ -50,35 +45,30 @@ def read_base(job: Job) -> tuple[Job, Tensors]:
     if place is None:
         raise UserError(f"--adapter {name} needs the weights that it adapts: --init NAME or PATH")
     try:
-        job, tensors, base, _ = _read(job, place, f"base {place}")
+        job, tensors, _ = _read(job, place, f"base {place}")
     except UserError as error:
         raise UserError(f"the base of adapter {name} can't be read: {error}; --base PATH says where it is") from error
-    if wanted is not None and base.get("base-hash") != wanted:
+    if wanted is not None and (own := job.base.get("base-hash", "unknown")) != wanted:
         raise UserError(
             f"{place} is not the base of adapter {name}: its weights have changed or are others (SHA-256 "
-            f"{base.get('base-hash', 'unknown'):.12}, not {wanted:.12}); --base PATH says where the same weights are"
+            f"{own:.12}, not {wanted:.12}); --base PATH says where the same weights are"
         )
-    return replace(job, base=base), tensors
+    return job, tensors
 
 
-def _read(job: Job, place: str, what: str) -> tuple[Job, Tensors, dict[str, str], Vocabulary]:
-    """Return what `_read_place` does; the job knows whether the weights were trained with another tokenizer."""
-    job, tensors, base, vocabulary = _read_place(job, place, what)
-    name, entry = vocabulary[0], job.entries.get("tokenizer")
-    other = name is not None and entry is not None and name.rpartition("/")[2] != entry.spec.name
-    return replace(job, other_tokens=other), tensors, base, vocabulary
+def _read(job: Job, place: str, what: str) -> tuple[Job, Tensors, str | None]:
+    """Return the job with the settings and the vocabulary of the weights in a place, the weights, their tokenizer.
 
-
-def _read_place(job: Job, place: str, what: str) -> tuple[Job, Tensors, dict[str, str], Vocabulary]:
-    """Return the job with the settings of the weights in a place, the weights, `base` for a config, the vocabulary.
-
-    The model's vocab_size is that of the weights, or 0 if that is unknown. what: the place as messages call it.
+    The job knows where its adapter's base is, and whether the weights were trained with another tokenizer. The
+    model's vocab_size is that of the weights, or 0 if that is unknown. what: the place as messages call it.
     """
     model, path = job.entries["model"], Path(place)
+    tokenizer: str | None = None
+    vocabulary: Path | None = None
     if not path.exists():
-        config, tensors, vocabulary = _read_pretrained(job, place, what)
-        return _with_settings(job, what, dump(config)), tensors, {"base": place}, vocabulary
-    if not path.is_file() or (path.parent / checkpoint.STATE).is_file():
+        config, tensors, tokenizer, vocabulary = _read_pretrained(job, place, what)
+        table, base = dump(config), {"base": place}
+    elif not path.is_file() or (path.parent / checkpoint.STATE).is_file():
         saved = read_checkpoint(path)
         table = dict(saved.config["model"])
         name = table.pop("name")
@@ -88,19 +78,23 @@ def _read_place(job: Job, place: str, what: str) -> tuple[Job, Tensors, dict[str
             raise UserError(
                 f"{what} has an adapter itself; merge it into the weights first: pealm convert {place} OUT"
             )
-        digest = checkpoint.state_of(saved.path)["files"][checkpoint.MODEL][1]
-        base = {"base": str(saved.path.resolve()), "base-hash": digest}
-        vocabulary = (saved.config.get("tokenizer", {}).get("name"), saved.tokenizer)
-        return _with_settings(job, what, table), saved.model, base, vocabulary
-    tensors, sizes = read_file(path)
-    keys = {item.key: item.name for item in settings_of(model.config).values()}
-    table = {key: sizes[name] for key, name in keys.items() if name in sizes}
-    base = {"base": str(path.resolve()), "base-hash": checkpoint.digest(path)}
-    return _with_settings(job, what, table) if table else job, tensors, base, (None, None)
+        file_hash = checkpoint.state_of(saved.path)["files"][checkpoint.MODEL][1]
+        base = {"base": str(saved.path.resolve()), "base-hash": file_hash}
+        tensors, vocabulary = saved.model, saved.tokenizer
+        tokenizer = saved.config.get("tokenizer", {}).get("name")
+    else:
+        tensors, sizes = read_file(path)
+        keys = {item.key: item.name for item in settings_of(model.config).values()}
+        table = {key: sizes[name] for key, name in keys.items() if name in sizes}
+        base = {"base": str(path.resolve()), "base-hash": digest(path)}
+    job, entry = _with_settings(job, what, table) if table else job, job.entries.get("tokenizer")
+    other = tokenizer is not None and entry is not None and tokenizer.rpartition("/")[2] != entry.spec.name
+    vocabulary = job.vocabulary or (None if other else vocabulary)
+    return replace(job, base=base, vocabulary=vocabulary, other_tokens=other), tensors, tokenizer
 
 
-def _read_pretrained(job: Job, init: str, what: str) -> tuple[Any, Tensors, Vocabulary]:
-    """Fetch weights and vocabulary of a pretrained model, by the name of the preset whose sizes the job has."""
+def _read_pretrained(job: Job, init: str, what: str) -> tuple[Any, Tensors, str | None, Path | None]:
+    """Fetch config, weights, tokenizer and vocabulary of a pretrained model, of the preset with the job's sizes."""
     model, own = job.entries["model"].spec, dump(job.configs["model"])
     entries = job.host.entries(ModelSpec).get(init.rpartition("/")[2], [])
     if not any(entry.spec.pretrained and entry.spec.family == model.name for entry in entries):
@@ -113,8 +107,8 @@ def _read_pretrained(job: Job, init: str, what: str) -> tuple[Any, Tensors, Voca
     chosen = plan(("model",), host=job.host, preset=preset, words={"model": {"name": init}})
     config, tensors = pretrained.load("pretrained")(chosen.configs["model"])
     if pretrained.spec.vocabulary is None:
-        return config, tensors, (None, None)
-    return config, tensors, (pretrained.spec.tokenizer, pretrained.load("vocabulary")(chosen.configs["model"]))
+        return config, tensors, None, None
+    return config, tensors, pretrained.spec.tokenizer, pretrained.load("vocabulary")(chosen.configs["model"])
 
 
 def _with_settings(job: Job, what: str, table: Table) -> Job:

@@ -87,11 +87,10 @@ def _build(
     with world.one_by_one():  # the first process of a machine fills the caches for its others
         job.entries["model"].load("factory")  # a misspelt one is reported before a long tokenization
         datasets = make_datasets(job)
-        weights, saved = None, newest and newest / checkpoint.TOKENIZER
+        weights = None
         if s.init and newest is None:
-            job, weights, saved = read_initial_weights(job, s.init, say=display.say)
-        saved = saved if newest else job.vocabulary or saved
-        tokenizer = make_tokenizer(job, saved, *datasets.values())
+            job, weights = read_initial_weights(job, s.init, say=display.say)
+        tokenizer = make_tokenizer(job, newest and newest / checkpoint.TOKENIZER, *datasets.values())
         largest = job.configs["model"].block_size
         if s.block_size is not None and s.block_size > largest:
             raise UserError(
