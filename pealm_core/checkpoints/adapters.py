@@ -1,7 +1,6 @@
 """Adapted models: weights of a base, and what an adapter added to them. Checkpoints have only the latter."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -9,15 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-KEY = "_pealm_adapted"  # an attribute of adapted models
-
-
-@dataclass(frozen=True)
-class Adapted:
-    """The adapter that was applied to a model, and the names of the tensors that the base doesn't have."""
-
-    adapter: Any
-    new: frozenset[str]
+KEY = "_pealm_adapted"  # an attribute of adapted models: the adapter, and the names of tensors that the base lacks
 
 
 class NewRows(nn.Module):
@@ -51,7 +42,7 @@ def apply(adapter: Any, model: nn.Module, resized: Mapping[str, int | None] = Ma
                 rows = made.setdefault(id(parameter), NewRows(parameter, start))
                 parametrize.register_parametrization(module, name, rows)
     state = model.state_dict(keep_vars=True)
-    model.__dict__[KEY] = Adapted(adapter, frozenset(name for name, t in state.items() if id(t) not in before))
+    model.__dict__[KEY] = adapter, {name for name, tensor in state.items() if id(tensor) not in before}
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError("apply leaves no parameter with requires_grad, so that nothing could be trained")
 
@@ -69,13 +60,14 @@ def trainable_state(model: nn.Module) -> dict[str, Tensor]:
     state: dict[str, Tensor] = model.state_dict()
     if KEY not in vars(model):
         return state
-    own, new = model.state_dict(keep_vars=True), vars(model)[KEY].new
+    own, (_, new) = model.state_dict(keep_vars=True), vars(model)[KEY]
     return {name: tensor for name, tensor in state.items() if own[name].requires_grad or name in new}
 
 
 def merged_state(model: nn.Module) -> dict[str, Tensor]:
     """Merge an adapted model's adapter into its weights, in place; return its state dict, as of the base."""
     fold_rows(model)
-    vars(model).pop(KEY).adapter.merge(model)
+    adapter, _ = vars(model).pop(KEY)
+    adapter.merge(model)
     state: dict[str, Tensor] = model.state_dict()
     return state
