@@ -58,15 +58,7 @@ def sources(
     datasets: those of `make_datasets`, by table. block_size: T, at most the model's. seed: of the order of samples.
     say: called with lines for the user.
     """
-    inputs: list[Corpus[Source]] = []
-    for table, dataset in datasets.items():
-        option = f"--input.{job.entries[table].name}"
-        if has(dataset, "source"):
-            inputs.append(_own(dataset, tokenizer, block_size, seed))
-        else:
-            corpus = _corpus(job, option, dataset, tokenizer, say)
-            packed = getattr(dataset, "packed", False)
-            inputs.append(of_corpus(option, corpus, block_size, seed, packed=packed, say=say))
+    inputs = [_input(job, table, datasets[table], tokenizer, block_size, seed, say) for table in datasets]
     names = job.labels
     if len(inputs) == 1:
         (only,), (dataset,) = inputs, datasets.values()
@@ -84,33 +76,26 @@ def sources(
     return Data(train, val, key, None, all(one.cached for one in inputs), title, None)
 
 
-def _corpus(
-    job: Job, option: str, dataset: Dataset, tokenizer: Tokenizer, say: Callable[[str], None]
-) -> Corpus[Split]:
+def _input(
+    job: Job,
+    table: str,
+    dataset: Dataset,
+    tokenizer: Tokenizer,
+    block_size: int,
+    seed: int,
+    say: Callable[[str], None],
+) -> Corpus[Source]:
+    """Return a dataset's own sources, or windows of its tokens, or rows of its documents."""
+    if has(dataset, "source"):
+        return _own(dataset, tokenizer, block_size, seed)
+    option, packed = f"--input.{job.entries[table].name}", getattr(dataset, "packed", False)
     if has(dataset, "shards"):
         corpus = open_shards(dataset, tokenizer)
     else:
-        entry = job.entries["tokenizer"]
-        mark = fingerprint(entry.spec.name, dump(job.configs["tokenizer"]), tokenizer)
-        corpus = tokenize(dataset, tokenizer, mark, say=say)
+        name, config = job.entries["tokenizer"].spec.name, dump(job.configs["tokenizer"])
+        corpus = tokenize(dataset, tokenizer, fingerprint(name, config, tokenizer), say=say)
         for note in getattr(dataset, "notes", ()):
             say(f"{option}: {note}")
-    for name, title in NAMES.items():
-        if not len(getattr(corpus, name)):
-            raise UserError(f"{option} has no {title} text")
-    return corpus
-
-
-def of_corpus(
-    option: str,
-    corpus: Corpus[Split],
-    block_size: int,
-    seed: int,
-    *,
-    packed: bool,
-    say: Callable[[str], None] = lambda line: None,
-) -> Corpus[Source]:
-    """Return windows of the tokens, or rows of whole documents."""
     key = hash_of([corpus.key, "packed", VERSION]) if packed else corpus.key
 
     def source(name: str, split: Split) -> Source:

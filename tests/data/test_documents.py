@@ -4,6 +4,7 @@ import json
 import pickle
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from pealm_core.contract.errors import PluginError, UserError
 from pealm_core.contract.protocols import Document, Segment
 from pealm_core.data.documents import encode_document, texts
-from pealm_core.data.sources import of_corpus
+from pealm_core.data.sources import sources
 from pealm_core.data.special_tokens import FILE, WithSpecials, with_specials
 from pealm_core.data.token_cache import tokenize
 from pealm_core.data.token_stream import open_shards
@@ -144,6 +145,7 @@ def test_shards_may_have_masks_of_the_same_lengths() -> None:
 
 
 def test_shards_without_offsets_cannot_be_packed() -> None:
-    corpus = open_shards(Shards(), Letters())
+    data, job = Shards(), SimpleNamespace(entries={"input": SimpleNamespace(name="ids")}, labels=["ids"])
+    data.packed = True  # type: ignore[attr-defined]
     with pytest.raises(UserError, match=r"--input.ids is packed, but does not say where its documents start"):
-        of_corpus("--input.ids", corpus, 4, 0, packed=True)
+        sources(job, {"input": data}, Letters(), 4, 0)  # type: ignore[arg-type, dict-item]
