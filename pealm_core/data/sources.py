@@ -24,18 +24,16 @@ class Data:
     """The data of a run.
 
     train: what training draws from. val: for each input its name, its weight (their sum is 1) and what to validate
-    with; the name of a single input is "". key: a hash of the content. characters_per_token: of the validation text;
-    None: unknown. cached: all tokens came from the token cache. name: of the inputs, for people. entropy_floor: the
-    lowest possible loss in nats per character; None: unknown.
+    with; the name of a single input is "". key: a hash of the content. name: of the inputs, for people. cached: all
+    tokens came from the token cache. entropy_floor: the lowest possible loss in nats per token; None: unknown.
     """
 
     train: Source
     val: Sequence[tuple[str, float, Source]]
     key: str
-    characters_per_token: float | None
-    cached: bool
     name: str
-    entropy_floor: float | None
+    cached: bool = False
+    entropy_floor: float | None = None
 
     def drawn(self, samples: int) -> dict[str, int] | None:
         """Return how many of the first samples are of each input of a mixture."""
@@ -62,9 +60,9 @@ def sources(
     names = job.labels
     if len(inputs) == 1:
         (only,), (dataset,) = inputs, datasets.values()
-        floor = getattr(dataset, "entropy_floor", None)
-        facts = (only.key, only.characters_per_token, only.cached, names[0], floor)
-        return Data(only.train, [("", 1.0, only.val)], *facts)
+        ratio, floor = only.characters_per_token, getattr(dataset, "entropy_floor", None)  # nats per character
+        floor = floor * ratio if floor and ratio else None
+        return Data(only.train, [("", 1.0, only.val)], only.key, names[0], only.cached, floor)
     weights = [job.weights[table] for table in datasets]
     try:
         train = Mixture([one.train for one in inputs], weights, seed=seed)
@@ -73,7 +71,7 @@ def sources(
     val = [(name, weight / sum(weights), one.val) for name, weight, one in zip(names, weights, inputs, strict=True)]
     key = hash_of([[one.key, quota] for one, quota in zip(inputs, train.quotas, strict=True)])
     title = " + ".join(f"{name} {weight:.0%}" for name, weight, _ in val)
-    return Data(train, val, key, None, all(one.cached for one in inputs), title, None)
+    return Data(train, val, key, title, all(one.cached for one in inputs))
 
 
 def _input(

@@ -30,8 +30,8 @@ from pealm_core.training.trainer import Trainer
 
 def train(job: Job, out: Path | None) -> tuple[Path, int]:
     """Train in a new folder, or resume the run in `out`; return the folder and the exit code. Raises PealmError."""
-    with processes(job.configs["train"].device) as (world, device), Display(quiet=not world.main) as display:
-        return _train(job, out, world, device, display)
+    with processes(job.configs["train"].device) as (world, device):
+        return _train(job, out, world, device, Display(quiet=not world.main))
 
 
 def _train(job: Job, out: Path | None, world: World, device: torch.device, display: Display) -> tuple[Path, int]:
@@ -76,6 +76,7 @@ def _train(job: Job, out: Path | None, world: World, device: torch.device, displ
         _introduce(trainer)
         return folder, _fit(trainer)
     finally:
+        display.clear()
         run.close()
 
 
@@ -107,8 +108,7 @@ def _build(
         model, job = make_model(job, tokenizer.vocab_size, weights, strategy, say=display.say)
     facts = {f"[{table}] {key}": value for (table, key), value in flat(job.tables()).items()}
     world.agree({**facts, "torch": torch.__version__, "the tokens": data.key})
-    ratio, floor = data.characters_per_token, data.entropy_floor
-    display.floor = floor * ratio if floor and ratio and job.entries["objective"].name == "next-token" else None
+    display.floor = data.entropy_floor if job.entries["objective"].name == "next-token" else None
     return job, tokenizer, data, model, strategy
 
 

@@ -115,7 +115,7 @@ def pealm(spec: Mapping[str, Any], device: torch.device, answer: Callable[[Any],
     optimizer = build(AdamWConfig(fused=spec["fused"]), model, lr=LR)
     split, block = Split([random_tokens(shape["vocab_size"])]), shape["block_size"]
     val = [("", 1.0, FixedWindows(split, block))]
-    data = Data(Windows(split, block), val, "", None, False, "random", None)
+    data = Data(Windows(split, block), val, "", "random")
     dtype = pick_dtype(spec["dtype"], device)
 
     class Timed(Display):

@@ -52,7 +52,7 @@ def trainer(folder: Path, model: torch.nn.Module, block: int, batch: int) -> Tra
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     split = Split([tokens])
     val = [("", 1.0, FixedWindows(split, block))]
-    data = Data(Windows(split, block), val, "", None, False, "random", None)
+    data = Data(Windows(split, block), val, "", "random")
     parts = (NextToken(model, tokenizer), constant(), DataParallel(), World(), torch.device("cpu"), torch.float32)
     return Trainer(job, run, model, model, optimizer, tokenizer, data, *parts, Display(quiet=True))
 

@@ -163,7 +163,7 @@ def training(
     settings = TrainSettings(**fields, eval_every=0, eval_tokens=1, save_every=0)
     split, block = Split([random_tokens(shape.vocab_size, 100 * shape.block_size * 64)]), shape.block_size
     val = [("", 1.0, FixedWindows(split, block))]
-    data = Data(Windows(split, block), val, "", None, False, "random", None)
+    data = Data(Windows(split, block), val, "", "random")
     nothing = cast(Any, None)  # a tokenizer is for saving
     with tempfile.TemporaryDirectory() as folder:
         job = replace(plan((), flat={"train": TrainSettings}), configs={"train": settings})
