@@ -40,12 +40,6 @@ class Display:
         self._shown = 0.0
         self._first: tuple[float, float] | None = None  # the progress at the first step, and when it was
 
-    def __enter__(self) -> "Display":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.clear()
-
     def clear(self) -> None:
         """Remove the line that changes, before something else is written."""
         if self._live:

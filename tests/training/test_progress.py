@@ -21,12 +21,13 @@ def test_a_line_that_changes_is_for_terminals(stream: io.StringIO, monkeypatch: 
     monkeypatch.setattr(sys, "stdout", stream)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "60")
-    with Display() as display:
-        display.step(STEP, 0.1)
-        display._shown = 0.0
-        display.step({**STEP, "step": 2, "loss": None}, 0.5)
-        display.step({**STEP, "step": 3, "val_loss": 1.5}, 1.0)
-        display.say("done\x1b[2J")
+    display = Display()
+    display.step(STEP, 0.1)
+    display._shown = 0.0
+    display.step({**STEP, "step": 2, "loss": None}, 0.5)
+    display.step({**STEP, "step": 3, "val_loss": 1.5}, 1.0)
+    display.say("done\x1b[2J")
+    display.clear()
     text = stream.getvalue()
     assert text.endswith("\r\x1b[K") == ("\r\x1b[K" in text) == stream.isatty()
     lines = [line for line in text.replace("\r\x1b[K", "\n").split("\n") if line]
