@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 MODEL, OPTIMIZER, EXTRA = "model.safetensors", "optimizer.safetensors", "extra.safetensors"
 CONFIG, TOKENIZER, STATE, SHARDS = "config.toml", "tokenizer", "state.json", "shards"
-MOST_FILES = 10_000  # of a checkpoint
 STEPS = "checkpoints"  # in a run: the folder of its step checkpoints
 # Names that only pealm gives: `.tmp` is being written or removed, `.old` has a successor, `.damaged` was skipped.
 TEMPORARY = re.compile(r"\.(best|step-\d+)(\.[0-9a-f]+)?\.(tmp|old|damaged)")
@@ -155,8 +154,6 @@ def state_of(folder: Path) -> dict[str, Any]:
     try:
         state: dict[str, Any] = json.loads(read_regular(folder / STATE))
         state["files"] = {str(name): (int(size), str(value)) for name, (size, value) in state["files"].items()}
-        if len(state["files"]) > MOST_FILES:
-            raise ValueError(f"it lists more than {MOST_FILES:,} files")
         for name in state["files"]:
             if not name.isprintable() or {"", "..", "."} & set(name.split("/")):
                 raise ValueError(f"{name!a:.99} is not the name of a file in it")
