@@ -23,7 +23,7 @@ from pealm_core.contract.errors import UserError
 from pealm_core.contract.protocols import Dataset, Tokenizer, has
 from pealm_core.data.token_file import TokenFile
 from pealm_core.data.token_stream import SPLITS, Corpus, Split, hash_of
-from pealm_core.data.tokenize_parts import FILES, fill, hash_part, map_parts, parts_of, tokenize_part
+from pealm_core.data.tokenize_parts import FILES, hash_part, map_parts, parts_of, tokenize_part
 
 META, STAMPS, CONTENT = "meta.json", "stamps.json", "content.json"
 SAY_EVERY = 30  # seconds
@@ -123,9 +123,6 @@ def _write(path: Path, dtype: str, parts: list[Any], tokenizer: Tokenizer, say: 
             starts = source.with_suffix(".offsets")
             (np.fromfile(starts, "<u8") + np.uint64(tokens)).tofile(starts)
             for suffix, file in files.items():
-                if suffix == ".mask" and not some:
-                    fill(file, count)
-                    continue
                 with source.with_suffix(suffix).open("rb") as own:
                     shutil.copyfileobj(own, file, 2**20)
                 source.with_suffix(suffix).unlink()

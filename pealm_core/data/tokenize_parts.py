@@ -30,25 +30,21 @@ def parts_of(dataset: Any, split: str) -> list[Any]:
 class TokenWriter:
     """Writes documents as tokens: `.bin` has their ids, `.offsets` where each starts, and `.mask` what is learned.
 
-    A mask, a byte for each token, is written only if something is not learned (`masked`). `tokens`, `documents`:
-    their numbers so far. Short texts wait for `flush` until they are many: tokenizing them in one go takes a tenth
-    less time, since the tokenizer's tables then stay in the processor's caches.
+    The mask has a byte for each token; without `masked`, all are 1. `tokens`, `documents`: their numbers so far.
+    Short texts wait for `flush` until they are many: tokenizing them in one go takes a tenth less time, since the
+    tokenizer's tables then stay in the processor's caches.
     """
 
     tokens: int
     documents: int
+    masked: bool
 
     def __init__(self, opened: Callable[[str], IO[bytes]], dtype: str) -> None:
         """opened: returns the file with a suffix, opened for writing. dtype: of the ids; offsets are uint64."""
-        self._ids, self._offsets = opened(".bin"), opened(".offsets")
-        self._opened, self._dtype, self._mask = opened, dtype, None  # type: Any, str, IO[bytes] | None
-        self.tokens, self.documents = 0, 0
+        self._ids, self._offsets, self._mask = map(opened, FILES)
+        self._dtype = dtype
+        self.tokens, self.documents, self.masked = 0, 0, False
         self._waiting, self._characters = list[str](), 0
-
-    @property
-    def masked(self) -> bool:
-        """Whether something is not learned."""
-        return self._mask is not None
 
     def add(self, document: Document, tokenizer: Tokenizer, *, continues: bool = False) -> None:
         """Tokenize a document. continues: it is the rest of one, without the end-of-text token."""
@@ -80,19 +76,10 @@ class TokenWriter:
         self._waiting, self._characters = [], 0
 
     def _write(self, ids: NDArray[Any], learn: bool) -> None:
-        if not learn and self._mask is None:
-            self._mask = self._opened(".mask")
-            fill(self._mask, self.tokens)
-        if self._mask is not None:
-            self._mask.write((b"\1" if learn else b"\0") * len(ids))
+        self.masked |= not learn
+        self._mask.write((b"\1" if learn else b"\0") * len(ids))
         self._ids.write(ids.astype(self._dtype, copy=False).data)
         self.tokens += len(ids)
-
-
-def fill(mask: IO[bytes], tokens: int) -> None:
-    """Write that so many tokens are learned."""
-    for start in range(0, tokens, BUFFER):
-        mask.write(b"\1" * min(BUFFER, tokens - start))
 
 
 def tokenize_part(tokenizer: Tokenizer, dtype: str, task: tuple[Any, Path]) -> tuple[int, bool]:
