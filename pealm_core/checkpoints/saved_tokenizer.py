@@ -65,8 +65,6 @@ def _of_meta(path: Path) -> tuple[Layer, Path | None] | None:
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path / META} can't be read: {error}") from error
     table = meta.get("tokenizer") if isinstance(meta, dict) else None
-    if isinstance(table, str):  # as `pealm prepare fineweb` writes it
-        table = {"name": table, **({"encoding": meta["encoding"]} if "encoding" in meta else {})}
     if not isinstance(table, Mapping) or not isinstance(table.get("name"), str):
         return None
     folder = path / checkpoint.TOKENIZER
