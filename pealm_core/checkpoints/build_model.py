@@ -54,15 +54,13 @@ def make_model(
         job = job.with_model_config(sizes)
     deferred = weights is None and has(strategy, "build") and has(entry.load("factory"), "init_weights")
     model = strategy.build(lambda: entry.make(sizes)) if deferred else entry.make(sizes)
-    if not isinstance(model, nn.Module):
-        raise PluginError(f"{entry.plugin.dist}: model {entry.name!r} is {model!r:.80}, which is not an nn.Module")
     _check(entry, model, sizes.vocab_size)
     resized: Mapping[str, int | None] = {}
     if weights is not None:
         weights = without_wrappers(weights, model.state_dict())
         try:
             if has(model, "adapt_weights"):
-                weights = model.adapt_weights(weights)  # type: ignore[operator]
+                weights = model.adapt_weights(weights)
         except ValueError as error:
             raise UserError(f"{where} does not fit {entry.name}: {error}") from error
         if config.vocab_size != sizes.vocab_size:
