@@ -8,7 +8,7 @@ documents. Which documents a row has depends on their lengths alone, so that it 
 from bisect import bisect_left, insort
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain, islice, pairwise
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from pealm_core.contract.errors import UserError
 from pealm_core.contract.training_parts import Batch
 from pealm_core.data.order import shuffled
 from pealm_core.data.token_file import TokenFile
-from pealm_core.data.token_stream import Piece, Shard, Split
+from pealm_core.data.token_stream import Piece, Split
 
 VERSION = 1  # of the rows: another one makes other rows of the same documents
 AT_ONCE = 4096  # pieces that are packed together
@@ -90,31 +90,24 @@ def pack(pieces: Sequence[Piece], capacity: int) -> list[list[Piece]]:
 
 
 def _pieces(split: Split, capacity: int, too_long: Counter[bool]) -> Iterator[Piece]:
-    """Yield the documents; of one that is too long, which is counted, parts that share a token: all are targets."""
-    for start, end in _documents(split):
-        too_long[end - start > capacity] += 1
-        while end - start > capacity:
-            yield start, capacity
-            start += capacity - 1
-        yield start, end - start
+    """Yield the documents; of one that is too long, which is counted, parts that share a token: all are targets.
 
-
-def _documents(split: Split) -> Iterator[tuple[int, int]]:
-    """Yield where documents start and end in the stream. A shard's first tokens are one in any case."""
+    A shard's first tokens are a document in any case.
+    """
     base = 0
     for shard, offsets in zip(split.shards, split.offsets, strict=True):
-        places = chain.from_iterable(_read(offsets))
-        for start, end in pairwise(chain([0], (place for place in places if place), [len(shard)])):
-            if start < end:
-                yield base + start, base + end
-            elif start > end:
+        start, ends = 0, np.append(offsets[:].astype(np.int64), len(shard))
+        for end in map(int, ends):
+            if start > end:
                 raise UserError(f"the offsets of documents are not in order: {start:,} comes before {end:,}")
+            too_long[end - start > capacity] += 1
+            while end - start > capacity:
+                yield base + start, capacity
+                start += capacity - 1
+            if start < end:
+                yield base + start, end - start
+            start = end
         base += len(shard)
-
-
-def _read(shard: Shard) -> Iterator[list[int]]:
-    for begin in range(0, len(shard), AT_ONCE):
-        yield shard[begin : begin + AT_ONCE].tolist()
 
 
 def _is_scored(row: Sequence[Piece], split: Split) -> bool:
