@@ -13,7 +13,7 @@ from pealm_core.contract.training_parts import Source
 from pealm_core.data.mixture import Mixture
 from pealm_core.data.packing import VERSION, Packed, write_index
 from pealm_core.data.token_cache import cached_folder, fingerprint, tokenize
-from pealm_core.data.token_stream import Corpus, Split, hash_of, open_shards
+from pealm_core.data.token_stream import Split, hash_of, open_shards
 from pealm_core.data.windows import FixedWindows, Windows
 
 NAMES = {"train": "training", "val": "validation"}
@@ -57,18 +57,15 @@ def sources(
     say: called with lines for the user.
     """
     inputs = [_input(job, table, datasets[table], tokenizer, block_size, seed, say) for table in datasets]
-    names = job.labels
     if len(inputs) == 1:
-        (only,), (dataset,) = inputs, datasets.values()
-        ratio, floor = only.characters_per_token, getattr(dataset, "entropy_floor", None)  # nats per character
-        floor = floor * ratio if floor and ratio else None
-        return Data(only.train, [("", 1.0, only.val)], only.key, names[0], only.cached, floor)
+        return inputs[0]
     weights = [job.weights[table] for table in datasets]
     try:
         train = Mixture([one.train for one in inputs], weights, seed=seed)
     except ValueError as error:
         raise UserError(f"[[input]] {error}") from error
-    val = [(name, weight / sum(weights), one.val) for name, weight, one in zip(names, weights, inputs, strict=True)]
+    rows = zip(job.labels, weights, inputs, strict=True)
+    val = [(name, weight / sum(weights), source) for name, weight, one in rows for _, _, source in one.val]
     key = hash_of([[one.key, quota] for one, quota in zip(inputs, train.quotas, strict=True)])
     title = " + ".join(f"{name} {weight:.0%}" for name, weight, _ in val)
     return Data(train, val, key, title, all(one.cached for one in inputs))
@@ -82,11 +79,12 @@ def _input(
     block_size: int,
     seed: int,
     say: Callable[[str], None],
-) -> Corpus[Source]:
-    """Return a dataset's own sources, or windows of its tokens, or rows of its documents."""
+) -> Data:
+    """Return the data of a run with one input: its own sources, windows of its tokens, or rows of its documents."""
+    title = job.entries[table].name
     if has(dataset, "source"):
-        return _own(dataset, tokenizer, block_size, seed)
-    option, packed = f"--input.{job.entries[table].name}", getattr(dataset, "packed", False)
+        return _own(title, dataset, tokenizer, block_size, seed)
+    option, packed = f"--input.{title}", getattr(dataset, "packed", False)
     if has(dataset, "shards"):
         corpus = open_shards(dataset, tokenizer)
     else:
@@ -108,8 +106,10 @@ def _input(
             what = "can't be used" if packed else "is too short"
             raise UserError(f"{option}: the {NAMES[name]} text {what}: {error}; {advice}") from error
 
-    made = source("train", corpus.train), source("val", corpus.val)
-    return Corpus(*made, key, corpus.characters_per_token, corpus.cached)
+    ratio, floor = corpus.characters_per_token, getattr(dataset, "entropy_floor", None)  # nats per character
+    floor = floor * ratio if floor and ratio else None
+    train, val = source("train", corpus.train), source("val", corpus.val)
+    return Data(train, [("", 1.0, val)], key, title, corpus.cached, floor)
 
 
 def _index(option: str, split: Split, key: list[Any], block_size: int, say: Callable[[str], None]) -> Path:
@@ -124,10 +124,10 @@ def _index(option: str, split: Split, key: list[Any], block_size: int, say: Call
     return cached_folder(key, {"block_size": block_size}, write)[0]
 
 
-def _own(dataset: Any, tokenizer: Tokenizer, block_size: int, seed: int) -> Corpus[Source]:
+def _own(title: str, dataset: Any, tokenizer: Tokenizer, block_size: int, seed: int) -> Data:
     """Return a dataset's own sources. The key is of their sizes and first samples, which stand for all of them."""
     made = [dataset.source(name, tokenizer=tokenizer, block_size=block_size, seed=seed) for name in NAMES]
     starts = [source.rows(range(min(4, len(source)))) for source in made]
     firsts = [{name: values.tolist() for name, values in sorted(start.items())} for start in starts]
     key = hash_of([[source.tokens, len(source), first] for source, first in zip(made, firsts, strict=True)])
-    return Corpus(made[0], made[1], key)
+    return Data(made[0], [("", 1.0, made[1])], key, title)

@@ -38,9 +38,7 @@ def fingerprint(name: str, config: dict[str, Any], tokenizer: Tokenizer) -> str:
         return hash_of([name, config, _each(Path(folder), digest)])
 
 
-def tokenize(
-    dataset: Dataset, tokenizer: Tokenizer, tokenizer_hash: str, *, say: Say = lambda line: None
-) -> Corpus[Split]:
+def tokenize(dataset: Dataset, tokenizer: Tokenizer, tokenizer_hash: str, *, say: Say = lambda line: None) -> Corpus:
     """Return the dataset's documents as tokens, from the token cache if possible. Raises UserError.
 
     If the tokenizer has an end-of-text token, it precedes every document. tokenizer_hash: its `fingerprint`.

@@ -6,7 +6,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,6 @@ from pealm_core.contract.training_parts import IGNORE, Batch
 from pealm_core.data.special_tokens import WithSpecials
 
 SPLITS = ("train", "val")
-T = TypeVar("T")
 Piece = tuple[int, int]  # of a stream: where it starts, and its length
 
 
@@ -79,17 +78,17 @@ class Split:
 
 
 @dataclass(frozen=True)
-class Corpus(Generic[T]):
-    """Each split of a dataset, as tokens or as a source, and a hash (`key`) of their content."""
+class Corpus:
+    """The tokens of a dataset by split, and a hash (`key`) of their content."""
 
-    train: T
-    val: T
+    train: Split
+    val: Split
     key: str
     characters_per_token: float | None = None  # of val; None: unknown
     cached: bool = False
 
 
-def open_shards(dataset: Any, tokenizer: Tokenizer) -> Corpus[Split]:
+def open_shards(dataset: Any, tokenizer: Tokenizer) -> Corpus:
     """Return the shards of a tokenized dataset. Raises UserError if they have ids beyond the vocabulary.
 
     The key is a hash of the length and of both ends of every shard: hashing all of billions of tokens takes too long.
