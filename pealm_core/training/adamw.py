@@ -30,5 +30,4 @@ def build(config: AdamWConfig, model: "torch.nn.Module", *, lr: float) -> "torch
         {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
-    fused = config.fused and all(p.device.type in ("cpu", "cuda", "mps") for p in parameters)
-    return torch.optim.AdamW(groups, lr=lr, betas=(config.beta1, config.beta2), eps=config.eps, fused=fused)
+    return torch.optim.AdamW(groups, lr=lr, betas=(config.beta1, config.beta2), eps=config.eps, fused=config.fused)
