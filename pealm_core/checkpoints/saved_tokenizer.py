@@ -31,14 +31,12 @@ def plan_with_tokenizer(components: Sequence[str], *, tokenizer_dir: Path | str 
     else:
         own = {table: values for table, values in words.items() if table in ("model", "input")}
         place, saved = _of_shards(plan(("model", "input"), **{**sources, "words": own}))
-    if saved is None:
-        return plan(components, **sources, carried=_of_init(sources))
-    layer, folder = saved
+    layer, folder = saved or (_of_init(sources), None)
     job = plan(components, **sources, carried=layer)
+    if layer is None or folder is None:
+        return job  # only the vocabulary's size can be compared
     name = layer.tables["tokenizer"]["name"]
     if job.entries["tokenizer"].spec.name != name.rpartition("/")[2]:
-        if folder is None:
-            return job  # only the vocabulary's size can be compared
         raise UserError(f"{place} has the tokenizer {name!r}, not {job.entries['tokenizer'].name!r}")
     return replace(job, vocabulary=folder)
 
