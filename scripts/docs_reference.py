@@ -17,7 +17,7 @@ from pealm_core import ModelSpec, PluginHost
 from pealm_core.cli.command_group import pealm
 from pealm_core.config.choose_components import COMPONENTS
 from pealm_core.config.settings import RESUMABLE, Sampling, TrainSettings
-from pealm_core.config.toml_layers import is_option, option_name
+from pealm_core.config.toml_layers import Resolved, option_name
 from pealm_core.contract.fields import Setting, settings_of, word
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -138,7 +138,7 @@ def component(name: str, entry: Any, head: Iterable[str]) -> str:
     origin = "pealm-core" if entry.plugin.dist == "pealm-core" else f"[{entry.plugin.dist}](plugins.md)"
     parts = [f"### {entry.name} {{ #{name}-{entry.name} }}\n", f"{cell(entry.spec.summary)}. From {origin}.\n"]
     title = f"observer.{entry.name}" if name == "observer" else name
-    items = {k: i for k, i in settings_of(entry.config).items() if is_option(title, i)}
+    items = {k: i for k, i in Resolved({}, {title: entry}).settings[title].items() if not i.hidden}
     rows = [row(option_name(title, key), item) for key, item in items.items()]
     if name == "input" and entry.spec.value is None:
         rows.insert(0, [f"`--input.{entry.name}`", "no value", "", cell(entry.spec.summary)])

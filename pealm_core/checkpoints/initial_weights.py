@@ -14,9 +14,9 @@ from pealm_core.checkpoints import folder as checkpoint
 from pealm_core.checkpoints.api import read_checkpoint
 from pealm_core.checkpoints.tensors import read_tensors
 from pealm_core.config.choose_components import preset_tables
-from pealm_core.config.job import Job, plan, settle
+from pealm_core.config.job import Job, plan
 from pealm_core.config.paths import digest
-from pealm_core.config.toml_layers import Layer, option_name
+from pealm_core.config.toml_layers import Layer, Resolved, option_name
 from pealm_core.contract.errors import UserError
 from pealm_core.contract.fields import dump, settings_of
 from pealm_core.contract.specs import ModelSpec
@@ -127,7 +127,7 @@ def _with_settings(job: Job, what: str, table: Table) -> Job:
                 option = option_name("model", key)
                 raise UserError(f"{option} {value}: the weights of {what} have {own}; leave the option out")
     layers = [Layer(f"the settings of {what}", {"model": table}), Layer("options", {"model": user})]
-    return job.with_model_config(settle({}, {"model": job.entries["model"]}, layers).build("model"))
+    return job.with_model_config(Resolved({}, {"model": job.entries["model"]}, layers).build("model"))
 
 
 def read_file(path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:

@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pealm_core.config.choose_components import COMPONENTS, choose, kind_of, takes_input
-from pealm_core.config.job import settle
 from pealm_core.config.local_plugins import differences, load_files
 from pealm_core.config.paths import printable
-from pealm_core.config.toml_layers import Layer, Resolved, file_layer, is_option, option_name
+from pealm_core.config.toml_layers import Layer, Resolved, file_layer, option_name
 from pealm_core.contract.errors import UserError
 from pealm_core.contract.fields import Setting, settings_of, word
 from pealm_core.contract.specs import DatasetSpec, ObserverSpec
@@ -120,9 +119,9 @@ class ComponentCommand(click.Command):
         for line in ((given, names | named), ({}, {})):
             with suppress(Exception):
                 entries, layers = choose(components=self.components, **_sources(host, *line))
-                resolved = settle(self.flat, entries, layers[:-1])  # without the line's own values
+                resolved = Resolved(self.flat, entries, layers[:-1])  # without the line's own values
                 break
-        for table in (table for table in resolved.schema if not table.startswith("input.")):  # no mixture
+        for table in (table for table in resolved.configs if not table.startswith("input.")):  # no mixture
             name = f" ({entries[table].name})" if table in entries and table == kind_of(table) else ""
             if rows := option_rows(table, entries.get(table), resolved):
                 yield HEADINGS.get(table, table.capitalize()) + name, rows
@@ -214,7 +213,7 @@ def option_rows(table: str, entry: Entry[Any] | None, resolved: Resolved) -> lis
     if dataset is not None and dataset.spec.value is None:
         rows.append((f"--input.{dataset.name}", dataset.spec.summary))
     for key, item in resolved.settings[table].items():
-        if not is_option(table, item):
+        if item.hidden:
             continue
         value, origin = resolved.values[table][item.name], resolved.origins[table][item.name]
         choices = [choice for choice in getattr(item.type, "__args__", ()) if isinstance(choice, str)]

@@ -11,9 +11,9 @@ from typing import Any
 
 from pealm_core.config.choose_components import choose, kind_of
 from pealm_core.config.settings import TrainSettings
-from pealm_core.config.toml_layers import Layer, Resolved, Tables, resolve
+from pealm_core.config.toml_layers import BASE, Layer, Resolved, Tables
 from pealm_core.contract.errors import UserError
-from pealm_core.contract.fields import Setting, dump, settings_of
+from pealm_core.contract.fields import dump
 from pealm_core.contract.protocols import has
 from pealm_core.contract.specs import ObserverSpec
 from pealm_core.plugins.loading import Entry, PluginHost
@@ -21,9 +21,6 @@ from pealm_core.plugins.plugin_errors import Returns, check
 
 TRAINING = ("model", "input", "tokenizer", "optimizer", "schedule", "objective", "strategy", "adapter", "observer")
 METHODS = {"tokenizer": "encode decode", "evaluator": "evaluate", "schedule": "__call__", "objective": "loss"}
-# Keys of a component's table that are the core's own: of the weights below an adapter, of an input in a mixture.
-BASE = {key: Setting(key.replace("-", "_"), str, True, None, hidden=True) for key in ("base", "base-hash")}
-WEIGHT = {"weight": Setting("weight", float, False, 1.0, "relative to the others", {"above": 0}, hidden=True)}
 
 
 @dataclass(frozen=True)
@@ -80,7 +77,7 @@ class Job:
         table = f"observer.{name}"
         if table in self.configs:
             return self.configs[table]
-        return settle({}, {table: self.host.find(ObserverSpec, name)}, []).build(table)
+        return Resolved({}, {table: self.host.find(ObserverSpec, name)}).build(table)
 
     @property
     def files(self) -> list[str]:
@@ -133,8 +130,8 @@ def plan(
     """
     host = host or PluginHost.installed()
     entries, layers = choose(host, components, file, preset, words, carried)
-    resolved = settle(flat or {}, entries, layers)
-    configs = {table: resolved.build(table) for table in resolved.schema}
+    resolved = Resolved(flat or {}, entries, layers)
+    configs = {table: resolved.build(table) for table in resolved.configs}
     adapter = resolved.values.get("adapter", {})
     base = {key: adapter[item.name] for key, item in BASE.items() if adapter.get(item.name) is not None}
     weights = {table: resolved.values[table]["weight"] for table in entries if table.startswith("input.")}
@@ -144,20 +141,6 @@ def plan(
 def plan_evaluation(config: Tables, words: Tables) -> Job:
     """Return the job of an evaluation for a run's tables. words: tables of text, as from the command line."""
     return plan(("model", "tokenizer", "eval", "input"), file=Layer("the run's config", config), words=words)
-
-
-def settle(flat: Mapping[str, type], entries: Mapping[str, Entry[Any]], layers: Sequence[Layer]) -> Resolved:
-    """Lay the chosen layers over the defaults of the tables."""
-    schema = {**flat, **{table: entry.config for table, entry in entries.items()}}
-    return resolve(schema, layers, {table: _settings(table, entry) for table, entry in entries.items()})
-
-
-def _settings(table: str, entry: Entry[Any]) -> dict[str, Setting]:
-    """Return the settings of a component's table by key: a dataset's value is under its name."""
-    value = getattr(entry.spec, "value", None)
-    settings = {entry.name if item.name == value else key: item for key, item in settings_of(entry.config).items()}
-    own = BASE if table == "adapter" else WEIGHT if table.startswith("input.") else {}
-    return settings | own
 
 
 def check_training(job: Job, world_size: int) -> None:

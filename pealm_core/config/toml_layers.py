@@ -2,16 +2,20 @@
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import MISSING, dataclass, field
+from dataclasses import MISSING, dataclass, field, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 from pealm_core.contract.errors import PluginError, UserError, did_you_mean
 from pealm_core.contract.fields import Setting, settings_of
+from pealm_core.plugins.loading import Entry
 
 LARGEST = 2**26  # bytes of a file that is read at once
 Tables = Mapping[str, Any]  # name → table, or for [[input]] a list of tables
+# Keys of a component's table that are the core's own: of the weights below an adapter, of an input in a mixture.
+BASE = {key: Setting(key.replace("-", "_"), str, True, None, hidden=True) for key in ("base", "base-hash")}
+WEIGHT = {"weight": Setting("weight", float, False, 1.0, "relative to the others", {"above": 0}, hidden=True)}
 
 
 @dataclass(frozen=True)
@@ -41,40 +45,48 @@ def option_name(table: str, key: str) -> str:
     return f"--{key}" if table in ("train", "sample") else f"--{table}.{key}"
 
 
-def is_option(table: str, item: Setting) -> bool:
-    """Whether users set it on the command line; the core fills a model's vocab_size."""
-    return not item.hidden and (table, item.name) != ("model", "vocab_size")
-
-
-@dataclass(frozen=True)
 class Resolved:
     """Every value of every table and where it comes from."""
 
-    schema: Mapping[str, type | None]
-    settings: Mapping[str, Mapping[str, Setting]]  # by table, by key
-    values: Mapping[str, dict[str, Any]]  # by table, by field name; MISSING if it is required
-    origins: Mapping[str, dict[str, str]]
+    def __init__(
+        self, flat: Mapping[str, type], entries: Mapping[str, Entry[Any]], layers: Iterable[Layer] = ()
+    ) -> None:
+        """Lay the layers over the defaults of the tables without and with a component.
+
+        Raises one error with all mistakes of a layer. A file's other tables are ignored.
+        """
+        self.configs: dict[str, type | None] = {**flat, **{table: entry.config for table, entry in entries.items()}}
+        self.settings = {table: settings_of(config) for table, config in flat.items()}  # by table, by key
+        self.settings |= {table: _settings(table, entry) for table, entry in entries.items()}
+        # By table, by field name; MISSING if it is required.
+        self.values = {table: {i.name: i.default for i in items.values()} for table, items in self.settings.items()}
+        self.origins = {table: dict.fromkeys(names, "default") for table, names in self.values.items()}
+        for layer in layers:
+            if mistakes := list(self._apply(layer)):
+                if layer.dist:
+                    raise PluginError("\n".join(f"{layer.dist}: {line}" for line in mistakes))
+                raise UserError("\n".join(mistakes))
 
     def build(self, table: str) -> Any:
         """Return the table's dataclass, None for a component without settings. Raises UserError."""
-        config, values = self.schema[table], self.values[table]
+        config, values = self.configs[table], self.values[table]
+        if config is None:
+            return None
         missing = [key for key, item in self.settings[table].items() if values[item.name] is MISSING]
         if missing:
             raise UserError("\n".join(f"{option_name(table, key)} needs a value" for key in missing))
         try:
-            return (
-                None if config is None else config(**{i.name: values[i.name] for i in settings_of(config).values()})
-            )
+            return config(**{item.name: values[item.name] for item in settings_of(config).values()})
         except ValueError as error:
             raise UserError(f"[{table}] {error}") from error
 
-    def apply(self, layer: Layer) -> Iterator[str]:
+    def _apply(self, layer: Layer) -> Iterator[str]:
         """Lay a layer over the values. Yields a line for every mistake."""
         places: dict[tuple[str, str | None], str] = {}
         tables = [table for table in layer.tables if table in self.settings or layer.text]
         for table, key, raw in ((name, *row) for name in tables for row in layer.tables[name].items()):
             place, item = layer.place(table, key), self.settings.get(table, {}).get(key.replace("_", "-"))
-            if item is None or (layer.text and not is_option(table, item)):
+            if item is None or (layer.text and item.hidden):
                 yield self._unknown(layer, table, key)
             elif layer.text and raw is True:  # `--input.KEY` at the end or before an option
                 yield f"{place} needs a value"
@@ -94,29 +106,18 @@ class Resolved:
         place = layer.place(table, key)
         if not layer.text:
             return f"{place}: unknown key{did_you_mean(key, self.settings[table])}"
-        options = [option_name(t, k) for t, known in self.settings.items() for k in known if is_option(t, known[k])]
+        options = [option_name(t, k) for t, known in self.settings.items() for k in known if not known[k].hidden]
         return f"unknown option {place}{did_you_mean(place, options)}"
 
 
-def resolve(
-    schema: Mapping[str, type | None],
-    layers: Iterable[Layer],
-    settings: Mapping[str, Mapping[str, Setting]] | None = None,
-) -> Resolved:
-    """Lay the layers over the defaults. Raises one error with all mistakes of a layer.
-
-    Tables outside the schema are ignored in files. settings: of tables whose keys aren't just those of the dataclass.
-    """
-    settings = {table: settings_of(config) for table, config in schema.items()} | dict(settings or {})
-    values = {table: {item.name: item.default for item in items.values()} for table, items in settings.items()}
-    origins = {table: dict.fromkeys(names, "default") for table, names in values.items()}
-    resolved = Resolved(schema, settings, values, origins)
-    for layer in layers:
-        if mistakes := list(resolved.apply(layer)):
-            if layer.dist:
-                raise PluginError("\n".join(f"{layer.dist}: {line}" for line in mistakes))
-            raise UserError("\n".join(mistakes))
-    return resolved
+def _settings(table: str, entry: Entry[Any]) -> dict[str, Setting]:
+    """Return the settings of a component's table by key: a dataset's value is under its name."""
+    value = getattr(entry.spec, "value", None)
+    settings = {entry.name if item.name == value else key: item for key, item in settings_of(entry.config).items()}
+    if table == "model":  # the core fills it, and a tokenizer's is an option
+        settings["vocab-size"] = replace(settings["vocab-size"], hidden=True)
+    own = BASE if table == "adapter" else WEIGHT if table.startswith("input.") else {}
+    return settings | own
 
 
 def file_layer(path: Path) -> Layer:

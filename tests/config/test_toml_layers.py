@@ -7,7 +7,7 @@ from typing import Literal
 import pytest
 import tomli_w
 
-from pealm_core.config.toml_layers import Layer, file_layer, resolve
+from pealm_core.config.toml_layers import Layer, Resolved, file_layer
 from pealm_core.contract.errors import UserError, nearest
 from pealm_core.contract.fields import dump, setting, settings_of
 
@@ -25,7 +25,7 @@ class Sizes:
 
 
 def build(*layers: Layer) -> Sizes:
-    built = resolve({"t": Sizes}, layers).build("t")
+    built = Resolved({"t": Sizes}, {}, layers).build("t")
     assert isinstance(built, Sizes)
     return built
 
@@ -39,7 +39,7 @@ def words(**values: object) -> Layer:
 
 
 def test_later_layers_win_and_origins_say_which() -> None:
-    resolved = resolve({"t": Sizes}, [toml(**{"n-layer": 5, "rate": 0.1}), words(n_layer="6")])
+    resolved = Resolved({"t": Sizes}, {}, [toml(**{"n-layer": 5, "rate": 0.1}), words(n_layer="6")])
     assert resolved.build("t") == Sizes(n_layer=6, rate=0.1)
     assert resolved.origins["t"]["n_layer"] == "command line"
     assert resolved.origins["t"]["rate"] == "file"

@@ -52,6 +52,8 @@ def test_it_has_every_setting_command_and_name(site: Path) -> None:
     for words in ("--model.n-layer", "--optimizer.momentum", "--input.val-fraction", "--adapter.rank", "≥ 1"):
         assert words in settings
     assert 'id="model-gpt2"' in settings and "--preset tiny" in settings
+    assert "--input.text" in settings and "--input.path" not in settings  # the name of its field is not an option
+    assert "--tokenizer.vocab-size" in settings and "--model.vocab-size" not in settings
     commands = (site / "reference/commands.html").read_text()
     assert all(f'id="pealm-{name}"' in commands for name in ("train", "sample", "eval", "chat", "convert", "plugins"))
     names = (site / "reference/python.html").read_text()

@@ -16,7 +16,7 @@ import pytest
 import tomli_w
 
 from pealm_core import PealmError, UserError
-from pealm_testing.core import HEAVY, Entry, Layer, Plugin, PluginHost, Spec, dump, resolve, settings_of, word
+from pealm_testing.core import HEAVY, Entry, Layer, Plugin, PluginHost, Resolved, Spec, dump, settings_of, word
 from pealm_testing.errors import ConformanceError
 from pealm_testing.watch import offline, watched
 
@@ -156,7 +156,7 @@ class Conformance:
             source = "a command line" if text else "a TOML table"
             try:
                 layers = [Layer("saved", {"it": fill}), Layer("saved", {"it": values}, text=text)]
-                again = resolve({"it": type_}, layers).build("it")
+                again = Resolved({"it": type_}, {}, layers).build("it")
             except PealmError as error:
                 raise ConformanceError(f"{type_.__name__} can't be read back from {source}: {error}") from error
             different = {k: (v, getattr(again, k)) for k, v in vars(config).items() if v != getattr(again, k)}

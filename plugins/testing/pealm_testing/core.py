@@ -12,9 +12,8 @@ from pealm_core.checkpoints.tensors import write_tree as write_tree
 from pealm_core.cli.components import option_rows as option_rows
 from pealm_core.config.choose_components import COMPONENTS as COMPONENTS
 from pealm_core.config.job import plan as plan
-from pealm_core.config.job import settle as settle
 from pealm_core.config.toml_layers import Layer as Layer
-from pealm_core.config.toml_layers import resolve as resolve
+from pealm_core.config.toml_layers import Resolved as Resolved
 from pealm_core.contract.fields import dump as dump
 from pealm_core.contract.fields import settings_of as settings_of
 from pealm_core.contract.fields import word as word

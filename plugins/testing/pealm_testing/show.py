@@ -8,7 +8,7 @@ import click
 
 from pealm_core import PealmError
 from pealm_core.cli.plugins import conflicts
-from pealm_testing.core import COMPONENTS, Entry, Plugin, PluginHost, Spec, option_rows, settle
+from pealm_testing.core import COMPONENTS, Entry, Plugin, PluginHost, Resolved, Spec, option_rows
 
 
 def show(host: PluginHost, plugins: Sequence[Plugin]) -> None:
@@ -37,6 +37,6 @@ def _options(record: Spec, plugin: Plugin) -> Iterator[tuple[str, str]]:
         entry = Entry(record, plugin, record.name)
         table = f"observer.{record.name}" if table == "observer" else table
         try:
-            yield from option_rows(table, entry, settle({}, {table: entry}, []))
+            yield from option_rows(table, entry, Resolved({}, {table: entry}))
         except PealmError as error:
             yield "its settings can't be read:", str(error)
