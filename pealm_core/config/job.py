@@ -149,14 +149,11 @@ def check_training(job: Job, world_size: int) -> None:
         raise UserError("train needs a model: pealm train MODEL")
     if not job.inputs:
         raise UserError("train needs an input: --input.NAME, see --help")
-    entry, s = job.entries["model"], job.configs["train"]
+    entry = job.entries["model"]
     if entry.spec.pretrained is not None:
         family = entry.spec.family or "its family"
         raise UserError(f"{entry.name} is trained as {family}: pealm train {family} --init {entry.name}")
-    _check_sizes(s, world_size)
-
-
-def _check_sizes(s: TrainSettings, world_size: int) -> None:
+    s: TrainSettings = job.configs["train"]
     if s.batch_size % world_size:
         below = max(s.batch_size // world_size, 1) * world_size
         raise UserError(f"--batch-size {s.batch_size} is not divisible by {world_size} processes; try {below}")
