@@ -7,18 +7,6 @@ import gc
 import sys
 from typing import NoReturn
 
-# name → (module:command, the line in `pealm --help`); modules outside of the core are distributions of their own
-COMMANDS = {
-    "train": ("pealm_core.cli.train:train", "Train a model."),
-    "sample": ("pealm_core.cli.sample:sample", "Generate text."),
-    "eval": ("pealm_evals.command:evaluate", "Evaluate a model."),
-    "prepare": ("pealm_data.prepare:prepare", "Download what a dataset or evaluator needs."),
-    "convert": ("pealm_convert.command:convert", "Convert a checkpoint to another precision or format."),
-    "clean": ("pealm_clean.command:clean", "Remove runs, cached tokens and leftovers."),
-    "new-plugin": ("pealm_testing.new_plugin:new_plugin", "Create a plugin package from a template."),
-    "plugins": ("pealm_core.cli.plugins:plugins", "List the installed plugins."),
-}
-
 
 def main(args: list[str] | None = None) -> NoReturn:
     """Run the command line and exit: 0 done, 1 failed, 2 user error, 3 plugin error, 130 interrupted."""

@@ -10,7 +10,6 @@ from importlib import import_module
 
 import click
 
-from pealm_core.cli import COMMANDS
 from pealm_core.config.paths import printable
 from pealm_core.contract.errors import (
     ElsewhereError,
@@ -22,6 +21,7 @@ from pealm_core.contract.errors import (
     nearest,
 )
 from pealm_core.contract.specs import CommandSpec
+from pealm_core.plugins.builtin import COMMANDS
 from pealm_core.plugins.discovery import use_plugin
 from pealm_core.plugins.import_checks import no_exit
 from pealm_core.plugins.loading import PluginHost

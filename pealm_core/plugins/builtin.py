@@ -1,9 +1,21 @@
-"""The core's own plugin, registered like any other: what training uses by default."""
+"""The core's own plugin, registered like any other: what training uses by default. And the names of its commands."""
 
 from collections.abc import Iterator
 
 from pealm_core.contract.hookspecs import hookimpl
 from pealm_core.contract.specs import ObjectiveSpec, OptimizerSpec, ScheduleSpec, StrategySpec
+
+# name → (module:command, the line in `pealm --help`); modules outside of the core are distributions of their own
+COMMANDS = {
+    "train": ("pealm_core.cli.train:train", "Train a model."),
+    "sample": ("pealm_core.cli.sample:sample", "Generate text."),
+    "eval": ("pealm_evals.command:evaluate", "Evaluate a model."),
+    "prepare": ("pealm_data.prepare:prepare", "Download what a dataset or evaluator needs."),
+    "convert": ("pealm_convert.command:convert", "Convert a checkpoint to another precision or format."),
+    "clean": ("pealm_clean.command:clean", "Remove runs, cached tokens and leftovers."),
+    "new-plugin": ("pealm_testing.new_plugin:new_plugin", "Create a plugin package from a template."),
+    "plugins": ("pealm_core.cli.plugins:plugins", "List the installed plugins."),
+}
 
 
 @hookimpl

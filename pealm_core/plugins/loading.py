@@ -26,7 +26,6 @@ from pealm_core.plugins.entry import Entry as Entry
 from pealm_core.plugins.entry import S
 from pealm_core.plugins.import_checks import ClosedFilesError, DefectError, guarded
 from pealm_core.plugins.plugin_errors import HINT, ROOTS, explain
-from pealm_core.plugins.records import CORE_COMMANDS as CORE_COMMANDS
 from pealm_core.plugins.records import REGISTRATION, attempting, hooks_of, records_of
 
 PATIENCE = 5.0  # seconds until a plugin that still loads is named

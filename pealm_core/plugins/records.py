@@ -14,12 +14,12 @@ from typing import Any
 from pealm_core.contract import hookspecs
 from pealm_core.contract.errors import did_you_mean
 from pealm_core.contract.specs import KINDS, Spec
+from pealm_core.plugins.builtin import COMMANDS
 from pealm_core.plugins.import_checks import DefectError
 
 Attempt = Callable[..., Any]  # call a function with arguments; errors don't leave it
 REGISTRATION = {spec.hook: spec for spec in KINDS.values()}
 TABLES = {"train", "optimizer", "schedule", "objective", "strategy", "adapter", "input"}  # of a recipe or preset
-CORE_COMMANDS = ("train", "sample", "eval", "prepare", "clean", "convert", "new-plugin", "plugins")
 MOST = 10_000  # records of a plugin: one that never stops ends
 
 
@@ -72,7 +72,7 @@ def _checks(record: Spec, objects: bool) -> Iterator[tuple[Any, str]]:
     yield re.fullmatch(r"[a-z0-9][a-z0-9.-]*", record.name), "a name is made of a-z, 0-9, '-' and '.'"
     yield re.fullmatch(r".*\S.*", record.summary), "summary must be one line of text"
     yield (
-        record.kind != "command" or record.name not in CORE_COMMANDS,
+        record.kind != "command" or record.name not in COMMANDS,
         "pealm has a command of that name, which a plugin can't replace",
     )
     for part in record.parts:

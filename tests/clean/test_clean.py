@@ -645,9 +645,7 @@ def test_without_a_terminal_it_asks_for_yes(clean: Clean, here: Path, monkeypatc
 @pytest.mark.parametrize(("keys", "code", "gone"), [(b"y\n", 0, True), (b"\n", 0, False), (b"\x04", 130, False)])
 def test_a_terminal_is_asked(here: Path, keys: bytes, code: int, gone: bool) -> None:
     run = make_run(here / "runs" / "r")
-    program = (
-        "from pealm_core import cli\ncli.COMMANDS['clean'] = ('pealm_clean.command:clean', '')\ncli.main(['clean'])"
-    )
+    program = "from pealm_core import cli\ncli.main(['clean'])"
     ours, theirs = pty.openpty()
     try:
         process = subprocess.Popen(

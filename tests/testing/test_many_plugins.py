@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from pealm_core.plugins.loading import CORE_COMMANDS, PluginHost
+from pealm_core.plugins.builtin import COMMANDS
+from pealm_core.plugins.loading import PluginHost
 
 PLUGIN = """
 from pealm_core import CommandSpec, ModelSpec, TokenizerSpec, hookimpl
@@ -125,7 +126,7 @@ def test_an_error_shows_the_reason_only_if_the_plugin_is_needed(
 def test_help_pages_import_no_parts_and_no_heavy_packages(crowd: Callable[[], None]) -> None:
     """All help pages and the list of plugins, with a broken plugin and two of one name installed."""
     own = [command.name for p in PluginHost.installed().plugins for command in p.records if command.kind == "command"]
-    pages = [[name, "--help"] for name in (*CORE_COMMANDS, *own)] + [["train", "char-bigram", "--help"]]
+    pages = [[name, "--help"] for name in (*COMMANDS, *own)] + [["train", "char-bigram", "--help"]]
     crowd()
     lines = json.dumps([["--help"], *pages, ["plugins"]])
     done = subprocess.run([sys.executable, "-c", HELP, json.dumps(sys.path), lines], capture_output=True, text=True)

@@ -18,7 +18,8 @@ _RUN = """
 import json, sys
 sys.path[:], commands = json.loads(sys.argv[1])
 sys.argv[1:] = sys.argv[2:]
-from pealm_core.cli import COMMANDS, main
+from pealm_core.cli import main
+from pealm_core.plugins.builtin import COMMANDS
 COMMANDS.update(commands)
 try:
     main()

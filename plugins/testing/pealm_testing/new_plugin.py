@@ -20,7 +20,8 @@ import click
 
 from pealm_core import UserError
 from pealm_core.contract.specs import KINDS
-from pealm_core.plugins.loading import CORE_COMMANDS, PluginHost
+from pealm_core.plugins.builtin import COMMANDS
+from pealm_core.plugins.loading import PluginHost
 
 
 @click.command("new-plugin")
@@ -49,7 +50,7 @@ def new_plugin(kind: str, name: str, single: bool) -> None:
         raise UserError(
             f"{name!r} is not a valid plugin name: use a-z, 0-9 and single '-', starting with a letter{hint}"
         )
-    if kind == "command" and name in CORE_COMMANDS:
+    if kind == "command" and name in COMMANDS:
         raise UserError(f"{name!r} is a command of pealm itself; choose another name")
     host = PluginHost.installed()
     if taken := host.entries(KINDS[kind]).get(name):
