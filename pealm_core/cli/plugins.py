@@ -7,7 +7,6 @@ from typing import Any
 import click
 
 from pealm_core.config.paths import printable
-from pealm_core.contract.errors import UserError
 from pealm_core.contract.specs import Spec
 from pealm_core.plugins.loading import Plugin, PluginHost
 
@@ -38,8 +37,7 @@ def plugins(ctx: click.Context, as_json: bool) -> None:
 @click.argument("name")
 def show(name: str) -> None:
     """Show one plugin: records, options, location, and the traceback if it failed to load."""
-    host = PluginHost.installed()
-    import_module("pealm_testing.show").show(host, _named(host, name))
+    import_module("pealm_testing.show").show(name)
 
 
 @plugins.command()
@@ -47,17 +45,7 @@ def show(name: str) -> None:
 @click.option("--slow", is_flag=True, help="Also run slow checks (ten seconds each): torch.compile, two processes.")
 def check(name: str, slow: bool) -> None:
     """Run the conformance kit on an installed plugin; exit code 3 if a check fails."""
-    host = PluginHost.installed()
-    import_module("pealm_testing.check").check(name, host, _named(host, name), slow=slow)
-
-
-def _named(host: PluginHost, name: str) -> list[Plugin]:
-    """The plugins with this entry point or distribution name. Raises UserError if there is none."""
-    matches = [plugin for plugin in host.plugins if name in (plugin.name, plugin.dist)]
-    if not matches:
-        known = ", ".join(plugin.name for plugin in host.plugins)
-        raise UserError(f"no plugin {name!r} is installed; installed: {known}")
-    return matches
+    import_module("pealm_testing.check").check(name, slow=slow)
 
 
 def _row(plugin: Plugin, host: PluginHost) -> dict[str, Any]:

@@ -5,7 +5,7 @@ lenient here.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import MISSING
 from typing import Any
 from unittest import SkipTest
@@ -26,6 +26,7 @@ from pealm_testing.objective import ObjectiveConformance
 from pealm_testing.observer import ObserverConformance
 from pealm_testing.optimizer import OptimizerConformance
 from pealm_testing.schedule import ScheduleConformance
+from pealm_testing.show import named
 from pealm_testing.strategy import StrategyConformance
 from pealm_testing.tokenizer import TokenizerConformance
 
@@ -63,10 +64,11 @@ WITHOUT_SETTINGS = (
 SLOW_MS = 50  # import time of a plugin, which every `pealm --help` pays
 
 
-def check(name: str, host: PluginHost, plugins: Sequence[Plugin], *, slow: bool) -> None:
-    """Check plugins and print the results. Raises PluginError if a check fails."""
+def check(name: str, *, slow: bool) -> None:
+    """Check the plugins with this name and print the results. Raises PluginError if a check fails, or UserError."""
     totals: Counter[str] = Counter()
-    for plugin in plugins:
+    host = PluginHost.installed()
+    for plugin in named(host, name):
         if plugin.status != "ok":
             raise PluginError(f"{plugin.dist} is {plugin.status}: {plugin.reason}")
         for line in conflicts(plugin, host):

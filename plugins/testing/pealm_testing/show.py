@@ -2,18 +2,19 @@
 
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import click
 
-from pealm_core import PealmError
+from pealm_core import PealmError, UserError
 from pealm_core.cli.plugins import conflicts
 from pealm_testing.core import COMPONENTS, Entry, Plugin, PluginHost, Resolved, Spec, option_rows
 
 
-def show(host: PluginHost, plugins: Sequence[Plugin]) -> None:
-    """Print what is known of plugins."""
-    for plugin in plugins:
+def show(name: str) -> None:
+    """Print what is known of the plugins with this name. Raises UserError if there is none."""
+    host = PluginHost.installed()
+    for plugin in named(host, name):
         known = conflicts(plugin, host)
         reason = "; ".join(known) or plugin.reason
         place = getattr(sys.modules.get(plugin.module), "__file__", None) or plugin.location
@@ -29,6 +30,15 @@ def show(host: PluginHost, plugins: Sequence[Plugin]) -> None:
                 click.echo(f"    {option:<{width}}  {text}".rstrip())
         if plugin.error:
             click.echo("\n" + "".join(traceback.format_exception(plugin.error)).rstrip())
+
+
+def named(host: PluginHost, name: str) -> list[Plugin]:
+    """Return the plugins with this entry point or distribution name. Raises UserError if there is none."""
+    matches = [plugin for plugin in host.plugins if name in (plugin.name, plugin.dist)]
+    if not matches:
+        known = ", ".join(plugin.name for plugin in host.plugins)
+        raise UserError(f"no plugin {name!r} is installed; installed: {known}")
+    return matches
 
 
 def _options(record: Spec, plugin: Plugin) -> Iterator[tuple[str, str]]:
