@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Set
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
@@ -36,7 +36,7 @@ OURS = "<0.2,>=0.1"  # what our own plugins require of the core, so that `packag
 class PluginHost:
     """Every installed plugin, loaded or quarantined, the names that they provide, and their hooks."""
 
-    def __init__(self, plugins: Iterable[Plugin], disabled: Iterable[str] = ()):
+    def __init__(self, plugins: Iterable[Plugin], disabled: Set[str] = frozenset()):
         """Load the plugins. disabled: names of entry points or distributions not to load."""
         self.plugins = list(plugins)
         self._manager = pluggy.PluginManager("pealm")
@@ -45,7 +45,6 @@ class PluginHost:
         self.failed: dict[str, str] = {}  # plugins that failed in a hook of a run → what happened
         self._errors: dict[str, BaseException] = {}  # in the current call of a hook
         self._core_version = next((p.version for p in self.plugins if p.dist == "pealm-core"), "0")
-        disabled = set(disabled)
         self._loading, slow = "", Timer(PATIENCE, self._say_slow)
         slow.daemon = True
         slow.start()
@@ -67,13 +66,13 @@ class PluginHost:
             print(line, file=sys.stderr, flush=True)
 
     @classmethod
-    def installed(cls, disabled: Iterable[str] = ()) -> "PluginHost":
+    def installed(cls) -> "PluginHost":
         """Load the plugins of this environment except those named by PEALM_DISABLE_PLUGINS (comma-separated).
 
         Raises UserError or PluginError for a local plugin that can't be loaded.
         """
-        names = os.environ.get("PEALM_DISABLE_PLUGINS", "").split(",")
-        host = cls([*discover(), *local_plugins()], {name.strip() for name in names} | set(disabled))
+        disabled = os.environ.get("PEALM_DISABLE_PLUGINS", "").split(",")
+        host = cls([*discover(), *local_plugins()], {name.strip() for name in disabled})
         for plugin in host.plugins:
             if plugin.file and plugin.status == "failed":
                 error = UserError if isinstance(plugin.error, UserError) else PluginError
