@@ -33,10 +33,10 @@ METAVARS = {int: "INT", float: "NUMBER", str: "TEXT", Path: "PATH", bool: "true|
 
 
 class SettingOption(click.Option):
-    """The option of the setting `key` in `table`. Its value is a word, or True for `--input.NAME` without one."""
+    """The option of the setting `key` in `table`: a word, or True for `--input.NAME` alone. Not in click's help."""
 
     def __init__(self, table: str, key: str, *names: str, **kwargs: Any) -> None:
-        super().__init__(["--setting"], expose_value=False, type=click.UNPROCESSED, **kwargs)
+        super().__init__(["--setting"], expose_value=False, hidden=True, type=click.UNPROCESSED, **kwargs)
         self.table, self.key, self.name, self.opts = table, key, f"{table}.{key}", list(names)
 
 
@@ -96,20 +96,18 @@ class ComponentCommand(click.Command):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options under their headings, then the components that can be named."""
-        params = [param for param in super().get_params(ctx) if isinstance(param, click.Option)]
-        records = [param.get_help_record(ctx) for param in params]
-        own = ("Options", [record for record in records if record is not None])
-        for heading, rows in [own, *self._sections(*ctx.meta[GIVEN])]:
+        super().format_options(ctx, formatter)
+        for heading, rows in self._sections(*ctx.meta[GIVEN]):
             with formatter.section(heading):
                 formatter.write_dl(rows)
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> "list[CompletionItem]":
-        """Return the options of the help page that begin with a word, also those with a dot."""
+        """Return the options of the help page that begin with a word."""
         from click.shell_completion import CompletionItem
 
         rows = [row for _, rows in self._sections(*ctx.meta[GIVEN]) for row in rows] if incomplete[:1] == "-" else []
-        names = dict.fromkeys(row[0].split()[0] for row in rows)
-        more = [CompletionItem(name) for name in names if "." in name and name.startswith(incomplete)]
+        names = dict.fromkeys(name for row in rows for name in row[0].replace(",", "").split())
+        more = [CompletionItem(name) for name in names if name.startswith(incomplete)]
         return [*super().shell_complete(ctx, incomplete), *more]
 
     def _sections(self, host: PluginHost, given: Mapping[str, str], words: Mapping[str, Any]) -> Iterator[Section]:
