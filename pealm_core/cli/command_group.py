@@ -112,11 +112,11 @@ def run(args: Sequence[str]) -> int:
             pealm.main(args=list(args), prog_name="pealm")
         with pealm.make_context("pealm", list(args)) as context:  # not main(), which ends silently at a closed pipe
             try:
-                code = pealm.invoke(context)
+                pealm.invoke(context)
             finally:
                 command = context.invoked_subcommand
-        code = code if isinstance(code, int) else 0
         sys.stdout.flush()
+        code = 0
     except BaseException as error:  # also a panic in Rust
         if isinstance(error, SystemExit) and command not in COMMANDS:
             raise  # a plugin's command may exit like this; elsewhere it is a defect

@@ -199,7 +199,7 @@ def _config_file(given: Mapping[str, str]) -> Layer | None:
     checkpoint.verify(folder, checkpoint.CONFIG)
     file = file_layer(folder / checkpoint.CONFIG)
     name, model = file.tables.get("model", {}).get("name"), given.get("model")
-    if model and name != model and str(name).rpartition("/")[2] != model.rpartition("/")[2]:
+    if model and str(name).rpartition("/")[2] != model.rpartition("/")[2]:
         raise UserError(f"{folder} is a checkpoint of {name!r}, not of {model!r}")
     return file
 

@@ -400,3 +400,23 @@ def test_values_that_begin_with_a_dash_belong_to_their_option(pealm: Pealm, ckpt
     result = pealm("sample", "--prompt", "- milk", "gpt2-pretrained", "--tokenizer-dir", "nowhere")
     assert result.code == 2 and "Directory 'nowhere' does not exist" in result.err
     assert pealm("sample", f"--ckpt={ckpt}", "-n5", "--", "char-bigram").code == 0
+
+
+COUNT = """
+import click
+from pealm_core import CommandSpec, hookimpl
+
+@click.command()
+def count():
+    return 3
+
+@hookimpl
+def pealm_commands():
+    return CommandSpec(name="count", summary="Count", command="pealm_count_plugin:count")
+"""
+
+
+def test_what_a_command_returns_is_not_its_exit_code(pealm: Pealm, stranger: Callable[..., None]) -> None:
+    stranger("pealm-count", COUNT)
+    result = pealm("count")
+    assert (result.code, result.out, result.err) == (0, "", "")
