@@ -8,10 +8,12 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Collection, Iterable, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Set
+from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
+from functools import wraps
 from importlib import import_module
+from inspect import isgeneratorfunction
 from threading import Timer
 from types import ModuleType
 from typing import Any
@@ -22,11 +24,11 @@ from pealm_core.contract import hookspecs
 from pealm_core.contract.errors import PluginError, UserError, did_you_mean
 from pealm_core.plugins.discovery import Plugin as Plugin
 from pealm_core.plugins.discovery import discover, import_file, local_plugins
-from pealm_core.plugins.entry import Entry as Entry
-from pealm_core.plugins.entry import S
 from pealm_core.plugins.import_checks import ClosedFilesError, DefectError, guarded
+from pealm_core.plugins.make_component import Entry as Entry
+from pealm_core.plugins.make_component import S
 from pealm_core.plugins.plugin_errors import HINT, ROOTS, explain
-from pealm_core.plugins.records import REGISTRATION, attempting, hooks_of, records_of
+from pealm_core.plugins.validate_records import REGISTRATION, hooks_of, records_of
 
 PATIENCE = 5.0  # seconds until a plugin that still loads is named
 NOT_IN_UMBRELLA = "pealm-hf-datasets, pealm-lm-eval, pealm-tensorboard, pealm-wandb"
@@ -92,8 +94,8 @@ class PluginHost:
             parts = (str(getattr(record, part)) for record in records for part in record.parts)
             ROOTS.update({re.split("[.:]", ref)[0]: plugin.dist for ref in parts})
             if of_runs := hooks.keys() - REGISTRATION.keys():
-                observer, attempt = ModuleType(name), partial(self._attempt, name)
-                vars(observer).update({hook: attempting(hooks[hook], attempt) for hook in of_runs})
+                observer = ModuleType(name)
+                vars(observer).update({hook: self._attempting(name, hooks[hook]) for hook in of_runs})
                 self._manager.register(observer, name)  # checks the arguments of its hooks
             plugin.records = records
         except (KeyboardInterrupt, ClosedFilesError):
@@ -176,6 +178,25 @@ class PluginHost:
     def switch_off(self, name: str) -> None:
         """Don't call the hooks of a plugin (`dist/entry point`) again, for instance as it failed on another rank."""
         self._manager.unregister(name=name)
+
+    def _attempting(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a plugin's function or pluggy wrapper for a hook of a run with its body run by `_attempt`.
+
+        A wrapper's `yield` gives None: the hooks that may have one have no results.
+        """
+
+        @wraps(function)
+        def call(*args: Any) -> Any:
+            return self._attempt(name, function, *args)
+
+        @wraps(function)
+        def wrapper(*args: Any) -> Iterator[None]:
+            context = contextmanager(function)(*args)
+            self._attempt(name, context.__enter__)
+            yield
+            self._attempt(name, context.__exit__, None, None, None)
+
+        return wrapper if isgeneratorfunction(function) else call
 
     def _attempt(self, name: str, function: Callable[..., Any], *args: Any) -> tuple[str, Any] | None:
         """Call a part of a plugin's hook; return the plugin and the result, if there is one, or note the error."""

@@ -1,13 +1,7 @@
-"""Read a plugin's module: its hooks, and the records that its registration hooks return. Both are checked whole.
-
-pluggy calls the hooks of a run; `attempting` keeps an error in one plugin from the others.
-"""
+"""Read a plugin's module: its hooks, and the records that its registration hooks return. Both are checked whole."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from functools import wraps
-from inspect import isgeneratorfunction
 from types import FunctionType, ModuleType
 from typing import Any
 
@@ -17,7 +11,6 @@ from pealm_core.contract.specs import KINDS, Spec
 from pealm_core.plugins.builtin import COMMANDS
 from pealm_core.plugins.import_checks import DefectError
 
-Attempt = Callable[..., Any]  # call a function with arguments; errors don't leave it
 REGISTRATION = {spec.hook: spec for spec in KINDS.values()}
 TABLES = {"train", "optimizer", "schedule", "objective", "strategy", "adapter", "input"}  # of a recipe or preset
 MOST = 10_000  # records of a plugin: one that never stops ends
@@ -84,23 +77,3 @@ def _checks(record: Spec, objects: bool) -> Iterator[tuple[Any, str]]:
     tables = {key for preset in presets for key, value in preset.items() if isinstance(value, Mapping)}
     unknown = (tables | set(getattr(record, "recipe", {}))) - TABLES
     yield not unknown, f"a recipe or preset has the tables {', '.join(sorted(TABLES))}, not {sorted(unknown)}"
-
-
-def attempting(function: Callable[..., Any], attempt: Attempt) -> Callable[..., Any]:
-    """Return a hook's function or pluggy wrapper with its body run by `attempt(part, *args)`.
-
-    A wrapper's `yield` gives None: the hooks that may have one have no results.
-    """
-
-    @wraps(function)
-    def call(*args: Any) -> Any:
-        return attempt(function, *args)
-
-    @wraps(function)
-    def wrapper(*args: Any) -> Iterator[None]:
-        context = contextmanager(function)(*args)
-        attempt(context.__enter__)
-        yield
-        attempt(context.__exit__, None, None, None)
-
-    return wrapper if isgeneratorfunction(function) else call

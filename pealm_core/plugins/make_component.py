@@ -1,4 +1,4 @@
-"""An entry: a record that a name means, with the plugin that it comes from; its parts are imported on use."""
+"""An entry: a record that a name means, with its plugin. It imports the record's parts, and calls its factory."""
 
 from dataclasses import dataclass
 from functools import cached_property, reduce
