@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pealm_core.checkpoints.adapters import apply
 from pealm_core.checkpoints.folder import CONFIG, find
 from pealm_core.checkpoints.tensors import load_tensors, without_wrappers
-from pealm_core.config.job import Job, plan
+from pealm_core.config.resolve_job import Job, plan
 from pealm_core.config.toml_layers import Layer, file_layer
 from pealm_core.contract.errors import PealmError, PluginError, UserError
 from pealm_core.contract.protocols import has

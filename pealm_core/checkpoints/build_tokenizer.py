@@ -11,7 +11,7 @@ from typing import Any
 
 from pealm_core.checkpoints.folder import TOKENIZER
 from pealm_core.checkpoints.saved_tokenizer import read_saved_tokenizer
-from pealm_core.config.job import Job, plan
+from pealm_core.config.resolve_job import Job, plan
 from pealm_core.config.toml_layers import Layer
 from pealm_core.contract.errors import PluginError, UserError
 from pealm_core.contract.fields import dump

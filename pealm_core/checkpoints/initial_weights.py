@@ -14,8 +14,8 @@ from pealm_core.checkpoints import folder as checkpoint
 from pealm_core.checkpoints.api import read_checkpoint
 from pealm_core.checkpoints.tensors import read_tensors
 from pealm_core.config.choose_components import preset_tables
-from pealm_core.config.job import Job, plan
 from pealm_core.config.paths import digest
+from pealm_core.config.resolve_job import Job, plan
 from pealm_core.config.toml_layers import Layer, Resolved, option_name
 from pealm_core.contract.errors import UserError
 from pealm_core.contract.fields import dump, settings_of

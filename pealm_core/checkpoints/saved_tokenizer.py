@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pealm_core.checkpoints import folder as checkpoint
-from pealm_core.config.job import Job, plan
+from pealm_core.config.resolve_job import Job, plan
 from pealm_core.config.toml_layers import Layer, file_layer, read_regular
 from pealm_core.contract.errors import UserError
 from pealm_core.contract.specs import ModelSpec

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from pealm_core.cli.components import ComponentCommand
-from pealm_core.config.job import Job
+from pealm_core.config.resolve_job import Job
 from pealm_core.config.settings import DEVICES, Sampling
 from pealm_core.config.toml_layers import read_regular
 from pealm_core.contract.errors import UserError

@@ -9,7 +9,7 @@ import click
 
 from pealm_core.cli.components import ComponentCommand
 from pealm_core.cli.sample import BASE
-from pealm_core.config.job import TRAINING, Job, check_training
+from pealm_core.config.resolve_job import TRAINING, Job, check_training
 from pealm_core.config.settings import TrainSettings
 from pealm_core.config.toml_layers import option_name
 from pealm_core.hardware.launch import launched

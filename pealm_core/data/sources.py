@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pealm_core.config.job import Job
+from pealm_core.config.resolve_job import Job
 from pealm_core.contract.errors import UserError
 from pealm_core.contract.fields import dump
 from pealm_core.contract.protocols import Dataset, Tokenizer, has

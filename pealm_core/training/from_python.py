@@ -7,8 +7,8 @@ from typing import Any
 
 from pealm_core.checkpoints.saved_tokenizer import plan_with_tokenizer
 from pealm_core.config.choose_components import COMPONENTS
-from pealm_core.config.job import TRAINING, check_training
 from pealm_core.config.local_plugins import differences
+from pealm_core.config.resolve_job import TRAINING, check_training
 from pealm_core.config.settings import TrainSettings
 from pealm_core.config.toml_layers import Layer, file_layer
 from pealm_core.contract.fields import word

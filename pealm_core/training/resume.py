@@ -10,7 +10,7 @@ from typing import Any
 from pealm_core.checkpoints import folder as checkpoint
 from pealm_core.checkpoints.tensors import check_tensors, read_tensors, read_tree
 from pealm_core.config.choose_components import COMPONENTS
-from pealm_core.config.job import Job
+from pealm_core.config.resolve_job import Job
 from pealm_core.config.settings import RESUMABLE
 from pealm_core.config.toml_layers import file_layer, option_name, read_regular
 from pealm_core.contract.errors import InvalidCheckpointError, UserError

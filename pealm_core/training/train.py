@@ -13,7 +13,7 @@ from pealm_core.checkpoints import folder as checkpoint
 from pealm_core.checkpoints.build_model import make_model
 from pealm_core.checkpoints.build_tokenizer import make_datasets, make_tokenizer
 from pealm_core.checkpoints.initial_weights import read_initial_weights
-from pealm_core.config.job import Job
+from pealm_core.config.resolve_job import Job
 from pealm_core.config.settings import TrainSettings
 from pealm_core.contract.errors import UserError
 from pealm_core.contract.protocols import Tokenizer

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pealm_core.checkpoints.tensors import flatten
-from pealm_core.config.job import Job
+from pealm_core.config.resolve_job import Job
 from pealm_core.config.settings import TrainSettings
 from pealm_core.contract.errors import PluginError, describe
 from pealm_core.contract.protocols import Tokenizer

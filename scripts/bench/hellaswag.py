@@ -36,7 +36,7 @@ def random_checkpoint(folder: Path, sizes: dict[str, int], *, scale: float = 3.0
     from pealm_core.checkpoints import folder as checkpoint
     from pealm_core.checkpoints.build_model import make_model
     from pealm_core.checkpoints.build_tokenizer import make_tokenizer
-    from pealm_core.config.job import plan
+    from pealm_core.config.resolve_job import plan
     from pealm_core.config.toml_layers import Layer
 
     tables = {"model": {"name": "gpt2", **sizes}}

@@ -158,7 +158,7 @@ def shards(args: argparse.Namespace, folder: Path) -> None:
     """Open a corpus of sparse shards, read windows from everywhere in it, and print the number of open files."""
     code = (
         "import sys, time, torch\nfrom pathlib import Path\n"
-        "from pealm_core.config.job import plan\nfrom pealm_core import make_datasets, make_tokenizer\n"
+        "from pealm_core.config.resolve_job import plan\nfrom pealm_core import make_datasets, make_tokenizer\n"
         "from pealm_core.data.sources import sources\n"
         "job = plan(('input', 'tokenizer'), words={'input': {'npy-shards': sys.argv[1]}, 'tokenizer': "
         "{'name': 'tiktoken'}})\nstart = time.perf_counter()\ndatasets = make_datasets(job)\n"

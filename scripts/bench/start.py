@@ -26,7 +26,7 @@ PLAIN = """
 import sys
 import numpy as np
 from pealm_core.checkpoints.build_tokenizer import make_tokenizer
-from pealm_core.config.job import plan
+from pealm_core.config.resolve_job import plan
 
 job = plan(("tokenizer",), words={"tokenizer": {"name": sys.argv[2]}})
 tokenizer = make_tokenizer(job)

@@ -77,7 +77,7 @@ def random_tokens(vocab_size: int) -> Any:
 
 def pealm(spec: Mapping[str, Any], device: torch.device, answer: Callable[[Any], None]) -> None:
     """pealm's trainer: data, loop, metrics.jsonl, all but validations and saves."""
-    from pealm_core.config.job import plan
+    from pealm_core.config.resolve_job import plan
     from pealm_core.config.settings import TrainSettings
     from pealm_core.data.sources import Data
     from pealm_core.data.token_stream import Split

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from pealm_core.checkpoints import folder as checkpoint
-from pealm_core.config.job import plan
+from pealm_core.config.resolve_job import plan
 from pealm_core.config.settings import TrainSettings
 from pealm_core.data.sources import Data
 from pealm_core.data.token_stream import Split

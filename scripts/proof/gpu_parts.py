@@ -32,7 +32,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import pealm_core
 from pealm_core import PealmError, Sampling, generate_ids
-from pealm_core.config.job import plan
+from pealm_core.config.resolve_job import plan
 from pealm_core.config.settings import TrainSettings
 from pealm_core.data.sources import Data
 from pealm_core.data.token_stream import Split

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pealm_core.checkpoints.api import read_checkpoint
 from pealm_core.checkpoints.build_model import make_model
-from pealm_core.config.job import Job, plan
+from pealm_core.config.resolve_job import Job, plan
 from pealm_core.config.settings import TrainSettings
 from pealm_core.config.toml_layers import Layer
 from pealm_core.contract.errors import UserError

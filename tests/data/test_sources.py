@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pealm_core.checkpoints.tensors import read_tensors
-from pealm_core.config.job import plan
+from pealm_core.config.resolve_job import plan
 from pealm_core.config.toml_layers import file_layer
 
 PLUGIN = '''

@@ -15,7 +15,7 @@ from pealm_core import PealmError, UserError
 from pealm_core.checkpoints import folder as checkpoint
 from pealm_core.checkpoints.build_model import make_model
 from pealm_core.checkpoints.build_tokenizer import make_tokenizer
-from pealm_core.config.job import plan
+from pealm_core.config.resolve_job import plan
 from pealm_core.config.toml_layers import Layer
 from pealm_core.contract.specs import FormatSpec
 from pealm_core.plugins.loading import PluginHost

@@ -14,7 +14,7 @@ from pealm_core import UserError
 from pealm_core.checkpoints import folder as checkpoint
 from pealm_core.checkpoints.initial_weights import read_initial_weights
 from pealm_core.checkpoints.tensors import read_tensors
-from pealm_core.config.job import plan
+from pealm_core.config.resolve_job import plan
 from pealm_core.config.toml_layers import Layer
 from pealm_core.plugins.loading import PluginHost
 

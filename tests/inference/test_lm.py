@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import pealm_core
-from pealm_core.config.job import plan
+from pealm_core.config.resolve_job import plan
 from pealm_core.config.settings import Sampling
 from pealm_core.config.toml_layers import file_layer
 from pealm_core.contract.errors import UserError

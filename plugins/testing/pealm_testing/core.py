@@ -11,7 +11,7 @@ from pealm_core.checkpoints.tensors import read_tree as read_tree
 from pealm_core.checkpoints.tensors import write_tree as write_tree
 from pealm_core.cli.components import option_rows as option_rows
 from pealm_core.config.choose_components import COMPONENTS as COMPONENTS
-from pealm_core.config.job import plan as plan
+from pealm_core.config.resolve_job import plan as plan
 from pealm_core.config.toml_layers import Layer as Layer
 from pealm_core.config.toml_layers import Resolved as Resolved
 from pealm_core.contract.fields import dump as dump

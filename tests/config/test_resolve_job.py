@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pealm_core.config.job import plan
+from pealm_core.config.resolve_job import plan
 from pealm_core.config.toml_layers import Layer, file_layer
 from pealm_core.contract.errors import PluginError, UserError
 
