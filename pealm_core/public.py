@@ -30,15 +30,15 @@ from pealm_core.contract.specs import OptimizerSpec as OptimizerSpec
 from pealm_core.contract.specs import ScheduleSpec as ScheduleSpec
 from pealm_core.contract.specs import StrategySpec as StrategySpec
 from pealm_core.contract.specs import TokenizerSpec as TokenizerSpec
-from pealm_core.contract.training_parts import Adapter as Adapter
-from pealm_core.contract.training_parts import Batch as Batch
-from pealm_core.contract.training_parts import IGNORE as IGNORE
-from pealm_core.contract.training_parts import Objective as Objective
-from pealm_core.contract.training_parts import Run as Run
-from pealm_core.contract.training_parts import Schedule as Schedule
-from pealm_core.contract.training_parts import Source as Source
-from pealm_core.contract.training_parts import Strategy as Strategy
-from pealm_core.contract.training_parts import Trainer as Trainer
+from pealm_core.contract.training_protocols import Adapter as Adapter
+from pealm_core.contract.training_protocols import Batch as Batch
+from pealm_core.contract.training_protocols import IGNORE as IGNORE
+from pealm_core.contract.training_protocols import Objective as Objective
+from pealm_core.contract.training_protocols import Run as Run
+from pealm_core.contract.training_protocols import Schedule as Schedule
+from pealm_core.contract.training_protocols import Source as Source
+from pealm_core.contract.training_protocols import Strategy as Strategy
+from pealm_core.contract.training_protocols import Trainer as Trainer
 from pealm_core.plugins.plugin_errors import call_plugin as call_plugin
 from pealm_core.plugins.discovery import use_plugin as use_plugin
 
@@ -69,7 +69,7 @@ from pealm_core.data.chat import chat_prompt as chat_prompt
 from pealm_core.data.order import noise as noise
 from pealm_core.hardware.device import fast_bf16 as fast_bf16
 from pealm_core.hardware.distributed import processes as processes
-from pealm_core.hardware.optimizations import faster as faster
+from pealm_core.hardware.faster_training import faster as faster
 from pealm_core.inference.generate import ContinuousBatch as ContinuousBatch
 from pealm_core.inference.generate import Stopper as Stopper
 from pealm_core.inference.generate import generate_ids as generate_ids

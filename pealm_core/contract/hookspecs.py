@@ -14,7 +14,7 @@ import pluggy
 if TYPE_CHECKING:
     from torch import nn
 
-    from pealm_core.contract.training_parts import Trainer
+    from pealm_core.contract.training_protocols import Trainer
 
 hookspec = pluggy.HookspecMarker("pealm")
 hookimpl = pluggy.HookimplMarker("pealm")

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from pealm_core.contract.errors import PluginError
-from pealm_core.contract.training_parts import Batch, Source
+from pealm_core.contract.training_protocols import Batch, Source
 from pealm_core.data.order import shuffled
 
 BLOCK = 1000  # samples

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from pealm_core.contract.errors import UserError
-from pealm_core.contract.training_parts import Batch
+from pealm_core.contract.training_protocols import Batch
 from pealm_core.data.order import shuffled
 from pealm_core.data.token_file import TokenFile
 from pealm_core.data.token_stream import Piece, Split

@@ -9,7 +9,7 @@ from pealm_core.config.resolve_job import Job
 from pealm_core.contract.errors import UserError
 from pealm_core.contract.fields import dump
 from pealm_core.contract.protocols import Dataset, Tokenizer, has
-from pealm_core.contract.training_parts import Source
+from pealm_core.contract.training_protocols import Source
 from pealm_core.data.mixture import Mixture
 from pealm_core.data.packing import VERSION, Packed, write_index
 from pealm_core.data.token_cache import cached_folder, fingerprint, tokenize

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pealm_core.contract.errors import UserError
 from pealm_core.contract.protocols import Tokenizer, has
-from pealm_core.contract.training_parts import IGNORE, Batch
+from pealm_core.contract.training_protocols import IGNORE, Batch
 from pealm_core.data.special_tokens import WithSpecials
 
 SPLITS = ("train", "val")

@@ -11,7 +11,7 @@ from itertools import accumulate
 
 import numpy as np
 
-from pealm_core.contract.training_parts import Batch
+from pealm_core.contract.training_protocols import Batch
 from pealm_core.data.order import combine, shuffled
 from pealm_core.data.token_stream import Split
 

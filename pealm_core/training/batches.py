@@ -3,7 +3,7 @@
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from pealm_core.contract.training_parts import Batch
+from pealm_core.contract.training_protocols import Batch
 from pealm_core.hardware.device import to_device
 from pealm_core.training.objective import part, prepared, scored
 

@@ -6,7 +6,7 @@ from numbers import Real
 
 from pealm_core.config.settings import TrainSettings
 from pealm_core.contract.fields import setting
-from pealm_core.contract.training_parts import Schedule
+from pealm_core.contract.training_protocols import Schedule
 from pealm_core.plugins.plugin_errors import Returns, call_plugin
 
 FACTOR: Returns = (

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pealm_core.contract.errors import PluginError
 from pealm_core.contract.protocols import has
-from pealm_core.contract.training_parts import IGNORE, Batch, Source
+from pealm_core.contract.training_protocols import IGNORE, Batch, Source
 from pealm_core.hardware.device import autocast
 from pealm_core.plugins.plugin_errors import FORWARD, METRICS, Returns, call_plugin, check, metrics, owner, scalar
 

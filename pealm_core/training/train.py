@@ -17,11 +17,11 @@ from pealm_core.config.resolve_job import Job
 from pealm_core.config.settings import TrainSettings
 from pealm_core.contract.errors import UserError
 from pealm_core.contract.protocols import Tokenizer
-from pealm_core.contract.training_parts import Strategy
+from pealm_core.contract.training_protocols import Strategy
 from pealm_core.data.sources import Data, sources
 from pealm_core.hardware.device import pick_dtype
 from pealm_core.hardware.distributed import World, processes
-from pealm_core.hardware.optimizations import describe, use_eager_optimizers
+from pealm_core.hardware.faster_training import describe, use_eager_optimizers
 from pealm_core.training.progress import Display
 from pealm_core.training.resume import changed_settings, flat, new_rate, newest_checkpoint, restore
 from pealm_core.training.run_folder import CONFIG, Run, new_folder, restarted_folder

@@ -13,11 +13,11 @@ from pealm_core.config.resolve_job import Job
 from pealm_core.config.settings import TrainSettings
 from pealm_core.contract.errors import PluginError, describe
 from pealm_core.contract.protocols import Tokenizer
-from pealm_core.contract.training_parts import Objective, Schedule, Strategy
+from pealm_core.contract.training_protocols import Objective, Schedule, Strategy
 from pealm_core.data.order import combine
 from pealm_core.data.sources import Data
 from pealm_core.hardware.distributed import World
-from pealm_core.hardware.optimizations import faster
+from pealm_core.hardware.faster_training import faster
 from pealm_core.training.batches import Batches
 from pealm_core.training.ddp import gradient_problem
 from pealm_core.training.learning_rate import Budget, due, in_steps, lr_factor

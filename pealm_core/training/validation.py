@@ -8,7 +8,7 @@ import torch
 
 from pealm_core.contract.errors import UserError
 from pealm_core.contract.protocols import has
-from pealm_core.contract.training_parts import IGNORE, Source
+from pealm_core.contract.training_protocols import IGNORE, Source
 from pealm_core.hardware.device import autocast, to_device
 from pealm_core.plugins.plugin_errors import FORWARD, Returns, call_plugin, check, owner
 from pealm_core.training.objective import MEAN, NextToken, prepared, scored

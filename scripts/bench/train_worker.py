@@ -83,7 +83,7 @@ def pealm(spec: Mapping[str, Any], device: torch.device, answer: Callable[[Any],
     from pealm_core.data.token_stream import Split
     from pealm_core.data.windows import FixedWindows, Windows
     from pealm_core.hardware.distributed import World
-    from pealm_core.hardware.optimizations import describe
+    from pealm_core.hardware.faster_training import describe
     from pealm_core.training.adamw import AdamWConfig, build
     from pealm_core.training.ddp import DataParallel
     from pealm_core.training.learning_rate import constant

@@ -39,8 +39,8 @@ from pealm_core.data.token_stream import Split
 from pealm_core.data.windows import FixedWindows, Windows
 from pealm_core.hardware.device import autocast, pick_dtype, synchronize
 from pealm_core.hardware.distributed import World
+from pealm_core.hardware.faster_training import faster
 from pealm_core.hardware.inference_weights import bytes_per_token, prepare
-from pealm_core.hardware.optimizations import faster
 from pealm_core.inference import recorded_pass
 from pealm_core.training.adamw import AdamWConfig, build
 from pealm_core.training.ddp import DataParallel

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pealm_core.contract.errors import UserError
-from pealm_core.contract.training_parts import IGNORE
+from pealm_core.contract.training_protocols import IGNORE
 from pealm_core.data import documents, tokenize_parts
 from pealm_core.data.order import permute
 from pealm_core.data.token_cache import fingerprint, tokenize

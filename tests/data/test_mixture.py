@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pealm_core.contract.errors import PluginError
-from pealm_core.contract.training_parts import Batch
+from pealm_core.contract.training_protocols import Batch
 from pealm_core.data.mixture import BLOCK, Mixture, quotas
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pealm_core.contract.errors import UserError
-from pealm_core.contract.training_parts import IGNORE
+from pealm_core.contract.training_protocols import IGNORE
 from pealm_core.data import packing
 from pealm_core.data.packing import Packed, pack, write_index
 from pealm_core.data.token_stream import Split

@@ -73,5 +73,5 @@ def test_no_other_module_calls_a_private_function_of_torch() -> None:
         for path in Path(package.__path__[0]).rglob("*.py")
         if re.search(r"torch\._(?!_)|torch\.ops\b|torch\.utils\._|\b_C\.|_wrapper_subclass", path.read_text())
     }
-    optimizations = "pealm_core/hardware/optimizations.py"
-    assert calls == {optimizations, *(f"pealm_cpu/{name}.py" for name in ("int4", "linear_weight", "onednn"))}
+    training = "pealm_core/hardware/faster_training.py"
+    assert calls == {training, *(f"pealm_cpu/{name}.py" for name in ("int4", "linear_weight", "onednn"))}

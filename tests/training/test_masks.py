@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pealm_core.contract.training_parts import IGNORE
+from pealm_core.contract.training_protocols import IGNORE
 
 DATA = '''
 """Turns of a conversation: a question, which is not learned, and an answer, which is."""

@@ -18,7 +18,7 @@ import torch
 
 from pealm_core.checkpoints.tensors import read_tensors, read_tree
 from pealm_core.contract.errors import UserError
-from pealm_core.contract.training_parts import IGNORE, Batch
+from pealm_core.contract.training_protocols import IGNORE, Batch
 from pealm_core.data.windows import Windows
 from pealm_core.training.run_folder import Run, new_folder
 from pealm_core.training.trainer import Trainer

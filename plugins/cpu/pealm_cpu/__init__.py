@@ -13,4 +13,4 @@ from pealm_cpu.linear_weight import RowWeight as RowWeight
 from pealm_cpu.onednn import products as products
 from pealm_cpu.processor import cpuinfo as cpuinfo
 from pealm_cpu.processor import keep_memory as keep_memory
-from pealm_cpu.recording import record as record
+from pealm_cpu.record_in_c import record as record

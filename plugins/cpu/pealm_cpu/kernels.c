@@ -1,5 +1,5 @@
 /* Loops for CPUs that torch has no fast function for, and a list of such operations in one call. See kernels.py and
-   recording.py. Numbers are fp32. */
+   record_in_c.py. Numbers are fp32. */
 #include <math.h>
 #include <stdint.h>
 #include <stdlib.h>

@@ -18,10 +18,10 @@ from torch import nn
 from pealm_core.checkpoints.tensors import read_tensors
 from pealm_core.config.settings import TrainSettings
 from pealm_core.contract.errors import UserError
-from pealm_core.contract.training_parts import Batch
-from pealm_core.hardware import device, optimizations
+from pealm_core.contract.training_protocols import Batch
+from pealm_core.hardware import device, faster_training
 from pealm_core.hardware.distributed import World
-from pealm_core.hardware.optimizations import describe, faster
+from pealm_core.hardware.faster_training import describe, faster
 from pealm_core.training.batches import Batches
 from pealm_core.training.objective import NextToken
 
@@ -93,7 +93,7 @@ def test_everything_is_as_before_afterwards() -> None:
 def test_freed_memory_is_kept_for_the_next_step() -> None:
     code = """
 import ctypes, resource, sys, torch
-from pealm_core.hardware.optimizations import faster
+from pealm_core.hardware.faster_training import faster
 c = ctypes.CDLL(None)
 c.malloc.restype, c.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
 c.memset.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
@@ -172,7 +172,7 @@ def test_without_a_c_compiler_training_is_not_compiled_and_one_line_says_so(
 ) -> None:
     cuda, header = torch.device("cuda"), tmp_path / "Python.h"
     header.touch()
-    monkeypatch.setattr(optimizations, "find_spec", lambda name: name)  # triton comes with torch for CUDA only
+    monkeypatch.setattr(faster_training, "find_spec", lambda name: name)  # triton comes with torch for CUDA only
     monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
     monkeypatch.delenv("CC", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -188,7 +188,7 @@ def test_without_a_c_compiler_training_is_not_compiled_and_one_line_says_so(
     assert describe(cuda, torch.bfloat16, ()) == "bf16, tf32, compile, flash, prefetch"
     header.unlink()
     assert "Python.h is missing; install Python's headers (python3-dev)" in describe(cuda, torch.bfloat16, ())
-    monkeypatch.setattr(optimizations, "find_spec", lambda name: None)
+    monkeypatch.setattr(faster_training, "find_spec", lambda name: None)
     assert describe(cuda, torch.bfloat16, ()).endswith("; without compile: triton is not installed")
 
 

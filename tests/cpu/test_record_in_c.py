@@ -14,8 +14,8 @@ from pealm_char_transformer.model import Transformer
 from pealm_core import Sampling, generate_ids
 from pealm_core.hardware.inference_weights import prepare
 from pealm_core.inference.recorded_pass import Recorded
-from pealm_cpu import kernels, operations, recording
-from pealm_cpu.recording import record
+from pealm_cpu import kernels, operations, record_in_c
+from pealm_cpu.record_in_c import record
 from pealm_gpt2.config import GPT2Config
 from pealm_gpt2.model import GPT2
 from pealm_llama.config import LlamaConfig
@@ -39,7 +39,7 @@ def make(name: str) -> Any:
 def repeated(function: Callable[..., Tensor], *inputs: Tensor) -> tuple[Tensor, Tensor, list[str]]:
     """Return a function's result for new numbers in its inputs, repeated and plain, and the operations in C."""
     with torch.inference_mode():
-        names, own = list[str](), recording.operations_of
+        names, own = list[str](), record_in_c.operations_of
 
         def watched(*args: Any) -> Any:
             done = own(*args)
@@ -47,7 +47,7 @@ def repeated(function: Callable[..., Tensor], *inputs: Tensor) -> tuple[Tensor, 
             return done
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(recording, "operations_of", watched)
+            patch.setattr(record_in_c, "operations_of", watched)
             repeat = record(lambda: function(*inputs), lambda: None)
         for part in inputs:
             if part.is_floating_point():
