@@ -143,3 +143,5 @@ def test_the_core_is_nine_rooms_of_short_modules() -> None:
     assert modules and all((core / f"{name}.py").is_file() for name in modules)
     lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in core.rglob("*.py")}
     assert {path.name: length for path, length in lengths.items() if length > 250} == {}
+    # So that it doesn't grow: for what comes, something goes, or moves to a plugin or library. Lower it when you can.
+    assert sum(lengths.values()) <= 9_700
