@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pealm_core.contract.errors import PealmError, PluginError, UserError, describe
 from pealm_core.contract.protocols import Conversation, Dataset, Document, Segment, Tokenizer
 from pealm_core.data.special_tokens import specials_of
-from pealm_core.plugins.plugin_errors import HINT, Returns, blame, call_plugin, owner
+from pealm_core.plugins.plugin_errors import ANYTHING, HINT, Returns, blame, call_plugin, owner
 
 PIECE = 2**20  # characters that are tokenized at a time, if possible
 
@@ -105,7 +105,10 @@ def encode_texts(texts: Sequence[str], tokenizer: Tokenizer, place: str = "") ->
     """Return the ids of each text. Raises what `encode_document` does. place: of the texts, for messages."""
     many = getattr(tokenizer, "encode_many", None) if len(texts) > 1 else None
     try:
-        several = list(many(texts)) if many else [tokenizer.encode(text) for text in texts]
+        if many:
+            several = list(call_plugin(many, ANYTHING, texts))
+        else:
+            several = [call_plugin(tokenizer.encode, ANYTHING, text) for text in texts]
     except ValueError as error:
         raise UserError(f"the text can't be tokenized{place}: {error}") from error
     if len(several) != len(texts):

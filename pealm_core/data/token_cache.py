@@ -24,6 +24,7 @@ from pealm_core.contract.protocols import Dataset, Tokenizer, has
 from pealm_core.data.token_file import TokenFile
 from pealm_core.data.token_stream import SPLITS, Corpus, Split, hash_of
 from pealm_core.data.tokenize_parts import FILES, hash_part, map_parts, parts_of, tokenize_part
+from pealm_core.plugins.plugin_errors import ANYTHING, call_plugin
 
 META, STAMPS, CONTENT = "meta.json", "stamps.json", "content.json"
 SAY_EVERY = 30  # seconds
@@ -34,7 +35,7 @@ def fingerprint(name: str, config: dict[str, Any], tokenizer: Tokenizer) -> str:
     """Return a hash of what the tokenizer saves: equal fingerprints mean equal tokens."""
     with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         if has(tokenizer, "save"):
-            tokenizer.save(Path(folder))  # type: ignore[attr-defined]
+            call_plugin(tokenizer.save, ANYTHING, Path(folder))  # type: ignore[attr-defined]
         return hash_of([name, config, _each(Path(folder), digest)])
 
 

@@ -87,7 +87,7 @@ def _had_checkpoints(run: Path) -> bool:
         return False
     with suppress(OSError, ValueError, TypeError, AttributeError):
         facts = json.loads(read_regular(run / FACTS))
-        return bool(facts.get("cleaned")) or facts.get("status") in ("done", "interrupted")
+        return bool(facts.get("cleaned")) or facts.get("status") in ("done", "interrupted", "pruned")
     return False
 
 

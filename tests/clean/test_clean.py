@@ -133,7 +133,7 @@ def test_the_list_says_date_size_and_state(clean: Clean, here: Path) -> None:
     assert code == 0 and tree(here.parent) == before
     rows = [line.split() for line in out.splitlines()]
     assert [row[0] for row in rows[1:4]] == ["runs/a", "runs/b", "runs/c"]  # the oldest first
-    assert rows[1][-1] == "interrupted" and rows[2][-1] == "done" and rows[3][-3:] == ["2.0", "MB", "done"]
+    assert rows[1][-1] == "killed" and rows[2][-1] == "done" and rows[3][-3:] == ["2.0", "MB", "done"]
     assert rows[1][1] == time.strftime("%Y-%m-%d", time.localtime(time.time() - 100 * DAY))
     assert rows[4][0].endswith(A) and rows[4][-4:] == ["0.0", "MB", "tokenized", "text"]
     assert "3 runs, 1 tokenized text (2.0 MB) would be removed; nothing was" in out

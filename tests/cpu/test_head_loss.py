@@ -75,14 +75,19 @@ def test_gradients_are_given_once() -> None:
 
 
 @pytest.mark.parametrize("scored", [0, 1])
-def test_few_or_no_targets(scored: int) -> None:
+@pytest.mark.parametrize("trained", [False, True])
+def test_few_or_no_targets(trained: bool, scored: int) -> None:
+    """The mean of no losses is NaN with and without gradients, which are 0."""
     x, weight, targets = torch.randn(2, 5, 8), torch.randn(11, 8), torch.full((2, 5), IGNORE)
     targets[:scored, 3] = 7
-    value = head_loss(x.requires_grad_(), weight, None, targets)
+    value = head_loss(x.requires_grad_(), weight.requires_grad_(trained), None, targets)
     value.backward()
-    plain = F.cross_entropy(x[0, 3] @ weight.T, torch.tensor(7)) if scored else torch.tensor(0.0)
-    torch.testing.assert_close(value, plain)
-    assert x.grad is not None and x.grad.any(-1).sum() == scored
+    with torch.no_grad():
+        torch.testing.assert_close(head_loss(x, weight, None, targets), value.detach(), equal_nan=True)
+        plain = F.cross_entropy(x[0, 3] @ weight.T, torch.tensor(7)) if scored else torch.tensor(torch.nan)
+    torch.testing.assert_close(value.detach(), plain, equal_nan=True)
+    assert x.grad is not None and x.grad.any(-1).sum() == scored and not x.grad.isnan().any()
+    assert not trained or (weight.grad is not None and bool(weight.grad.any()) == bool(scored))
 
 
 @pytest.mark.parametrize(("trained", "device"), [(True, "cpu"), (True, "meta"), (False, "meta")])

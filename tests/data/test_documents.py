@@ -11,7 +11,7 @@ import pytest
 
 from pealm_core.contract.errors import PluginError, UserError
 from pealm_core.contract.protocols import Document, Segment
-from pealm_core.data.documents import encode_document, texts
+from pealm_core.data.documents import encode_document, encode_texts, texts
 from pealm_core.data.sources import sources
 from pealm_core.data.special_tokens import FILE, WithSpecials, with_specials
 from pealm_core.data.token_cache import tokenize
@@ -44,6 +44,15 @@ class Docs:
 
 USER, BOT, END = (Segment(special=f"<|{name}|>", learn=name == "end") for name in ("user", "bot", "end"))
 CHAT = [USER, Segment("hi", learn=False), BOT, Segment("yo"), END]
+
+
+def test_a_tokenizer_that_exits_is_named() -> None:
+    class Exits(Letters):
+        def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
+            raise SystemExit(0)
+
+    with pytest.raises(PluginError, match=r"Exits\.encode_many: SystemExit"):
+        encode_texts(["a", "b"], Exits())
 
 
 def test_special_tokens_are_appended_and_enter_by_name_alone() -> None:

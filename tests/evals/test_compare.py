@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pealm_evals.compare import _metrics
+from pealm_evals.compare import _metrics, _notes, _show
 from pealm_evals.paired import mcnemar
 
 Pealm = Callable[..., Any]
@@ -82,7 +82,23 @@ def test_rows_on_which_choices_tie_are_left_out_of_mcnemar_s_test() -> None:
     sure = [1.0] * 9 + [0.0], [0.0] * 8 + [1.0, 1.0]
     assert p(*sure) == mcnemar(*([value == 1 for value in own] for own in sure)) != 1
     assert p([*sure[0], 1 / 3, 1.0, 0.5], [*sure[1], 0.0, 0.5, 0.5]) == p(*sure)
-    assert p([*sure[0], 0.8], [*sure[1], 0.0]) is None  # no credit of a choice
+    for credit in (0.8, 2 / 3):  # not those of a choice
+        assert p([*sure[0], credit], [*sure[1], 0.0]) is None
+
+
+@pytest.mark.parametrize("rows", [7, 8])
+def test_fewer_than_eight_rows_have_no_interval(rows: int, capsys: pytest.CaptureFixture[str]) -> None:
+    details = [[{"line": n, "acc": float(n % k == 0)} for n in range(rows)] for k in (2, 3, 4)]
+    table = _metrics("x", ["acc"], details)
+    _show({"evaluation": "x", "models": ["a", "b", "c"], "metrics": table, "notes": []})
+    for entry, line in zip(table["acc"]["models"][1:], capsys.readouterr().out.splitlines()[3:], strict=True):
+        assert ("low" in entry) == (rows == 8)
+        assert [line.count("too few rows"), line.count(" to ")] == ([0, 1] if rows == 8 else [1, 0])
+
+
+def test_notes_on_one_model_have_its_name() -> None:
+    notes = ["shared", "of a"], ["of b", "shared"], ["shared"]
+    assert _notes(["a", "b", "c"], notes) == ["shared", "a: of a", "b: of b"]
 
 
 def test_stories_are_compared_one_by_one(pealm: Pealm, tmp_path: Path) -> None:

@@ -117,6 +117,16 @@ def test_a_long_shard_is_read_in_parts(part: int, monkeypatch: pytest.MonkeyPatc
     assert [piece.size for piece in pieces] == [piece.scored for piece in pieces] == [int(f.sum()) for f in flags]
 
 
+@pytest.mark.parametrize("part", [8, 9, 10, 11, 64])
+def test_a_character_between_two_parts_of_a_shard_is_not_cut(part: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pealm_perplexity.text.SHARD", part)
+    texts, tokenizer = ["naïve 🦜 中文 and é", "中", "🦜🦜🦜🦜 x"], Bytes()
+    dataset: Any = Shards([token for text in texts for token in (256, *text.encode())])
+    documents = [[*document] for document in read(dataset, "val", tokenizer)]
+    assert ["".join(tokenizer.decode(p.ids.tolist()) for p in pieces) for pieces in documents] == texts
+    assert [sum(piece.size for piece in pieces) for pieces in documents] == [len(text.encode()) for text in texts]
+
+
 def test_what_has_no_text() -> None:
     chats: Any = Texts([[Segment("a"), Segment("", special="<|none|>")]])
     with pytest.raises(UserError, match=r"document 1 of the val split: .* no special token '<\|none\|>'"):

@@ -52,7 +52,7 @@ class Leaving:
     vocab_size = 128
     def encode(self, text): return [ord(c) % 128 for c in text]
     def decode(self, ids): return "".join(map(chr, ids))
-    def fit(self, texts): pass
+    {fit}
     def save(self, folder): (folder / "vocabulary").write_text("a")
     def load(self, folder): pass
     {method} = eval("lambda self, arg: leave()", {{"leave": sys.exit, "__name__": "library"}})
@@ -63,11 +63,23 @@ def pealm_tokenizers():
 """
 
 
-@pytest.mark.parametrize("method", ["fit", "save", "load"])
-def test_a_tokenizer_that_exits_while_it_is_learned_is_one_line(
-    method: str, pealm: Callable[..., Any], local: Callable[..., Path], book: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    ("method", "fits"),
+    [("fit", True), ("save", True), ("load", True), ("save", False), ("encode", False)],
+)
+def test_a_tokenizer_that_exits_is_one_line(
+    method: str,
+    fits: bool,
+    pealm: Callable[..., Any],
+    local: Callable[..., Path],
+    book: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    plugin = local(f"leaving_{method}", TOKENIZER.format(method=method))
+    """Learning from the text, or when the token cache hashes what it saves or encodes the text."""
+    monkeypatch.setenv("PEALM_CACHE", str(tmp_path / "cache"))
+    fit = "def fit(self, texts): pass" if fits else ""
+    plugin = local(f"leaving_{method}{fits:d}", TOKENIZER.format(method=method, fit=fit))
     line = ("train", "char-bigram", "--tokenizer", "leaving", "--input.text", book, "--out", tmp_path / "run")
     done = pealm("--plugin", plugin, *line)
     (said,) = done.err.splitlines()

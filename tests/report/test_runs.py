@@ -92,15 +92,11 @@ def test_states(make_run: Make) -> None:
         assert read(run).state == "running"
     assert read(run).state == "killed"  # it never said how it ended
     (run / "run.json").write_text('{"status": "failed"}')
-    (run.parent / "trials.txt").write_text(
-        "trial  state   val_loss  lr\nr-1    failed  –\nr      pruned  2.5000    1\n"
-    )
-    (run.parent / "study.journal").touch()
     assert read(run).state == "failed"
     (run / "run.json").write_text('{"status": "interrupted"}')
-    assert read(run).state == "pruned"
-    (run.parent / "study.journal").unlink()  # not a table of `pealm sweep`
     assert read(run).state == "interrupted"
+    (run / "run.json").write_text('{"status": "pruned"}')
+    assert read(run).state == "pruned"
     (run / "run.json").write_text("{")
     assert read(run).state == "stopped"
     (run / "config.toml").write_text((run / "config.toml").read_text().replace("steps = 80", "steps = 50"))

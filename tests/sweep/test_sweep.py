@@ -322,23 +322,29 @@ def test_a_trial_above_the_median_is_ended(study: Any, tmp_path: Path) -> None:
     assert states == [TrialState.COMPLETE] * 3 + [TrialState.RUNNING, TrialState.PRUNED]
 
 
-def test_the_report_knows_pruned_runs(study: Any) -> None:
-    """By the table that `pealm sweep` writes."""
-    reading = pytest.importorskip("pealm_report.reading", reason="needs pealm-report")
-    from pealm_sweep.page import write
+@pytest.mark.parametrize(("status", "shown"), [("interrupted", "pruned"), ("done", "done")])
+def test_every_plugin_that_lists_runs_shows_a_pruned_one(study: Any, pealm: Pealm, status: str, shown: str) -> None:
+    """A run that had ended by itself before the sweep could end it stays done."""
+    from pealm_sweep.runner import Running
 
-    runs = []
-    for pruned in (False, True, False):
-        trial = study.ask()
-        runs.append(run := study.folder / trial.user_attrs["run"])
-        run.mkdir()
-        (run / "config.toml").write_text("")
-        (run / "run.json").write_text('{"status": "interrupted"}')
-        trial.report(2.5, 1)
-        if len(runs) < 3:
-            study.tell(trial, 2.5, pruned=pruned)
-    write(study)
-    assert [reading.read(run).state for run in runs] == ["interrupted", "pruned", "interrupted"]
+    reading, serve = pytest.importorskip("pealm_report.reading"), pytest.importorskip("pealm_serve.runs")
+    pytest.importorskip("pealm_clean")
+    trial = study.ask()
+    run = study.folder.resolve() / trial.user_attrs["run"]
+    run.mkdir()
+    for name in (".pealm", ".lock", "config.toml"):
+        (run / name).touch()
+    (run / "run.json").write_text(json.dumps({"status": status, "pid": 1}))
+    (run / "metrics.jsonl").write_text('{"step": 5, "val_loss": 2.5}\n')
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    running = Running(trial, run, [], {}, 0, process=process, pruned=True)
+    assert running.poll() is not None
+    assert json.loads((run / "run.json").read_text()) == {"status": shown, "pid": 1}
+    assert (reading.read(run).state, serve.state_of(run)["status"]) == (shown, shown)
+    assert shown in serve.ENDED  # the page stops waiting for lines
+    rows = [line.split() for line in pealm("clean", str(run), "--dry-run").out.splitlines()]
+    assert [row[-1] for row in rows if run.name in row[0]] == [shown]
 
 
 @pytest.mark.parametrize(

@@ -90,7 +90,7 @@ def _state(run: Path, keep_best: bool) -> tuple[bool, str]:
             return True, "in use"
     if keep_best and not (is_own(run / BEST) and disk.is_complete(run / BEST)):
         return True, "no complete best/"
-    return False, "interrupted" if status == "running" else status
+    return False, "killed" if status == "running" else status
 
 
 def _leftovers(run: Path) -> Iterator[Path]:

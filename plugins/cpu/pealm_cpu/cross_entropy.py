@@ -16,7 +16,7 @@ def head_loss(x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -
 
     On a CPU, targets that are IGNORE take no time. There, and on other devices if the head is not trained, as below
     an adapter, and the bias is not, the gradients are computed beside the loss, some rows at a time, which takes less
-    memory.
+    memory. As with `F.cross_entropy`, the loss of no scored target is NaN, and its gradients are 0.
     """
     x, targets, cpu = x.flatten(0, 1), targets.flatten(), x.device.type == "cpu"
     if cpu and _some_ignored(scored := targets != IGNORE):
@@ -45,7 +45,7 @@ class _Head(torch.autograd.Function):
         scored, device = targets != IGNORE, x.device.type
         dtype = F.linear(x[:1], weight[:1]).dtype  # autocast's, where it is enabled
         size = max(1, CACHED // len(weight)) if device == "cpu" else ROWS
-        count, total, gradient, of_head = scored.sum().clamp(min=1), x.new_zeros(()), torch.empty_like(x), None
+        count, total, gradient, of_head = scored.sum(), x.new_zeros(()), torch.empty_like(x), None
         head = weight.to(dtype)
         buffer = head.new_empty(min(ROWS, len(x)), len(head))  # new memory for each product would take longer
         for start in range(0, len(x), ROWS):
@@ -61,7 +61,7 @@ class _Head(torch.autograd.Function):
                 of_head = product if of_head is None else of_head.add_(product)
         if weight.requires_grad and of_head is None:  # there are no rows
             of_head = torch.zeros_like(weight)
-        ctx.save_for_backward(count)
+        ctx.save_for_backward(count.clamp(min=1))
         ctx.gradients = gradient, of_head
         loss: Tensor = total / count
         return loss

@@ -11,6 +11,7 @@ from pealm_core import Dataset, Segment, Tokenizer, UserError
 
 PASSAGE, MOST = 2**10, 2**20  # characters of a piece: if each is reported, else
 SHARD = 2**20  # token ids that are read at once
+CHARACTER = 8  # token ids that one takes, at most
 AROUND = 64  # characters before and after a cut that are encoded together and apart
 
 
@@ -160,7 +161,9 @@ class _Shard:
         return False
 
     def _load(self) -> None:
-        if not self.begin <= self.place < self.begin + len(self.part):
+        """Have a part with the next id, and all ids of its character."""
+        end = self.begin + len(self.part)
+        if not self.begin <= self.place < end or self.place + CHARACTER > end < len(self.shard):
             self.begin = self.place
             self.part = np.asarray(self.shard[self.place : self.place + SHARD]).astype(np.int64)
             self.stops = np.flatnonzero(np.isin(self.part, self.ends))
@@ -175,13 +178,10 @@ class _Shard:
             if stop == place:
                 return
             ids = self.part[place : min(stop, place + size)]
-            if place + len(ids) < stop:  # not within a character
-                ids = ids[
-                    : next(
-                        (n for n in range(len(ids), len(ids) - 8, -1) if n > 0 and _complete(ids[:n], tokenizer)),
-                        len(ids),
-                    )
-                ]
+            end = place + len(ids)
+            if end < stop or (end == len(self.part) and self.begin + end < len(self.shard)):  # not within a character
+                ends = range(len(ids), max(0, len(ids) - CHARACTER), -1)
+                ids = ids[: next((n for n in ends if _complete(ids[:n], tokenizer)), len(ids))]
             flags = (
                 None if self.mask is None else np.asarray(self.mask[self.place : self.place + len(ids)]).astype(bool)
             )
@@ -191,7 +191,7 @@ class _Shard:
 
 
 def _complete(ids: NDArray[np.int64], tokenizer: Tokenizer) -> bool:
-    return not tokenizer.decode(ids[-8:].tolist()).endswith("\N{REPLACEMENT CHARACTER}")
+    return not tokenizer.decode(ids[-CHARACTER:].tolist()).endswith("\N{REPLACEMENT CHARACTER}")
 
 
 def _size(ids: NDArray[np.int64], tokenizer: Tokenizer) -> int:

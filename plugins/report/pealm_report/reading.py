@@ -21,7 +21,7 @@ from pealm_core import UserError
 UNREADABLE = (OSError, ValueError, RecursionError)  # what reading a file and parsing it may raise
 LARGEST = 1e300
 LONGEST = 2**24  # bytes of a line, and of a file of facts
-JOURNAL, TRIALS = "study.journal", "trials.txt"  # what `pealm sweep` has in a study's folder
+JOURNAL = "study.journal"  # what `pealm sweep` has in a study's folder
 COLUMNS = ("step", "tokens", "loss", "lr", "grad_norm", "tokens_per_second", "seconds")
 MORE = 24  # other metrics that are read, of names of at most 80 characters
 
@@ -176,20 +176,14 @@ class Run:
         folder = self.dir.absolute().parent
         return folder if (folder / JOURNAL).is_file() else None
 
-    @property
-    def _is_pruned(self) -> bool:
-        """Whether the study's table has the run as a pruned trial."""
-        trials = (line.split()[:2] for line in _raw_lines(self.study / TRIALS)) if self.study else ()
-        return any(trial == [self.dir.absolute().name.encode(), b"pruned"] for trial in trials)
-
     @cached_property
     def state(self) -> str:
         """How it ended, if it has: "stopped" is what runs are that were made before run.json was kept."""
         status, locked = self.facts.get("status"), _is_locked(self.dir)
         if locked:
             return "running"
-        if status in ("done", "interrupted", "failed"):
-            return "pruned" if status == "interrupted" and self._is_pruned else str(status)
+        if status in ("done", "interrupted", "pruned", "failed"):
+            return str(status)
         if status is not None:  # it says that it is running
             host, pid = self.facts.get("host"), self.facts.get("pid")
             if isinstance(host, str) and host != socket.gethostname():  # whose locks may not be seen here

@@ -13,7 +13,7 @@ Json = dict[str, Any]
 MOST_LINES = 1500  # of metrics.jsonl that a page gets at first; those with a validation come in any case
 KEYS = ("step", "tokens", "loss", "val_loss", "lr", "grad_norm", "tokens_per_second", "seconds")
 SECONDS = 1.0  # between two looks at a run
-ENDED = ("done", "interrupted", "failed")
+ENDED = ("done", "interrupted", "pruned", "failed")
 
 
 def run_of(path: Path) -> Path | None:

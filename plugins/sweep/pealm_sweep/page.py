@@ -53,9 +53,9 @@ def write(study: Study) -> None:
     best, config = study.best(), ""
     if best is not None:
         config = (study.folder / best.user_attrs["run"] / "config.toml").read_text(encoding="utf-8")
-        _replace(study.folder / "best.toml", config)
-    _replace(study.folder / "trials.txt", table(study) + "\n")
-    _replace(study.folder / "study.html", render(study, best, config))
+        replace(study.folder / "best.toml", config)
+    replace(study.folder / "trials.txt", table(study) + "\n")
+    replace(study.folder / "study.html", render(study, best, config))
 
 
 def render(study: Study, best: FrozenTrial | None, config: str) -> str:
@@ -192,7 +192,8 @@ def _scale(values: Sequence[float], start: float, end: float) -> Callable[[float
     return lambda value: start + (end - start) * (value - low if high > low else 0.5) / span
 
 
-def _replace(path: Path, text: str) -> None:
+def replace(path: Path, text: str) -> None:
+    """Write a file completely or not at all. Raises PealmError."""
     aside = path.with_name(f".{path.name}.{os.urandom(6).hex()}.tmp")
     try:
         with aside.open("x", encoding="utf-8") as file:

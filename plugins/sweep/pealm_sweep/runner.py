@@ -14,6 +14,8 @@ from pathlib import Path
 
 from optuna.trial import Trial
 
+from pealm_core import PealmError
+from pealm_sweep.page import replace
 from pealm_sweep.study import is_locked
 
 LONGEST = 2**24  # bytes of a line of metrics.jsonl
@@ -60,6 +62,7 @@ class Running:
             return None
         best = min(filter(math.isfinite, self.losses), default=None)
         if self.pruned and code in (0, *ASKED):
+            self._note_pruned()
             return Outcome(best, pruned=True)
         if code == 0 and best is not None:
             return Outcome(best)
@@ -103,6 +106,14 @@ class Running:
                 if not self.pruned and self.trial.should_prune():
                     self.pruned = True
                     self.end()
+
+    def _note_pruned(self) -> None:
+        """Record in run.json that the sweep ended the run; for `pealm train`, SIGTERM is an interruption."""
+        path = self.run / "run.json"
+        with suppress(OSError, ValueError, TypeError, LookupError, RecursionError, PealmError):
+            facts = json.loads(path.read_bytes())
+            if facts["status"] == "interrupted":
+                replace(path, json.dumps(facts | {"status": "pruned"}, indent=1) + "\n")
 
     def _reason(self, code: int) -> str:
         """Return the line in which the process said why it failed."""
