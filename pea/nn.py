@@ -56,11 +56,12 @@ class Neuron(Module):
         self.b = Value(0.0)
 
     def __call__(self, x: Iterable[Value | float]) -> Value:
-        return self.forward(_inputs(self, x, self.nin))
+        values = _inputs(self, x, self.nin)
+        return self.forward(values, [v.data for v in values])
 
-    def forward(self, x: Sequence[Value]) -> Value:
-        """Compute the output for inputs that are already checked and converted."""
-        return ACTIVATIONS[self.activation](affine(self.w, x, self.b))
+    def forward(self, x: Sequence[Value], data: Sequence[float]) -> Value:
+        """Compute the output for inputs that are already checked and converted, and their numbers."""
+        return ACTIVATIONS[self.activation](affine(self.w, x, self.b, data))
 
     def parameters(self) -> list[Value]:
         return [*self.w, self.b]
@@ -84,7 +85,8 @@ class Layer(Module):
 
     def forward(self, x: Sequence[Value]) -> list[Value]:
         """Compute the list of outputs for inputs that are already checked and converted."""
-        return [neuron.forward(x) for neuron in self.neurons]
+        data = [v.data for v in x]
+        return [neuron.forward(x, data) for neuron in self.neurons]
 
     def parameters(self) -> list[Value]:
         return [p for neuron in self.neurons for p in neuron.parameters()]

@@ -34,13 +34,12 @@ def dot(weights: Iterable[Value | float], inputs: Iterable[Value | float], bias:
     ws, xs = as_values(weights), as_values(inputs)
     if len(ws) != len(xs):
         raise ValueError(f"dot needs as many inputs as weights: {len(ws)} weights, {len(xs)} inputs")
-    return affine(ws, xs, bias if isinstance(bias, Value) else Value(bias))
+    return affine(ws, xs, bias if isinstance(bias, Value) else Value(bias), [x.data for x in xs])
 
 
-def affine(ws: Sequence[Value], xs: Sequence[Value], b: Value) -> Value:
-    """Compute `dot` without its checks: `nn` checks the inputs once and calls this for every neuron."""
+def affine(ws: Sequence[Value], xs: Sequence[Value], b: Value, xdata: Sequence[float]) -> Value:
+    """Compute `dot` without its checks. xdata: the numbers of `xs`, which `nn` reads once for all neurons of a layer."""
     wdata = [w.data for w in ws]
-    xdata = [x.data for x in xs]
     out = b.data
     for product in map(mul, wdata, xdata):
         out += product

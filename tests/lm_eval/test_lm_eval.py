@@ -99,9 +99,20 @@ def test_pealm_eval_runs_the_tasks(
     assert pealm(*line, *sampled).out.splitlines()[1:] == pealm(*line, *sampled).out.splitlines()[1:]
 
 
+@pytest.fixture
+def no_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the harness's own thousands of tasks, which take ten seconds to read."""
+    from lm_eval.tasks import TaskManager
+
+    first = TaskManager.__init__
+    monkeypatch.setattr(
+        TaskManager, "__init__", lambda self, *a, **k: first(self, *a, **{**k, "include_defaults": False})
+    )
+
+
 @one
 def test_mistakes_are_one_line(
-    models: tuple[Path, Path], tasks: Path, tmp_path: Path, pealm: Callable[..., Any]
+    models: tuple[Path, Path], tasks: Path, tmp_path: Path, pealm: Callable[..., Any], no_defaults: None
 ) -> None:
     line = ("eval", "--ckpt", models[1], "--on", "lm-eval", "--device", "cpu", "--eval.include-path")
     (tmp_path / "broken.yaml").write_text(
@@ -117,7 +128,11 @@ def test_mistakes_are_one_line(
     for words, message in (
         ((tasks,), "lm-eval needs tasks: --eval.tasks arc_easy,piqa"),
         ((tasks / "none", "--eval.tasks", "x"), "none: there is no such folder"),
-        ((tmp_path, "--eval.tasks", "local_loglikelihood"), "lm-eval can't run local_loglikelihood: "),
+        (
+            (tasks, "--eval.tasks", "local_loglikelihood,no,none"),
+            "unknown task no, none; lm_eval ls tasks lists them",
+        ),
+        ((tmp_path, "--eval.tasks", "local_loglikelihood"), "lm-eval can't run local_loglikelihood: Unable to find"),
         ((tmp_path, "--eval.tasks", "long_until"), "asks for 64 new tokens, and the model's context has 64"),
         ((tmp_path, "--eval.tasks", "beams_until"), "a task generates with num_beams, which pealm does not have"),
     ):
@@ -153,15 +168,14 @@ def test_any_process_has_the_results_and_its_own_random_numbers(
 
 @one
 def test_the_harness_s_own_command_knows_the_model(
-    models: tuple[Path, Path], tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    models: tuple[Path, Path],
+    tasks: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Any,
+    no_defaults: None,
 ) -> None:
     """`python -m pealm_lm_eval` is the harness's command line with one more model."""
-    from lm_eval.tasks import TaskManager
-
-    first = TaskManager.__init__  # reading the harness's thousands of tasks takes ten seconds
-    monkeypatch.setattr(
-        TaskManager, "__init__", lambda self, *a, **k: first(self, *a, **{**k, "include_defaults": False})
-    )
     name = "local_multiple_choice"
     args = ["run", "--model", "pealm", "--model_args", f"path={models[1]}", "--tasks", name]  # a user names no device
     args += ["--include_path", str(tasks), "--output_path", str(tmp_path / "out.json"), "--batch_size", "4"]

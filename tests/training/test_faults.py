@@ -622,6 +622,22 @@ def test_a_tokenizer_that_fails_to_save_is_a_failed_save(
     assert not [*tmp_path.glob("r/**/*.tmp")]
 
 
+@pytest.mark.parametrize("facts", [{"status": "pruned"}, {"status": "interrupted"}, {"cleaned": True}, {}])
+def test_a_run_with_only_its_best_weights_left_is_not_started_again(
+    train: Callable[..., Any], tmp_path: Path, facts: Mapping[str, Any]
+) -> None:
+    """Without those facts, it was killed before its first checkpoint."""
+    run = tmp_path / "r"
+    assert train(run, "--steps", 2, "--eval-every", 1).code == 0
+    shutil.rmtree(run / "checkpoints")
+    (run / "run.json").write_text(json.dumps(facts))
+    result = train(run, "--steps", 3)
+    if facts:
+        assert result.code == 2 and f"start a new run from its weights: --init {run}" in result.err
+    else:
+        assert result.code == 0
+
+
 def test_without_another_thread_a_save_is_made_in_the_foreground(
     train: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
