@@ -38,7 +38,7 @@ def dot(weights: Iterable[Value | float], inputs: Iterable[Value | float], bias:
 
 
 def affine(ws: Sequence[Value], xs: Sequence[Value], b: Value, xdata: Sequence[float]) -> Value:
-    """Compute `dot` without its checks. xdata: the numbers of `xs`, which `nn` reads once for all neurons of a layer."""
+    """Compute `dot` without its checks. xdata: the numbers of `xs`, which a layer reads once for all neurons."""
     wdata = [w.data for w in ws]
     out = b.data
     for product in map(mul, wdata, xdata):

@@ -146,7 +146,7 @@ def plan_evaluation(config: Tables, words: Tables) -> Job:
 def check_training(job: Job, world_size: int) -> None:
     """Raise UserError if a component is missing, can't be trained, or the batch is not divisible."""
     if "model" not in job.entries:
-        raise UserError("train needs a model: pealm train MODEL")
+        raise UserError("train needs a model: pealm train MODEL; pealm train --help lists the models")
     if not job.inputs:
         raise UserError("train needs an input: --input.NAME, see --help")
     entry = job.entries["model"]

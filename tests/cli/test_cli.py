@@ -129,7 +129,7 @@ def train(*args: object) -> tuple[object, ...]:
 
 
 MISTAKES = {
-    "no model": (("train",), "train needs a model"),
+    "no model": (("train",), "train needs a model: pealm train MODEL; pealm train --help lists"),
     "no input": (("train", "char-bigram"), "train needs an input"),
     "unknown command": (("trian",), "unknown command 'trian'; did you mean 'train'? (commands: train, sample, eval,"),
     "no command like it": (("xyz",), "unknown command 'xyz' (commands: train, sample, eval,"),

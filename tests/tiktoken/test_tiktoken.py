@@ -127,6 +127,18 @@ def test_offline_without_a_cache_one_line_says_how(offline: None) -> None:
     assert "\n" not in str(error.value)
 
 
+def test_why_a_download_failed_is_what_the_system_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(name: str) -> None:
+        try:
+            raise OSError("Name or service not known")
+        except OSError as error:
+            raise ConnectionError(f"Max retries exceeded {'x' * 300}") from error
+
+    monkeypatch.setattr(tiktoken, "get_encoding", fail)
+    with pytest.raises(UserError, match=r"can't download them \(OSError: Name or service not known\); where"):
+        TiktokenTokenizer().encode("a")
+
+
 def test_an_unknown_encoding_is_named_with_the_known_ones() -> None:
     with pytest.raises(UserError, match=r"--tokenizer.encoding gpt3: .* known: gpt2, "):
         _ = TiktokenTokenizer(TiktokenConfig(encoding="gpt3")).vocab_size

@@ -44,7 +44,10 @@ class TiktokenTokenizer:
         try:
             return tiktoken.get_encoding(name)
         except (OSError, ValueError) as error:  # requests' errors are OSErrors
-            reason = f"{type(error).__name__}: " + " ".join(str(error).split())[:200]
+            first: BaseException = error  # requests wraps what the system says in several exceptions
+            while (earlier := first.__cause__ or first.__context__) is not None:
+                first = earlier
+            reason = f"{type(first).__name__}: " + " ".join(str(first).split())[:200]
             raise UserError(
                 f"tiktoken has no files for encoding {name!r} here and can't download them ({reason}); where there "
                 f"is internet, run TIKTOKEN_CACHE_DIR=DIR python -c 'import tiktoken; "
