@@ -98,7 +98,7 @@ def _input(
         training = name == "train"
         try:
             if packed:
-                index = _index(option, split, [key, name, block_size], block_size, say)
+                index = _index(option, name, split, key, block_size, say)
                 return Packed(split, block_size, index, seed=seed if training else None)
             return Windows(split, block_size, seed=seed) if training else FixedWindows(split, block_size)
         except ValueError as error:
@@ -112,16 +112,17 @@ def _input(
     return Data(train, [("", 1.0, val)], key, title, corpus.cached, floor)
 
 
-def _index(option: str, split: Split, key: list[Any], block_size: int, say: Callable[[str], None]) -> Path:
+def _index(option: str, name: str, split: Split, key: str, block_size: int, say: Callable[[str], None]) -> Path:
     """Return the folder with the index of a packed split, which is written at the first use."""
     if len(split.offsets) != len(split.shards):
         raise UserError(f"{option} is packed, but does not say where its documents start: `offsets` is missing")
 
     def write(aside: Path) -> None:
         if cut := write_index(split, block_size, aside):
-            say(f"{option}: documents longer than {block_size:,} tokens, each cut into several rows: {cut:,}")
+            long = f"documents longer than {block_size:,} tokens, each cut into several rows"
+            say(f"{option}: {long}: {cut:,} of the {NAMES[name]} text")
 
-    return cached_folder(key, {"block_size": block_size}, write)[0]
+    return cached_folder([key, name, block_size], {"block_size": block_size}, write)[0]
 
 
 def _own(title: str, dataset: Any, tokenizer: Tokenizer, block_size: int, seed: int) -> Data:
