@@ -141,6 +141,28 @@ def test_mistakes_are_one_line(
         assert done.code == 2 and len(errors) == 1 and message in errors[0], done.err
 
 
+@pytest.mark.parametrize(("names", "defaults"), [(("own",), [False]), (("own", "piqa"), [False, True])])
+def test_the_harness_s_own_tasks_are_read_only_if_one_is_asked_for(
+    names: tuple[str, ...], defaults: list[bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pealm_lm_eval.config import LMEvalConfig
+    from pealm_lm_eval.evaluator import _manager
+
+    class Manager:
+        def __init__(self, include_path: str, include_defaults: bool = True) -> None:
+            assert include_path == str(tmp_path)
+            made.append(include_defaults)
+            self.known = {"own", "piqa"} if include_defaults else {"own"}
+
+        def match_tasks(self, names: list[str]) -> list[str]:
+            return [name for name in names if name in self.known]
+
+    made = list[bool]()
+    monkeypatch.setattr("lm_eval.tasks.TaskManager", Manager)
+    manager = _manager(LMEvalConfig(tasks=names, include_path=tmp_path))
+    assert made == defaults and manager.match_tasks([*names]) == [*names]
+
+
 @one
 def test_any_process_has_the_results_and_its_own_random_numbers(
     models: tuple[Path, Path], tasks: Path, monkeypatch: pytest.MonkeyPatch
