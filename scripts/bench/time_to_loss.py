@@ -4,9 +4,10 @@
 
 (a) a plain GPT with AdamW, exactly as nanoGPT's documented recipe for a CPU has it: 4 layers, 4 heads, 128 wide,
 block 64, batch 12, rate 1e-3 to 1e-4 (cosine) over 2,000 steps, warm-up of 100, beta2 0.99, no dropout; written here
-in plain PyTorch. (b) `pealm train sprout --preset cpu` for as long as (a) took. Both are scored on the same windows:
-the whole validation text in blocks of 64. Seconds count from the start of the process, with imports and data.
-With --long instead `--preset laptop` for ten minutes, scored at its own block size, as nanoGPT scores its best.
+in plain PyTorch. (b) `pealm train sprout --preset cpu` for as long as (a) took. Both are scored on the whole
+validation text, each in windows of its own block size, and (b) at the end also in windows of 64, where it has the
+context that (a) has. Seconds count from the start of the process, with imports and data.
+With --long instead `--preset laptop` for ten minutes, as nanoGPT scores its best.
 """
 
 import argparse
@@ -186,11 +187,13 @@ def run_pealm(text: Path, folder: Path, seed: int, preset: str, seconds: float, 
     start = min((path / "state.json").stat().st_mtime - began - own[step] for step, path in saved.items())
     _, val, _ = corpus(text)
     curve = []
-    for step, path in saved.items():
+    for step, path in sorted(saved.items()):
         model: Any = pealm_core.load(path, device="cpu").model
         loss = score(lambda idx, m=model: m(idx)[0], val, model.config.block_size)
         curve.append((own[step] + start, loss))
-    return sorted(curve)
+    short = score(lambda idx: model(idx)[0], val, BLOCK)
+    print(f"    the last model in windows of {model.config.block_size}: {loss:.4f}, of {BLOCK}: {short:.4f}")
+    return curve
 
 
 def when(curve: Curve, loss: float) -> float:

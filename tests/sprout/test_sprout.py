@@ -112,6 +112,17 @@ def test_an_ngram_is_known_again_wherever_it_stands() -> None:
     assert not torch.equal(first, after_0)
 
 
+def test_ngrams_that_were_never_seen_add_nothing() -> None:
+    model = Sprout(BASE)
+    with torch.no_grad():
+        model.head.weight.normal_()  # which starts at zero, so that nothing before it would learn yet
+    optimizer, seen = torch.optim.SGD(model.parameters(), lr=1.0), torch.tensor([[7, 3, 4, 9]])
+    model(seen, seen.roll(-1, 1))[1].backward()  # type: ignore[union-attr]
+    optimizer.step()
+    for table in model.ngrams.tables:
+        assert table.weight.any(-1).sum() == 4  # type: ignore[operator,union-attr]
+
+
 @torch.no_grad()
 def test_embeddings_of_ngrams_are_dropped_as_a_whole_in_training_alone() -> None:
     torch.manual_seed(0)

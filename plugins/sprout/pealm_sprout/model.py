@@ -183,6 +183,8 @@ class Sprout(nn.Module):
                 nn.init.constant_(parameter, 0.5)
             elif name.endswith("skip"):
                 nn.init.zeros_(parameter)[0] = 1
+            elif name.startswith("ngrams"):  # so that one that was rarely seen, or never, adds little
+                nn.init.zeros_(parameter)
             else:
                 nn.init.normal_(parameter, std=config.n_embd**-0.5)
                 if name.endswith(("proj.weight", "down.weight")) and config.zero_init:

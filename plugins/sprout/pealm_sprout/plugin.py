@@ -34,10 +34,11 @@ def pealm_models() -> Iterator[ModelSpec]:
                 "optimizer": {"name": "muon", "weight_decay": 0.0, "adam_lr": 0.02},
             },
             "cpu": {
-                "block_size": 64,
+                "block_size": 128,
                 "ngram": 5,
                 "ngram_rows": 16384,
                 "ngram_dropout": 0.2,
+                "train": {"batch_size": 16},
                 "schedule": {"name": "linear", "min_lr_ratio": 0.0},
                 "optimizer": {"name": "muon", "adam_decay": 0.3},
             },
