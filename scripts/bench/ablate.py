@@ -37,6 +37,7 @@ CHANGES = {
     "pairs only": "--model.ngram 2",
     "pairs and triples only": "--model.ngram 3",
     "no dropout of n-grams": "--model.ngram-dropout 0",
+    "no head for the token after the next": "--model.ahead 0",
     "no decay of matrices": "--optimizer.weight-decay 0",
     "no decay of tables": "--optimizer.adam-decay 0",
     "learned positions": "--model.rotary false",

@@ -216,6 +216,22 @@ def test_only_scored_positions_need_logits() -> None:
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
+def test_the_token_after_the_next_is_learned_in_training_alone() -> None:
+    model, found = made(ahead=0.3), list[torch.Tensor]()
+    idx, targets = torch.randint(11, (2, 2, 16))
+    targets[:, 12:] = IGNORE
+    plain = model(idx, targets)[1]
+    torch.testing.assert_close(plain, F.cross_entropy(model(idx)[0].flatten(0, 1), targets.flatten()))  # type: ignore[union-attr]
+    model.second.register_forward_hook(lambda head, args, logits: found.append(logits))
+    loss = model.train()(idx, targets)[1]
+    later = F.cross_entropy(found[0].flatten(0, 1), targets[:, 1:].flatten())
+    torch.testing.assert_close(loss, plain + 0.3 * later)  # type: ignore[operator]
+    loss.backward()  # type: ignore[union-attr]
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    targets[:, 1:] = IGNORE  # no token after the next is scored
+    assert model(idx, targets)[1] == model.eval()(idx, targets)[1]
+
+
 def test_capped_logits_stay_within_their_cap() -> None:
     model = made(softcap=2.0)
     with torch.no_grad():

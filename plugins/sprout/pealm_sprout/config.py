@@ -46,6 +46,9 @@ class SproutConfig:
         "tokens whose embeddings a position adds up: its own and those just before it, each feature with a weight",
         at_least=1,
     )
+    ahead: float = setting(
+        0.0, "weight in training of the loss of the token after the next one, from a head of its own", at_least=0
+    )
     value_residual: bool = setting(False, "each layer's values are mixed with the first layer's")
     embedding_skip: bool = setting(False, "each layer's input is mixed with the embedding")
 

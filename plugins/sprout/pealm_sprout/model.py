@@ -166,6 +166,8 @@ class Sprout(nn.Module):
         self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         if not config.untied:
             self.head.weight = self.tokens.weight
+        if config.ahead:
+            self.second = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         if config.rotary:
             self.register_buffer("turns", rotary_turns(config), persistent=False)
         else:
@@ -191,6 +193,8 @@ class Sprout(nn.Module):
                     nn.init.zeros_(parameter)
         if config.smear > 1:  # 0.1, as other weights have it, learns to look things up much later
             nn.init.normal_(self.smear, std=0.4)
+        if config.ahead:
+            nn.init.zeros_(self.second.weight)
         if config.untied:
             nn.init.zeros_(self.head.weight)
         else:
@@ -259,10 +263,17 @@ class Sprout(nn.Module):
             cache.recent = recent
         if targets is None:
             return self.unembed(x if at is None else x[:, at]), None
+        later = self._later(x, targets) if self.config.ahead and self.training else 0.0
         x, targets = x.flatten(0, 1), targets.flatten()
         if x.device.type == "cpu" and (scored := targets != IGNORE).sum() < len(targets) // 2:
             x, targets = x[scored], targets[scored]  # the head is a third of a small model's work
-        return None, F.cross_entropy(self.unembed(x), targets)
+        return None, F.cross_entropy(self.unembed(x), targets) + later
+
+    def _later(self, x: Tensor, targets: Tensor) -> Tensor:
+        """The weighted loss of each position's token after the next (Gloeckle et al. 2024); 0 if none is scored."""
+        logits, wanted = self.second(norm(x[:, :-1])).flatten(0, 1), targets[:, 1:].flatten()
+        total = F.cross_entropy(logits, wanted, reduction="sum")
+        return self.config.ahead * total / (wanted != IGNORE).sum().clamp(min=1)
 
     def unembed(self, x: Tensor) -> Tensor:
         """(..., C) hidden states after a block to (..., V) logits."""

@@ -38,6 +38,7 @@ def pealm_models() -> Iterator[ModelSpec]:
                 "ngram": 5,
                 "ngram_rows": 16384,
                 "ngram_dropout": 0.2,
+                "ahead": 0.3,
                 "train": {"batch_size": 16},
                 "schedule": {"name": "linear", "min_lr_ratio": 0.0},
                 "optimizer": {"name": "muon", "adam_decay": 0.3},
