@@ -106,6 +106,27 @@ def test_a_preset_lies_above_a_runs_own_config_and_below_another_file(duck: None
     assert job.configs["model"].width == 5 and job.entries["optimizer"].name == "sgd"
 
 
+def test_the_size_of_a_models_vocabulary_is_not_an_option(pealm: Callable[..., Any], tmp_path: Path) -> None:
+    """The core fills it, also where the config does not hide it."""
+    plugin = tmp_path / "pond.py"
+    plugin.write_text("""
+from dataclasses import dataclass
+from pealm_core import ModelSpec, hookimpl
+
+@dataclass(frozen=True)
+class Config:
+    vocab_size: int = 0
+    block_size: int = 8
+
+@hookimpl
+def pealm_models():
+    yield ModelSpec(name="pond", summary="x", config=Config, factory=Config, tokenizer="char")
+""")
+    done = pealm("--plugin", plugin, "train", "pond", "--model.vocab-size", 9)
+    assert done.code == 2 and "unknown option --model.vocab-size" in done.err
+    assert "vocab-size" not in pealm("--plugin", plugin, "train", "pond", "--help").out
+
+
 def test_a_name_with_its_distribution_is_the_same_component(duck: None) -> None:
     file = Layer("file", {"model": {"name": "duck", "width": 5}, "input": {"pond": 2}})
     job = plan(ALL, file=file, words={"model": {"name": "pealm-duck/duck"}, "input": {"pealm-duck/pond": True}})

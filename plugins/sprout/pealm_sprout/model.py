@@ -270,7 +270,10 @@ class Sprout(nn.Module):
         return None, F.cross_entropy(self.unembed(x), targets) + later
 
     def _later(self, x: Tensor, targets: Tensor) -> Tensor:
-        """The weighted loss of each position's token after the next (Gloeckle et al. 2024); 0 if none is scored."""
+        """(B, T, C) and targets (B, T) to the weighted loss of the tokens after the next ones; 0 if none is scored.
+
+        Multi-token prediction, Gloeckle et al. 2024.
+        """
         logits, wanted = self.second(norm(x[:, :-1])).flatten(0, 1), targets[:, 1:].flatten()
         total = F.cross_entropy(logits, wanted, reduction="sum")
         return self.config.ahead * total / (wanted != IGNORE).sum().clamp(min=1)
